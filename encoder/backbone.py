@@ -1,0 +1,123 @@
+"""Any timm network as a backbone: its features, its input normalisation, and the weights it starts from.
+
+Knows timm and safetensors; knows nothing of branches, fusion or studies.
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from encoder.errors import WeightsError
+
+
+def _declare_missing_torchvision_operators() -> None:
+    """Let timm import where torchvision was built for another torch than the one installed.
+
+    A CPU build of torch beside the registry's CUDA build of torchvision fails with `operator torchvision::nms does
+    not exist`. timm needs only torchvision's Python part, so declaring the two operators that its import looks
+    up is enough. Where torchvision's own operators load, nothing is declared.
+    """
+    package = importlib.util.find_spec("torchvision")
+    if package is None or package.submodule_search_locations is None:
+        return
+    for library in Path(package.submodule_search_locations[0]).glob("_C*.so"):
+        try:
+            torch.ops.load_library(str(library))
+        except OSError:
+            break
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(
+                f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
+
+
+_declare_missing_torchvision_operators()
+
+import timm  # noqa: E402  (only importable once the operators above are declared)
+
+
+def create_backbone(name: str, *, in_chans: int = 3, drop_path_rate: float = 0.0) -> nn.Module:
+    """Return an untrained timm network without a classifier; it pools to `num_features` values an image.
+
+    Raises:
+        WeightsError: timm has no network of that name.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
+        raise WeightsError(f"expected the name of a timm network, got {name!r}; close to it: {near}")
+    options = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+    return timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans, **options)
+
+
+def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the (mean, std) a channel that timm's own configuration of the network asks for, in units of [0, 1]."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise WeightsError(f"timm has no input configuration for {name!r}; name another backbone")
+    return tuple(config.mean), tuple(config.std)
+
+
+def load_backbone_weights(backbone: nn.Module, name: str, weights: str, *, in_chans: int = 3) -> None:
+    """Fill a backbone in place.
+
+    Args:
+        weights: `none` leaves it as it is, `imagenet` asks timm's hub, anything else is a safetensors file that
+            holds the backbone's own state dict.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or the file is missing or belongs to another network.
+    """
+    if weights == "none":
+        return
+    state = _hub_weights(name, in_chans) if weights == "imagenet" else _file_weights(Path(weights))
+    expected = backbone.state_dict()
+    unusable = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
+    if unusable:
+        raise WeightsError(
+            f"expected the weights of {name!r} in {weights}; {len(unusable)} of {len(expected)} tensors are "
+            f"missing or of another shape (first: {unusable[0]}); was it saved from another network?"
+        )
+    backbone.load_state_dict({key: state[key] for key in expected})
+
+
+def _hub_weights(name: str, in_chans: int) -> dict[str, torch.Tensor]:
+    hub_id = timm.get_pretrained_cfg(name).hf_hub_id
+    try:
+        if try_to_load_from_cache(hub_id, "model.safetensors") is None:
+            _touch_hub()
+        pretrained = timm.create_model(name, pretrained=True, num_classes=0, in_chans=in_chans)
+    except OSError as error:
+        raise WeightsError(
+            f"the ImageNet weights of {name!r} are not on this machine and timm's hub cannot be reached "
+            f"({constants.ENDPOINT}); give a file (--weights backbone.safetensors) or start from random weights "
+            "(--weights none)"
+        ) from error
+    return pretrained.state_dict()
+
+
+def _touch_hub() -> None:
+    """Fail within seconds where the hub is out of reach; its own client would retry for a minute."""
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=5):
+        pass
+
+
+def _file_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"no weights file {str(path)!r}; expected 'imagenet', 'none' or a safetensors file"
+        ) from error
+    except SafetensorError as error:
+        raise WeightsError(f"{str(path)!r} is not a readable safetensors file ({error})") from error

@@ -1,0 +1,108 @@
+"""An encoder as one safetensors file: weights, configuration and preprocessing, with one fingerprint over all three.
+
+Knows the file's layout; knows nothing of training or of what the vectors are used for.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from encoder.errors import CheckpointError, EncoderError
+from encoder.model import DualEfficientNetEncoder, EncoderConfig
+from encoder.preprocess import Preprocessing
+
+FORMAT = "precedent-encoder"
+VERSION = "1"
+
+
+def save_encoder(
+    path: Path,
+    encoder: DualEfficientNetEncoder,
+    preprocessing: Preprocessing,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write the checkpoint; the file appears whole or not at all.
+
+    Args:
+        dtype: precision of the stored weights; float16 halves the file and is what then counts for the fingerprint.
+    """
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": json.dumps(dataclasses.asdict(encoder.config), sort_keys=True),
+        "preprocessing": preprocessing.to_json(),
+    }
+    state = {
+        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        for name, value in encoder.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(state, partial, metadata=metadata)
+    os.replace(partial, path)
+
+
+def load_encoder(path: Path) -> tuple[DualEfficientNetEncoder, Preprocessing]:
+    """Return the encoder in evaluation mode, float32, and its preprocessing.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, not an encoder of ours, or of a newer version.
+    """
+    metadata, state = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{str(path)!r} holds weights but no encoder; make one with: precedent encoder create --weights {path}"
+        )
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"expected encoder file version {VERSION}, got {metadata.get('version')!r} in {str(path)!r}; "
+            "upgrade cxr-precedent"
+        )
+    try:
+        encoder = DualEfficientNetEncoder(EncoderConfig(**json.loads(metadata["config"])))
+        encoder.load_state_dict(state)
+        preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+    except (KeyError, TypeError, RuntimeError, EncoderError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} has a configuration that does not fit its weights: {error}"
+        ) from error
+    return encoder.eval(), preprocessing
+
+
+def fingerprint_of(encoder: DualEfficientNetEncoder, preprocessing: Preprocessing) -> str:
+    """Return SHA-256 (64 hex digits) over float32 weights, configuration and preprocessing.
+
+    Equal fingerprints mean that vectors may be compared; anything that changes a vector changes it.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(dataclasses.asdict(encoder.config), sort_keys=True).encode())
+    digest.update(preprocessing.to_json().encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        stored = value.detach().cpu()
+        digest.update(
+            (stored.float() if stored.is_floating_point() else stored).contiguous().numpy().tobytes()
+        )
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            return file.metadata() or {}, {
+                name: value.float() if value.is_floating_point() else value for name, value in state.items()
+            }
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no encoder file {str(path)!r}; make one with: precedent encoder create --out {path}"
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file ({error})") from error

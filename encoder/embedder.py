@@ -1,0 +1,98 @@
+"""The NumPy face of an encoder: films in, unit vectors out.
+
+Knows batching, devices and the fingerprint; knows nothing of studies' tables, files of vectors or HTTP.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.checkpoint import fingerprint_of, load_encoder
+from encoder.errors import EncoderError
+from encoder.image import Source, read_image
+from encoder.model import DualEfficientNetEncoder
+from encoder.preprocess import Preprocessing
+
+Film = npt.NDArray[np.float32]
+"""(C, S, S): one preprocessed film."""
+
+
+@dataclass(frozen=True)
+class StudyFilms:
+    """The preprocessed films of one study; at least one is there."""
+
+    frontal: Film | None
+    lateral: Film | None
+
+    def __post_init__(self) -> None:
+        if self.frontal is None and self.lateral is None:
+            raise EncoderError("expected a frontal or a lateral film, got neither; give at least one")
+
+
+class Embedder:
+    """Embeds studies with one encoder on one device. Safe under threads: nothing in it changes after construction."""
+
+    def __init__(
+        self, encoder: DualEfficientNetEncoder, preprocessing: Preprocessing, *, device: str = "auto"
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.device = torch.device(_available_device(device))
+        self.encoder = encoder.eval().to(self.device)
+        self.fingerprint = fingerprint_of(encoder, preprocessing)
+        self.embedding_dim = encoder.config.embedding_dim
+
+    @classmethod
+    def load(cls, path: Path, *, device: str = "auto") -> Self:
+        """Return the embedder of a checkpoint; `device` is auto, cpu or cuda."""
+        return cls(*load_encoder(path), device=device)
+
+    def read_film(self, source: Source, *, name: str | None = None) -> Film:
+        """Return one file or upload as the network wants it, (C, S, S). Raises ImageError."""
+        return self.preprocessing(read_image(source, name=name))
+
+    def read_films(self, frontal: Source | None, lateral: Source | None) -> StudyFilms:
+        """Return the films of one study. Raises ImageError; EncoderError where both are missing."""
+        return StudyFilms(
+            None if frontal is None else self.read_film(frontal, name=_upload_name(frontal, "frontal")),
+            None if lateral is None else self.read_film(lateral, name=_upload_name(lateral, "lateral")),
+        )
+
+    def embed(self, studies: Sequence[StudyFilms]) -> npt.NDArray[np.float32]:
+        """Return the embeddings (B, D), unit norm, of one batch; a missing view is stood in for by the present one."""
+        films: list[Film] = []
+        rows = np.empty((2, len(studies)), dtype=np.int64)
+        for number, study in enumerate(studies):
+            for view, film in enumerate((study.frontal, study.lateral)):
+                if film is not None:
+                    rows[view, number] = len(films)
+                    films.append(film)
+            if study.frontal is None or study.lateral is None:
+                rows[:, number] = len(films) - 1
+        return self._forward(np.stack(films), rows)
+
+    def embed_study(self, frontal: Source | None, lateral: Source | None) -> npt.NDArray[np.float32]:
+        """Return the embedding (D,) of the films of one study, given as paths or bytes. Raises ImageError."""
+        return self.embed([self.read_films(frontal, lateral)])[0]
+
+    @torch.inference_mode()
+    def _forward(self, films: Film, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        stack = torch.from_numpy(films).to(self.device, memory_format=torch.channels_last)
+        frontal_rows, lateral_rows = torch.from_numpy(rows).to(self.device)
+        return self.encoder.forward_rows(stack, frontal_rows, lateral_rows).cpu().numpy()
+
+
+def _upload_name(source: Source, view: str) -> str | None:
+    return view if isinstance(source, bytes) else None
+
+
+def _available_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EncoderError(f"expected a CUDA device for {device!r}, found none; use --device cpu")
+    return device

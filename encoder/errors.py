@@ -1,0 +1,28 @@
+"""Every refusal of the encoder wing.
+
+Each is a `ValueError` whose message says what was expected, what was found, and the remedy; nothing here knows HTTP.
+"""
+
+
+class EncoderError(ValueError):
+    """Something given to the encoder wing cannot be used."""
+
+
+class ImageError(EncoderError):
+    """A film that is readable as a file but not usable as a radiograph."""
+
+
+class NotAnImage(ImageError):
+    """Bytes that are no JPEG, PNG or DICOM image at all."""
+
+
+class WeightsError(EncoderError):
+    """Backbone weights that are missing, out of reach, or made for another network."""
+
+
+class CheckpointError(EncoderError):
+    """An encoder file that is missing, truncated, or not one of ours."""
+
+
+class RecipeError(EncoderError):
+    """A training recipe with an unknown key or a value out of range."""

@@ -1,0 +1,203 @@
+"""Reading a radiograph: a path or bytes become one grey picture with bright bone, or a reason why not.
+
+It must not know of networks, tensors or HTTP; what a DICOM header means is in `encoder.dicom`.
+"""
+
+import io
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as Pillow
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from encoder.dicom import is_dicom, read_dicom
+from encoder.errors import ImageError, NotAnImage
+from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, PictureHeader, parse_jpeg, parse_png
+
+Source = str | os.PathLike[str] | bytes
+Image = npt.NDArray[np.float32]
+
+MAX_PIXELS = 64_000_000  # the largest detectors in use give about 17 million
+MAX_FILE_BYTES = 160_000_000  # MAX_PIXELS of 16 bits uncompressed, and room for a header
+MIN_SIDE = 32
+MAX_ASPECT = 8
+MAX_SATURATION = 30.0  # mean HSV saturation on 0..255; a grey film stored as RGB stays far below
+_PASSES = 6  # passes of a many-scan JPEG over max_pixels; keeps its decoding near a second
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+)
+
+
+def read_image(source: Source, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image:
+    """Return the film as (H, W) float32 in [0, 1], bone bright.
+
+    JPEG and PNG of 8 bits are divided by 255. A PNG of 16 bits, whose true depth is not recorded, and a DICOM
+    are stretched from their least to their greatest value. The orientation tag of EXIF is ignored: a film has
+    one orientation, the one it is stored in.
+
+    Args:
+        source: path of a file, or its bytes.
+        name: what to call the film in an error; default is the path, or "upload" for bytes.
+        max_pixels: refused from the header when larger, before anything is decoded.
+
+    Raises:
+        ImageError: the film cannot be used; NotAnImage where the bytes are no JPEG, PNG or DICOM.
+    """
+    label = name or ("upload" if isinstance(source, bytes) else os.fspath(source))
+    try:
+        image = _read(source if isinstance(source, bytes) else _read_bytes(Path(source)), max_pixels)
+        return _as_film(image)
+    except ImageError as error:
+        raise type(error)(f"{label!r}: {error}") from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise ImageError(f"expected a JPEG, PNG or DICOM file, got {found} at this path")
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"expected a readable file, got {error.strerror}") from error
+
+
+def _read(data: bytes, max_pixels: int) -> Image:
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"expected at most {MAX_FILE_BYTES} bytes, got more")
+    if not data:
+        raise NotAnImage("expected a JPEG, PNG or DICOM file, got 0 bytes")
+    if data.startswith(JPEG_SIGNATURE):
+        return _read_picture(data, parse_jpeg, JpegImageFile, max_pixels)
+    if data.startswith(PNG_SIGNATURE):
+        return _read_picture(data, parse_png, PngImageFile, max_pixels)
+    if is_dicom(data):
+        return read_dicom(data, lambda width, height: check_size(width, height, max_pixels))
+    raise NotAnImage(
+        f"expected a JPEG, PNG or DICOM (Part 10) file, got bytes that start with {data[:8].hex(' ')}"
+    )
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Return nothing where a film of this size may be decoded.
+
+    Raises:
+        ImageError: too many pixels, too small, or too long and thin to be a film.
+    """
+    if width * height > max_pixels:
+        raise ImageError(
+            f"expected at most {max_pixels} pixels, got {width} x {height}; reduce the film first"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"expected both sides of at least {MIN_SIDE} pixels, got {width} x {height}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(
+            f"expected sides within {MAX_ASPECT} to 1, got {width} x {height}; crop the film first"
+        )
+
+
+def _read_picture(
+    data: bytes,
+    parse: Callable[[bytes], tuple[PictureHeader, bytes]],
+    decoder: type[JpegImageFile] | type[PngImageFile],
+    max_pixels: int,
+) -> Image:
+    header, essence = parse(data)
+    check_size(header.width, header.height, max_pixels)
+    _check_scans(header, max_pixels)
+    try:
+        # The format's own class: Pillow's open() adds a pixel limit and warnings that belong to the process.
+        with decoder(io.BytesIO(essence)) as picture:
+            picture.load()
+            grey = _as_grey(picture)
+    except _DECODER_ERRORS as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(
+            f"expected a whole picture, got a damaged one ({error or type(error).__name__})"
+        ) from error
+    image: Image = np.divide(grey, np.float32(255 if grey.dtype == np.uint8 else 1), dtype=np.float32)
+    return image
+
+
+def _check_scans(header: PictureHeader, max_pixels: int) -> None:
+    """Refuse a JPEG of so many scans, each a pass over all pixels, that it costs far more than its size."""
+    if not header.progressive and header.scans <= 1:
+        return
+    if (
+        header.scans * header.pixels > _PASSES * max_pixels
+        or 2 * header.pixels > max_pixels
+        or header.scans > 256
+    ):
+        raise ImageError(
+            f"expected a JPEG of few scans, got {header.scans} over {header.width} x {header.height}; "
+            "save it again as a baseline JPEG"
+        )
+
+
+def _as_grey(picture: Pillow.Image) -> npt.NDArray[Any]:
+    """Return (H, W) as stored: uint8, or a wider whole number where the picture has 16 bits."""
+    if picture.mode in ("I;16", "I;16B", "I"):
+        return np.array(picture)
+    if picture.mode not in ("L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise ImageError(
+            f"expected a grey or RGB picture, got mode {picture.mode!r}; export it as 8-bit grey"
+        )
+    if picture.mode.endswith("A") or "transparency" in picture.info:
+        picture = _on_black(picture)
+    if picture.mode == "P":
+        picture = picture.convert("RGB")
+    if picture.mode == "RGB":
+        _check_saturation(np.asarray(picture.reduce(_step(picture.size))))
+        picture = picture.convert("L")
+    return np.array(picture)
+
+
+def _on_black(picture: Pillow.Image) -> Pillow.Image:
+    """Return the picture without its alpha, laid on black where it is not opaque."""
+    opaque = picture.convert("RGBA")
+    black = Pillow.new("RGBA", opaque.size, (0, 0, 0, 255))
+    return Pillow.alpha_composite(black, opaque).convert("RGB")
+
+
+def _step(size: tuple[int, int]) -> int:
+    """Return the reduction that keeps the sample for the saturation rule near a million pixels."""
+    return max(1, round(math.sqrt(size[0] * size[1] / 1_000_000)))
+
+
+def _check_saturation(rgb: npt.NDArray[np.uint8]) -> None:
+    saturation = float(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1].mean())
+    if saturation > MAX_SATURATION:
+        raise ImageError(
+            f"expected a grey radiograph, got a colour picture (mean saturation {saturation:.0f} of 255, "
+            f"limit {MAX_SATURATION:.0f})"
+        )
+
+
+def _as_film(image: Image) -> Image:
+    """Return the image in [0, 1], refusing one without content."""
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite([low, high]).all():
+        raise ImageError("expected finite pixel values, got NaN or infinity")
+    if high <= low:
+        raise ImageError(f"expected a film with contrast, got one value everywhere ({low:g})")
+    if high > 1:
+        image -= np.float32(low)
+        image /= np.float32(high - low)
+    return image

@@ -1,0 +1,32 @@
+"""Every refusal of the index wing.
+
+Each is a `ValueError` whose message says what was expected, what was found, and the remedy; nothing here knows HTTP.
+"""
+
+
+class CollectionError(ValueError):
+    """Something given to the index wing cannot be used."""
+
+
+class StudiesError(CollectionError):
+    """A source table or a studies table that breaks its own rules."""
+
+
+class FilterError(CollectionError):
+    """A filter that names an unknown column or compares with a wrong type."""
+
+
+class VectorsError(CollectionError):
+    """Embeddings of a wrong shape, not finite, or not of unit norm."""
+
+
+class FingerprintMismatch(CollectionError):
+    """Two artefacts that were made by different encoders."""
+
+
+class ArtefactError(CollectionError):
+    """A file of ours that is missing, truncated, or changed since it was written."""
+
+
+class StudyNotFound(CollectionError):
+    """A study id that this collection does not hold."""

@@ -1,0 +1,128 @@
+"""What a label counts for when it is used: policies for uncertain and blank, and targets as plain arrays.
+
+It must not know who learns from the targets, nor write anything back: the table keeps its labels raw.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from index.errors import StudiesError
+from index.filters import filter_mask, parse_where
+from index.studies import FINDINGS
+
+Choice = Literal["ignore", "zeros", "ones"]
+Targets = npt.NDArray[np.float32]
+"""(N, C): 1 present, 0 absent, NaN not to be used."""
+
+KNOWN_GOOD: Mapping[str, Choice] = {"Edema": "ones", "Atelectasis": "ones", "Consolidation": "zeros"}
+"""What classifiers of the CheXpert competition commonly take uncertain labels for, by finding; the approach,
+and its gain for edema and atelectasis, are of Irvin et al., AAAI 2019, section 4."""
+
+POLICIES = (*get_args(Choice), "known-good")
+_VALUES: Mapping[str, float] = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
+
+
+@dataclass(frozen=True)
+class LabelPolicy:
+    """What -1 (uncertain) and blank count for: ignored, 0 (zeros) or 1 (ones)."""
+
+    uncertain: Choice = "ignore"
+    blank: Choice = "zeros"
+    """A blank is a finding the report does not mention: absent, unless the table joins several sources."""
+    per_label: Mapping[str, Choice] = field(default_factory=dict)
+    """Findings whose uncertain labels count otherwise than `uncertain` says."""
+
+    def __post_init__(self) -> None:
+        for name, choice in {"uncertain": self.uncertain, "blank": self.blank, **self.per_label}.items():
+            if choice not in _VALUES:
+                raise StudiesError(f"{name}: expected a policy of {', '.join(_VALUES)}, got {choice!r}")
+
+    @classmethod
+    def named(cls, name: str, blank: Choice = "zeros") -> Self:
+        """Return the policy of a name of POLICIES; known-good ignores what its table does not hold."""
+        if name == "known-good":
+            return cls("ignore", blank, KNOWN_GOOD)
+        if name not in _VALUES:
+            raise StudiesError(f"expected a policy of {', '.join(POLICIES)}, got {name!r}")
+        return cls(name, blank)  # type: ignore[arg-type]  # a key of _VALUES is a Choice
+
+    def uncertain_for(self, finding: str) -> Choice:
+        """Return what -1 counts for in a finding."""
+        return self.per_label.get(finding, self.uncertain)
+
+    def sentence(self) -> str:
+        """Return the policy in words, as every report states it."""
+        words = {"ignore": "is ignored", "zeros": "counts as absent", "ones": "counts as present"}
+        others = "".join(f"; in {name} it {words[choice]}" for name, choice in self.per_label.items())
+        return f"uncertain (-1) {words[self.uncertain]}{others}; blank {words[self.blank]}"
+
+
+def finding_targets(table: pa.Table, findings: Sequence[str], policy: LabelPolicy) -> Targets:
+    """Return the targets (N, C) of the findings, columns in the order given; NaN where not to be used.
+
+    A finding may also be a further column of whole numbers that the source had.
+
+    Raises:
+        StudiesError: no such column, or a label other than 1, 0, -1 or blank (NaN included).
+    """
+    unknown = [
+        name for name in (*findings, *policy.per_label) if name not in {*table.column_names, *FINDINGS}
+    ]
+    if unknown:
+        raise StudiesError(
+            f"expected findings of this table, got {', '.join(map(repr, unknown))}; {_known(table)}"
+        )
+    columns = [_target(name, table, policy) for name in findings]
+    return np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0), np.float32)
+
+
+def class_targets(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> Targets:
+    """Return exclusive one-hot targets (N, C), columns in the order given; a row of no class is all NaN.
+
+    Args:
+        classes: the filter words of each class, which must all hold, e.g. `{"virus": ["Etiology=virus"]}`.
+
+    Raises:
+        StudiesError: fewer than two classes, or a row in two of them. FilterError: words that do not parse.
+    """
+    if len(classes) < 2:
+        raise StudiesError(f"expected two classes or more, got {', '.join(classes) or 'none'}")
+    masks = [filter_mask(parse_where(words, table.schema), table) for words in classes.values()]
+    targets = np.stack(masks, axis=1).astype(np.float32)
+    held = targets.sum(axis=1)
+    if (held > 1).any():
+        row = int(np.argmax(held > 1))
+        both = " and ".join(name for name, on in zip(classes, targets[row], strict=True) if on)
+        raise StudiesError(
+            f"expected classes that exclude each other, got {table['study_id'][row].as_py()!r} in {both}"
+        )
+    targets[held == 0] = np.nan
+    return targets
+
+
+def _target(name: str, table: pa.Table, policy: LabelPolicy) -> npt.NDArray[np.float32]:
+    if name not in table.column_names:
+        raise StudiesError(f"expected a column {name!r}, got none; {_known(table)}")
+    column = table[name].combine_chunks()
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.int8())
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise StudiesError(f"{name}: expected labels of 1, 0, -1 or blank, got a column of {column.type}")
+    blank = np.asarray(column.is_null().to_numpy(zero_copy_only=False), dtype=bool)
+    labels = np.asarray(column.cast(pa.float32()).fill_null(0).to_numpy(), dtype=np.float32)
+    foreign = ~np.isin(labels, (1.0, 0.0, -1.0))
+    if foreign.any():
+        row = int(np.argmax(foreign))
+        raise StudiesError(f"{name}: expected a label of 1, 0, -1 or blank, got {labels[row]} at row {row}")
+    target = np.where(labels == -1, _VALUES[policy.uncertain_for(name)], labels)
+    return np.where(blank, _VALUES[policy.blank], target).astype(np.float32)
+
+
+def _known(table: pa.Table) -> str:
+    numbers = [field.name for field in table.schema if pa.types.is_integer(field.type)]
+    return f"there are: {', '.join(numbers)}"

@@ -1,0 +1,196 @@
+"""Similar-case search: filters, patient rules and ties on top of a collection.
+
+Knows studies and vectors; knows nothing of films, encoders or HTTP.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from index.collection import Collection, load_collection
+from index.errors import CollectionError, FingerprintMismatch, StudyNotFound
+from index.filters import Mask, Where, filter_mask
+from index.studies import Study
+from index.vectors import Embeddings, as_embeddings
+
+SIMILARITY_DECIMALS = 6
+"""Similarities that agree to six decimals are a tie; float32 sums differ in the seventh."""
+_SLACK = 16
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One similar study; rank counts from 1, similarity is the cosine in [-1, 1]."""
+
+    rank: int
+    similarity: float
+    study: Study
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found."""
+
+    hits: list[Hit]
+    matched_total: int
+    """Rows that passed filter and patient rules, whether or not they are among the hits."""
+    exact: bool
+
+
+class Retriever:
+    """Searches one collection. Immutable, and safe under threads: every choice is an argument of the call."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._studies = collection.studies
+        self._vectors = collection.vectors
+        self.manifest = collection.manifest
+        self.fingerprint: str = collection.manifest["fingerprint"]
+        self.embedding_dim = collection.vectors.embedding_dim
+        ids = collection.studies["study_id"]
+        self._row_of = {study_id: row for row, study_id in enumerate(ids.to_pylist())}
+        self._id_order = np.empty(len(ids), dtype=np.int64)
+        self._id_order[pc.sort_indices(ids).to_numpy()] = np.arange(len(ids))
+        patients = collection.studies["patient_id"].combine_chunks().dictionary_encode()
+        self._patients = patients.indices.to_numpy()
+        self._code_of = {patient: code for code, patient in enumerate(patients.dictionary.to_pylist())}
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Return the retriever of a collection on disk. Raises ArtefactError."""
+        return cls(load_collection(Path(folder)))
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that a filter may name."""
+        return list(self._studies.schema.names)
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema behind `columns`."""
+        return self._studies.schema
+
+    def require_fingerprint(self, fingerprint: str) -> None:
+        """Raise FingerprintMismatch unless the vectors here were made by that encoder."""
+        if fingerprint != self.fingerprint:
+            raise FingerprintMismatch(
+                f"the index was built with encoder {self.fingerprint[:12]}, this encoder is {fingerprint[:12]}; "
+                "run: precedent export STUDIES --encoder ENCODER --out EMBEDDINGS && precedent index EMBEDDINGS --out INDEX"
+            )
+
+    def study(self, study_id: str) -> Study:
+        """Return a stored study. Raises StudyNotFound."""
+        return self._study_at(self._row(study_id))
+
+    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
+        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
+        return self._vectors.vectors(np.array([self._row(study_id)]))[0]
+
+    def similar(
+        self, study_id: str, k: int = 10, *, exclude_same_patient: bool = True, **options: Any
+    ) -> Answer:
+        """Return the studies most similar to a stored one, which is never its own hit; options as in `search`."""
+        patient = self.study(study_id).patient_id if exclude_same_patient else None
+        return self.search(
+            self.embedding(study_id), k, exclude_patient=patient, exclude_study=study_id, **options
+        )
+
+    def search(
+        self,
+        query: npt.ArrayLike,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        exclude_patient: str | None = None,
+        exclude_study: str | None = None,
+        group_by: Literal["patient"] | None = None,
+        min_similarity: float | None = None,
+        exact: bool = False,
+    ) -> Answer:
+        """Return the k most similar studies that pass, most similar first, ties by study_id.
+
+        Args:
+            query: (D,) unit vector.
+            k: at least 1; fewer hits come back only where fewer rows qualify.
+            where: the filter grammar of `index.filters`.
+            group_by: "patient" keeps the most similar study of each patient.
+            min_similarity: hits below this cosine are dropped.
+            exact: scan every row even where an approximate index would do.
+
+        Raises:
+            VectorsError: a query of a wrong shape or norm. FilterError: bad `where`. CollectionError: k below 1.
+        """
+        if k < 1:
+            raise CollectionError(f"expected k of at least 1, got {k}")
+        if group_by not in (None, "patient"):
+            raise CollectionError(f"expected group_by 'patient' or nothing, got {group_by!r}")
+        vector = as_embeddings(query, self.embedding_dim)[:1]
+        mask = self._mask(where, exclude_patient, exclude_study)
+        matched = len(self) if mask is None else int(mask.sum())
+        exact = self._vectors.is_exact(exact, mask)
+        rows, similarities, exact = self._nearest(vector, k, mask, matched, group_by == "patient", exact)
+        if min_similarity is not None:
+            rows = rows[similarities >= min_similarity]
+        hits = [
+            Hit(rank, float(similarity), self._study_at(row))
+            for rank, (row, similarity) in enumerate(zip(rows, similarities, strict=False), start=1)
+        ]
+        return Answer(hits, matched, exact)
+
+    def _nearest(
+        self, vector: Embeddings, k: int, mask: Mask | None, matched: int, one_a_patient: bool, exact: bool
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], bool]:
+        """Fetch ever more rows until nothing unfetched could still be among the first k."""
+        fetch = min(k + _SLACK, matched)
+        while fetch:
+            found = self._vectors.search(vector, fetch, mask=mask, exact=exact)[1][0]
+            found = found[found >= 0]
+            if len(found) < fetch and not exact:  # the graph walk ran dry before the rows did
+                exact = True
+                continue
+            rows, similarities = self._ordered(vector, found)
+            kept = self._first_of_patients(rows) if one_a_patient else np.arange(len(rows))
+            settled = len(kept) >= k and similarities[kept[k - 1]] > similarities[-1]
+            if settled or fetch == matched:
+                return rows[kept[:k]], similarities[kept[:k]], exact
+            fetch = min(4 * fetch, matched)
+        return np.empty(0, np.int64), np.empty(0), exact
+
+    def _ordered(
+        self, vector: Embeddings, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return rows and their similarities, descending, ties by study_id; recomputed alike for every index kind."""
+        stored = self._vectors.vectors(rows).astype(np.float64)
+        similarities = np.round(stored @ vector[0].astype(np.float64), SIMILARITY_DECIMALS)
+        order = np.lexsort((self._id_order[rows], -similarities))
+        return rows[order], similarities[order]
+
+    def _first_of_patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.sort(np.unique(self._patients[rows], return_index=True)[1])
+
+    def _mask(
+        self, where: Where | None, exclude_patient: str | None, exclude_study: str | None
+    ) -> Mask | None:
+        masks = [] if not where else [filter_mask(where, self._studies)]
+        if exclude_patient is not None and exclude_patient in self._code_of:
+            masks.append(self._patients != self._code_of[exclude_patient])
+        if exclude_study is not None and exclude_study in self._row_of:
+            masks.append(np.arange(len(self)) != self._row_of[exclude_study])
+        return np.logical_and.reduce(masks) if masks else None
+
+    def _row(self, study_id: str) -> int:
+        try:
+            return self._row_of[study_id]
+        except KeyError:
+            raise StudyNotFound(f"no study {study_id!r} in this index") from None
+
+    def _study_at(self, row: int) -> Study:
+        columns: Mapping[str, Any] = self._studies.slice(int(row), 1).to_pylist()[0]
+        return Study.from_row(columns)

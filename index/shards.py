@@ -1,0 +1,200 @@
+"""Embedding shards: Parquet files of studies with their vectors, written so that a killed export can go on.
+
+A shard holds a fixed run of rows of the studies table and is finished when its file exists; the manifest comes last.
+Knows nothing of how a vector is made.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.errors import ArtefactError, FingerprintMismatch
+from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
+from index.vectors import Embeddings, as_embeddings
+
+SCHEMA_VERSION = "1"
+MANIFEST = "manifest.json"
+FAILED = "failed.parquet"
+_KEY = b"precedent.shard"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A study that has no embedding, and why."""
+
+    study_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What makes two runs the same export: they may finish each other's shards."""
+
+    fingerprint: str
+    embedding_dim: int
+    studies_sha256: str
+    rows: int
+    shard_rows: int
+    views: str = "both"
+    """Which films were offered to the encoder: both, frontal or lateral."""
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards; the last may be shorter."""
+        return -(-self.rows // self.shard_rows)
+
+    def slice_of(self, shard: int) -> slice:
+        """Return the rows of the studies table that a shard covers."""
+        return slice(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.rows))
+
+
+class ShardFolder:
+    """The folder of one export."""
+
+    def __init__(self, folder: Path, plan: ExportPlan) -> None:
+        """Take the folder for this plan.
+
+        Raises:
+            FingerprintMismatch: it holds shards of another encoder or preprocessing.
+            ArtefactError: it holds shards of another studies table or shard size.
+        """
+        self.folder = folder
+        self.plan = plan
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("shard-*.parquet")):
+            _require_same_plan(path, plan)
+
+    def path_of(self, shard: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"shard-{shard:05d}.parquet"
+
+    def unfinished(self) -> list[int]:
+        """Return the shards that are still to be written."""
+        return [shard for shard in range(self.plan.shard_count) if not self.path_of(shard).exists()]
+
+    def save_shard(
+        self,
+        shard: int,
+        studies: pa.Table,
+        views: Sequence[Sequence[str]],
+        embeddings: Embeddings,
+        failures: Sequence[Failure],
+    ) -> None:
+        """Write one finished shard: the (n,) embedded studies, the views each had, and who failed."""
+        vectors = as_embeddings(embeddings, self.plan.embedding_dim) if len(studies) else embeddings
+        flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+        column = pa.FixedSizeListArray.from_arrays(flat, self.plan.embedding_dim)
+        table = studies.append_column("views", pa.array(list(map(list, views)), pa.list_(pa.string())))
+        table = table.append_column("embedding", column).replace_schema_metadata(
+            {_KEY: json.dumps(_shard_metadata(self.plan, failures))}
+        )
+        with written_whole(self.path_of(shard)) as partial:
+            pq.write_table(table, partial, compression={"embedding": "none"} | _zstd_but_embedding(table))
+
+    def sample(self, count: int) -> Embeddings:
+        """Return about `count` embeddings, spread evenly over the finished shards."""
+        step = max(self.plan.rows // count, 1)
+        shards = [
+            self.path_of(shard) for shard in range(self.plan.shard_count) if self.path_of(shard).exists()
+        ]
+        columns = [pq.read_table(path, columns=["embedding"]) for path in shards]
+        return np.concatenate([_vectors_of(column, self.plan.embedding_dim)[::step] for column in columns])
+
+    def finish(self, **facts: Any) -> dict[str, Any]:
+        """Write failed.parquet and then the manifest; return the manifest."""
+        failures = [failure for shard in range(self.plan.shard_count) for failure in self._failures_of(shard)]
+        with written_whole(self.folder / FAILED) as partial:
+            schema = pa.schema({"study_id": pa.string(), "reason": pa.string()})
+            pq.write_table(pa.Table.from_pylist([vars(failure) for failure in failures], schema), partial)
+        paths = [self.path_of(shard) for shard in range(self.plan.shard_count)]
+        manifest = {
+            "format": "precedent-embeddings",
+            "schema_version": SCHEMA_VERSION,
+            **vars(self.plan),
+            "rows": sum(pq.read_metadata(path).num_rows for path in paths),
+            "failed": len(failures),
+            **facts,
+            "shards": [
+                {"file": path.name, "rows": pq.read_metadata(path).num_rows, "sha256": sha256_of(path)}
+                for path in paths
+            ],
+        }
+        save_json(self.folder / MANIFEST, manifest)
+        return manifest
+
+    def _failures_of(self, shard: int) -> list[Failure]:
+        return [Failure(**failure) for failure in _metadata_of(self.path_of(shard))["failures"]]
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a finished export. Raises ArtefactError where there is none."""
+    remedy = "an export writes it last; run precedent export again, it goes on where it stopped"
+    return load_json(folder / MANIFEST, "export manifest", remedy)
+
+
+def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
+    """Yield (studies, embeddings (n, D)) of each shard, its SHA-256 checked before it is parsed.
+
+    Raises:
+        ArtefactError: a shard is missing or has changed. VectorsError: a vector is not finite or not of unit norm.
+    """
+    manifest = load_manifest(folder)
+    remedy = f"remove it and run precedent export again to write it anew into {folder}"
+    for shard in manifest["shards"]:
+        path = folder / shard["file"]
+        require_unchanged(path, shard["sha256"], remedy)
+        table = pq.read_table(path)
+        yield table.drop_columns(["embedding"]), _vectors_of(table, manifest["embedding_dim"])
+
+
+def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
+    """Return all studies of an export and their embeddings (N, D), row for row."""
+    tables, vectors = zip(*load_shards(folder), strict=True)
+    return pa.concat_tables(tables, promote_options="default").combine_chunks(), np.concatenate(vectors)
+
+
+def _vectors_of(table: pa.Table, embedding_dim: int) -> Embeddings:
+    column = table["embedding"].combine_chunks()
+    values = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, embedding_dim)
+    return as_embeddings(values, embedding_dim) if len(values) else values
+
+
+def _zstd_but_embedding(table: pa.Table) -> dict[str, str]:
+    return {name: "zstd" for name in table.column_names if name != "embedding"}
+
+
+def _shard_metadata(plan: ExportPlan, failures: Sequence[Failure]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **vars(plan),
+        "failures": [vars(failure) for failure in failures],
+    }
+
+
+def _metadata_of(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(pq.read_schema(path).metadata[_KEY]))
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"{str(path)!r} is not a readable shard ({error}); remove it and run the export again"
+        ) from error
+
+
+def _require_same_plan(path: Path, plan: ExportPlan) -> None:
+    found = _metadata_of(path)
+    if found["fingerprint"] != plan.fingerprint:
+        raise FingerprintMismatch(
+            f"{str(path.parent)!r} holds embeddings of encoder {found['fingerprint'][:12]}, this one is "
+            f"{plan.fingerprint[:12]}; export to another folder or remove that one"
+        )
+    other = [name for name in vars(plan) if found[name] != getattr(plan, name)]
+    if other:
+        raise ArtefactError(
+            f"{str(path.parent)!r} was begun with another {' and '.join(other)}; export to another folder or remove that one"
+        )

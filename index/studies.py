@@ -1,0 +1,212 @@
+"""The table of studies, one row a study, and the one way it is written to and read from Parquet.
+
+It must not know where a row came from (the importers do), nor anything of vectors, pixels or HTTP.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from index.errors import ArtefactError, StudiesError
+from index.files import written_whole
+
+SCHEMA_VERSION = "1"
+VERSION_KEY = b"precedent.studies.version"
+
+FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+COMPETITION_FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+
+_CORE_TYPES: dict[str, pa.DataType] = {
+    "study_id": pa.string(),
+    "patient_id": pa.string(),
+    "frontal_path": pa.string(),
+    "lateral_path": pa.string(),
+    "other_paths": pa.list_(pa.string()),
+    "projection": pa.string(),
+    "sex": pa.string(),
+    "age": pa.float32(),
+    "split": pa.string(),
+}
+CORE_COLUMNS = tuple(_CORE_TYPES)
+_SHARD_COLUMNS = ("views", "embedding")  # an embedding shard adds these two to the row
+_OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
+
+Value = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """One row of the table: age in years, paths relative to the image root, findings 1, 0, -1 or None."""
+
+    study_id: str
+    patient_id: str
+    frontal_path: str | None = None
+    lateral_path: str | None = None
+    other_paths: tuple[str, ...] = ()
+    projection: str | None = None
+    sex: str | None = None
+    age: float | None = None
+    split: str | None = None
+    findings: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(FINDINGS))
+    extra: dict[str, Value] = field(default_factory=dict)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that are present, of ("frontal", "lateral"), in that order."""
+        paths = {"frontal": self.frontal_path, "lateral": self.lateral_path}
+        return tuple(view for view, path in paths.items() if path is not None)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Study":
+        """Return the study of one row as `pa.Table.to_pylist` gives it; NaN counts as null.
+
+        Raises:
+            StudiesError: a core column or a finding is absent.
+        """
+        _require_columns(row)
+        known = {*CORE_COLUMNS, *FINDINGS, *_SHARD_COLUMNS}
+        core = {name: _none_if_nan(row[name]) for name in CORE_COLUMNS}
+        core["other_paths"] = tuple(row["other_paths"] or ())
+        return cls(
+            **core,
+            findings={name: _none_if_nan(row[name]) for name in FINDINGS},
+            extra={name: _none_if_nan(value) for name, value in row.items() if name not in known},
+        )
+
+
+def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
+    """Return the schema of a studies table: core columns, the 14 findings as int8, then the extra fields.
+
+    Raises:
+        StudiesError: an extra field has a reserved or repeated name, or is neither text nor a number.
+    """
+    fields = [pa.field(name, kind) for name, kind in _CORE_TYPES.items()]
+    fields += [pa.field(name, pa.int8()) for name in FINDINGS]
+    taken = {*CORE_COLUMNS, *FINDINGS, *_SHARD_COLUMNS}
+    for one in extra:
+        if one.name in taken:
+            raise StudiesError(f"expected extra columns of other names, got {one.name!r}; rename it")
+        if not any(
+            fits(one.type) for fits in (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
+        ):
+            raise StudiesError(f"extra column {one.name!r}: expected text or a number, got {one.type}")
+        taken.add(one.name)
+        fields.append(pa.field(one.name, one.type))
+    return pa.schema(fields, metadata={VERSION_KEY: SCHEMA_VERSION})
+
+
+def as_studies(table: pa.Table) -> pa.Table:
+    """Return the table with exactly the columns, order and types of `studies_schema`, its rules checked.
+
+    Raises:
+        StudiesError: a missing column, a wrong type, a repeated or blank study_id, a blank patient_id,
+            a label outside {1, 0, -1, null}, a study without a view, or a path that leaves the image root.
+    """
+    _require_columns(table.column_names)
+    extra = [one for one in table.schema if one.name not in CORE_COLUMNS and one.name not in FINDINGS]
+    schema = studies_schema(extra)
+    try:
+        checked = table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as cause:
+        raise StudiesError(f"expected the types of a studies table, got {cause}") from cause
+    _check_ids(checked)
+    _check_labels(checked)
+    _check_paths(checked)
+    return checked
+
+
+def save_studies(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    """Write the checked table, whole or not at all.
+
+    Raises:
+        StudiesError: the table breaks a rule of `as_studies`. OSError: the file cannot be written.
+    """
+    checked = as_studies(table)
+    with written_whole(Path(path)) as partial:
+        pq.write_table(checked, partial, compression="zstd")
+
+
+def load_studies(path: str | os.PathLike[str]) -> pa.Table:
+    """Return the studies table of a Parquet file that `save_studies` wrote.
+
+    Raises:
+        ArtefactError: missing, not Parquet, truncated, or of another schema version.
+        StudiesError: a rule of `as_studies` is broken.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ArtefactError(f"expected a studies table at {str(path)!r}, got none; run: precedent import")
+    try:
+        with pq.ParquetFile(source) as parquet:
+            table = parquet.read()
+    except (pa.ArrowException, OSError) as cause:
+        raise ArtefactError(f"{source.name!r}: expected a Parquet file; import it again ({cause})") from cause
+    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode(errors="replace")
+    if version != SCHEMA_VERSION:
+        raise ArtefactError(
+            f"{source.name!r}: expected studies of version {SCHEMA_VERSION}, got {version}; import it again"
+        )
+    return as_studies(table)
+
+
+def _require_columns(present: Iterable[str]) -> None:
+    names = set(present)
+    missing = [name for name in (*CORE_COLUMNS, *FINDINGS) if name not in names]
+    if missing:
+        raise StudiesError(f"expected the columns of a studies table, got none called {', '.join(missing)}")
+
+
+def _none_if_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _check_ids(table: pa.Table) -> None:
+    for name in ("study_id", "patient_id"):
+        blank = pc.fill_null(pc.equal(table[name], ""), True)
+        if pc.any(blank).as_py():
+            raise StudiesError(f"expected a {name} in every row, got a blank at row {pc.index(blank, True)}")
+    counts = table["study_id"].value_counts()
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        raise StudiesError(f"expected each study_id once, got {repeated[0]['values'].as_py()!r} again")
+
+
+def _check_labels(table: pa.Table) -> None:
+    for name in FINDINGS:
+        outside = pc.filter(table[name], pc.greater(pc.abs(pc.cast(table[name], pa.int16())), 1))
+        if len(outside):
+            raise StudiesError(f"{name}: expected a label of 1, 0, -1 or blank, got {outside[0].as_py()}")
+
+
+def _check_paths(table: pa.Table) -> None:
+    lost = pc.and_(pc.is_null(table["frontal_path"]), pc.is_null(table["lateral_path"]))
+    if pc.any(lost).as_py():
+        row = pc.index(lost, True).as_py()
+        raise StudiesError(f"{table['study_id'][row]}: expected a frontal or a lateral path, got neither")
+    others = pc.list_flatten(table["other_paths"])
+    for paths in (table["frontal_path"], table["lateral_path"], others):
+        outside = pc.filter(paths, pc.fill_null(pc.match_substring_regex(paths, _OUTSIDE_ROOT), False))
+        if len(outside):
+            raise StudiesError(f"expected paths below the image root, got {outside[0].as_py()!r}")

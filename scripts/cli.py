@@ -1,0 +1,65 @@
+"""The `precedent` command: finds the verb, runs it, and turns a refusal into one line and an exit code.
+
+A verb is imported only when it is called, so that `precedent --help` needs neither torch nor FAISS.
+"""
+
+import importlib
+import sys
+
+import click
+
+from encoder.errors import EncoderError
+from index.errors import CollectionError
+
+VERBS = {
+    "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
+    "import": "Turn CheXpert, NIH or DICOM films into one table of studies.",
+    "encoder": "Create and inspect encoder files.",
+    "export": "Embed every study of a table into Parquet shards.",
+    "index": "Index an export for search.",
+    "search": "Find the studies most similar to a stored one or to a film.",
+    "evaluate": "Measure retrieval: precision beside chance, other patients only.",
+    "serve": "Answer over HTTP, with a page.",
+}
+
+
+class Verbs(click.Group):
+    """The pipeline's verbs in the order of the pipeline, each a module of `scripts`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        """Return the verbs, in pipeline order."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the command of a verb, importing its module."""
+        if cmd_name not in VERBS:
+            return None
+        # `import` is a keyword of Python, so that verb's module has a trailing underscore.
+        module = importlib.import_module(f"scripts.{'import_' if cmd_name == 'import' else cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the verbs with their one line each, without importing any."""
+        with formatter.section("Verbs, in the order of the pipeline"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="cxr-precedent", prog_name="precedent")
+def precedent() -> None:
+    """Similar-case search for chest X-rays. Research use only; not a medical device."""
+
+
+def main() -> None:
+    """Run the command line; a refusal is one line on stderr and exit code 1, never a traceback."""
+    try:
+        precedent.main(standalone_mode=True)
+    except (EncoderError, CollectionError) as refusal:
+        sys.exit(f"precedent: {refusal}")
+    except OSError as failure:
+        sys.exit(f"precedent: {failure.strerror or failure}: {failure.filename or ''}".rstrip(": "))
+
+
+if __name__ == "__main__":
+    main()

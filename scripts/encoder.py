@@ -1,0 +1,92 @@
+"""`precedent encoder`: create an encoder file, or say what is in one.
+
+precedent encoder create --backbone efficientnet_b0 --dim 512 --weights none --out encoder.safetensors
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+import torch
+
+from encoder.backbone import input_statistics, load_backbone_weights
+from encoder.checkpoint import fingerprint_of, load_encoder, save_encoder
+from encoder.model import DualEfficientNetEncoder, EncoderConfig, count_parameters
+from encoder.preprocess import Preprocessing
+
+
+@click.group()
+def command() -> None:
+    """Create and inspect encoder files."""
+
+
+@command.command()
+@click.option("--backbone", default="efficientnet_b0", show_default=True, help="Any timm network.")
+@click.option("--dim", type=click.Choice(["256", "384", "512"]), default="512", show_default=True)
+@click.option(
+    "--weights", default="imagenet", show_default=True, help="imagenet, none, or a safetensors file."
+)
+@click.option(
+    "--shared/--separate", default=False, help="One backbone for both views, or one each (default)."
+)
+@click.option("--dropout", type=float, default=0.2, show_default=True)
+@click.option(
+    "--size", type=int, default=224, show_default=True, help="Side of the network's input in pixels."
+)
+@click.option("--fit", type=click.Choice(["crop", "letterbox"]), default="crop", show_default=True)
+@click.option(
+    "--contrast", type=click.Choice(["none", "clahe", "equalize"]), default="none", show_default=True
+)
+@click.option(
+    "--normalization",
+    type=click.Choice(["timm", "half"]),
+    default="timm",
+    show_default=True,
+    help="timm: mean and std of the backbone's own configuration; half: [-1, 1].",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the weights that are not loaded."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def create(
+    backbone: str, dim: str, weights: str, shared: bool, dropout: float, size: int, fit: str, contrast: str,
+    normalization: str, seed: int, out: Path,
+) -> None:  # fmt: skip
+    """Write a new encoder; extractors and fusion start from random weights.
+
+    \b
+    precedent encoder create --weights none --out encoder.safetensors
+    """
+    torch.manual_seed(seed)
+    config = EncoderConfig(
+        backbone=backbone, embedding_dim=int(dim), use_shared_weights=shared, dropout=dropout
+    )
+    encoder = DualEfficientNetEncoder(config)
+    for branch in encoder.backbones:
+        load_backbone_weights(branch, backbone, weights)
+    mean, std = input_statistics(backbone) if normalization == "timm" else ((0.5,) * 3, (0.5,) * 3)
+    preprocessing = Preprocessing(size=size, fit=fit, contrast=contrast, mean=mean, std=std)
+    save_encoder(out, encoder, preprocessing)
+    click.echo(
+        f"{out}: {backbone}, {dim}-D, {'shared' if shared else 'separate'} weights, "
+        f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}"
+    )
+
+
+@command.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def info(path: Path) -> None:
+    """Print configuration, preprocessing and fingerprint of an encoder file as JSON.
+
+    \b
+    precedent encoder info encoder.safetensors
+    """
+    encoder, preprocessing = load_encoder(path)
+    facts = {
+        "fingerprint": fingerprint_of(encoder, preprocessing),
+        "parameters": count_parameters(encoder),
+        "config": dataclasses.asdict(encoder.config),
+        "preprocessing": json.loads(preprocessing.to_json()),
+    }
+    click.echo(json.dumps(facts, indent=2))

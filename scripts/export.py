@@ -1,0 +1,168 @@
+"""`precedent export`: embed every study of a table into Parquet shards.
+
+precedent export studies.parquet --images CheXpert/ --encoder encoder.safetensors --out embeddings/
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from encoder.embedder import Embedder, StudyFilms
+from encoder.errors import ImageError
+from index.files import sha256_of
+from index.shards import ExportPlan, Failure, ShardFolder
+from index.studies import load_studies
+from index.vectors import space_health
+from scripts.terminal import progress_bar
+
+VIEWS = ("frontal", "lateral")
+FAILED_EXIT_CODE = 3
+_HEALTH_SAMPLE = 2048
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One study on its way to the encoder: its films, or why it has none."""
+
+    row: int
+    films: StudyFilms | None = None
+    views: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+
+class FilmReader:
+    """Reads and preprocesses the films of a study, by its row of the table. Safe under threads."""
+
+    def __init__(self, embedder: Embedder, studies: pa.Table, images: Path, views: str) -> None:
+        self._embedder = embedder
+        self._images = images
+        self._ids = studies["study_id"].to_pylist()
+        self._paths = {view: studies[f"{view}_path"].to_pylist() for view in VIEWS if views in ("both", view)}
+
+    def read(self, row: int) -> Prepared:
+        """Return the study's films, or the reason why one of them cannot be used."""
+        paths = {view: column[row] for view, column in self._paths.items() if column[row] is not None}
+        if not paths:
+            return self._failed(row, f"the study has no {' or '.join(self._paths)} film")
+        try:
+            films = {
+                view: self._embedder.read_film(self._images / path, name=path) for view, path in paths.items()
+            }
+        except (ImageError, OSError) as refusal:
+            return self._failed(row, str(refusal))
+        return Prepared(row, StudyFilms(films.get("frontal"), films.get("lateral")), tuple(films))
+
+    def _failed(self, row: int, reason: str) -> Prepared:
+        return Prepared(row, failure=Failure(self._ids[row], reason))
+
+
+@click.command()
+@click.argument("studies", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path, file_okay=False), required=True, help="Image root.")
+@click.option("--encoder", type=click.Path(path_type=Path), required=True, help="Encoder file.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards.")
+@click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
+@click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(1), default=None, help="Decoding threads (default: cores + 1)."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
+def command(
+    studies: Path, images: Path, encoder: Path, out: Path, views: str, batch: int, shard_rows: int,
+    threads: int | None, device: str, allow_failures: bool,
+) -> None:  # fmt: skip
+    """Embed every study of the table STUDIES; a killed export goes on where it stopped.
+
+    \b
+    precedent export studies.parquet --images . --encoder encoder.safetensors --out embeddings/
+    """
+    table = load_studies(studies)
+    if not images.is_dir():
+        raise NotADirectoryError(20, "expected the image root to be a folder", str(images))
+    embedder = Embedder.load(encoder, device=device)
+    plan = ExportPlan(
+        embedder.fingerprint, embedder.embedding_dim, sha256_of(studies), table.num_rows, shard_rows, views
+    )
+    folder = ShardFolder(out, plan)
+    reader = FilmReader(embedder, table, images, views)
+    export(embedder, table, reader, folder, batch=batch, threads=threads or (os.cpu_count() or 1) + 1)
+    manifest = finish(folder, images)
+    if manifest["failed"] and not allow_failures:
+        sys.exit(FAILED_EXIT_CODE)
+
+
+def export(
+    embedder: Embedder, table: pa.Table, reader: FilmReader, folder: ShardFolder, *, batch: int, threads: int
+) -> None:
+    """Write every unfinished shard: threads decode ahead while the encoder works; memory is bounded by the batch."""
+    shards = folder.unfinished()
+    rows = [row for shard in shards for row in range(*folder.plan.slice_of(shard).indices(table.num_rows))]
+    with progress_bar("studies") as bar, ThreadPoolExecutor(threads) as pool:
+        task = bar.add_task("export", total=table.num_rows, completed=table.num_rows - len(rows))
+        prepared = _read_ahead(pool, reader, rows, ahead=4 * batch)
+        for shard, of_shard in groupby(prepared, key=lambda study: study.row // folder.plan.shard_rows):
+            done: list[Prepared] = []
+            vectors: list[np.ndarray] = []
+            while group := list(islice(of_shard, batch)):
+                vectors.extend(_embed(embedder, group))
+                # Only what the shard needs is kept: the films go, the views and the failures stay.
+                done.extend(Prepared(study.row, None, study.views, study.failure) for study in group)
+                bar.advance(task, len(group))
+            _save(folder, shard, table, done, vectors)
+
+
+def finish(folder: ShardFolder, images: Path) -> dict[str, Any]:
+    """Write the manifest and print the closing lines."""
+    health = space_health(folder.sample(_HEALTH_SAMPLE))
+    manifest = folder.finish(image_root=str(images.resolve()), health=vars(health))
+    click.echo(
+        f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
+        f"{manifest['failed']:,} failed"
+        + (f" (see {folder.folder / 'failed.parquet'})" if manifest["failed"] else "")
+    )
+    click.echo(health.sentence())
+    return manifest
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, reader: FilmReader, rows: Sequence[int], ahead: int
+) -> Iterator[Prepared]:
+    """Yield the studies in order while at most `ahead` of them are being read or wait."""
+    waiting: deque[Future[Prepared]] = deque()
+    for row in rows:
+        waiting.append(pool.submit(reader.read, row))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _embed(embedder: Embedder, group: Sequence[Prepared]) -> list[np.ndarray]:
+    films = [study.films for study in group if study.films is not None]
+    return list(embedder.embed(films)) if films else []
+
+
+def _save(
+    folder: ShardFolder, shard: int, table: pa.Table, done: Sequence[Prepared], vectors: Sequence[np.ndarray]
+) -> None:
+    embedded = [study for study in done if study.failure is None]
+    matrix = np.stack(vectors) if vectors else np.empty((0, folder.plan.embedding_dim), np.float32)
+    folder.save_shard(
+        shard,
+        table.take([study.row for study in embedded]),
+        [study.views for study in embedded],
+        matrix,
+        [study.failure for study in done if study.failure is not None],
+    )

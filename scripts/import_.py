@@ -1,0 +1,149 @@
+"""`precedent import`: turn CheXpert's or NIH's table, or a folder of DICOM films, into one table of studies.
+
+precedent import chexpert train.csv valid.csv --images ROOT --out studies.parquet
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import click
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import track
+
+from index.chexpert import import_chexpert
+from index.dicom import import_dicom
+from index.imported import Imported
+from index.nih import import_nih
+from index.studies import save_studies
+
+
+def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
+    """Refuse before the long work what could not be written after it."""
+    if not out.parent.is_dir():
+        raise click.BadParameter(
+            f"expected an existing folder for {out.name!r}, got {str(out.parent)!r}; make it first"
+        )
+    if out.is_dir():
+        raise click.BadParameter(f"expected a file such as studies.parquet, got the folder {str(out)!r}")
+    return out
+
+
+def _add_shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    out = click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        required=True,
+        callback=_in_a_folder,
+        help="File to write; it appears whole or not at all.",
+    )
+    strict = click.option("--strict", is_flag=True, help="Refuse what would otherwise be a warning.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print counts and warnings as JSON.")
+    return out(strict(as_json(function)))
+
+
+_images = click.option(
+    "--images", type=click.Path(path_type=Path), required=True, help="Folder of the images."
+)
+_unchecked = click.option("--no-check-images", is_flag=True, help="Do not look whether the images are there.")
+
+
+@click.group()
+def command() -> None:
+    """Turn CheXpert, NIH or DICOM films into one table of studies."""
+
+
+@command.command()
+@click.argument("csv", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_images
+@_unchecked
+@_add_shared_options
+def chexpert(
+    csv: tuple[Path, ...], images: Path, no_check_images: bool, out: Path, strict: bool, as_json: bool
+) -> None:
+    """Import CheXpert's train.csv and valid.csv, or tables of that layout.
+
+    IMAGES is the folder above CheXpert-v1.0-small/, or that folder itself.
+
+    \b
+    precedent import chexpert train.csv valid.csv --images . --out studies.parquet
+    """
+    _save(import_chexpert(csv, images, strict=strict, check_images=not no_check_images), out, as_json)
+
+
+@command.command()
+@click.argument("csv", type=click.Path(path_type=Path))
+@_images
+@_unchecked
+@_add_shared_options
+def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool, as_json: bool) -> None:
+    """Import NIH ChestX-ray14's Data_Entry_2017.csv; images are found by name below IMAGES.
+
+    \b
+    precedent import nih Data_Entry_2017.csv --images . --out studies.parquet
+    """
+    _save(import_nih(csv, images, strict=strict, check_images=not no_check_images), out, as_json)
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--unknown-view",
+    type=click.Choice(["frontal", "skip"]),
+    default="frontal",
+    show_default=True,
+    help="A film whose header does not say its view: the frontal of a study without one, or left out.",
+)
+@click.option(
+    "--pseudonym-key",
+    type=click.File("rb"),
+    help="File with a secret of 16 bytes or more; patient and study ids become keyed hashes.",
+)
+@_add_shared_options
+def dicom(
+    folder: Path,
+    unknown_view: Literal["frontal", "skip"],
+    pseudonym_key: BinaryIO | None,
+    out: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
+
+    \b
+    precedent import dicom films/ --out studies.parquet
+    """
+    key = pseudonym_key.read().strip() if pseudonym_key is not None else None
+    found = import_dicom(folder, strict=strict, unknown_view=unknown_view, pseudonym_key=key, watch=_watched)
+    _save(found, out, as_json)
+
+
+def _watched(files: Sequence[Path]) -> Iterable[Path]:
+    return track(files, "Reading headers", console=Console(stderr=True), transient=True)
+
+
+def _save(found: Imported, out: Path, as_json: bool) -> None:
+    save_studies(found.table, out)
+    counts = _counts(found)
+    if as_json:
+        notices = [asdict(notice) for notice in found.notices]
+        click.echo(json.dumps({"out": str(out), **counts, "layout": found.layout, "warnings": notices}))
+        return
+    for notice in found.notices:
+        click.echo(f"warning: {notice}", err=True)
+    figures = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    click.echo(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
+
+
+def _counts(found: Imported) -> dict[str, int]:
+    frontal, lateral = found.table["frontal_path"].is_valid(), found.table["lateral_path"].is_valid()
+    return {
+        "images": found.images,
+        "patients": len(found.table["patient_id"].unique()),
+        "studies": len(found.table),
+        "with_both_views": pc.sum(pc.and_(frontal, lateral)).as_py() or 0,
+        "lateral_only": pc.sum(pc.invert(frontal)).as_py() or 0,
+    }

@@ -1,0 +1,77 @@
+"""`precedent phantom`: write a collection of simulated chest films, or a picture of what it can plant.
+
+precedent phantom --patients 300 --seed 7 --out demo/phantom
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import cv2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from scripts.chest_phantom.collection import CollectionSummary, write_collection
+from scripts.chest_phantom.contact_sheet import contact_sheet
+
+
+@click.command("phantom")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the collection.")
+@click.option("--patients", type=click.IntRange(1, 99_999), default=300, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes; all cores by default.")
+@click.option(
+    "--contact-sheet", "sheet", type=click.Path(path_type=Path), help="Write a picture of every finding."
+)
+@click.option("--boxes", is_flag=True, help="Outline the findings on the contact sheet.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def command(
+    out: Path | None,
+    patients: int,
+    seed: int,
+    jobs: int | None,
+    sheet: Path | None,
+    boxes: bool,
+    as_json: bool,
+) -> None:
+    """Write simulated chest films with planted findings in CheXpert's layout.
+
+    The same seed gives the same files. An unfinished folder is gone on with.
+
+        precedent phantom --patients 300 --seed 7 --out demo/phantom
+    """
+    if out is None and sheet is None:
+        raise click.UsageError("expected --out FOLDER or --contact-sheet FILE.png, got neither")
+    if sheet is not None:
+        _write_sheet(sheet, seed, boxes)
+    if out is not None:
+        summary = _write(out, patients, seed, jobs or os.cpu_count() or 1)
+        print(json.dumps(asdict(summary))) if as_json else Console().print(_table(summary))
+
+
+def _write(out: Path, patients: int, seed: int, jobs: int) -> CollectionSummary:
+    columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("phantoms", total=patients)
+        return write_collection(out, patients, seed, jobs, lambda done: progress.update(task, completed=done))
+
+
+def _write_sheet(path: Path, seed: int, boxes: bool) -> None:
+    done, data = cv2.imencode(path.suffix or ".png", contact_sheet(seed, boxes))
+    if not done:
+        raise OSError(f"{path}: expected a name that ends in .png or .jpg")
+    path.write_bytes(data.tobytes())
+
+
+def _table(summary: CollectionSummary) -> Table:
+    table = Table(title=f"{summary.patients} patients, {summary.studies} studies, {summary.films} films")
+    table.add_column("Planted")
+    table.add_column("Studies", justify="right")
+    for name, count in summary.findings.items():
+        table.add_row(name, str(count))
+    table.add_row("none of these", str(summary.clear))
+    table.add_row("without a lateral", str(summary.without_lateral))
+    return table

@@ -1,0 +1,114 @@
+"""`precedent search`: the studies most similar to a stored one or to a film.
+
+precedent search index/ --study patient00001/study1 --where 'age>=60' --where 'Pneumonia=1'
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from index.filters import parse_where
+from index.retriever import Answer, Hit, Retriever
+from index.studies import Study
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("index", type=_PATH)
+@click.option("--study", help="A stored study, e.g. patient00001/study1.")
+@click.option("--frontal", type=_PATH, help="A frontal film (needs --encoder).")
+@click.option("--lateral", type=_PATH, help="A lateral film (needs --encoder).")
+@click.option("--encoder", type=_PATH, help="The encoder file the index was built with.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits.")
+@click.option(
+    "--where", multiple=True, help="Filter such as 'sex=Female', 'age>=60', 'Pneumonia=1'; all must hold."
+)
+@click.option("--patient", help="Patient of the film, whose own studies are left out.")
+@click.option("--same-patient", is_flag=True, help="Let studies of the query's own patient be hits.")
+@click.option("--group-by", type=click.Choice(["patient"]), help="One hit a patient.")
+@click.option("--min-similarity", type=float, help="Drop hits below this cosine.")
+@click.option("--exact", is_flag=True, help="Scan every row even where the index is approximate.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def command(
+    index: Path, study: str | None, frontal: Path | None, lateral: Path | None, encoder: Path | None, k: int,
+    where: tuple[str, ...], patient: str | None, same_patient: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Search the collection in the folder INDEX.
+
+    \b
+    precedent search index/ --study patient00001/study1 -k 5
+    precedent search index/ --frontal film.dcm --encoder encoder.safetensors --where 'sex=Female'
+    """
+    films = frontal is not None or lateral is not None
+    if (study is not None) == films:
+        raise click.UsageError("give either --study, or --frontal and/or --lateral")
+    retriever = Retriever.load(index)
+    options["where"] = parse_where(where, retriever.schema)
+    if study is not None:
+        answer = retriever.similar(study, k, exclude_same_patient=not same_patient, **options)
+    else:
+        query = _embed(retriever, frontal, lateral, encoder)
+        answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
+    if as_json:
+        click.echo(json.dumps(as_object(answer)))
+    else:
+        Console().print(as_table(answer))
+
+
+def as_object(answer: Answer) -> dict[str, Any]:
+    """Return the answer as the API states it, without timing."""
+    hits = [{"rank": hit.rank, "similarity": hit.similarity, **vars(hit.study)} for hit in answer.hits]
+    return {"hits": hits, "matched_total": answer.matched_total, "exact": answer.exact}
+
+
+def as_table(answer: Answer) -> Table:
+    """Return the hits as a table, with how many studies qualified."""
+    scan = "exact" if answer.exact else "approximate"
+    table = Table(
+        caption=f"{len(answer.hits)} of {answer.matched_total:,} studies that qualify ({scan} search)"
+    )
+    for heading in ("rank", "similarity", "study", "views", "sex", "age", "findings"):
+        table.add_column(heading, justify="right" if heading in ("rank", "similarity", "age") else "left")
+    for hit in answer.hits:
+        table.add_row(*_cells(hit))
+    return table
+
+
+def _cells(hit: Hit) -> tuple[str, ...]:
+    study = hit.study
+    age = "" if study.age is None else f"{study.age:.0f}"
+    views = "+".join(view[0].upper() for view in study.views)
+    return (
+        str(hit.rank),
+        f"{hit.similarity:.4f}",
+        study.study_id,
+        views,
+        study.sex or "",
+        age,
+        _findings(study),
+    )
+
+
+def _findings(study: Study) -> str:
+    """Return the findings that are present, then the uncertain ones with a question mark."""
+    present = [name for name, label in study.findings.items() if label == 1]
+    uncertain = [f"{name}?" for name, label in study.findings.items() if label == -1]
+    return ", ".join(present + uncertain)
+
+
+def _embed(
+    retriever: Retriever, frontal: Path | None, lateral: Path | None, encoder: Path | None
+) -> np.ndarray:
+    if encoder is None:
+        raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
+    from encoder.embedder import Embedder  # a search by stored study needs no torch
+
+    embedder = Embedder.load(encoder)
+    retriever.require_fingerprint(embedder.fingerprint)
+    return embedder.embed_study(frontal, lateral)

@@ -1,0 +1,106 @@
+"""`precedent serve`: the page and the API on a loopback address, by waitress.
+
+It owns the process: argv, signals, the listening socket; what is served it takes from `service.loader`.
+"""
+
+import ipaddress
+import logging
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+from flask import Flask
+from waitress.server import create_server
+
+BODY_SLACK = 4
+"""waitress drops a body this many limits long in its own words; below, the service's error body answers."""
+
+
+@click.command()
+@click.argument("index", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image root.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option(
+    "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
+)
+@click.option("--threads", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--public-name", multiple=True, help="Host name under which a reverse proxy publishes the service."
+)
+def command(
+    index: Path,
+    encoder: Path,
+    images: Path | None,
+    host: str,
+    port: int,
+    threads: int,
+    public_name: tuple[str, ...],
+) -> None:
+    """Serve page and API of INDEX until Ctrl-C or SIGTERM.
+
+    \b
+    precedent serve index/ --encoder encoder.safetensors
+    """
+    from service.limits import Limits
+    from service.loader import load
+
+    require_loopback(host)
+    with bind(host, port) as listener:
+        limits = replace(Limits(), hosts=(*Limits.hosts, host, *public_name))
+        app = load(index, encoder, images, limits)
+        serve(app, listener, threads=threads)
+
+
+def require_loopback(host: str) -> None:
+    """Refuse an address that other machines could reach: the service knows no credentials."""
+    if host == "localhost":
+        return
+    try:
+        local = ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise click.ClickException(
+            f"expected an IPv4 loopback address, got {host!r}; the service asks for no credentials, so put a "
+            "reverse proxy with authentication in front and name it with --public-name"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound before the slow loading starts, so that a port in use is told at once."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as cause:
+        listener.close()
+        reason = cause.strerror or str(cause)
+        raise click.ClickException(
+            f"cannot listen on {host}:{port}: {reason}; choose another --port"
+        ) from cause
+    return listener
+
+
+def serve(app: Flask, listener: socket.socket, *, threads: int = 4) -> None:
+    """Serve `app` until SIGINT or SIGTERM, and let running requests finish for five seconds."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for its films all at once
+    body = BODY_SLACK * app.config["MAX_CONTENT_LENGTH"]
+    server = create_server(app, sockets=[listener], threads=threads, max_request_body_size=body, ident=None)
+    signal.signal(signal.SIGTERM, _stop)
+    host, port = listener.getsockname()[:2]
+    rows = len(app.extensions["precedent"].retriever)
+    click.echo(f"serving {rows:,} studies on http://{host}:{port}")
+    try:
+        server.run()
+    finally:
+        server.close()
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,28 @@
+"""What the service asks of an encoder: three members, so that a fake serves in tests.
+
+It must not know how a vector is made, nor import anything that does.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Embedder(Protocol):
+    """Turns the films of one study into one vector."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, config and preprocessing."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length D of a vector."""
+
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> npt.NDArray[np.float32]:
+        """Return the (D,) unit vector of one study; at least one view is given.
+
+        Raises:
+            ImageError: a view that is no image, or not usable as a radiograph; the message names the view.
+        """

@@ -1,0 +1,92 @@
+"""Every refusal of the service: one table from an error's class to a status and a code, one body for all.
+
+A route raises and never builds an error body; sentences about the server's own state name no path.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from flask import Flask, Response, g, jsonify
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
+
+from encoder.errors import EncoderError, ImageError, NotAnImage
+from index.errors import CollectionError, FilterError, StudyNotFound, VectorsError
+
+log = logging.getLogger("precedent.service")
+
+
+class RequestError(ValueError):
+    """A request that breaks the syntax of the API."""
+
+
+class ImageMissing(LookupError):
+    """A film that a study does not have, or whose file is not in the image root."""
+
+
+class NotReady(RuntimeError):
+    """The service cannot embed or search at present."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """How one class of error is told: status, code, and a sentence where the error's own must not leave."""
+
+    status: int
+    code: str
+    message: str | None = None
+
+
+TABLE: dict[type[Exception], Refusal] = {
+    RequestError: Refusal(400, "bad_request"),
+    FilterError: Refusal(400, "bad_filter"),
+    StudyNotFound: Refusal(404, "study_not_found"),
+    ImageMissing: Refusal(404, "image_missing"),
+    NotAnImage: Refusal(415, "not_an_image"),
+    ImageError: Refusal(422, "image_not_usable"),
+    VectorsError: Refusal(422, "embedding_not_usable"),
+    NotReady: Refusal(503, "not_ready"),
+    CollectionError: Refusal(503, "not_ready", "the collection cannot be read at present; see the log"),
+    EncoderError: Refusal(503, "not_ready", "the encoder cannot be used at present; see the log"),
+}
+
+UNEXPECTED = Refusal(500, "internal_error", "the service failed on this request; its log holds the details")
+
+
+def refusal_of(error: Exception) -> tuple[int, str, str]:
+    """Return status, code and sentence of `error`, by its nearest class in the table."""
+    if isinstance(error, HTTPException):
+        code = error.name.lower().replace(" ", "_")
+        return error.code or 500, code, error.description or error.name
+    row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
+    return row.status, row.code, row.message or str(error)
+
+
+def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
+    """Return the one error body."""
+    return {"error": {"code": code, "message": message, "request_id": g.get("request_id", "")}}
+
+
+def _answer(error: Exception) -> tuple[Response, int]:
+    status, code, message = refusal_of(error)
+    if status >= 500:
+        log.error("request %s: %s", g.get("request_id", ""), code, exc_info=error)
+    return jsonify(error_body(code, message)), status
+
+
+def _http(error: HTTPException) -> BaseResponse:
+    """Keep the headers of the protocol (Allow, Retry-After), replace the HTML body."""
+    response = BaseResponse.force_type(error.get_response(), {})
+    if error.response is None and response.status_code >= 400:
+        _, code, message = refusal_of(error)
+        response.data = jsonify(error_body(code, message)).data
+        response.mimetype = "application/json"
+    return response
+
+
+def register(app: Flask) -> None:
+    """Make every error of `app` leave as the one body."""
+    for kind in TABLE:
+        app.register_error_handler(kind, _answer)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _answer)

@@ -1,0 +1,87 @@
+"""Films on their way to a browser: the file of a stored study, and pictures of what a browser cannot show.
+
+No path outside the image root is ever opened, and no path leaves in a message.
+"""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from flask import Response, make_response, request, send_file
+
+from encoder.image import read_image
+from index.studies import Study
+from service.errors import ImageMissing
+
+PREVIEW_SIDE = 640
+"""Long side of a preview in pixels: sharp on the page, and a tenth of a megabyte."""
+
+_HEAD = 26
+"""Bytes of a PNG up to and with its bit depth."""
+
+
+def film_path(image_root: Path | None, study: Study, view: str) -> Path:
+    """Return the file of a study's film, links resolved.
+
+    Raises:
+        ImageMissing: no such view, no image root, no such file, or a path that leaves the root.
+    """
+    relative = study.frontal_path if view == "frontal" else study.lateral_path
+    if relative is None:
+        raise ImageMissing(f"study {study.study_id!r} has no {view} film")
+    if image_root is None:
+        raise ImageMissing("the service was started without an image root; start it with --images")
+    root = image_root.resolve()
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root) or not path.is_file():
+        raise ImageMissing(f"the {view} film of study {study.study_id!r} is not in the image root")
+    return path
+
+
+def film_response(path: Path, view: str) -> Response:
+    """Return a film as a browser shows it: JPEG and 8-bit PNG as they are, all else as 8-bit PNG."""
+    mimetype = _web_type(path)
+    if mimetype is not None:
+        return send_file(path, mimetype=mimetype, conditional=True)
+    stat = path.stat()
+    etag = f"png-{stat.st_mtime_ns:x}-{stat.st_size:x}"
+    if request.if_none_match.contains_weak(etag):
+        return _tagged(Response(status=304), etag)
+    response = make_response(as_png(read_image(path.read_bytes(), name=view)))
+    response.mimetype = "image/png"
+    return _tagged(response, etag)
+
+
+def preview(film: bytes, view: str) -> str:
+    """Return a small picture of an uploaded film as a data: URL."""
+    image = read_image(film, name=view)
+    scale = min(1.0, PREVIEW_SIDE / max(image.shape))
+    height, width = (max(1, round(side * scale)) for side in image.shape)
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return "data:image/png;base64," + base64.b64encode(as_png(small)).decode()
+
+
+def as_png(image: npt.NDArray[Any]) -> bytes:
+    """Return an (H, W) image in [0, 1] as an 8-bit PNG."""
+    _, encoded = cv2.imencode(".png", np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+    return encoded.tobytes()
+
+
+def _web_type(path: Path) -> str | None:
+    """A 16-bit PNG is left out: most hold 12 bits, which a browser shows as black."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == _HEAD and head[24] <= 8:
+        return "image/png"
+    return None
+
+
+def _tagged(response: Response, etag: str) -> Response:
+    response.set_etag(etag, weak=True)
+    response.cache_control.no_cache = True
+    return response

@@ -1,0 +1,26 @@
+"""What one request may cost, and which host names the service answers to.
+
+Nothing here knows a route; every number is a default that a caller of `create_app` can replace.
+"""
+
+from dataclasses import dataclass
+
+MAX_HITS = 1000
+"""Largest `k` of a search: a part of the API's contract, so it stands in the OpenAPI document."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on a request body, and the names it may be addressed to."""
+
+    body_bytes: int = 64 * 1024 * 1024
+    """A whole request. Two 16-bit films of 4000 x 4000 pixels, uncompressed, are 61 MiB."""
+
+    form_bytes: int = 1024 * 1024
+    """All form fields that are not files, together: a filter is some hundred bytes."""
+
+    parts: int = 32
+    """Parts of a multipart body: two files and the options."""
+
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+    """Accepted Host headers. A foreign web page whose name is re-pointed to the loopback is refused."""

@@ -1,0 +1,117 @@
+"""A request's body, multipart or JSON, as the models of `service.schemas`; each refusal is one sentence.
+
+It must not know what becomes of a request.
+"""
+
+from typing import Any, NoReturn, TypeVar
+
+from flask import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from werkzeug.exceptions import UnsupportedMediaType
+
+from service.errors import RequestError
+from service.schemas import FilmOptions, Films, Search, parse_json
+
+VIEWS = ("frontal", "lateral")
+MULTIPART = "multipart/form-data"
+JSON = "application/json"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse_search(request: Request) -> Search:
+    """Return the search that a multipart or JSON body asks for.
+
+    Raises:
+        RequestError: a body that breaks the syntax.
+        UnsupportedMediaType: a body that is neither multipart nor JSON.
+    """
+    if request.mimetype != MULTIPART:
+        return _parse(Search, _json_object(request))
+    options = _parse(FilmOptions, _fields(request))
+    return Search.model_construct(**options.model_dump(), **_films(request))
+
+
+def parse_films(request: Request) -> Films:
+    """Return the films of a multipart or JSON body; errors as `parse_search`."""
+    if request.mimetype != MULTIPART:
+        return _parse(Films, _json_object(request))
+    _refuse_fields(request)
+    return Films.model_construct(**_films(request))
+
+
+def refuse_validation(error: ValidationError) -> NoReturn:
+    """Raise the first finding of pydantic as one sentence."""
+    raise RequestError(_sentence(error.errors(include_url=False)[0])) from None
+
+
+def _parse(model: type[Model], value: Any) -> Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        refuse_validation(error)
+
+
+def _sentence(finding: ErrorDetails) -> str:
+    """Turn pydantic's finding into: field, expected, got."""
+    place = ".".join(str(part) for part in finding["loc"])
+    prefix = f"{place}: " if place else ""
+    if finding["type"] == "extra_forbidden":
+        return f"{prefix}expected a field of this request, got an unknown name"
+    text = finding["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+    if finding["type"] == "value_error":
+        return prefix + text
+    return f"{prefix}{text[:1].lower()}{text[1:]}, got {_shortened(finding['input'])}"
+
+
+def _shortened(value: Any) -> str:
+    if isinstance(value, bytes | list | dict):
+        return f"{type(value).__name__} of length {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _json_object(request: Request) -> Any:
+    if request.mimetype != JSON:
+        raise UnsupportedMediaType(
+            f"expected {MULTIPART} or {JSON}, got {request.mimetype or 'no content type'}"
+        )
+    try:
+        value = parse_json(request.get_data())
+    except ValueError as error:
+        raise RequestError(f"expected a JSON object, got text that is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RequestError(f"expected a JSON object, got {_shortened(value)}")
+    return value
+
+
+def _fields(request: Request) -> dict[str, str]:
+    """A browser sends an empty text where nothing was entered."""
+    for view in VIEWS:
+        if view in request.form:
+            raise RequestError(
+                f"{view}: expected a file part, got a text field; in curl: -F {view}=@film.png"
+            )
+    return {name: value for name, value in request.form.items() if value != ""}
+
+
+def _refuse_fields(request: Request) -> None:
+    if fields := _fields(request):
+        raise RequestError(f"{min(fields)}: expected a field of this request, got an unknown name")
+
+
+def _films(request: Request) -> dict[str, Any]:
+    """Return the bytes of each view; a part without a file name is a file input left empty."""
+    films: dict[str, Any] = dict.fromkeys(VIEWS)
+    for name, parts in request.files.lists():
+        chosen = [part for part in parts if part.filename]
+        if name not in VIEWS or len(chosen) > 1:
+            raise RequestError(
+                f"{name}: expected one file 'frontal' and one 'lateral', got {len(parts)} {name!r}"
+            )
+        if chosen:
+            films[name] = chosen[0].read()
+    if not any(film is not None for film in films.values()):
+        raise RequestError("expected a file 'frontal', 'lateral' or both, got neither")
+    return films

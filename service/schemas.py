@@ -1,0 +1,212 @@
+"""The shapes of requests and answers, as the OpenAPI document shows them, and how our values become them.
+
+Pure: no request object, no index and no encoder is touched here.
+"""
+
+import json
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Base64Bytes, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+
+from index.retriever import Answer, Hit
+from index.studies import Study
+from service.limits import MAX_HITS
+
+Plain = str | int | float | bool | None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, or holding NaN, Infinity or half of a surrogate pair.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _parse_filter(value: Any) -> Any:
+    """A form and a URL carry the filter as text, a JSON body carries it as an object."""
+    try:
+        parsed = parse_json(value) if isinstance(value, str) else value
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected a filter in JSON, got {error}") from None
+    return parsed
+
+
+Filter = Annotated[dict[str, Any], BeforeValidator(_parse_filter)]
+StudyId = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SearchOptions(_Request):
+    """How to search, whatever the query is."""
+
+    k: int = Field(10, ge=1, le=MAX_HITS, description="number of hits")
+    filter: Filter | None = Field(
+        None,
+        description='e.g. {"must": [{"key": "sex", "match": {"value": "Female"}}]}; as JSON text in a form',
+    )
+    exclude_same_patient: bool = Field(True, description="leave out studies of the query's own patient")
+    group_by: Literal["patient"] | None = Field(None, description="one hit a patient, the most similar")
+    min_similarity: FiniteFloat | None = Field(None, ge=-1, le=1, description="cosine")
+    exact: bool = Field(False, description="scan every row instead of an approximate index")
+
+
+class FilmOptions(SearchOptions):
+    """How to search with films or a vector, whose patient only the caller knows."""
+
+    patient_id: StudyId | None = Field(None, description="the query's own patient, to leave out")
+
+
+class Films(_Request):
+    """One study as base64, with at least one view."""
+
+    frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+
+    @model_validator(mode="after")
+    def _one_view(self) -> Self:
+        if self.frontal is None and self.lateral is None:
+            raise ValueError("expected 'frontal', 'lateral' or both, got neither")
+        return self
+
+
+class Search(FilmOptions):
+    """A search by exactly one of: a stored study, a vector, films."""
+
+    study_id: StudyId | None = None
+    embedding: list[FiniteFloat] | None = Field(None, min_length=1, description="unit vector of the encoder")
+    frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        films = self.frontal is not None or self.lateral is not None
+        given = [self.study_id is not None, self.embedding is not None, films]
+        if sum(given) != 1:
+            raise ValueError(
+                f"expected exactly one query (study_id, embedding, or frontal and lateral), got {sum(given)}"
+            )
+        if self.study_id is not None and self.patient_id is not None:
+            raise ValueError(
+                "expected patient_id with films or an embedding; a stored study knows its patient"
+            )
+        return self
+
+
+class StudyPath(BaseModel):
+    """The slash of a study id may stand as it is or as %2F."""
+
+    study_id: StudyId
+
+
+class ImageQuery(_Request):
+    """Which film of a study."""
+
+    view: Literal["frontal", "lateral"] = "frontal"
+
+
+class StudyAnswer(BaseModel):
+    """One stored study."""
+
+    study_id: str
+    patient_id: str
+    views: list[str]
+    projection: str | None
+    age: float | None
+    sex: str | None
+    split: str | None
+    findings: dict[str, int | None] = Field(
+        description="1 present, 0 absent, -1 uncertain, null not mentioned"
+    )
+    extra: dict[str, Plain]
+
+
+class HitAnswer(StudyAnswer):
+    """One similar study."""
+
+    rank: int
+    similarity: float = Field(description="cosine, higher is nearer")
+
+
+class SearchAnswer(BaseModel):
+    """The similar studies, most similar first."""
+
+    hits: list[HitAnswer]
+    matched_total: int = Field(description="studies that passed the filter and the exclusions")
+    exact: bool
+    fingerprint: str
+    took_ms: float
+
+
+class EmbeddingAnswer(BaseModel):
+    """The vector of the films: health data, for it can identify a patient."""
+
+    embedding: list[float]
+    fingerprint: str
+    embedding_dim: int
+
+
+class ErrorDetail(BaseModel):
+    """What was refused and why."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorBody(BaseModel):
+    """The one body of every refusal."""
+
+    error: ErrorDetail
+
+
+def _plain(value: Any) -> Plain:
+    """JSON knows no NaN and no dates."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def study_answer(study: Study) -> dict[str, Any]:
+    """Return a study as JSON holds it; its paths stay here."""
+    return {
+        "study_id": study.study_id,
+        "patient_id": study.patient_id,
+        "views": list(study.views),
+        "projection": study.projection,
+        "age": _plain(study.age),
+        "sex": study.sex,
+        "split": study.split,
+        "findings": dict(study.findings),
+        "extra": {name: _plain(value) for name, value in study.extra.items()},
+    }
+
+
+def hit_answer(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON holds it."""
+    return {"rank": hit.rank, "similarity": hit.similarity, **study_answer(hit.study)}
+
+
+def search_answer(answer: Answer, fingerprint: str, seconds: float) -> dict[str, Any]:
+    """Return a whole answer as JSON holds it."""
+    return {
+        "hits": [hit_answer(hit) for hit in answer.hits],
+        "matched_total": answer.matched_total,
+        "exact": answer.exact,
+        "fingerprint": fingerprint,
+        "took_ms": round(1000 * seconds, 2),
+    }

@@ -1,0 +1,45 @@
+"""The routes that turn films into vectors and vectors into similar cases.
+
+They hold no rule of their own: parse, ask the finder, serialise.
+"""
+
+import time
+from typing import Any
+
+from flask import request
+from flask_openapi3 import APIBlueprint
+
+from service.finder import current
+from service.openapi import SEARCH, film_body, refusals
+from service.parsing import parse_films, parse_search
+from service.schemas import EmbeddingAnswer, FilmOptions, Films, Search, SearchAnswer, search_answer
+
+api = APIBlueprint(
+    "search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 500, 503)
+)
+
+
+@api.post(
+    "/v1/search",
+    responses={200: SearchAnswer, **refusals(404)},
+    openapi_extensions=film_body(FilmOptions, Search),
+)
+def search() -> dict[str, Any]:
+    """Similar cases of one or two films, of an embedding, or of a stored study"""
+    started = time.perf_counter()
+    finder = current()
+    answer = finder.find(parse_search(request))
+    return search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
+
+
+@api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))
+def embeddings() -> dict[str, Any]:
+    """The unit vector of one or two films; it can identify a patient, so treat it as health data"""
+    finder = current()
+    films = parse_films(request)
+    vector = finder.embed(films.frontal, films.lateral)
+    return {
+        "embedding": vector.tolist(),
+        "fingerprint": finder.embedder.fingerprint,
+        "embedding_dim": finder.embedder.embedding_dim,
+    }

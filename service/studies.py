@@ -1,0 +1,51 @@
+"""The routes of one stored study: what is known of it, its films, its similar cases.
+
+A study's paths are looked up here and never answered.
+"""
+
+import time
+from typing import Any
+
+from flask import Response
+from flask_openapi3 import APIBlueprint
+
+from service.films import film_path, film_response
+from service.finder import current
+from service.openapi import STUDIES, content, refusals
+from service.schemas import (
+    ImageQuery,
+    SearchAnswer,
+    SearchOptions,
+    StudyAnswer,
+    StudyPath,
+    search_answer,
+    study_answer,
+)
+
+api = APIBlueprint("studies", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 500, 503))
+
+
+@api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})
+def study(path: StudyPath) -> dict[str, Any]:
+    """What is known of a study"""
+    return study_answer(current().retriever.study(path.study_id))
+
+
+@api.get(
+    "/v1/studies/<path:study_id>/image",
+    responses={200: content("image/jpeg", "image/png"), 304: {"description": "unchanged"}, **refusals(422)},
+)
+def image(path: StudyPath, query: ImageQuery) -> Response:
+    """One film of a study: JPEG and 8-bit PNG as stored, DICOM and 16-bit PNG as 8-bit PNG"""
+    finder = current()
+    film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
+    return film_response(film, query.view)
+
+
+@api.get("/v1/studies/<path:study_id>/similar", responses={200: SearchAnswer})
+def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
+    """Similar cases of a stored study; its own patient's are left out unless asked for"""
+    started = time.perf_counter()
+    finder = current()
+    answer = finder.similar(path.study_id, query)
+    return search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)

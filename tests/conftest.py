@@ -1,0 +1,99 @@
+"""Fixtures from small to large; every random number comes from `rng`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from encoder.embedder import Embedder
+from encoder.model import DualEfficientNetEncoder, EncoderConfig
+from encoder.preprocess import Preprocessing
+from index.collection import Collection
+from index.retriever import Retriever
+from index.studies import FINDINGS, studies_schema
+from index.vector_index import VectorIndex
+from index.vectors import Embeddings
+
+DIM = 16
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real films, beside the project or at $PRECEDENT_DATA."""
+    folder = Path(os.environ.get("PRECEDENT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real films at {folder}; set PRECEDENT_DATA to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_weights(shared_data: Path) -> Path:
+    """Return the ImageNet weights of tf_efficientnetv2_b0 beside the real films."""
+    path = shared_data.parent / "weights" / "tf_efficientnetv2_b0_imagenet.safetensors"
+    if not path.is_file():
+        pytest.skip(f"no backbone weights at {path}")
+    return path
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return the test's own source of chance."""
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture
+def unit_vectors(rng: np.random.Generator) -> Embeddings:
+    """Return 200 unit vectors of 16 dimensions."""
+    values = rng.normal(size=(200, DIM)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder() -> DualEfficientNetEncoder:
+    """Return a dual encoder over timm's smallest EfficientNet, random weights, in evaluation mode."""
+    torch.manual_seed(0)
+    return DualEfficientNetEncoder(EncoderConfig(backbone="test_efficientnet", embedding_dim=256)).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_embedder(tiny_encoder: DualEfficientNetEncoder) -> Embedder:
+    """Return the NumPy face of `tiny_encoder` at 64 pixels."""
+    return Embedder(tiny_encoder, Preprocessing(size=64), device="cpu")
+
+
+@pytest.fixture
+def studies(rng: np.random.Generator) -> pa.Table:
+    """Return 200 studies of 80 patients, with labels of every kind and an extra column."""
+    patients = rng.integers(80, size=200)
+    rows = [
+        {
+            "study_id": f"patient{patient:05d}/study{number}",
+            "patient_id": f"patient{patient:05d}",
+            "frontal_path": f"train/{number}.jpg",
+            "lateral_path": f"train/{number}l.jpg" if number % 3 else None,
+            "other_paths": [],
+            "projection": ["AP", "PA", None][number % 3],
+            "sex": ["Female", "Male", "Unknown"][int(rng.integers(3))],
+            "age": None if number % 10 == 0 else float(rng.integers(1, 90)),
+            "split": "train",
+            "Etiology": ["virus", "bacteria", None][int(rng.integers(3))],
+            **{name: [1, 0, -1, None][int(rng.integers(4))] for name in FINDINGS},
+        }
+        for number, patient in enumerate(patients)
+    ]
+    return pa.Table.from_pylist(rows, studies_schema([pa.field("Etiology", pa.string())]))
+
+
+@pytest.fixture
+def retriever(studies: pa.Table, unit_vectors: Embeddings) -> Retriever:
+    """Return an exact retriever over `studies` and `unit_vectors`, row for row."""
+    return retriever_of(studies, unit_vectors)
+
+
+def retriever_of(studies: pa.Table, vectors: Embeddings, kind: str = "flat") -> Retriever:
+    """Return a retriever that was never on disk."""
+    manifest = {"fingerprint": "f" * 64, "rows": len(vectors), "kind": kind, "image_root": None}
+    return Retriever(Collection(manifest, studies, VectorIndex.build(vectors, kind)))

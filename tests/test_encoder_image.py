@@ -1,0 +1,147 @@
+"""Films that are read, films that are refused, and bytes that are neither."""
+
+import random
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from film_files import RAMP, dicom, is_film_or_refused, mutated, picture
+from PIL import Image as Pillow
+
+from encoder.errors import ImageError, NotAnImage
+from encoder.image import read_image
+
+
+def bomb(width: int, height: int) -> bytes:
+    ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(ihdr))
+    return b"\x89PNG\r\n\x1a\n\x00\x00\x00\r" + ihdr + crc + b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
+
+
+def test_an_8_bit_png_is_divided_by_255() -> None:
+    grey = (RAMP / 60).astype(np.uint8)
+
+    film = read_image(picture(grey))
+
+    assert film.dtype == np.float32
+    np.testing.assert_array_equal(film, grey / np.float32(255))
+
+
+def test_a_16_bit_png_is_stretched_because_its_depth_is_unknown() -> None:
+    film = read_image(picture(RAMP + 100))
+
+    assert (film.min(), film.max()) == (0, 1)
+    np.testing.assert_allclose(film, RAMP / 3780, atol=1e-6)
+
+
+def test_a_grey_film_stored_as_rgb_reads_as_the_grey_one() -> None:
+    grey = Pillow.fromarray((RAMP / 60).astype(np.uint8) * 3)
+
+    np.testing.assert_array_equal(read_image(picture(grey.convert("RGB"))), read_image(picture(grey)))
+    np.testing.assert_array_equal(read_image(picture(grey.convert("P"))), read_image(picture(grey)))
+
+
+def test_transparent_parts_are_black() -> None:
+    film = Pillow.new("LA", (64, 48), (200, 255))
+    film.paste((200, 0), (0, 0, 32, 48))
+
+    image = read_image(picture(film))
+
+    assert image[0, 0] == 0
+    assert image[0, 63] == pytest.approx(200 / 255)
+
+
+def test_metadata_of_a_jpeg_neither_turns_nor_spoils_the_film() -> None:
+    grey = (RAMP / 60).astype(np.uint8)
+
+    turned = picture(grey, "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff broken")
+
+    np.testing.assert_array_equal(read_image(turned), read_image(picture(grey, "JPEG")))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (picture(Pillow.new("RGB", (64, 64), (200, 30, 30))), "colour picture"),
+        (picture(Pillow.new("CMYK", (64, 64)), "JPEG"), "mode 'CMYK'"),
+        (picture(Pillow.new("1", (64, 64))), "mode '1'"),
+        (picture(Pillow.new("L", (64, 64), 7)), "one value everywhere"),
+        (picture(RAMP[:20]), "at least 32 pixels"),
+        (picture(np.tile(RAMP, (1, 7))), "within 8 to 1"),
+        (picture(RAMP)[:-40], "truncated"),
+        (picture(RAMP.astype(np.uint8), "JPEG")[:-40], "truncated|damaged"),
+        (
+            picture(Pillow.new("L", (64, 64)), save_all=True, append_images=[Pillow.new("L", (64, 64), 9)]),
+            "animated",
+        ),
+    ],
+)
+def test_an_unusable_picture_is_refused_with_its_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        read_image(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"%PDF-1.7", b"\x00" * 500])
+def test_bytes_of_no_known_kind_are_not_an_image(data: bytes) -> None:
+    with pytest.raises(NotAnImage, match="'upload': expected a JPEG, PNG or DICOM"):
+        read_image(data)
+
+
+def test_an_error_names_the_file_or_the_given_name(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"missing\.png'.*got nothing at this path"):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="got a folder"):
+        read_image(tmp_path)
+    with pytest.raises(ImageError, match="'frontal': "):
+        read_image(b"?", name="frontal")
+
+
+def test_the_pixel_limit_is_inclusive_and_can_be_set() -> None:
+    data = picture(RAMP)
+
+    assert read_image(data, max_pixels=RAMP.size).shape == RAMP.shape
+    with pytest.raises(ImageError, match="expected at most 3071 pixels, got 64 x 48"):
+        read_image(data, max_pixels=RAMP.size - 1)
+
+
+def many_scans() -> bytes:
+    film = picture(Pillow.effect_noise((64, 64), 50), "JPEG", progressive=True)
+    return film[:-2] + film[film.rindex(b"\xff\xda") : -2] * 300 + film[-2:]
+
+
+def wide_jpeg() -> bytes:
+    film = bytearray(picture(RAMP.astype(np.uint8), "JPEG"))
+    start = film.index(b"\xff\xc0")
+    film[start + 5 : start + 9] = b"\xff\xff\xff\xff"
+    return bytes(film)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (bomb(50_000, 50_000), "50000 x 50000"),
+        (wide_jpeg(), "65535 x 65535"),
+        (many_scans(), "few scans"),
+        (dicom(NumberOfFrames=1_000_000), "NumberOfFrames 1, got 1000000"),
+        (dicom(Rows=65_535, Columns=65_535), "65535 x 65535"),
+    ],
+)
+def test_a_bomb_is_refused_from_its_header(data: bytes, reason: str) -> None:
+    started = time.perf_counter()
+
+    with pytest.raises(ImageError, match=reason):
+        read_image(data)
+
+    assert time.perf_counter() - started < 0.5  # 0.05 s on an idle machine
+
+
+def test_mutated_files_are_films_or_are_refused() -> None:
+    source = random.Random(2)
+    grey = Pillow.fromarray((RAMP / 60).astype(np.uint8))
+    seeds = [picture(grey), picture(grey, "JPEG"), picture(grey.convert("RGB"), "JPEG", progressive=True)]
+    seeds += [picture(RAMP), dicom(), dicom(WindowCenter=900, WindowWidth=600)]
+
+    assert all(is_film_or_refused(mutated(seeds[i % len(seeds)], source)) for i in range(240))

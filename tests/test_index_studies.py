@@ -1,0 +1,175 @@
+"""The table of studies: what it refuses, and that Parquet gives back what was saved."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from index.errors import ArtefactError, StudiesError
+from index.studies import (
+    CORE_COLUMNS,
+    FINDINGS,
+    Study,
+    as_studies,
+    load_studies,
+    save_studies,
+    studies_schema,
+)
+
+EXTRA = [
+    pa.field("Etiology", pa.string()),
+    pa.field("Follow-up #", pa.int64()),
+    pa.field("Spacing", pa.float64()),
+]
+text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+path = st.from_regex(r"[a-z0-9]{1,5}/[a-z0-9]{1,5}\.jpg", fullmatch=True)
+row = st.fixed_dictionaries(
+    {
+        "patient_id": text,
+        "frontal_path": path,
+        "lateral_path": st.none() | path,
+        "other_paths": st.lists(path, max_size=2),
+        "projection": st.none() | text,
+        "sex": st.none() | text,
+        "age": st.none() | st.floats(0, 120, width=32),
+        "split": st.none() | text,
+        **{name: st.sampled_from([1, 0, -1, None]) for name in FINDINGS},
+        "Etiology": st.none() | text,
+        "Follow-up #": st.none() | st.integers(-(2**63), 2**63 - 1),
+        "Spacing": st.none() | st.floats(allow_nan=False),
+    }
+)
+
+
+def a_row(**changes: object) -> dict[str, object]:
+    blank = dict.fromkeys((*CORE_COLUMNS, *FINDINGS))
+    return (
+        blank
+        | {"study_id": "p1/s1", "patient_id": "p1", "frontal_path": "a.jpg", "other_paths": []}
+        | changes
+    )
+
+
+def a_table(*rows: dict[str, object]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=studies_schema())
+
+
+@given(st.lists(row, max_size=5))
+def test_parquet_gives_back_what_was_saved_nulls_included(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    numbered = [{"study_id": f"s{number}", **one} for number, one in enumerate(rows)]
+    table = pa.Table.from_pylist(numbered, schema=studies_schema(EXTRA))
+    file = tmp_path_factory.mktemp("studies") / "studies.parquet"
+
+    save_studies(table, file)
+
+    assert load_studies(file).equals(table)
+    assert load_studies(file).to_pylist() == table.to_pylist()
+
+
+def test_a_study_knows_its_views_findings_and_extra_columns() -> None:
+    row = a_row(
+        lateral_path="b.jpg",
+        other_paths=["c.jpg"],
+        age=float("nan"),
+        Edema=-1,
+        Etiology="virus",
+        embedding=[1.0],
+    )
+
+    study = Study.from_row(row)
+
+    assert study.views == ("frontal", "lateral")
+    assert study.other_paths == ("c.jpg",)
+    assert study.age is None
+    assert study.findings["Edema"] == -1
+    assert list(study.findings) == list(FINDINGS)
+    assert study.extra == {"Etiology": "virus"}
+
+
+def test_a_study_with_a_lateral_alone_has_one_view() -> None:
+    assert Study.from_row(a_row(frontal_path=None, lateral_path="b.jpg")).views == ("lateral",)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([a_row(), a_row()], "each study_id once, got 'p1/s1'"),
+        ([a_row(study_id="")], "a study_id in every row, got a blank at row 0"),
+        (
+            [a_row(), a_row(study_id="p1/s2", patient_id=None)],
+            "a patient_id in every row, got a blank at row 1",
+        ),
+        ([a_row(Edema=2)], "Edema: expected a label of 1, 0, -1 or blank, got 2"),
+        ([a_row(Edema=-128)], "got -128"),
+        ([a_row(frontal_path=None)], "p1/s1: expected a frontal or a lateral path, got neither"),
+        ([a_row(frontal_path="/etc/passwd")], "below the image root, got '/etc/passwd'"),
+        ([a_row(other_paths=["a/../../b.jpg"])], "below the image root"),
+    ],
+)
+def test_a_row_that_breaks_a_rule_is_refused(rows: list[dict[str, object]], said: str) -> None:
+    with pytest.raises(StudiesError, match=said):
+        as_studies(a_table(*rows))
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(StudiesError, match=r"none called sex, Edema"):
+        as_studies(a_table(a_row()).drop_columns(["Edema", "sex"]))
+
+
+@pytest.mark.parametrize("name", ["sex", "Edema", "embedding", "views"])
+def test_an_extra_column_may_not_take_one_of_our_names(name: str) -> None:
+    with pytest.raises(StudiesError, match=f"other names, got '{name}'"):
+        studies_schema([pa.field(name, pa.string())])
+
+
+def test_an_extra_column_is_text_or_a_number() -> None:
+    with pytest.raises(StudiesError, match="expected text or a number, got bool"):
+        as_studies(a_table(a_row()).append_column("urgent", pa.array([True])))
+
+
+def test_columns_come_in_our_order_and_types() -> None:
+    shuffled = a_table(a_row(Edema=1, age=40.0))
+    shuffled = shuffled.select(shuffled.column_names[::-1]).set_column(0, "Support Devices", pa.array([1.0]))
+
+    assert as_studies(shuffled).schema.equals(studies_schema())
+
+
+def test_a_fractional_label_is_refused() -> None:
+    table = a_table(a_row()).drop_columns(["Edema"]).append_column("Edema", pa.array([0.5]))
+
+    with pytest.raises(StudiesError, match="expected the types of a studies table"):
+        as_studies(table)
+
+
+def test_a_failed_save_leaves_the_old_table(tmp_path: Path) -> None:
+    file = tmp_path / "studies.parquet"
+    save_studies(a_table(a_row()), file)
+    before = file.read_bytes()
+
+    with pytest.raises(StudiesError):
+        save_studies(a_table(a_row(), a_row()), file)
+
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_missing_truncated_or_foreign_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "studies.parquet"
+    with pytest.raises(ArtefactError, match="got none; run: precedent import"):
+        load_studies(file)
+    save_studies(a_table(a_row()), file)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ArtefactError, match="import it again"):
+        load_studies(file)
+
+
+def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "studies.parquet"
+    pa.parquet.write_table(a_table(a_row()).replace_schema_metadata(None), file)
+
+    with pytest.raises(ArtefactError, match="expected studies of version 1, got none"):
+        load_studies(file)

@@ -1,0 +1,196 @@
+"""Every refusal is the one body, with a sentence that helps and nothing of the server in it."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from service_world import FakeEmbedder, build_client, build_retriever, film
+
+from index.errors import ArtefactError
+from service.app import create_app
+
+
+@pytest.fixture(scope="module")
+def client() -> FlaskClient:
+    return build_client(body_bytes=100_000, form_bytes=2_000)
+
+
+def refused(response: Any, status: int, code: str) -> str:
+    assert (response.status_code, response.mimetype) == (status, "application/json"), response.data
+    body = response.get_json()
+    assert list(body) == ["error"]
+    assert set(body["error"]) == {"code", "message", "request_id"}
+    assert body["error"]["code"] == code
+    assert body["error"]["request_id"] == response.headers["X-Request-Id"] != ""
+    return str(body["error"]["message"])
+
+
+BODIES = {
+    "no json": ("{", 400, "bad_request", "expected a JSON object"),
+    "a list": ("[]", 400, "bad_request", "expected a JSON object, got list of length 0"),
+    "nothing asked": ("{}", 400, "bad_request", "exactly one query"),
+    "two queries": ('{"study_id": "a", "embedding": [1, 0]}', 400, "bad_request", "got 2"),
+    "k too large": (
+        '{"study_id": "a", "k": 5000}',
+        400,
+        "bad_request",
+        "k: expected less than or equal to 1000",
+    ),
+    "k a word": ('{"study_id": "a", "k": "ten"}', 400, "bad_request", "got 'ten'"),
+    "unknown field": ('{"study_id": "a", "url": "http://x"}', 400, "bad_request", "url: expected a field"),
+    "not a number": ('{"embedding": [NaN, 1]}', 400, "bad_request", "NaN is not JSON"),
+    "half a surrogate": ('{"study_id": "\\ud800"}', 400, "bad_request", "study_id"),
+    "deep nesting": ("[" * 90_000, 400, "bad_request", "deeply"),
+    "long body": ("[" * 200_000, 413, "request_entity_too_large", ""),
+    "nested filter": (
+        '{"study_id": "a", "filter": ' + "[" * 9000 + "]" * 9000 + "}",
+        400,
+        "bad_request",
+        "deeply",
+    ),
+    "wrong dim": ('{"embedding": [1, 0, 0]}', 422, "embedding_not_usable", "another encoder"),
+    "wrong norm": ('{"embedding": [3, 4]}', 422, "embedding_not_usable", "unit norm"),
+    "unknown column": (
+        '{"embedding": [1, 0], "filter": {"must": [{"key": "wealth", "match": {"value": 1}}]}}',
+        400,
+        "bad_filter",
+        "patient_id",
+    ),
+    "bad grammar": ('{"embedding": [1, 0], "filter": {"nor": []}}', 400, "bad_filter", "must_not"),
+    "unknown study": ('{"study_id": "patient9/study9"}', 404, "study_not_found", "patient9/study9"),
+    "bad base64": ('{"frontal": "abc"}', 400, "bad_request", "frontal"),
+    "text as film": ('{"lateral": "aGVsbG8="}', 415, "not_an_image", "'lateral'"),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_a_bad_body_is_refused_in_one_sentence(client: FlaskClient, case: str) -> None:
+    text, status, code, words = BODIES[case]
+    response = client.post("/v1/search", data=text, content_type="application/json")
+
+    assert words in refused(response, status, code)
+
+
+FORMS: dict[str, tuple[dict[str, Any], int, str, str]] = {
+    "no film": ({"k": "3"}, 400, "bad_request", "got neither"),
+    "text for a film": ({"frontal": "abc"}, 400, "bad_request", "expected a file part"),
+    "unknown part": ({"front": (io.BytesIO(b"x"), "a.png")}, 400, "bad_request", "'front'"),
+    "filter not json": ({"filter": "sex=Male"}, 400, "bad_request", "expected a filter in JSON"),
+    "tiny film": ({"frontal": (io.BytesIO(film(0, 8)), "a.png")}, 422, "image_not_usable", "32 pixels"),
+    "empty file": ({"frontal": (io.BytesIO(b""), "a.png")}, 415, "not_an_image", "0 bytes"),
+    "long field": ({"filter": "x" * 3000}, 413, "request_entity_too_large", ""),
+    "long body": ({"frontal": (io.BytesIO(b"x" * 200_000), "a.png")}, 413, "request_entity_too_large", ""),
+}
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_a_bad_form_is_refused_in_one_sentence(client: FlaskClient, case: str) -> None:
+    form, status, code, words = FORMS[case]
+    response = client.post("/v1/search", data=form, content_type="multipart/form-data")
+
+    assert words in refused(response, status, code)
+
+
+def test_two_films_of_one_view_are_refused(client: FlaskClient) -> None:
+    twice = [(io.BytesIO(film(0)), "a.png"), (io.BytesIO(film(9)), "b.png")]
+
+    assert "one file" in refused(client.post("/v1/search", data={"frontal": twice}), 400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1//studies", 404, "not_found"),
+        ("DELETE", "/v1/search", 405, "method_not_allowed"),
+        ("POST", "/v1/search", 415, "unsupported_media_type"),
+        ("GET", "/v1/studies/none", 404, "study_not_found"),
+        ("GET", "/v1/studies/none/similar?k=0", 400, "bad_request"),
+        ("GET", "/v1/studies/none/similar?q=1", 400, "bad_request"),
+        ("GET", "/v1/studies/none/image?view=top", 400, "bad_request"),
+    ],
+)
+def test_a_wrong_address_is_refused(
+    client: FlaskClient, method: str, path: str, status: int, code: str
+) -> None:
+    refused(client.open(path, method=method), status, code)
+
+
+def test_a_wrong_method_is_told_the_right_one(client: FlaskClient) -> None:
+    assert "POST" in client.get("/v1/search").headers["Allow"]
+
+
+def test_a_foreign_host_name_is_refused(client: FlaskClient) -> None:
+    refused(client.get("/info", headers={"Host": "evil.example"}), 400, "bad_request")
+
+
+class _Broken(FakeEmbedder):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Any:
+        if frontal or lateral:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ZeroDivisionError("in /srv/secret/weights"), 500, "internal_error"),
+        (ArtefactError("/srv/secret/index has changed"), 503, "not_ready"),
+    ],
+)
+def test_a_fault_is_logged_and_its_words_do_not_leave(
+    error: Exception, status: int, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = create_app(build_retriever(), _Broken(error), None).test_client()
+    response = broken.post("/v1/embeddings", data={"frontal": (io.BytesIO(film(0)), "a.png")})
+
+    assert "secret" not in refused(response, status, code)
+    assert "secret" in caplog.text
+    assert response.headers["X-Request-Id"] in caplog.text
+
+
+def test_readiness_says_when_the_work_cannot_be_done(caplog: pytest.LogCaptureFixture) -> None:
+    broken = create_app(
+        build_retriever(), _Broken(RuntimeError("/srv/secret out of memory")), None
+    ).test_client()
+
+    assert "secret" not in refused(broken.get("/readyz"), 503, "not_ready")
+    assert broken.get("/healthz").status_code == 200
+    assert "out of memory" in caplog.text
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from(
+    ["k", "filter", "study_id", "embedding", "frontal", "group_by", "exact", "patient_id", "x"]
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.dictionaries(names, values, max_size=4))
+def test_any_json_is_answered_or_refused_in_the_one_shape(client: FlaskClient, body: dict[str, Any]) -> None:
+    response = client.post("/v1/search", data=json.dumps(body), content_type="application/json")
+
+    assert response.status_code < 500
+    if response.status_code != 200:
+        assert refused(response, response.status_code, response.get_json()["error"]["code"])
+
+
+def test_no_refusal_names_a_path_of_the_server(tmp_path: Path) -> None:
+    client = build_client(tmp_path)
+    asked = [
+        f"/v1/studies/{name}/image" for name in ("patient00003/study1", "../../etc/passwd", "%2e%2e%2fetc")
+    ]
+
+    for response in map(client.get, asked):
+        assert str(tmp_path) not in refused(response, 404, response.get_json()["error"]["code"])

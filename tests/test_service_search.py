@@ -1,0 +1,113 @@
+"""Searches and embeddings over HTTP, on four studies whose similarities are known by hand."""
+
+import base64
+import io
+import json
+
+import pytest
+from flask.testing import FlaskClient
+from service_world import FINGERPRINT, build_client, film
+
+FIRST = "patient00001/study1"
+
+
+@pytest.fixture
+def client() -> FlaskClient:
+    return build_client()
+
+
+def ids(answer: dict) -> list[str]:
+    return [hit["study_id"] for hit in answer["hits"]]
+
+
+def upload(**parts: object) -> dict:
+    films = {
+        name: (io.BytesIO(part), f"{name}.png") for name, part in parts.items() if isinstance(part, bytes)
+    }
+    return {"data": {**parts, **films}, "content_type": "multipart/form-data"}
+
+
+def test_an_uploaded_film_finds_the_nearest_studies_first(client: FlaskClient) -> None:
+    answer = client.post("/v1/search", **upload(frontal=film(0), k=2)).get_json()
+
+    assert ids(answer) == [FIRST, "patient00001/study2"]
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2]
+    assert answer["matched_total"] == 4
+    assert answer["fingerprint"] == FINGERPRINT
+    assert answer["exact"] is True
+
+
+def test_a_hit_tells_all_that_is_known_of_its_study_but_its_paths(client: FlaskClient) -> None:
+    answer = client.post(
+        "/v1/search", json={"embedding": [0.0, 1.0], "filter": {"must": []}, "k": 3}
+    ).get_json()
+
+    last, second = answer["hits"][0], answer["hits"][1]
+    assert last["similarity"] == pytest.approx(1, abs=1e-6)
+    assert (last["age"], last["sex"], last["projection"]) == (None, None, None)
+    assert second["views"] == ["frontal", "lateral"]
+    assert (second["findings"]["Pneumonia"], second["findings"]["Edema"]) == (1, -1)
+    assert second["findings"]["Cardiomegaly"] is None
+    assert second["extra"]["Etiology"] == "virus"
+    assert "path" not in json.dumps(answer)
+
+
+def test_a_stored_study_leaves_out_its_own_patient_unless_asked(client: FlaskClient) -> None:
+    other = client.post("/v1/search", json={"study_id": FIRST}).get_json()
+    own = client.post("/v1/search", json={"study_id": FIRST, "exclude_same_patient": False}).get_json()
+
+    assert ids(other) == ["patient00002/study1", "patient00003/study1"]
+    assert ids(own)[0] == "patient00001/study2"
+
+
+def test_films_leave_out_the_patient_they_are_said_to_be_of(client: FlaskClient) -> None:
+    named = upload(frontal=film(0), patient_id="patient00001")
+    kept = upload(frontal=film(0), patient_id="patient00001", exclude_same_patient="false")
+
+    assert ids(client.post("/v1/search", **named).get_json())[0] == "patient00002/study1"
+    assert ids(client.post("/v1/search", **kept).get_json())[0] == FIRST
+
+
+@pytest.mark.parametrize("form", ["multipart", "json", "query"])
+def test_a_filter_means_the_same_in_a_form_a_body_and_a_url(client: FlaskClient, form: str) -> None:
+    men = {"must": [{"key": "sex", "match": {"value": "Male"}}]}
+    if form == "multipart":
+        response = client.post("/v1/search", **upload(lateral=film(0), filter=json.dumps(men)))
+    elif form == "json":
+        response = client.post("/v1/search", json={"embedding": [1, 0], "filter": men})
+    else:
+        response = client.get(f"/v1/studies/{FIRST}/similar", query_string={"filter": json.dumps(men)})
+
+    assert ids(response.get_json()) == ["patient00002/study1"]
+    assert response.get_json()["matched_total"] == 1
+
+
+def test_one_hit_a_patient_and_a_least_similarity_are_kept(client: FlaskClient) -> None:
+    body = {"embedding": [1, 0], "group_by": "patient", "min_similarity": 0.5}
+
+    assert ids(client.post("/v1/search", json=body).get_json()) == [FIRST, "patient00002/study1"]
+
+
+def test_base64_and_multipart_give_the_same_embedding(client: FlaskClient) -> None:
+    parts = client.post("/v1/embeddings", **upload(frontal=film(40))).get_json()
+    body = {"frontal": base64.b64encode(film(40)).decode()}
+
+    assert client.post("/v1/embeddings", json=body).get_json() == parts
+    assert parts["embedding_dim"] == len(parts["embedding"]) == 2
+    assert parts["fingerprint"] == FINGERPRINT
+
+
+def test_an_embedding_searches_as_its_film_does(client: FlaskClient) -> None:
+    vector = client.post("/v1/embeddings", **upload(frontal=film(60))).get_json()["embedding"]
+    by_vector = client.post("/v1/search", json={"embedding": vector}).get_json()
+    by_film = client.post("/v1/search", **upload(frontal=film(60))).get_json()
+
+    assert by_vector["hits"] == by_film["hits"]
+
+
+def test_a_file_input_left_empty_counts_as_no_film(client: FlaskClient) -> None:
+    parts = {"frontal": (io.BytesIO(film(0)), "f.png"), "lateral": (io.BytesIO(b""), ""), "patient_id": ""}
+    response = client.post("/v1/search", data=parts)
+
+    assert response.status_code == 200
+    assert ids(response.get_json())[0] == FIRST

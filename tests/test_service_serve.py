@@ -1,0 +1,69 @@
+"""The real server in a process of its own: answers, refuses a bad address, stops cleanly."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from scripts.serve import bind, require_loopback
+
+RUN = """
+from scripts.serve import bind, serve
+from service_world import build_app
+serve(build_app(), bind("127.0.0.1", 0))
+"""
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", RUN],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=HERE.parent,
+        env={"PYTHONPATH": f"{HERE}:{HERE.parent}"},
+    )
+    with process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split()[-1]
+        process.kill()
+
+
+def test_the_server_answers_and_stops_cleanly_on_sigterm(server: tuple[subprocess.Popen[str], str]) -> None:
+    process, url = server
+    body = json.dumps({"study_id": "patient00001/study1"}).encode()
+    asked = urllib.request.Request(f"{url}/v1/search", body, {"Content-Type": "application/json"})
+
+    with urllib.request.urlopen(f"{url}/healthz", timeout=10) as health:
+        assert json.load(health) == {"status": "ok"}
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert json.load(answer)["hits"][0]["study_id"] == "patient00002/study1"
+    with urllib.request.urlopen(f"{url}/v1/studies/patient00001%2Fstudy1", timeout=10) as study:
+        assert json.load(study)["patient_id"] == "patient00001"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 0
+
+
+def test_a_port_in_use_is_told_in_one_line() -> None:
+    refused = pytest.raises(click.ClickException, match="choose another --port")
+    with socket.create_server(("127.0.0.1", 0)) as taken, refused:
+        bind("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::1", "example.org"])
+def test_an_address_others_can_reach_is_refused_with_a_remedy(host: str) -> None:
+    with pytest.raises(click.ClickException, match="reverse proxy"):
+        require_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
+def test_a_loopback_address_is_taken(host: str) -> None:
+    require_loopback(host)

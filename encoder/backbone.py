@@ -9,12 +9,13 @@ import importlib.util
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from encoder.errors import WeightsError
 
@@ -36,9 +37,7 @@ def _declare_missing_torchvision_operators() -> None:
             break
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(
-                f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
+            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
 _declare_missing_torchvision_operators()
@@ -46,7 +45,22 @@ _declare_missing_torchvision_operators()
 import timm  # noqa: E402  (only importable once the operators above are declared)
 
 
-def create_backbone(name: str, *, in_chans: int = 3, drop_path_rate: float = 0.0) -> nn.Module:
+class Backbone(Protocol):
+    """What every timm network without a classifier can do."""
+
+    num_features: int
+
+    def __call__(self, films: Tensor) -> Tensor:
+        """Return pooled features (B, F) of films (B, C, S, S)."""
+
+    def forward_features(self, films: Tensor) -> Tensor:
+        """Return the last feature map (B, F, h, w)."""
+
+    def forward_head(self, feature_map: Tensor) -> Tensor:
+        """Return the pooled features (B, F) of a feature map."""
+
+
+def create_backbone(name: str, *, in_chans: int = 3) -> nn.Module:
     """Return an untrained timm network without a classifier; it pools to `num_features` values an image.
 
     Raises:
@@ -55,8 +69,7 @@ def create_backbone(name: str, *, in_chans: int = 3, drop_path_rate: float = 0.0
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
         raise WeightsError(f"expected the name of a timm network, got {name!r}; close to it: {near}")
-    options = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
-    return timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans, **options)
+    return timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans)
 
 
 def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -91,7 +104,10 @@ def load_backbone_weights(backbone: nn.Module, name: str, weights: str, *, in_ch
 
 
 def _hub_weights(name: str, in_chans: int) -> dict[str, torch.Tensor]:
-    hub_id = timm.get_pretrained_cfg(name).hf_hub_id
+    published = timm.get_pretrained_cfg(name)
+    hub_id = published.hf_hub_id if published else None
+    if not hub_id:
+        raise WeightsError(f"timm publishes no ImageNet weights of {name!r}; give a file or --weights none")
     try:
         if try_to_load_from_cache(hub_id, "model.safetensors") is None:
             _touch_hub()

@@ -70,9 +70,7 @@ def load_encoder(path: Path) -> tuple[DualEfficientNetEncoder, Preprocessing]:
         encoder.load_state_dict(state)
         preprocessing = Preprocessing.from_json(metadata["preprocessing"])
     except (KeyError, TypeError, RuntimeError, EncoderError) as error:
-        raise CheckpointError(
-            f"{str(path)!r} has a configuration that does not fit its weights: {error}"
-        ) from error
+        raise CheckpointError(f"{str(path)!r} has a configuration that does not fit its weights: {error}") from error
     return encoder.eval(), preprocessing
 
 
@@ -87,9 +85,7 @@ def fingerprint_of(encoder: DualEfficientNetEncoder, preprocessing: Preprocessin
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         stored = value.detach().cpu()
-        digest.update(
-            (stored.float() if stored.is_floating_point() else stored).contiguous().numpy().tobytes()
-        )
+        digest.update((stored.float() if stored.is_floating_point() else stored).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -111,9 +111,7 @@ def read_dicom(data: bytes, check_size: Callable[[int, int], None]) -> npt.NDArr
         if isinstance(error, ImageError):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(
-            f"expected a whole DICOM radiograph, got a damaged or unusual one ({reason})"
-        ) from error
+        raise ImageError(f"expected a whole DICOM radiograph, got a damaged or unusual one ({reason})") from error
 
 
 def _transfer_syntax(data: bytes) -> UID:
@@ -133,9 +131,7 @@ def _transfer_syntax(data: bytes) -> UID:
             value = data[position : position + min(length, 64)].rstrip(b"\x00 ")
             return UID(value.decode("ascii", "replace"), validation_mode=pydicom.config.IGNORE)
         position += length
-    raise ImageError(
-        "expected a DICOM file that states its transfer syntax, got none; write it as DICOM Part 10"
-    )
+    raise ImageError("expected a DICOM file that states its transfer syntax, got none; write it as DICOM Part 10")
 
 
 def _read_header(data: bytes) -> pydicom.Dataset:
@@ -179,15 +175,11 @@ def _check_header(header: pydicom.Dataset) -> None:
         raise ImageError("expected PixelData, got a DICOM file without a picture")
 
 
-def _expect(
-    header: pydicom.Dataset, keyword: str, allowed: tuple[int, ...] | range, default: int | None = None
-) -> int:
+def _expect(header: pydicom.Dataset, keyword: str, allowed: tuple[int, ...] | range, default: int | None = None) -> int:
     value = header.get(keyword)
     value = default if value is None else value
     if not isinstance(value, int) or value not in allowed:
-        wanted = (
-            f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(str, allowed))
-        )
+        wanted = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(str, allowed))
         raise ImageError(f"expected {keyword} {wanted}, got {value}")
     return int(value)
 

@@ -3,6 +3,7 @@
 It knows codestreams and transfer syntaxes, and nothing of windows, polarity or files.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,7 @@ def decode_frame(frame: bytes, syntax: UID, rows: int, columns: int) -> npt.NDAr
         )
     pixels = _decode(frame, syntax)
     if pixels.shape != (rows, columns) or pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
-        raise ImageError(
-            f"expected pixels of shape ({rows}, {columns}), got {pixels.shape} of {pixels.dtype}"
-        )
+        raise ImageError(f"expected pixels of shape ({rows}, {columns}), got {pixels.shape} of {pixels.dtype}")
     return pixels
 
 
@@ -57,9 +56,7 @@ def _frame_header(frame: bytes, syntax: UID) -> PictureHeader:
     if syntax in _JPEG_2000:
         return parse_jpeg2000(frame)
     if not frame.startswith(JPEG_SIGNATURE):
-        raise ImageError(
-            f"expected a frame of {syntax.name!r}, got bytes that start with {frame[:4].hex(' ')}"
-        )
+        raise ImageError(f"expected a frame of {syntax.name!r}, got bytes that start with {frame[:4].hex(' ')}")
     header, _ = parse_jpeg(frame)
     if header.scans > 1 or header.progressive:
         raise ImageError(f"expected a frame of one scan, got {header.scans}")
@@ -70,6 +67,7 @@ def _decode(frame: bytes, syntax: UID) -> npt.NDArray[Any]:
     # Three native libraries that most callers, who read JPEG and PNG files, never need.
     import imagecodecs
 
+    decode: Callable[[bytes], npt.NDArray[Any]]
     if syntax in _JPEG_2000:
         decode = imagecodecs.jpeg2k_decode
     elif syntax in _JPEG_LS:

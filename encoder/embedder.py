@@ -37,9 +37,7 @@ class StudyFilms:
 class Embedder:
     """Embeds studies with one encoder on one device. Safe under threads: nothing in it changes after construction."""
 
-    def __init__(
-        self, encoder: DualEfficientNetEncoder, preprocessing: Preprocessing, *, device: str = "auto"
-    ) -> None:
+    def __init__(self, encoder: DualEfficientNetEncoder, preprocessing: Preprocessing, *, device: str = "auto") -> None:
         self.preprocessing = preprocessing
         self.device = torch.device(_available_device(device))
         self.encoder = encoder.eval().to(self.device)

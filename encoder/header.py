@@ -66,9 +66,7 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
 def _jpeg_segment(data: bytes, position: int) -> tuple[int, int]:
     """Return the marker at `position` and where its segment ends."""
     if position + 4 > len(data) or data[position] != 0xFF:
-        raise ImageError(
-            f"expected a JPEG marker at byte {position}, got the end or other bytes; it is damaged"
-        )
+        raise ImageError(f"expected a JPEG marker at byte {position}, got the end or other bytes; it is damaged")
     marker = data[position + 1]
     if marker == 0xFF:
         return marker, position + 1
@@ -81,13 +79,9 @@ def _jpeg_segment(data: bytes, position: int) -> tuple[int, int]:
     return marker, end
 
 
-def _frame_header(
-    data: bytes, position: int, end: int, *, progressive: bool
-) -> tuple[int, int, int, int, bool]:
+def _frame_header(data: bytes, position: int, end: int, *, progressive: bool) -> tuple[int, int, int, int, bool]:
     if end - position < 10:
-        raise ImageError(
-            "expected a JPEG frame header of at least 10 bytes, got a shorter one; it is damaged"
-        )
+        raise ImageError("expected a JPEG frame header of at least 10 bytes, got a shorter one; it is damaged")
     bits, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
     return width, height, bits, components, progressive
 

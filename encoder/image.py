@@ -89,9 +89,7 @@ def _read(data: bytes, max_pixels: int) -> Image:
         return _read_picture(data, parse_png, PngImageFile, max_pixels)
     if is_dicom(data):
         return read_dicom(data, lambda width, height: check_size(width, height, max_pixels))
-    raise NotAnImage(
-        f"expected a JPEG, PNG or DICOM (Part 10) file, got bytes that start with {data[:8].hex(' ')}"
-    )
+    raise NotAnImage(f"expected a JPEG, PNG or DICOM (Part 10) file, got bytes that start with {data[:8].hex(' ')}")
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -101,15 +99,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         ImageError: too many pixels, too small, or too long and thin to be a film.
     """
     if width * height > max_pixels:
-        raise ImageError(
-            f"expected at most {max_pixels} pixels, got {width} x {height}; reduce the film first"
-        )
+        raise ImageError(f"expected at most {max_pixels} pixels, got {width} x {height}; reduce the film first")
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"expected both sides of at least {MIN_SIDE} pixels, got {width} x {height}")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ImageError(
-            f"expected sides within {MAX_ASPECT} to 1, got {width} x {height}; crop the film first"
-        )
+        raise ImageError(f"expected sides within {MAX_ASPECT} to 1, got {width} x {height}; crop the film first")
 
 
 def _read_picture(
@@ -129,9 +123,7 @@ def _read_picture(
     except _DECODER_ERRORS as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(
-            f"expected a whole picture, got a damaged one ({error or type(error).__name__})"
-        ) from error
+        raise ImageError(f"expected a whole picture, got a damaged one ({error or type(error).__name__})") from error
     image: Image = np.divide(grey, np.float32(255 if grey.dtype == np.uint8 else 1), dtype=np.float32)
     return image
 
@@ -140,11 +132,7 @@ def _check_scans(header: PictureHeader, max_pixels: int) -> None:
     """Refuse a JPEG of so many scans, each a pass over all pixels, that it costs far more than its size."""
     if not header.progressive and header.scans <= 1:
         return
-    if (
-        header.scans * header.pixels > _PASSES * max_pixels
-        or 2 * header.pixels > max_pixels
-        or header.scans > 256
-    ):
+    if header.scans * header.pixels > _PASSES * max_pixels or 2 * header.pixels > max_pixels or header.scans > 256:
         raise ImageError(
             f"expected a JPEG of few scans, got {header.scans} over {header.width} x {header.height}; "
             "save it again as a baseline JPEG"
@@ -156,9 +144,7 @@ def _as_grey(picture: Pillow.Image) -> npt.NDArray[Any]:
     if picture.mode in ("I;16", "I;16B", "I"):
         return np.array(picture)
     if picture.mode not in ("L", "LA", "P", "PA", "RGB", "RGBA"):
-        raise ImageError(
-            f"expected a grey or RGB picture, got mode {picture.mode!r}; export it as 8-bit grey"
-        )
+        raise ImageError(f"expected a grey or RGB picture, got mode {picture.mode!r}; export it as 8-bit grey")
     if picture.mode.endswith("A") or "transparency" in picture.info:
         picture = _on_black(picture)
     if picture.mode == "P":

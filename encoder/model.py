@@ -4,12 +4,13 @@ Knows torch and backbones; knows nothing of files of films, studies or searches.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoder.backbone import create_backbone
+from encoder.backbone import Backbone, create_backbone
 from encoder.errors import EncoderError
 
 EMBEDDING_DIMS = (256, 384, 512)
@@ -59,7 +60,7 @@ class DualEfficientNetEncoder(nn.Module):
     @property
     def num_features(self) -> int:
         """Values that a backbone pools one film to."""
-        return int(self.backbones[0].num_features)
+        return self.backbone_of(0).num_features
 
     def forward(self, frontal: Tensor, lateral: Tensor | None = None) -> Tensor:
         """Return the embeddings (B, D), unit norm, of two (B, C, S, S) batches; one alone goes to both branches."""
@@ -79,9 +80,7 @@ class DualEfficientNetEncoder(nn.Module):
             return self._fuse_pooled(pooled[frontal_rows], pooled[lateral_rows])
         return self(films[frontal_rows], films[lateral_rows])
 
-    def get_individual_features(
-        self, frontal: Tensor, lateral: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def get_individual_features(self, frontal: Tensor, lateral: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the frontal branch's, the lateral branch's and the fused features, each (B, D); only the last unit."""
         first, second = self._extract(frontal, lateral)
         return first, second, self._fuse(first, second)
@@ -96,9 +95,9 @@ class DualEfficientNetEncoder(nn.Module):
             self.backbone_of(0).forward_head(frontal_map), self.backbone_of(1).forward_head(lateral_map)
         )
 
-    def backbone_of(self, branch: int) -> nn.Module:
+    def backbone_of(self, branch: int) -> Backbone:
         """Return the backbone of a branch; both branches have the same one when weights are shared."""
-        return self.backbones[0 if self.config.use_shared_weights else branch]
+        return cast(Backbone, self.backbones[0 if self.config.use_shared_weights else branch])
 
     def _extract(self, frontal: Tensor, lateral: Tensor | None) -> tuple[Tensor, Tensor]:
         first = self.backbone_of(0)(frontal)  # (B, F)

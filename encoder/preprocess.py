@@ -189,8 +189,6 @@ def _with_contrast(film: Array, contrast: Contrast) -> Array:
     if contrast == "none":
         return film
     grey = np.rint(film * np.float32(255)).astype(np.uint8)
-    if contrast == "clahe":
-        grey = cv2.createCLAHE(CLAHE_CLIP, CLAHE_TILES).apply(grey)
-    else:
-        grey = cv2.equalizeHist(grey)
+    clahe = cv2.createCLAHE(CLAHE_CLIP, CLAHE_TILES)
+    grey = clahe.apply(grey) if contrast == "clahe" else cv2.equalizeHist(grey)
     return np.asarray(grey, dtype=np.float32) / np.float32(255)

@@ -117,9 +117,7 @@ def _settle_prefix(films: pd.DataFrame, images: Path, check_images: bool) -> str
 def _drop_missing(films: pd.DataFrame, images: Path, notices: Notices) -> pd.DataFrame:
     root = str(images) + "/"
     there = np.fromiter((isfile(root + path) for path in films["path"]), dtype=bool, count=len(films))
-    notices.add(
-        "missing image", "images of the table are not under the images folder", films.loc[~there, "path"]
-    )
+    notices.add("missing image", "images of the table are not under the images folder", films.loc[~there, "path"])
     kept = films[there].reset_index(drop=True)
     gone = films.loc[~films["study_id"].isin(kept["study_id"]), "study_id"].unique()
     notices.add("study without image", "studies left out, not one of their images is there", gone)
@@ -131,9 +129,7 @@ def _drop_missing(films: pd.DataFrame, images: Path, notices: Notices) -> pd.Dat
 def _studies(films: pd.DataFrame, notices: Notices) -> pa.Table:
     """One row a study, in the order of first appearance."""
     films["code"] = pd.factorize(films["study_id"])[0]
-    ordered = films.sort_values(
-        ["code", "view", "number", "path"], ignore_index=True
-    )  # frontal before lateral
+    ordered = films.sort_values(["code", "view", "number", "path"], ignore_index=True)  # frontal before lateral
     leads = ordered.drop_duplicates("code").reset_index(drop=True)  # row n is the leading film of study n
     _note_differences(ordered, leads, notices)
     chosen = ~ordered.duplicated(["code", "view"]).to_numpy()

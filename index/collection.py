@@ -82,9 +82,7 @@ def load_collection(folder: Path) -> Collection:
     vectors = VectorIndex.load(paths["exact"], paths.get("approximate"), manifest["kind"])
     studies = pq.read_table(paths["studies"]).combine_chunks()
     if not len(vectors) == studies.num_rows == manifest["rows"]:
-        raise ArtefactError(
-            f"{str(folder)!r} holds {len(vectors)} vectors for {studies.num_rows} studies; {remedy}"
-        )
+        raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {studies.num_rows} studies; {remedy}")
     return Collection(manifest, studies, vectors)
 
 

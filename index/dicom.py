@@ -97,9 +97,7 @@ def import_dicom(
         StudiesError: no folder, no film in it, or a key that is too short.
     """
     if pseudonym_key is not None and len(pseudonym_key) < LEAST_KEY:
-        raise StudiesError(
-            f"expected a key of {LEAST_KEY} bytes or more, got {len(pseudonym_key)}; make another"
-        )
+        raise StudiesError(f"expected a key of {LEAST_KEY} bytes or more, got {len(pseudonym_key)}; make another")
     files = _files(folder)
     notices = Notices(strict)
     films = _sorted_out(folder, watch(files), notices)
@@ -159,9 +157,7 @@ def _reason_against(film: _Film, films: dict[str, _Film]) -> str:
 def _read_film(file: Path, path: str) -> _Film | None:
     """What the table needs of one header, or None where there is none to read."""
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # pydicom quotes a value that breaks its VR, in a warning and in its log
+        warnings.simplefilter("ignore")  # pydicom quotes a value that breaks its VR, in a warning and in its log
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
             return _film(header, path)

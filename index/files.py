@@ -48,13 +48,9 @@ def load_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtefactError(f"no {what} at {str(path)!r}; {remedy}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(
-            f"{str(path)!r} is no longer readable as the {what} ({error}); {remedy}"
-        ) from error
+        raise ArtefactError(f"{str(path)!r} is no longer readable as the {what} ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise ArtefactError(
-            f"expected a JSON object in {str(path)!r}, got {type(content).__name__}; {remedy}"
-        )
+        raise ArtefactError(f"expected a JSON object in {str(path)!r}, got {type(content).__name__}; {remedy}")
     return content
 
 
@@ -71,7 +67,8 @@ def require_unchanged(path: Path, sha256: str, remedy: str) -> None:
     found = sha256_of(path)
     if found != sha256:
         raise ArtefactError(
-            f"{str(path)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {found[:12]}); {remedy}"
+            f"{str(path)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {found[:12]}); "
+            f"{remedy}"
         )
 
 

@@ -56,9 +56,7 @@ def parse_where(words: Sequence[str], studies: pa.Schema) -> dict[str, Any]:
         key, sign, text = found["key"].strip(), found["sign"], found["value"].strip()
         field = _field(key, studies)
         if sign in _SIGNS:
-            where.setdefault("must", []).append(
-                {"key": key, "range": {_SIGNS[sign]: _parse_value(text, field)}}
-            )
+            where.setdefault("must", []).append({"key": key, "range": {_SIGNS[sign]: _parse_value(text, field)}})
         else:
             values = [_parse_value(part, field) for part in text.split("|")]
             clause = "must" if sign == "=" else "must_not"
@@ -128,9 +126,7 @@ def _list_match(column: pa.ChunkedArray, named: Sequence[Any], blank: bool) -> M
     """Return the rows whose list holds one of the values; an empty list counts as blank."""
     wanted = set(named)
     rows = column.to_pylist()
-    return np.fromiter(
-        (bool(wanted.intersection(row or ())) or (blank and not row) for row in rows), bool, len(rows)
-    )
+    return np.fromiter((bool(wanted.intersection(row or ())) or (blank and not row) for row in rows), bool, len(rows))
 
 
 def _range(key: str, bounds: Mapping[str, Any], studies: pa.Table) -> Mask:
@@ -171,9 +167,7 @@ def _fitting(number: int, field: pa.Field) -> int:
     try:
         return int(pa.scalar(number, field.type).as_py())
     except pa.ArrowInvalid as error:
-        raise FilterError(
-            f"{number} is out of range for column {field.name!r} of type {field.type}"
-        ) from error
+        raise FilterError(f"{number} is out of range for column {field.name!r} of type {field.type}") from error
 
 
 def _as_number(value: Any, key: str) -> float:

@@ -70,13 +70,9 @@ def finding_targets(table: pa.Table, findings: Sequence[str], policy: LabelPolic
     Raises:
         StudiesError: no such column, or a label other than 1, 0, -1 or blank (NaN included).
     """
-    unknown = [
-        name for name in (*findings, *policy.per_label) if name not in {*table.column_names, *FINDINGS}
-    ]
+    unknown = [name for name in (*findings, *policy.per_label) if name not in {*table.column_names, *FINDINGS}]
     if unknown:
-        raise StudiesError(
-            f"expected findings of this table, got {', '.join(map(repr, unknown))}; {_known(table)}"
-        )
+        raise StudiesError(f"expected findings of this table, got {', '.join(map(repr, unknown))}; {_known(table)}")
     columns = [_target(name, table, policy) for name in findings]
     return np.stack(columns, axis=1) if columns else np.empty((table.num_rows, 0), np.float32)
 

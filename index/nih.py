@@ -101,15 +101,10 @@ def _films(offered: pd.DataFrame, notices: Notices) -> pd.DataFrame:
 def _find_images(films: pd.DataFrame, images: Path, notices: Notices) -> pd.DataFrame:
     places = _places(images)
     stems = films["Image Index"].str.rsplit(".", n=1).str[0]
-    found = [
-        places.get(name) or places.get(stem) or []
-        for name, stem in zip(films["Image Index"], stems, strict=True)
-    ]
+    found = [places.get(name) or places.get(stem) or [] for name, stem in zip(films["Image Index"], stems, strict=True)]
     films["path"] = [paths[0] if paths else "" for paths in found]
     several = [len(paths) > 1 for paths in found]
-    notices.add(
-        "several images", "images that are there more than once, the first taken", films["path"][several]
-    )
+    notices.add("several images", "images that are there more than once, the first taken", films["path"][several])
     there = films["path"].ne("")
     notices.add(
         "missing image",

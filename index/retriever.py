@@ -82,7 +82,8 @@ class Retriever:
         if fingerprint != self.fingerprint:
             raise FingerprintMismatch(
                 f"the index was built with encoder {self.fingerprint[:12]}, this encoder is {fingerprint[:12]}; "
-                "run: precedent export STUDIES --encoder ENCODER --out EMBEDDINGS && precedent index EMBEDDINGS --out INDEX"
+                "run: precedent export STUDIES --images ROOT --encoder ENCODER --out EMBEDDINGS && "
+                "precedent index EMBEDDINGS --out INDEX"
             )
 
     def study(self, study_id: str) -> Study:
@@ -93,14 +94,10 @@ class Retriever:
         """Return the vector (D,) of a stored study. Raises StudyNotFound."""
         return self._vectors.vectors(np.array([self._row(study_id)]))[0]
 
-    def similar(
-        self, study_id: str, k: int = 10, *, exclude_same_patient: bool = True, **options: Any
-    ) -> Answer:
+    def similar(self, study_id: str, k: int = 10, *, exclude_same_patient: bool = True, **options: Any) -> Answer:
         """Return the studies most similar to a stored one, which is never its own hit; options as in `search`."""
         patient = self.study(study_id).patient_id if exclude_same_patient else None
-        return self.search(
-            self.embedding(study_id), k, exclude_patient=patient, exclude_study=study_id, **options
-        )
+        return self.search(self.embedding(study_id), k, exclude_patient=patient, exclude_study=study_id, **options)
 
     def search(
         self,
@@ -175,9 +172,7 @@ class Retriever:
     def _first_of_patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.sort(np.unique(self._patients[rows], return_index=True)[1])
 
-    def _mask(
-        self, where: Where | None, exclude_patient: str | None, exclude_study: str | None
-    ) -> Mask | None:
+    def _mask(self, where: Where | None, exclude_patient: str | None, exclude_study: str | None) -> Mask | None:
         masks = [] if not where else [filter_mask(where, self._studies)]
         if exclude_patient is not None and exclude_patient in self._code_of:
             masks.append(self._patients != self._code_of[exclude_patient])

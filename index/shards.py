@@ -100,9 +100,7 @@ class ShardFolder:
     def sample(self, count: int) -> Embeddings:
         """Return about `count` embeddings, spread evenly over the finished shards."""
         step = max(self.plan.rows // count, 1)
-        shards = [
-            self.path_of(shard) for shard in range(self.plan.shard_count) if self.path_of(shard).exists()
-        ]
+        shards = [self.path_of(shard) for shard in range(self.plan.shard_count) if self.path_of(shard).exists()]
         columns = [pq.read_table(path, columns=["embedding"]) for path in shards]
         return np.concatenate([_vectors_of(column, self.plan.embedding_dim)[::step] for column in columns])
 
@@ -196,5 +194,6 @@ def _require_same_plan(path: Path, plan: ExportPlan) -> None:
     other = [name for name in vars(plan) if found[name] != getattr(plan, name)]
     if other:
         raise ArtefactError(
-            f"{str(path.parent)!r} was begun with another {' and '.join(other)}; export to another folder or remove that one"
+            f"{str(path.parent)!r} was begun with another {' and '.join(other)}; "
+            "export to another folder or remove that one"
         )

@@ -93,9 +93,7 @@ def _counts(
     return np.stack([np.bincount(patient_of_row, column, patients) for column in columns], axis=1)
 
 
-def _deal(
-    counts: npt.NDArray[np.float64], share: npt.NDArray[np.float64], seed: int
-) -> npt.NDArray[np.int64]:
+def _deal(counts: npt.NDArray[np.float64], share: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.int64]:
     """Return the part of each patient (P,)."""
     wanted = share[:, None] * counts.sum(axis=0)  # (F, C + 1): what each part still lacks
     shuffled = np.random.default_rng(seed).permutation(len(counts))

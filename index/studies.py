@@ -108,9 +108,7 @@ def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
     for one in extra:
         if one.name in taken:
             raise StudiesError(f"expected extra columns of other names, got {one.name!r}; rename it")
-        if not any(
-            fits(one.type) for fits in (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
-        ):
+        if not any(fits(one.type) for fits in (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)):
             raise StudiesError(f"extra column {one.name!r}: expected text or a number, got {one.type}")
         taken.add(one.name)
         fields.append(pa.field(one.name, one.type))

@@ -60,9 +60,7 @@ def resolve_kind(kind: str, rows: int) -> str:
 class VectorIndex:
     """Exact inner product over all rows and, for an approximate kind, a quicker second way. Immutable."""
 
-    def __init__(
-        self, exact: faiss.Index, approximate: faiss.Index | None = None, kind: str = "flat"
-    ) -> None:
+    def __init__(self, exact: faiss.Index, approximate: faiss.Index | None = None, kind: str = "flat") -> None:
         self._exact = exact
         self._approximate = approximate
         self.kind = kind
@@ -92,9 +90,7 @@ class VectorIndex:
             flat = faiss.read_index(str(exact), faiss.IO_FLAG_MMAP_IFC)
             quick = None if approximate is None else faiss.read_index(str(approximate))
         except RuntimeError as error:
-            raise ArtefactError(
-                f"FAISS cannot read {str(exact.parent)!r}; run precedent index again"
-            ) from error
+            raise ArtefactError(f"FAISS cannot read {str(exact.parent)!r}; run precedent index again") from error
         return cls(flat, quick, kind)
 
     def __len__(self) -> int:
@@ -129,9 +125,7 @@ class VectorIndex:
         """
         selector = None if mask is None else faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
         if self.is_exact(exact, mask):
-            return self._exact.search(
-                queries, k, params=faiss.SearchParameters(sel=selector) if selector else None
-            )
+            return self._exact.search(queries, k, params=faiss.SearchParameters(sel=selector) if selector else None)
         assert self._approximate is not None  # is_exact would have said so
         parameters = APPROXIMATE_KINDS[self.kind].parameters(selector, k)
         return self._approximate.search(queries, k, params=parameters)

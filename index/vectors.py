@@ -26,9 +26,7 @@ def as_embeddings(values: npt.ArrayLike, embedding_dim: int | None = None) -> Em
     try:
         array = np.ascontiguousarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise VectorsError(
-            f"expected embeddings as an array of numbers, got {type(values).__name__}"
-        ) from error
+        raise VectorsError(f"expected embeddings as an array of numbers, got {type(values).__name__}") from error
     if array.ndim == 1:
         array = array[None]
     expected = f"(N, {embedding_dim})" if embedding_dim else "(N, D)"
@@ -37,15 +35,11 @@ def as_embeddings(values: npt.ArrayLike, embedding_dim: int | None = None) -> Em
             f"expected embeddings of shape {expected}, got {array.shape}; were they made by another encoder?"
         )
     if not np.isfinite(array).all():
-        raise VectorsError(
-            f"expected finite embeddings, got {int((~np.isfinite(array)).any(1).sum())} with NaN or inf"
-        )
+        raise VectorsError(f"expected finite embeddings, got {int((~np.isfinite(array)).any(1).sum())} with NaN or inf")
     norms = np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64))
     if len(norms) and np.abs(norms - 1).max() > NORM_TOLERANCE:
         worst = norms[np.abs(norms - 1).argmax()]
-        raise VectorsError(
-            f"expected embeddings of unit norm, got one of norm {worst:.4g}; divide it by its norm"
-        )
+        raise VectorsError(f"expected embeddings of unit norm, got one of norm {worst:.4g}; divide it by its norm")
     return array
 
 

@@ -26,11 +26,11 @@ VERBS = {
 class Verbs(click.Group):
     """The pipeline's verbs in the order of the pipeline, each a module of `scripts`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs, in pipeline order."""
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of a verb, importing its module."""
         if cmd_name not in VERBS:
             return None
@@ -39,7 +39,7 @@ class Verbs(click.Group):
         command: click.Command = module.command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their one line each, without importing any."""
         with formatter.section("Verbs, in the order of the pipeline"):
             formatter.write_dl(list(VERBS.items()))

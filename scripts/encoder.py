@@ -13,7 +13,7 @@ import torch
 from encoder.backbone import input_statistics, load_backbone_weights
 from encoder.checkpoint import fingerprint_of, load_encoder, save_encoder
 from encoder.model import DualEfficientNetEncoder, EncoderConfig, count_parameters
-from encoder.preprocess import Preprocessing
+from encoder.preprocess import Contrast, Fit, Preprocessing
 
 
 @click.group()
@@ -24,20 +24,12 @@ def command() -> None:
 @command.command()
 @click.option("--backbone", default="efficientnet_b0", show_default=True, help="Any timm network.")
 @click.option("--dim", type=click.Choice(["256", "384", "512"]), default="512", show_default=True)
-@click.option(
-    "--weights", default="imagenet", show_default=True, help="imagenet, none, or a safetensors file."
-)
-@click.option(
-    "--shared/--separate", default=False, help="One backbone for both views, or one each (default)."
-)
+@click.option("--weights", default="imagenet", show_default=True, help="imagenet, none, or a safetensors file.")
+@click.option("--shared/--separate", default=False, help="One backbone for both views, or one each (default).")
 @click.option("--dropout", type=float, default=0.2, show_default=True)
-@click.option(
-    "--size", type=int, default=224, show_default=True, help="Side of the network's input in pixels."
-)
+@click.option("--size", type=int, default=224, show_default=True, help="Side of the network's input in pixels.")
 @click.option("--fit", type=click.Choice(["crop", "letterbox"]), default="crop", show_default=True)
-@click.option(
-    "--contrast", type=click.Choice(["none", "clahe", "equalize"]), default="none", show_default=True
-)
+@click.option("--contrast", type=click.Choice(["none", "clahe", "equalize"]), default="none", show_default=True)
 @click.option(
     "--normalization",
     type=click.Choice(["timm", "half"]),
@@ -45,12 +37,10 @@ def command() -> None:
     show_default=True,
     help="timm: mean and std of the backbone's own configuration; half: [-1, 1].",
 )
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of the weights that are not loaded."
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights that are not loaded.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def create(
-    backbone: str, dim: str, weights: str, shared: bool, dropout: float, size: int, fit: str, contrast: str,
+    backbone: str, dim: str, weights: str, shared: bool, dropout: float, size: int, fit: Fit, contrast: Contrast,
     normalization: str, seed: int, out: Path,
 ) -> None:  # fmt: skip
     """Write a new encoder; extractors and fusion start from random weights.
@@ -59,9 +49,7 @@ def create(
     precedent encoder create --weights none --out encoder.safetensors
     """
     torch.manual_seed(seed)
-    config = EncoderConfig(
-        backbone=backbone, embedding_dim=int(dim), use_shared_weights=shared, dropout=dropout
-    )
+    config = EncoderConfig(backbone=backbone, embedding_dim=int(dim), use_shared_weights=shared, dropout=dropout)
     encoder = DualEfficientNetEncoder(config)
     for branch in encoder.backbones:
         load_backbone_weights(branch, backbone, weights)

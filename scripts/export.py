@@ -55,9 +55,7 @@ class FilmReader:
         if not paths:
             return self._failed(row, f"the study has no {' or '.join(self._paths)} film")
         try:
-            films = {
-                view: self._embedder.read_film(self._images / path, name=path) for view, path in paths.items()
-            }
+            films = {view: self._embedder.read_film(self._images / path, name=path) for view, path in paths.items()}
         except (ImageError, OSError) as refusal:
             return self._failed(row, str(refusal))
         return Prepared(row, StudyFilms(films.get("frontal"), films.get("lateral")), tuple(films))
@@ -74,9 +72,7 @@ class FilmReader:
 @click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
 @click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
-@click.option(
-    "--threads", type=click.IntRange(1), default=None, help="Decoding threads (default: cores + 1)."
-)
+@click.option("--threads", type=click.IntRange(1), default=None, help="Decoding threads (default: cores + 1).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
 def command(
@@ -129,16 +125,13 @@ def finish(folder: ShardFolder, images: Path) -> dict[str, Any]:
     manifest = folder.finish(image_root=str(images.resolve()), health=vars(health))
     click.echo(
         f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
-        f"{manifest['failed']:,} failed"
-        + (f" (see {folder.folder / 'failed.parquet'})" if manifest["failed"] else "")
+        f"{manifest['failed']:,} failed" + (f" (see {folder.folder / 'failed.parquet'})" if manifest["failed"] else "")
     )
     click.echo(health.sentence())
     return manifest
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, reader: FilmReader, rows: Sequence[int], ahead: int
-) -> Iterator[Prepared]:
+def _read_ahead(pool: ThreadPoolExecutor, reader: FilmReader, rows: Sequence[int], ahead: int) -> Iterator[Prepared]:
     """Yield the studies in order while at most `ahead` of them are being read or wait."""
     waiting: deque[Future[Prepared]] = deque()
     for row in rows:

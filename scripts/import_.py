@@ -45,9 +45,7 @@ def _add_shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return out(strict(as_json(function)))
 
 
-_images = click.option(
-    "--images", type=click.Path(path_type=Path), required=True, help="Folder of the images."
-)
+_images = click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the images.")
 _unchecked = click.option("--no-check-images", is_flag=True, help="Do not look whether the images are there.")
 
 

@@ -23,9 +23,7 @@ from scripts.chest_phantom.contact_sheet import contact_sheet
 @click.option("--patients", type=click.IntRange(1, 99_999), default=300, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes; all cores by default.")
-@click.option(
-    "--contact-sheet", "sheet", type=click.Path(path_type=Path), help="Write a picture of every finding."
-)
+@click.option("--contact-sheet", "sheet", type=click.Path(path_type=Path), help="Write a picture of every finding.")
 @click.option("--boxes", is_flag=True, help="Outline the findings on the contact sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def command(

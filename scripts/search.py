@@ -26,9 +26,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--lateral", type=_PATH, help="A lateral film (needs --encoder).")
 @click.option("--encoder", type=_PATH, help="The encoder file the index was built with.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits.")
-@click.option(
-    "--where", multiple=True, help="Filter such as 'sex=Female', 'age>=60', 'Pneumonia=1'; all must hold."
-)
+@click.option("--where", multiple=True, help="Filter such as 'sex=Female', 'age>=60', 'Pneumonia=1'; all must hold.")
 @click.option("--patient", help="Patient of the film, whose own studies are left out.")
 @click.option("--same-patient", is_flag=True, help="Let studies of the query's own patient be hits.")
 @click.option("--group-by", type=click.Choice(["patient"]), help="One hit a patient.")
@@ -70,9 +68,7 @@ def as_object(answer: Answer) -> dict[str, Any]:
 def as_table(answer: Answer) -> Table:
     """Return the hits as a table, with how many studies qualified."""
     scan = "exact" if answer.exact else "approximate"
-    table = Table(
-        caption=f"{len(answer.hits)} of {answer.matched_total:,} studies that qualify ({scan} search)"
-    )
+    table = Table(caption=f"{len(answer.hits)} of {answer.matched_total:,} studies that qualify ({scan} search)")
     for heading in ("rank", "similarity", "study", "views", "sex", "age", "findings"):
         table.add_column(heading, justify="right" if heading in ("rank", "similarity", "age") else "left")
     for hit in answer.hits:
@@ -102,9 +98,7 @@ def _findings(study: Study) -> str:
     return ", ".join(present + uncertain)
 
 
-def _embed(
-    retriever: Retriever, frontal: Path | None, lateral: Path | None, encoder: Path | None
-) -> np.ndarray:
+def _embed(retriever: Retriever, frontal: Path | None, lateral: Path | None, encoder: Path | None) -> np.ndarray:
     if encoder is None:
         raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
     from encoder.embedder import Embedder  # a search by stored study needs no torch

@@ -25,13 +25,9 @@ BODY_SLACK = 4
 @click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image root.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
-@click.option(
-    "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one."
-)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--threads", default=4, show_default=True, type=click.IntRange(1, 64))
-@click.option(
-    "--public-name", multiple=True, help="Host name under which a reverse proxy publishes the service."
-)
+@click.option("--public-name", multiple=True, help="Host name under which a reverse proxy publishes the service.")
 def command(
     index: Path,
     encoder: Path,
@@ -80,9 +76,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as cause:
         listener.close()
         reason = cause.strerror or str(cause)
-        raise click.ClickException(
-            f"cannot listen on {host}:{port}: {reason}; choose another --port"
-        ) from cause
+        raise click.ClickException(f"cannot listen on {host}:{port}: {reason}; choose another --port") from cause
     return listener
 
 

@@ -43,9 +43,7 @@ class Finder:
 
     def similar(self, study_id: str, options: SearchOptions) -> Answer:
         """Return the nearest studies of the stored study `study_id`."""
-        return self.retriever.similar(
-            study_id, exclude_same_patient=options.exclude_same_patient, **_shared(options)
-        )
+        return self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **_shared(options))
 
 
 def _shared(options: SearchOptions) -> dict[str, Any]:

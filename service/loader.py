@@ -15,9 +15,7 @@ from service.app import create_app
 from service.limits import Limits
 
 
-def load(
-    index_dir: Path, encoder_path: Path, images: Path | None = None, limits: Limits | None = None
-) -> OpenAPI:
+def load(index_dir: Path, encoder_path: Path, images: Path | None = None, limits: Limits | None = None) -> OpenAPI:
     """Return the application over an index folder and the encoder that made its vectors.
 
     Args:

@@ -25,8 +25,7 @@ def refusals(*statuses: int) -> dict[str | int, Any]:
 def content(*mimetypes: str) -> dict[str, Any]:
     """Return a response entry that is no JSON model."""
     kinds = {
-        name: {"type": "string", **({} if name.startswith("text/") else {"format": "binary"})}
-        for name in mimetypes
+        name: {"type": "string", **({} if name.startswith("text/") else {"format": "binary"})} for name in mimetypes
     }
     return {"content": {name: {"schema": schema} for name, schema in kinds.items()}}
 

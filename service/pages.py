@@ -89,10 +89,7 @@ def _uploaded(search: Search) -> list[dict[str, str]]:
 
 
 def _stored(study: Study) -> list[dict[str, str]]:
-    return [
-        {"view": view, "src": url_for("studies.image", study_id=study.study_id, view=view)}
-        for view in study.views
-    ]
+    return [{"view": view, "src": url_for("studies.image", study_id=study.study_id, view=view)} for view in study.views]
 
 
 def _render(refused: Exception | None = None, **shown: Any) -> tuple[str, int]:

@@ -74,9 +74,7 @@ def _shortened(value: Any) -> str:
 
 def _json_object(request: Request) -> Any:
     if request.mimetype != JSON:
-        raise UnsupportedMediaType(
-            f"expected {MULTIPART} or {JSON}, got {request.mimetype or 'no content type'}"
-        )
+        raise UnsupportedMediaType(f"expected {MULTIPART} or {JSON}, got {request.mimetype or 'no content type'}")
     try:
         value = parse_json(request.get_data())
     except ValueError as error:
@@ -90,9 +88,7 @@ def _fields(request: Request) -> dict[str, str]:
     """A browser sends an empty text where nothing was entered."""
     for view in VIEWS:
         if view in request.form:
-            raise RequestError(
-                f"{view}: expected a file part, got a text field; in curl: -F {view}=@film.png"
-            )
+            raise RequestError(f"{view}: expected a file part, got a text field; in curl: -F {view}=@film.png")
     return {name: value for name, value in request.form.items() if value != ""}
 
 
@@ -107,9 +103,7 @@ def _films(request: Request) -> dict[str, Any]:
     for name, parts in request.files.lists():
         chosen = [part for part in parts if part.filename]
         if name not in VIEWS or len(chosen) > 1:
-            raise RequestError(
-                f"{name}: expected one file 'frontal' and one 'lateral', got {len(parts)} {name!r}"
-            )
+            raise RequestError(f"{name}: expected one file 'frontal' and one 'lateral', got {len(parts)} {name!r}")
         if chosen:
             films[name] = chosen[0].read()
     if not any(film is not None for film in films.values()):

@@ -101,9 +101,7 @@ class Search(FilmOptions):
                 f"expected exactly one query (study_id, embedding, or frontal and lateral), got {sum(given)}"
             )
         if self.study_id is not None and self.patient_id is not None:
-            raise ValueError(
-                "expected patient_id with films or an embedding; a stored study knows its patient"
-            )
+            raise ValueError("expected patient_id with films or an embedding; a stored study knows its patient")
         return self
 
 
@@ -129,9 +127,7 @@ class StudyAnswer(BaseModel):
     age: float | None
     sex: str | None
     split: str | None
-    findings: dict[str, int | None] = Field(
-        description="1 present, 0 absent, -1 uncertain, null not mentioned"
-    )
+    findings: dict[str, int | None] = Field(description="1 present, 0 absent, -1 uncertain, null not mentioned")
     extra: dict[str, Plain]
 
 

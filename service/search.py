@@ -14,9 +14,7 @@ from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_films, parse_search
 from service.schemas import EmbeddingAnswer, FilmOptions, Films, Search, SearchAnswer, search_answer
 
-api = APIBlueprint(
-    "search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 500, 503)
-)
+api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 500, 503))
 
 
 @api.post(

@@ -60,16 +60,9 @@ def film(brightness: int, side: int = 64) -> bytes:
 def study_row(study_id: str, **changes: Any) -> dict[str, Any]:
     """Return one row of the table."""
     patient = study_id.split("/")[0]
-    row = vars(
-        Study(study_id, patient, f"{study_id}/view1_frontal.png", sex="Female", age=60.0, projection="PA")
-    )
+    row = vars(Study(study_id, patient, f"{study_id}/view1_frontal.png", sex="Female", age=60.0, projection="PA"))
     row = {name: value for name, value in row.items() if name not in ("findings", "extra")}
-    return (
-        row
-        | dict.fromkeys(FINDINGS)
-        | {"Pneumonia": 1, "Edema": -1, "Fracture": 0, "Etiology": None}
-        | changes
-    )
+    return row | dict.fromkeys(FINDINGS) | {"Pneumonia": 1, "Edema": -1, "Fracture": 0, "Etiology": None} | changes
 
 
 def build_retriever() -> Retriever:

@@ -56,7 +56,7 @@ def test_a_hub_out_of_reach_names_the_two_other_ways(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_network_is_refused_with_those_close_to_it() -> None:
-    with pytest.raises(WeightsError, match="efficientnet_b0"):
+    with pytest.raises(WeightsError, match="efficientnet_b8"):
         create_backbone("efficientnet_b99")
 
 

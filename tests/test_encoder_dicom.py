@@ -29,15 +29,11 @@ def test_signed_values_and_rescale_keep_their_order() -> None:
     signed = RAMP.astype(np.int16) - 2000
 
     np.testing.assert_allclose(read_image(dicom(signed)), RAMP / 3780, atol=1e-6)
-    np.testing.assert_allclose(
-        read_image(dicom(RAMP, RescaleSlope=-1, RescaleIntercept=9)), 1 - RAMP / 3780, atol=1e-6
-    )
+    np.testing.assert_allclose(read_image(dicom(RAMP, RescaleSlope=-1, RescaleIntercept=9)), 1 - RAMP / 3780, atol=1e-6)
 
 
 def test_the_first_window_is_applied_before_the_inversion() -> None:
-    film = read_image(
-        dicom(PhotometricInterpretation="MONOCHROME1", WindowCenter=[900, 5], WindowWidth=[600, 5])
-    )
+    film = read_image(dicom(PhotometricInterpretation="MONOCHROME1", WindowCenter=[900, 5], WindowWidth=[600, 5]))
 
     assert (film[RAMP < 600] == 1).all()
     assert (film[RAMP > 1200] == 0).all()
@@ -83,9 +79,7 @@ def test_monochrome1_and_its_inverse_read_alike(source: random.Random, bits: int
     inverse = ((1 << bits) - 1 - pixels).astype(np.uint16)
 
     bright = read_image(dicom(pixels, BitsStored=bits, HighBit=bits - 1))
-    dark = read_image(
-        dicom(inverse, BitsStored=bits, HighBit=bits - 1, PhotometricInterpretation="MONOCHROME1")
-    )
+    dark = read_image(dicom(inverse, BitsStored=bits, HighBit=bits - 1, PhotometricInterpretation="MONOCHROME1"))
 
     assert (bright.min(), bright.max()) == (0, 1)
     np.testing.assert_allclose(bright, dark, atol=1e-6)

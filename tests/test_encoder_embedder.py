@@ -29,9 +29,7 @@ def random_study(rng: np.random.Generator, views: str) -> StudyFilms:
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), views=st.lists(st.sampled_from(["F", "L", "FL"]), min_size=1, max_size=6))
-def test_an_embedding_does_not_depend_on_its_batch_mates(
-    tiny_embedder: Embedder, seed: int, views: list[str]
-) -> None:
+def test_an_embedding_does_not_depend_on_its_batch_mates(tiny_embedder: Embedder, seed: int, views: list[str]) -> None:
     rng = np.random.default_rng(seed)
     studies = [random_study(rng, of) for of in views]
     together = tiny_embedder.embed(studies)
@@ -40,9 +38,7 @@ def test_an_embedding_does_not_depend_on_its_batch_mates(
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
 
 
-def test_a_missing_view_is_stood_in_for_by_the_present_one(
-    tiny_embedder: Embedder, rng: np.random.Generator
-) -> None:
+def test_a_missing_view_is_stood_in_for_by_the_present_one(tiny_embedder: Embedder, rng: np.random.Generator) -> None:
     film = random_study(rng, "F").frontal
     both = tiny_embedder.embed([StudyFilms(film, film)])
     for one in (StudyFilms(film, None), StudyFilms(None, film)):
@@ -54,21 +50,15 @@ def test_a_study_without_films_is_refused(tiny_embedder: Embedder) -> None:
         tiny_embedder.embed_study(None, None)
 
 
-def test_a_path_and_its_bytes_embed_alike(
-    tiny_embedder: Embedder, tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_a_path_and_its_bytes_embed_alike(tiny_embedder: Embedder, tmp_path: Path, rng: np.random.Generator) -> None:
     path = tmp_path / "film.png"
     cv2.imwrite(str(path), rng.integers(0, 255, (80, 70), dtype=np.uint8))
-    assert np.array_equal(
-        tiny_embedder.embed_study(path, None), tiny_embedder.embed_study(path.read_bytes(), None)
-    )
+    assert np.array_equal(tiny_embedder.embed_study(path, None), tiny_embedder.embed_study(path.read_bytes(), None))
     with pytest.raises(ImageError, match="lateral"):
         tiny_embedder.embed_study(path, b"not a film")
 
 
-def test_a_checkpoint_brings_back_the_same_encoder(
-    tiny_encoder: DualEfficientNetEncoder, tmp_path: Path
-) -> None:
+def test_a_checkpoint_brings_back_the_same_encoder(tiny_encoder: DualEfficientNetEncoder, tmp_path: Path) -> None:
     preprocessing = Preprocessing(size=96, contrast="clahe", mean=(0.5,) * 3, std=(0.25,) * 3)
     save_encoder(tmp_path / "a.safetensors", tiny_encoder, preprocessing)
     loaded, read = load_encoder(tmp_path / "a.safetensors")

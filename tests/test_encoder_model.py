@@ -100,15 +100,11 @@ def test_shared_weights_pass_a_single_film_once(shared: bool) -> None:
 
 @pytest.mark.parametrize(("dim", "shared"), list(product((256, 512), (False, True))))
 def test_every_weight_takes_part_in_learning(dim: int, shared: bool) -> None:
-    config = EncoderConfig(
-        backbone="test_efficientnet", embedding_dim=dim, use_shared_weights=shared, dropout=0.0
-    )
+    config = EncoderConfig(backbone="test_efficientnet", embedding_dim=dim, use_shared_weights=shared, dropout=0.0)
     encoder = DualEfficientNetEncoder(config).train()
     with torch.enable_grad():
         (encoder(films(4, 1), films(4, 2)) @ torch.randn(dim)).sum().backward()
-    assert all(
-        weight.grad is not None and torch.isfinite(weight.grad).all() for weight in encoder.parameters()
-    )
+    assert all(weight.grad is not None and torch.isfinite(weight.grad).all() for weight in encoder.parameters())
 
 
 @pytest.mark.parametrize("change", [{"embedding_dim": 300}, {"dropout": 0.6}, {"dropout": -0.1}])

@@ -21,9 +21,7 @@ Film = npt.NDArray[np.float32]
 def film_of(height: int, width: int) -> Film:
     """Return a film made of whole numbers only, so that it has the same bits on every machine."""
     rows, columns = np.indices((height, width))
-    return ((rows * 31 + columns * columns * 7 + (rows * columns) % 97) % 256).astype(
-        np.float32
-    ) / np.float32(255)
+    return ((rows * 31 + columns * columns * 7 + (rows * columns) % 97) % 256).astype(np.float32) / np.float32(255)
 
 
 def sha256(array: Film) -> str:
@@ -40,9 +38,7 @@ def sha256(array: Film) -> str:
         ((1200, 900), "crop", "0d20082c2b394586"),
     ],
 )
-def test_the_same_film_gives_the_same_bits_on_every_machine(
-    shape: tuple[int, int], fit: str, expected: str
-) -> None:
+def test_the_same_film_gives_the_same_bits_on_every_machine(shape: tuple[int, int], fit: str, expected: str) -> None:
     assert sha256(Preprocessing(fit=fit)(film_of(*shape))) == expected  # type: ignore[arg-type]
 
 
@@ -82,9 +78,7 @@ def test_one_film_is_normalised_for_each_channel() -> None:
     st.sampled_from(["crop", "letterbox"]),
     st.sampled_from([64, 97]),
 )
-def test_any_film_becomes_a_finite_square_and_returns_to_its_shape(
-    h: int, w: int, fit: str, size: int
-) -> None:
+def test_any_film_becomes_a_finite_square_and_returns_to_its_shape(h: int, w: int, fit: str, size: int) -> None:
     prepare = Preprocessing(fit=fit, size=size, mean=(0.5,), std=(0.5,))  # type: ignore[arg-type]
 
     square = prepare(film_of(h, w))

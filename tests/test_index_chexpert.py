@@ -79,9 +79,7 @@ def test_a_study_of_a_lateral_alone_has_no_frontal(tmp_path: Path) -> None:
 def test_blank_and_unknown_are_kept_apart(tmp_path: Path) -> None:
     second = FRONTAL.replace("patient00001", "patient00002")
 
-    rows = studies_of(
-        tmp_path, a_film(Sex="Unknown", Age="0"), a_film(second, Sex="", Age="", **{"AP/PA": ""})
-    )
+    rows = studies_of(tmp_path, a_film(Sex="Unknown", Age="0"), a_film(second, Sex="", Age="", **{"AP/PA": ""}))
 
     told = [(row["sex"], row["age"], row["projection"]) for row in rows]
     assert told == [("Unknown", 0.0, "PA"), (None, None, None)]
@@ -120,9 +118,7 @@ def test_the_root_is_the_folder_above_the_data_set_or_its_own(tmp_path: Path, pr
 
 
 def test_no_image_folder_is_refused_with_both_ways_out(tmp_path: Path) -> None:
-    with pytest.raises(
-        StudiesError, match=r"expected folder CheXpert-v1.0-small/train or train below .*neither"
-    ):
+    with pytest.raises(StudiesError, match=r"expected folder CheXpert-v1.0-small/train or train below .*neither"):
         import_chexpert(a_csv(tmp_path, a_film()), tmp_path)
 
 
@@ -189,9 +185,7 @@ def test_the_view_column_wins_over_the_name_of_the_file(tmp_path: Path) -> None:
     assert (study["frontal_path"], study["lateral_path"]) == (None, FRONTAL)
 
 
-@pytest.mark.parametrize(
-    ("name", "films", "patients", "both"), [("kermany", 3100, 1704, 0), ("covid", 574, 280, 67)]
-)
+@pytest.mark.parametrize(("name", "films", "patients", "both"), [("kermany", 3100, 1704, 0), ("covid", 574, 280, 67)])
 def test_the_real_collections_have_their_counts(
     shared_data: Path, name: str, films: int, patients: int, both: int
 ) -> None:
@@ -202,10 +196,7 @@ def test_the_real_collections_have_their_counts(
     assert len({row["patient_id"] for row in rows}) == patients
     assert sum(bool(row["frontal_path"] and row["lateral_path"]) for row in rows) == both
     assert (
-        sum(
-            2 - [row["frontal_path"], row["lateral_path"]].count(None) + len(row["other_paths"])
-            for row in rows
-        )
+        sum(2 - [row["frontal_path"], row["lateral_path"]].count(None) + len(row["other_paths"]) for row in rows)
         == films
     )
 

@@ -39,9 +39,7 @@ def kinds(found: Imported) -> dict[str, int]:
 
 
 def test_films_are_grouped_by_patient_and_study(tmp_path: Path) -> None:
-    write_film(
-        tmp_path / "a/3", InstanceNumber=3, PatientAge="018M", PatientSex="M", BodyPartExamined="CHEST"
-    )
+    write_film(tmp_path / "a/3", InstanceNumber=3, PatientAge="018M", PatientSex="M", BodyPartExamined="CHEST")
     write_film(tmp_path / "b/2", InstanceNumber=2, PatientAge="018M", PatientSex="M", ViewPosition="AP")
     write_film(tmp_path / "c/1", InstanceNumber=1, ViewPosition="LL")
     write_film(tmp_path / "d", PatientID="P2")
@@ -70,9 +68,7 @@ def test_films_are_grouped_by_patient_and_study(tmp_path: Path) -> None:
         ({"SeriesDescription": "CHEST PA AND LATERAL", "ProtocolName": "chest ap"}, "frontal"),
     ],
 )
-def test_the_view_comes_from_the_first_hint_that_says_one(
-    tmp_path: Path, tags: dict[str, object], view: str
-) -> None:
+def test_the_view_comes_from_the_first_hint_that_says_one(tmp_path: Path, tags: dict[str, object], view: str) -> None:
     write_film(tmp_path / "film", **({"ViewPosition": None} | tags))
 
     found = import_dicom(tmp_path)
@@ -84,9 +80,7 @@ def test_the_view_comes_from_the_first_hint_that_says_one(
 @pytest.mark.parametrize(
     "tags", [{}, {"ViewPosition": "LLD"}, {"SeriesDescription": "CHEST"}, {"PatientOrientation": ["L", "P"]}]
 )
-def test_an_unknown_view_is_reported_and_is_a_frontal_or_left_out(
-    tmp_path: Path, tags: dict[str, object]
-) -> None:
+def test_an_unknown_view_is_reported_and_is_a_frontal_or_left_out(tmp_path: Path, tags: dict[str, object]) -> None:
     write_film(tmp_path / "film", **({"ViewPosition": None} | tags))
 
     found = import_dicom(tmp_path)

@@ -79,9 +79,7 @@ def test_the_command_lines_words_mean_what_they_say(
         ({"most": []}, "must, should and must_not"),
     ],
 )
-def test_a_wrong_filter_is_refused_by_what_is_wrong(
-    where: dict[str, Any], sentence: str, studies: pa.Table
-) -> None:
+def test_a_wrong_filter_is_refused_by_what_is_wrong(where: dict[str, Any], sentence: str, studies: pa.Table) -> None:
     with pytest.raises(FilterError, match=sentence):
         filter_mask(where, studies)
 

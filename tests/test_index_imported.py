@@ -16,9 +16,7 @@ def a_csv(folder: Path, content: str) -> Path:
 
 
 def test_a_csv_comes_as_text_with_blanks_and_marked_extras(tmp_path: Path) -> None:
-    frame = read_source_csv(
-        a_csv(tmp_path, '\xef\xbb\xbfPath,Age,path,\n"a,b",007,NA,\n,,,\n'), ["Path", "Age"]
-    )
+    frame = read_source_csv(a_csv(tmp_path, '\xef\xbb\xbfPath,Age,path,\n"a,b",007,NA,\n,,,\n'), ["Path", "Age"])
 
     assert frame.to_dict("records") == [
         {"Path": "a,b", "Age": "007", EXTRA + "path": "NA"},
@@ -62,9 +60,7 @@ def test_a_missing_csv_is_refused(tmp_path: Path) -> None:
         (["", ""], [None, None], pa.string()),
     ],
 )
-def test_a_column_is_a_number_only_if_all_of_it_is(
-    texts: list[str], values: list[object], kind: pa.DataType
-) -> None:
+def test_a_column_is_a_number_only_if_all_of_it_is(texts: list[str], values: list[object], kind: pa.DataType) -> None:
     column = as_typed(pd.Series(texts))
 
     assert column.type == kind

@@ -14,9 +14,7 @@ HEADER = (
 )
 
 
-def a_film(
-    file: str = "00000427_003.png", words: str = "No Finding", age: str = "77", patient: str = "427"
-) -> str:
+def a_film(file: str = "00000427_003.png", words: str = "No Finding", age: str = "77", patient: str = "427") -> str:
     return f"{file},{words},3,{patient},{age},F,PA,2830,2889,0.143,0.143,"
 
 

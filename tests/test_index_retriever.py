@@ -24,14 +24,10 @@ def ids(answer: Answer) -> list[str]:
 def brute_force(studies: pa.Table, vectors: Embeddings, query: np.ndarray, keep: np.ndarray) -> list[str]:
     similarity = np.round(vectors.astype(np.float64) @ query.astype(np.float64), 6)
     names = studies["study_id"].to_pylist()
-    return [
-        names[row] for row in sorted(np.flatnonzero(keep), key=lambda row: (-similarity[row], names[row]))
-    ]
+    return [names[row] for row in sorted(np.flatnonzero(keep), key=lambda row: (-similarity[row], names[row]))]
 
 
-def test_a_search_gives_numpys_order(
-    retriever: Retriever, studies: pa.Table, unit_vectors: Embeddings
-) -> None:
+def test_a_search_gives_numpys_order(retriever: Retriever, studies: pa.Table, unit_vectors: Embeddings) -> None:
     for query in unit_vectors[:20]:
         expected = brute_force(studies, unit_vectors, query, np.ones(200, dtype=bool))
         answer = retriever.search(query, 25)
@@ -50,9 +46,7 @@ def test_every_row_finds_itself_first(retriever: Retriever, studies: pa.Table) -
 @given(seed=st.integers(0, 2**16))
 def test_permuting_the_rows_permutes_nothing_that_is_seen(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(30, DIM)).round(0).astype(np.float32) + np.eye(
-        30, DIM, dtype=np.float32
-    )  # with ties
+    vectors = rng.normal(size=(30, DIM)).round(0).astype(np.float32) + np.eye(30, DIM, dtype=np.float32)  # with ties
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     table = small_table([f"patient{row // 2:02d}/study{row}" for row in range(30)])
     order = rng.permutation(30)
@@ -62,9 +56,7 @@ def test_permuting_the_rows_permutes_nothing_that_is_seen(seed: int) -> None:
 
 
 def test_ties_come_in_the_order_of_their_ids_even_across_the_cut() -> None:
-    names = [f"patient{row:02d}/study1" for row in (3, 1, 2, 0)] + [
-        f"patient{row:02d}/study1" for row in range(10, 60)
-    ]
+    names = [f"patient{row:02d}/study1" for row in (3, 1, 2, 0)] + [f"patient{row:02d}/study1" for row in range(10, 60)]
     vectors = np.tile(np.eye(1, DIM, dtype=np.float32), (len(names), 1))
     answer = retriever_of(small_table(names), vectors).search(vectors[0], 3)
     assert ids(answer) == ["patient00/study1", "patient01/study1", "patient02/study1"]
@@ -90,18 +82,14 @@ def test_few_passing_rows_are_scanned_exactly(studies: pa.Table, unit_vectors: E
 
 
 def test_a_stored_study_never_finds_itself_nor_its_patient(retriever: Retriever, studies: pa.Table) -> None:
-    for study_id, patient in zip(
-        studies["study_id"].to_pylist(), studies["patient_id"].to_pylist(), strict=True
-    ):
+    for study_id, patient in zip(studies["study_id"].to_pylist(), studies["patient_id"].to_pylist(), strict=True):
         answer = retriever.similar(study_id, 200)
         assert patient not in {hit.study.patient_id for hit in answer.hits}
         assert study_id not in ids(retriever.similar(study_id, 200, exclude_same_patient=False))
         assert len(answer.hits) == answer.matched_total
 
 
-def test_grouping_gives_each_patient_once_by_the_nearest_study(
-    retriever: Retriever, unit_vectors: Embeddings
-) -> None:
+def test_grouping_gives_each_patient_once_by_the_nearest_study(retriever: Retriever, unit_vectors: Embeddings) -> None:
     answer = retriever.search(unit_vectors[3], 30, group_by="patient")
     every = retriever.search(unit_vectors[3], 200)
     first: dict[str, str] = {}
@@ -110,9 +98,7 @@ def test_grouping_gives_each_patient_once_by_the_nearest_study(
     assert ids(answer) == list(first.values())[:30]
 
 
-def test_similarity_has_a_floor_where_one_is_asked_for(
-    retriever: Retriever, unit_vectors: Embeddings
-) -> None:
+def test_similarity_has_a_floor_where_one_is_asked_for(retriever: Retriever, unit_vectors: Embeddings) -> None:
     answer = retriever.search(unit_vectors[3], 200, min_similarity=0.2)
     every = retriever.search(unit_vectors[3], 200)
     assert ids(answer) == [hit.study.study_id for hit in every.hits if hit.similarity >= 0.2]
@@ -125,9 +111,7 @@ def test_a_filter_that_nothing_passes_gives_no_hits(retriever: Retriever, unit_v
 
 def test_threads_get_their_own_answers(retriever: Retriever, unit_vectors: Embeddings) -> None:
     def search(row: int) -> tuple[list[str], list[str]]:
-        return ids(retriever.search(unit_vectors[row], 5, where=FEMALE)), ids(
-            retriever.search(unit_vectors[row], 5)
-        )
+        return ids(retriever.search(unit_vectors[row], 5, where=FEMALE)), ids(retriever.search(unit_vectors[row], 5))
 
     alone = [search(row) for row in range(40)]
     with ThreadPoolExecutor(8) as pool:

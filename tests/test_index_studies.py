@@ -45,11 +45,7 @@ row = st.fixed_dictionaries(
 
 def a_row(**changes: object) -> dict[str, object]:
     blank = dict.fromkeys((*CORE_COLUMNS, *FINDINGS))
-    return (
-        blank
-        | {"study_id": "p1/s1", "patient_id": "p1", "frontal_path": "a.jpg", "other_paths": []}
-        | changes
-    )
+    return blank | {"study_id": "p1/s1", "patient_id": "p1", "frontal_path": "a.jpg", "other_paths": []} | changes
 
 
 def a_table(*rows: dict[str, object]) -> pa.Table:

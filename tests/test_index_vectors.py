@@ -11,9 +11,7 @@ from index.vectors import as_embeddings, space_health
 
 
 @given(
-    hnp.arrays(np.float64, (5, 8), elements=st.floats(-3, 3)).filter(
-        lambda a: np.linalg.norm(a, axis=1).min() > 0.1
-    )
+    hnp.arrays(np.float64, (5, 8), elements=st.floats(-3, 3)).filter(lambda a: np.linalg.norm(a, axis=1).min() > 0.1)
 )
 def test_whatever_passes_the_gate_has_unit_norm_and_is_float32(values: np.ndarray) -> None:
     checked = as_embeddings(values / np.linalg.norm(values, axis=1, keepdims=True), 8)

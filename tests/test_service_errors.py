@@ -115,9 +115,7 @@ def test_two_films_of_one_view_are_refused(client: FlaskClient) -> None:
         ("GET", "/v1/studies/none/image?view=top", 400, "bad_request"),
     ],
 )
-def test_a_wrong_address_is_refused(
-    client: FlaskClient, method: str, path: str, status: int, code: str
-) -> None:
+def test_a_wrong_address_is_refused(client: FlaskClient, method: str, path: str, status: int, code: str) -> None:
     refused(client.open(path, method=method), status, code)
 
 
@@ -157,9 +155,7 @@ def test_a_fault_is_logged_and_its_words_do_not_leave(
 
 
 def test_readiness_says_when_the_work_cannot_be_done(caplog: pytest.LogCaptureFixture) -> None:
-    broken = create_app(
-        build_retriever(), _Broken(RuntimeError("/srv/secret out of memory")), None
-    ).test_client()
+    broken = create_app(build_retriever(), _Broken(RuntimeError("/srv/secret out of memory")), None).test_client()
 
     assert "secret" not in refused(broken.get("/readyz"), 503, "not_ready")
     assert broken.get("/healthz").status_code == 200
@@ -171,9 +167,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-names = st.sampled_from(
-    ["k", "filter", "study_id", "embedding", "frontal", "group_by", "exact", "patient_id", "x"]
-)
+names = st.sampled_from(["k", "filter", "study_id", "embedding", "frontal", "group_by", "exact", "patient_id", "x"])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -188,9 +182,7 @@ def test_any_json_is_answered_or_refused_in_the_one_shape(client: FlaskClient, b
 
 def test_no_refusal_names_a_path_of_the_server(tmp_path: Path) -> None:
     client = build_client(tmp_path)
-    asked = [
-        f"/v1/studies/{name}/image" for name in ("patient00003/study1", "../../etc/passwd", "%2e%2e%2fetc")
-    ]
+    asked = [f"/v1/studies/{name}/image" for name in ("patient00003/study1", "../../etc/passwd", "%2e%2e%2fetc")]
 
     for response in map(client.get, asked):
         assert str(tmp_path) not in refused(response, 404, response.get_json()["error"]["code"])

@@ -21,9 +21,7 @@ def ids(answer: dict) -> list[str]:
 
 
 def upload(**parts: object) -> dict:
-    films = {
-        name: (io.BytesIO(part), f"{name}.png") for name, part in parts.items() if isinstance(part, bytes)
-    }
+    films = {name: (io.BytesIO(part), f"{name}.png") for name, part in parts.items() if isinstance(part, bytes)}
     return {"data": {**parts, **films}, "content_type": "multipart/form-data"}
 
 
@@ -38,9 +36,7 @@ def test_an_uploaded_film_finds_the_nearest_studies_first(client: FlaskClient) -
 
 
 def test_a_hit_tells_all_that_is_known_of_its_study_but_its_paths(client: FlaskClient) -> None:
-    answer = client.post(
-        "/v1/search", json={"embedding": [0.0, 1.0], "filter": {"must": []}, "k": 3}
-    ).get_json()
+    answer = client.post("/v1/search", json={"embedding": [0.0, 1.0], "filter": {"must": []}, "k": 3}).get_json()
 
     last, second = answer["hits"][0], answer["hits"][1]
     assert last["similarity"] == pytest.approx(1, abs=1e-6)

@@ -26,9 +26,7 @@ def client(root: Path) -> FlaskClient:
 
 @pytest.mark.parametrize("written", [FIRST, FIRST.replace("/", "%2F")])
 @pytest.mark.parametrize("tail", ["", "/similar", "/image"])
-def test_the_slash_of_a_study_id_may_be_written_either_way(
-    client: FlaskClient, written: str, tail: str
-) -> None:
+def test_the_slash_of_a_study_id_may_be_written_either_way(client: FlaskClient, written: str, tail: str) -> None:
     response = client.get(f"/v1/studies/{written}{tail}", buffered=True)
 
     assert response.status_code == 200
@@ -62,9 +60,7 @@ def test_a_film_a_browser_cannot_show_is_served_as_8_bit_png(client: FlaskClient
 
     shown = cv2.imdecode(np.frombuffer(response.data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert (shown.dtype, shown.shape, shown.max()) == (np.uint8, (64, 64), 255)
-    again = client.get(
-        f"/v1/studies/{FIRST}/image", buffered=True, headers={"If-None-Match": response.headers["ETag"]}
-    )
+    again = client.get(f"/v1/studies/{FIRST}/image", buffered=True, headers={"If-None-Match": response.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
 
 

@@ -75,13 +75,9 @@ def _claim(out: Path, order: dict[str, int]) -> None:
     if note.exists():
         found = json.loads(note.read_text("utf-8"))
         if found != order:
-            raise FileExistsError(
-                f"{out}: expected the collection {order}, got {found}; choose another folder"
-            )
+            raise FileExistsError(f"{out}: expected the collection {order}, got {found}; choose another folder")
     elif out.exists() and any(out.iterdir()):
-        raise FileExistsError(
-            f"{out}: expected an empty folder or an unfinished collection; choose another folder"
-        )
+        raise FileExistsError(f"{out}: expected an empty folder or an unfinished collection; choose another folder")
     else:
         _replace(note, json.dumps(order, indent=1).encode())
 

@@ -42,9 +42,7 @@ class Planted:
     finding: str
     severity: float  # 0 is the least that a trained eye sees at 224 pixels, 1 is gross
     sides: tuple[int, ...]  # -1 the patient's right, +1 the left; both for what has no side
-    place: tuple[
-        float, float, float
-    ]  # where a focal finding lies, standard cm (right lung; mirrored for the left)
+    place: tuple[float, float, float]  # where a focal finding lies, standard cm (right lung; mirrored for the left)
     kind: str  # of a device; empty otherwise
     seed: int  # draws shapes that severity leaves open
 

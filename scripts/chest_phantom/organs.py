@@ -130,9 +130,7 @@ def _above_diaphragm(chest: Chest, pose: Pose) -> F32:
 
 
 def _midline_parts(chest: Chest, enlargement: float) -> list[Ellipsoid]:
-    middle = Ellipsoid(
-        (0.2, -1.6, 4.0), (2.3, 6.6, 24.0)
-    )  # what lies between the lungs from neck to diaphragm
+    middle = Ellipsoid((0.2, -1.6, 4.0), (2.3, 6.6, 24.0))  # what lies between the lungs from neck to diaphragm
     return [middle, *vessel_parts(chest), *heart_parts(chest, enlargement)]
 
 
@@ -176,9 +174,7 @@ def _body(chest: Chest) -> F32:
     for side in (-1.0, 1.0) if chest.breast else ():
         breast = Ellipsoid((side * 7.4, 9.2 + chest.wall, -5.2), (6.2, 1.6 + chest.breast, 5.8))
         block = breast.block()
-        share = np.clip(
-            breast.depth(block) / np.float32(1.0), 0, 1
-        )  # thins out gently where it meets the wall
+        share = np.clip(breast.depth(block) / np.float32(1.0), 0, 1)  # thins out gently where it meets the wall
         np.maximum(body[block], share * np.float32(0.165), out=body[block])
     return body
 
@@ -195,9 +191,7 @@ def _airways(chest: Chest) -> list[tuple[Block, F32]]:
         centre = tuple((a + b) / 2 for a, b in zip(start, end, strict=True))
         along = tuple(b - a for a, b in zip(start, end, strict=True))
         half = float(np.linalg.norm(along)) / 2
-        tube = Ellipsoid(
-            (centre[0], centre[1], centre[2]), (half + STEP, 0.62, 0.62), (along[0], along[1], along[2])
-        )
+        tube = Ellipsoid((centre[0], centre[1], centre[2]), (half + STEP, 0.62, 0.62), (along[0], along[1], along[2]))
         pairs.append((tube.block(), tube.depth(tube.block())))
     return pairs
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from scripts.chest_phantom.anatomy import F32, Chest, Pose
 from scripts.chest_phantom.findings import Planted
-from scripts.chest_phantom.grid import STEP, Block, X, Y, Z, block_around, soft, within
-from scripts.chest_phantom.organs import SOFT_TISSUE, Volume, dome_height
+from scripts.chest_phantom.grid import STEP, Block, X, block_around, soft, within
+from scripts.chest_phantom.organs import SOFT_TISSUE, Volume
 
 _HILUM = (3.9, -0.9, 0.8)
 
@@ -47,11 +47,7 @@ def _plant_edema(volume: Volume, one: Planted, side: int, chest: Chest, pose: Po
     """Veil the lung around its root, the more the lower."""
     block = half(side)
     x, y, z = within(block)
-    gap = (
-        np.square((x - side * _HILUM[0]) / 7.5)
-        + np.square((y - _HILUM[1]) / 9.0)
-        + np.square((z + 0.8) / 9.5)
-    )
+    gap = np.square((x - side * _HILUM[0]) / 7.5) + np.square((y - _HILUM[1]) / 9.0) + np.square((z + 0.8) / 9.5)
     haze = np.maximum(1 - gap, 0) * np.float32(0.034 + 0.045 * one.severity)
     haze = haze * (1 + np.float32(0.35) * _mottle(one.seed + side, haze.shape, 1.3))
     volume.absorption[block] += haze * volume.lung[block]
@@ -63,9 +59,7 @@ def _plant_consolidation(volume: Volume, one: Planted, side: int, chest: Chest, 
     centre = place_of(one, side)
     block = block_around(centre, (radius * 1.5,) * 3)
     x, y, z = within(block)
-    gap = np.sqrt(
-        sum(np.square((c - o) / s) for c, o, s in zip((x, y, z), centre, (1.0, 1.1, 0.85), strict=True))
-    )
+    gap = np.sqrt(sum(np.square((c - o) / s) for c, o, s in zip((x, y, z), centre, (1.0, 1.1, 0.85), strict=True)))
     edge = radius - gap + 1.1 * _mottle(one.seed, gap.shape, 2.2)
     occupancy = np.clip(edge / 1.6, 0, 1) * np.float32(0.68 + 0.25 * one.severity)
     volume.fill_lung(block, occupancy, 0.95 * SOFT_TISSUE)
@@ -91,9 +85,7 @@ def _plant_effusion(volume: Volume, one: Planted, side: int, chest: Chest, pose:
     _, _, z = within(block)
     peak = (chest.dome_right if side < 0 else chest.dome_left) + pose.breath
     level = np.float32(peak - 2.3 + 7.0 * one.severity)
-    climb = np.float32(2.2 + 1.6 * one.severity) * np.exp(
-        -np.maximum(volume.cavity[block], 0) / np.float32(1.3)
-    )
+    climb = np.float32(2.2 + 1.6 * one.severity) * np.exp(-np.maximum(volume.cavity[block], 0) / np.float32(1.3))
     volume.fill_lung(block, soft(level + climb - z), SOFT_TISSUE)
 
 
@@ -102,12 +94,8 @@ def _mottle(seed: int, shape: tuple[int, ...], size: float) -> F32:
     rng = np.random.default_rng(seed)
     cells = tuple(int(n * STEP / size) + 2 for n in shape)
     noise = rng.normal(0, 0.75, cells).astype(np.float32)
-    plan = np.stack(
-        [cv2.resize(layer, (shape[2], shape[1]), interpolation=cv2.INTER_LINEAR) for layer in noise]
-    )
-    flat = cv2.resize(
-        plan.reshape(cells[0], -1), (shape[1] * shape[2], shape[0]), interpolation=cv2.INTER_LINEAR
-    )
+    plan = np.stack([cv2.resize(layer, (shape[2], shape[1]), interpolation=cv2.INTER_LINEAR) for layer in noise])
+    flat = cv2.resize(plan.reshape(cells[0], -1), (shape[1] * shape[2], shape[0]), interpolation=cv2.INTER_LINEAR)
     return flat.reshape(shape)
 
 

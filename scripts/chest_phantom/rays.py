@@ -50,9 +50,7 @@ class View:
         size = self.magnification(p[:, self.along]) / self.cm_per_pixel
         across = self.sign * body[:, self.across] + np.tan(self.turn) * body[:, self.along] - self.middle[0]
         rows, columns = self.shape
-        return np.stack(
-            [columns / 2 + across * size, rows / 2 - (body[:, 2] - self.middle[1]) * size], axis=1
-        )
+        return np.stack([columns / 2 + across * size, rows / 2 - (body[:, 2] - self.middle[1]) * size], axis=1)
 
     def cast(self, volume: F32) -> F32:
         """Return the absorption on the way to each pixel; volume: (Z, Y, X) in 1/cm -> (H, W), unitless."""
@@ -63,9 +61,7 @@ class View:
         for index, layer in enumerate(slices):
             if layer.any():
                 depth = ORIGIN[self.along] + STEP * index
-                total += cv2.warpAffine(
-                    layer, self._placing(depth), (columns, rows), borderMode=cv2.BORDER_REPLICATE
-                )
+                total += cv2.warpAffine(layer, self._placing(depth), (columns, rows), borderMode=cv2.BORDER_REPLICATE)
         total *= STEP * self.scale[self.along]
         return cv2.resize(total, self.shape[::-1], interpolation=cv2.INTER_CUBIC)
 

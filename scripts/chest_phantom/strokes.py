@@ -31,9 +31,7 @@ class Sheet:
             summed += layer
         return cv2.GaussianBlur(summed, (0, 0), blur) * np.float32(self.full / 255)
 
-    def tube(
-        self, points: Points, radius: float, density: float, *, layer: int = 0, bore: float = 0.0
-    ) -> None:
+    def tube(self, points: Points, radius: float, density: float, *, layer: int = 0, bore: float = 0.0) -> None:
         """Draw a tube along `points`, (N, 3) standard cm; `bore` is the hollow share of its radius.
 
         Absorption is density times the chord of the beam through the tube: longer where it runs along the beam.
@@ -49,9 +47,7 @@ class Sheet:
                 layer=layer,
             )
 
-    def segments(
-        self, starts: Points, ends: Points, radii: Points, density: float, *, layer: int = 0
-    ) -> None:
+    def segments(self, starts: Points, ends: Points, radii: Points, density: float, *, layer: int = 0) -> None:
         """Draw one straight tube from each start to its end, (N, 3) each; radii: (N,) cm."""
         canvas = self._layer(layer)
         view = self.view
@@ -61,9 +57,7 @@ class Sheet:
         size = view.magnification(starts[:, view.along]) / view.cm_per_pixel
         wide = 2 * radii * size
         level = density * 1.6 * radii / slant * np.minimum(wide, 1.0) / self.full * 255
-        spots = np.rint(np.concatenate([view.pixels(starts), view.pixels(ends)], axis=1) * 2**_FINE).astype(
-            int
-        )
+        spots = np.rint(np.concatenate([view.pixels(starts), view.pixels(ends)], axis=1) * 2**_FINE).astype(int)
         widths = np.maximum(np.rint(wide), 1).astype(int)
         levels = np.clip(np.rint(level), 0, 255)
         for (x0, y0, x1, y1), w, value in zip(spots.tolist(), widths.tolist(), levels.tolist(), strict=True):

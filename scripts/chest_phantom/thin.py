@@ -132,9 +132,7 @@ def _draw_port(sheet: Sheet, side: int, rng: np.random.Generator) -> None:
     x, y, z = side * rng.uniform(6.5, 9.0), 8.6, rng.uniform(3.5, 6.5)
     turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     for radius, level in ((1.35, 0.5), (0.8, 0.95)):
-        ring = np.stack(
-            [x + radius * np.cos(turn), y + 0.2 * np.sin(turn), z + radius * np.sin(turn)], axis=1
-        )
+        ring = np.stack([x + radius * np.cos(turn), y + 0.2 * np.sin(turn), z + radius * np.sin(turn)], axis=1)
         sheet.plate(ring, level, rim=0.35)
     tip = rng.uniform(-0.5, 2.0)
     knots = [

@@ -54,9 +54,7 @@ def vessel_absorption(tree: Tree, lung: F32, view: View, thickness: Points) -> F
     order = np.flatnonzero(seen)
     for layer in range(3):
         part = order[order % 3 == layer]
-        sheet.segments(
-            tree.starts[part], tree.ends[part], tree.radii[part] * thickness[part], 0.34, layer=layer
-        )
+        sheet.segments(tree.starts[part], tree.ends[part], tree.radii[part] * thickness[part], 0.34, layer=layer)
     return sheet.total(0.7)
 
 

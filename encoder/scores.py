@@ -1,0 +1,118 @@
+"""How good probabilities are against targets: rank figures, figures at a threshold, and calibration error.
+
+Knows one finding's arrays and bootstrap weights; it must not know who the patients are or how a report looks.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Column = npt.NDArray[np.float64]
+Draws = npt.NDArray[np.float32]
+"""(B, N): how often each row counts in each bootstrap draw."""
+
+CALIBRATION_BINS = 15
+RANKED = ("auroc", "auprc", "brier", "ece")
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95 % interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ranked_scores(probabilities: Column, targets: Column, draws: Draws) -> dict[str, Column]:
+    """Return AUROC, AUPRC, Brier score and calibration error, each (B,), NaN where a draw lacks an outcome.
+
+    AUROC counts a tie as one half (Hanley and McNeil, Radiology 143, 1982). AUPRC is average precision: precision
+    at each threshold times the recall it adds, without interpolation. Brier is the mean squared error. The
+    calibration error is the mean over rows of |mean probability - prevalence| of the row's bin, 15 of equal width.
+
+    Args:
+        probabilities: (N,) in [0, 1]. targets: (N,) of 1 and 0. draws: (B, N), a row of ones for the plain figure.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    scores, present = probabilities[order], targets[order]
+    starts = np.append(0, np.flatnonzero(np.diff(scores)) + 1)
+    sorted_draws = draws[:, order].astype(np.float64)
+    positives = np.add.reduceat(sorted_draws * present, starts, axis=1)  # (B, ties)
+    negatives = np.add.reduceat(sorted_draws * (1 - present), starts, axis=1)
+    found, wrong = positives.cumsum(1), negatives.cumsum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        above = (positives * (wrong[:, -1:] - wrong + negatives / 2)).sum(1)
+        auroc = above / (found[:, -1] * wrong[:, -1])
+        precision = np.nan_to_num(found / (found + wrong))
+        auprc = (positives * precision).sum(1) / found[:, -1]
+        brier = (draws @ ((probabilities - targets) ** 2)) / draws.sum(1)
+    auprc = np.where(wrong[:, -1] > 0, auprc, np.nan)
+    return {"auroc": auroc, "auprc": auprc, "brier": brier, "ece": _ece(probabilities, targets, draws)}
+
+
+def threshold_scores(probabilities: Column, targets: Column, threshold: float, draws: Draws) -> dict[str, Column]:
+    """Return the figures of "present at or above the threshold", each (B,), NaN where it would divide by 0."""
+    called, present = probabilities >= threshold, targets == 1
+    cells = np.stack([called & present, called & ~present, ~called & present, ~called & ~present], axis=1)
+    hit, false_alarm, miss, rejected = (draws.astype(np.float64) @ cells).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "sensitivity": hit / (hit + miss),
+            "specificity": rejected / (rejected + false_alarm),
+            "ppv": hit / (hit + false_alarm),
+            "npv": rejected / (rejected + miss),
+            "f1": 2 * hit / (2 * hit + false_alarm + miss),
+            "accuracy": (hit + rejected) / (hit + false_alarm + miss + rejected),
+        }
+
+
+def reliability(probabilities: Column, targets: Column) -> tuple[Column, Column, Column]:
+    """Return mean probability, prevalence and count of each bin that holds a row."""
+    bins = _bins(probabilities)
+    count, total, present = (np.bincount(bins, weight, CALIBRATION_BINS) for weight in (None, probabilities, targets))
+    held = count > 0
+    return total[held] / count[held], present[held] / count[held], count[held].astype(np.float64)
+
+
+def auroc(probabilities: Column, targets: Column) -> float:
+    """Return the AUROC of the rows whose target is not NaN; NaN where an outcome is missing."""
+    used = ~np.isnan(targets)
+    if not used.any():
+        return float("nan")
+    ones = np.ones((1, int(used.sum())), np.float32)
+    return float(ranked_scores(probabilities[used], targets[used], ones)["auroc"][0])
+
+
+def interval(values: Column) -> Interval:
+    """Return the first value with the 2.5 and 97.5 percentiles of the others, draws without the figure left out."""
+    drawn = values[1:][~np.isnan(values[1:])]
+    if np.isnan(values[0]) or not len(drawn):
+        return Interval(float(values[0]), float("nan"), float("nan"))
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Interval(float(values[0]), float(low), float(high))
+
+
+def macro(columns: Iterable[Mapping[str, Column]]) -> dict[str, Column]:
+    """Return the mean over findings of each figure, draw by draw; a finding that a draw lacks is left out of it."""
+    found = list(columns)
+    means = {}
+    for name in found[0] if found else ():
+        stacked = np.stack([column[name] for column in found])
+        known = ~np.isnan(stacked)
+        with np.errstate(invalid="ignore"):
+            means[name] = np.where(known, stacked, 0).sum(0) / known.sum(0)
+    return means
+
+
+def _bins(probabilities: Column) -> npt.NDArray[np.int64]:
+    return np.minimum((probabilities * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+
+
+def _ece(probabilities: Column, targets: Column, draws: Draws) -> Column:
+    member = _bins(probabilities)[:, None] == np.arange(CALIBRATION_BINS)  # (N, bins)
+    gap = draws.astype(np.float64) @ (member * (probabilities - targets)[:, None])
+    return np.abs(gap).sum(1) / draws.sum(1)

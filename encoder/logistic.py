@@ -5,10 +5,16 @@ Knows arrays alone; it must not know findings, patients or why there are many co
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""(D + 1, K) each: a step, and how the gradient changed along it."""
 
 MEMORY = 10
 """Pairs that L-BFGS keeps; with the preconditioner few are needed."""
@@ -21,11 +27,30 @@ _SAMPLE_ROWS_A_DIM = 16
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What is learnt from, and the shape of it; one serves any number of problems."""
+
+    values: Tensor
+    """(N, D) float32, centred, about unit variance."""
+    spectrum: Tensor
+    """(D,) variances along `axes`."""
+    axes: Tensor
+    """(D, D)"""
+
+    @classmethod
+    def of(cls, values: Tensor) -> Self:
+        """Return the rows with the axes of their covariance, taken from a sample."""
+        count, dim = values.shape
+        sample = values[:: max(count // (_SAMPLE_ROWS_A_DIM * dim), 1)]
+        spectrum, axes = torch.linalg.eigh(sample.T @ sample / len(sample))
+        return cls(values, spectrum.clamp(min=0), axes)
+
+
+@dataclass(frozen=True)
 class Problem:
     """What is minimised, column by column: mean weighted log loss + decay / 2 * |coefficients|^2."""
 
-    rows: Tensor
-    """(N, D) float32, centred, about unit variance."""
+    rows: Rows
     targets: Tensor
     """(N, K) of 0 and 1."""
     weights: Tensor
@@ -35,7 +60,7 @@ class Problem:
 
     def logits(self, solution: Tensor) -> Tensor:
         """Return the logits (N, K) of coefficients and intercept (D + 1, K)."""
-        return torch.addmm(solution[-1:], self.rows, solution[:-1])
+        return torch.addmm(solution[-1:], self.rows.values, solution[:-1])
 
     def loss(self, logits: Tensor, solution: Tensor) -> Tensor:
         """Return the objective (K,)."""
@@ -45,7 +70,7 @@ class Problem:
     def gradient(self, logits: Tensor, solution: Tensor) -> Tensor:
         """Return the gradient (D + 1, K)."""
         residual = (torch.sigmoid(logits) - self.targets) * self.weights
-        slope = torch.addcmul(self.rows.T @ residual, self.decay, solution[:-1])
+        slope = torch.addcmul(self.rows.values.T @ residual, self.decay, solution[:-1])
         return torch.cat([slope, residual.sum(0, keepdim=True)])
 
 
@@ -58,11 +83,11 @@ def solve_logistic(problem: Problem, *, max_steps: int = MAX_STEPS, tolerance: f
     the rows twice, however many columns there are and however often the line search halves.
     """
     precondition = _preconditioner(problem)
-    solution = torch.zeros(problem.rows.shape[1] + 1, problem.targets.shape[1])
+    solution = torch.zeros(problem.rows.values.shape[1] + 1, problem.targets.shape[1])
     solution[-1] = torch.logit(_base_rate(problem))
     logits = problem.logits(solution)
     loss, gradient = problem.loss(logits, solution), problem.gradient(logits, solution)
-    history: list[tuple[Tensor, Tensor]] = []
+    history: list[Pair] = []
     for _ in range(max_steps):
         moving = gradient.abs().amax(0) > tolerance
         if not moving.any():
@@ -75,7 +100,7 @@ def solve_logistic(problem: Problem, *, max_steps: int = MAX_STEPS, tolerance: f
         solution = solution + step * direction
         logits.addcmul_(step, along)
         previous, gradient = gradient, problem.gradient(logits, solution)
-        history = [*history[1 - MEMORY :], (step * direction, gradient - previous)]
+        history = [*history[1 - MEMORY :], ((step * direction).numpy(), (gradient - previous).numpy())]
     return solution
 
 
@@ -86,14 +111,12 @@ def _base_rate(problem: Problem) -> Tensor:
 def _preconditioner(problem: Problem) -> Callable[[Tensor], Tensor]:
     """Return the map of a gradient (D + 1, K) to inverse-Hessian x gradient at the start, approximately.
 
-    At the base rate p the Hessian is p (1 - p) x covariance + decay; the covariance of a sample of rows will do.
+    At the base rate p the Hessian is p (1 - p) x covariance + decay.
     """
-    count, dim = problem.rows.shape
-    sample = problem.rows[:: max(count // (_SAMPLE_ROWS_A_DIM * dim), 1)]
-    spectrum, axes = torch.linalg.eigh(sample.T @ sample / len(sample))
     rate = _base_rate(problem)
     curvature = rate * (1 - rate) * problem.weights.sum(0).clamp(min=1e-3)
-    damping = (spectrum.clamp(min=0)[:, None] * curvature + problem.decay).reciprocal()  # (D, K)
+    axes = problem.rows.axes
+    damping = (problem.rows.spectrum[:, None] * curvature + problem.decay).reciprocal()  # (D, K)
 
     def precondition(gradient: Tensor) -> Tensor:
         inner = axes @ (damping * (axes.T @ gradient[:-1]))
@@ -102,23 +125,24 @@ def _preconditioner(problem: Problem) -> Callable[[Tensor], Tensor]:
     return precondition
 
 
-def _descent(
-    gradient: Tensor, history: list[tuple[Tensor, Tensor]], precondition: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Return the L-BFGS direction (D + 1, K): the two-loop recursion, every column its own."""
-    direction = -gradient
+def _descent(gradient: Tensor, history: list[Pair], precondition: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the L-BFGS direction (D + 1, K): the two-loop recursion, every column its own.
+
+    The loops are NumPy's: a thousand small operations, which torch would each wake its threads for.
+    """
+    direction = -gradient.numpy()
     shares = []
     for moved, turned in reversed(history):
-        curvature = (moved * turned).sum(0)
-        inverse = torch.where(curvature > 1e-12, 1 / curvature.clamp(min=1e-12), 0)
-        share = inverse * (moved * direction).sum(0)
-        direction = direction - share * turned
+        curvature = np.einsum("dk,dk->k", moved, turned)
+        inverse = np.where(curvature > 1e-12, 1 / np.maximum(curvature, 1e-12), 0).astype(np.float32)
+        share = inverse * np.einsum("dk,dk->k", moved, direction)
+        direction -= share * turned
         shares.append((inverse, share))
-    direction = precondition(direction)
+    direction = precondition(torch.from_numpy(direction)).numpy()
     for (moved, turned), (inverse, share) in zip(history, reversed(shares), strict=True):
-        direction = direction + moved * (share - inverse * (turned * direction).sum(0))
-    uphill = (direction * gradient).sum(0) >= 0
-    return torch.where(uphill, -precondition(gradient), direction) if uphill.any() else direction
+        direction += moved * (share - inverse * np.einsum("dk,dk->k", turned, direction))
+    uphill = np.einsum("dk,dk->k", direction, gradient.numpy()) >= 0
+    return torch.from_numpy(np.where(uphill, -precondition(gradient).numpy(), direction) if uphill.any() else direction)
 
 
 def _line_search(

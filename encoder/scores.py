@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 Column = npt.NDArray[np.float64]
-Draws = npt.NDArray[np.float32]
+Draws = npt.NDArray[np.integer]
 """(B, N): how often each row counts in each bootstrap draw."""
 
 CALIBRATION_BINS = 15
+_BLOCK_DRAWS = 64
 RANKED = ("auroc", "auprc", "brier", "ece")
-AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
+CALLED = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ def ranked_scores(probabilities: Column, targets: Column, draws: Draws) -> dict[
     Args:
         probabilities: (N,) in [0, 1]. targets: (N,) of 1 and 0. draws: (B, N), a row of ones for the plain figure.
     """
+    blocks = [draws[start : start + _BLOCK_DRAWS] for start in range(0, len(draws), _BLOCK_DRAWS)]
+    parts = [_ranked_scores(probabilities, targets, block) for block in blocks]
+    return {name: np.concatenate([part[name] for part in parts]) for name in RANKED}
+
+
+def _ranked_scores(probabilities: Column, targets: Column, draws: Draws) -> dict[str, Column]:
     order = np.argsort(-probabilities, kind="stable")
     scores, present = probabilities[order], targets[order]
     starts = np.append(0, np.flatnonzero(np.diff(scores)) + 1)
@@ -54,11 +61,11 @@ def ranked_scores(probabilities: Column, targets: Column, draws: Draws) -> dict[
     return {"auroc": auroc, "auprc": auprc, "brier": brier, "ece": _ece(probabilities, targets, draws)}
 
 
-def threshold_scores(probabilities: Column, targets: Column, threshold: float, draws: Draws) -> dict[str, Column]:
-    """Return the figures of "present at or above the threshold", each (B,), NaN where it would divide by 0."""
-    called, present = probabilities >= threshold, targets == 1
+def called_scores(called: npt.NDArray[np.bool_], targets: Column, draws: Draws) -> dict[str, Column]:
+    """Return the figures of studies called present (N,), each (B,), NaN where it would divide by 0."""
+    present = targets == 1
     cells = np.stack([called & present, called & ~present, ~called & present, ~called & ~present], axis=1)
-    hit, false_alarm, miss, rejected = (draws.astype(np.float64) @ cells).T
+    hit, false_alarm, miss, rejected = (draws.astype(np.float32) @ cells.astype(np.float32)).astype(np.float64).T
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "sensitivity": hit / (hit + miss),
@@ -78,22 +85,31 @@ def reliability(probabilities: Column, targets: Column) -> tuple[Column, Column,
     return total[held] / count[held], present[held] / count[held], count[held].astype(np.float64)
 
 
-def auroc(probabilities: Column, targets: Column) -> float:
-    """Return the AUROC of the rows whose target is not NaN; NaN where an outcome is missing."""
+def auroc(scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]) -> float:
+    """Return the AUROC of any scores (N,), over rows whose target is not NaN; NaN where an outcome is missing."""
     used = ~np.isnan(targets)
-    if not used.any():
+    present = targets[used] == 1
+    positives, negatives = int(present.sum()), int((~present).sum())
+    if not positives or not negatives:
         return float("nan")
-    ones = np.ones((1, int(used.sum())), np.float32)
-    return float(ranked_scores(probabilities[used], targets[used], ones)["auroc"][0])
+    _, place, ties = np.unique(scores[used], return_inverse=True, return_counts=True)
+    ranks = ties.cumsum() - (ties - 1) / 2  # the mean rank of each tie, from 1
+    return float((ranks[place][present].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def interval(values: Column) -> Interval:
-    """Return the first value with the 2.5 and 97.5 percentiles of the others, draws without the figure left out."""
+def interval(values: Column, *, centred: bool = False) -> Interval:
+    """Return the first value with the 2.5 and 97.5 percentiles of the others, draws without the figure left out.
+
+    Args:
+        centred: moves the percentiles so that the mean of the draws is the value. For figures that drawing rows
+            twice raises by itself, as it does the calibration error.
+    """
     drawn = values[1:][~np.isnan(values[1:])]
     if np.isnan(values[0]) or not len(drawn):
         return Interval(float(values[0]), float("nan"), float("nan"))
     low, high = np.percentile(drawn, (2.5, 97.5))
-    return Interval(float(values[0]), float(low), float(high))
+    shift = float(drawn.mean() - values[0]) if centred else 0.0
+    return Interval(float(values[0]), max(float(low) - shift, 0.0), float(high) - shift)
 
 
 def macro(columns: Iterable[Mapping[str, Column]]) -> dict[str, Column]:

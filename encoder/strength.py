@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.logistic import Problem, solve_logistic
+from encoder.logistic import Problem, Rows, solve_logistic
 
 Floats = npt.NDArray[np.float32]
 ClassWeight = Literal["none", "balanced"]
@@ -18,16 +18,16 @@ STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 """Inverse L2 strengths that are tried: scikit-learn's C, on embeddings centred and scaled to unit mean variance."""
 
 
-def scaled_rows(embeddings: Floats) -> tuple[torch.Tensor, Floats, float]:
+def scaled_rows(embeddings: Floats) -> tuple[Rows, Floats, float]:
     """Return the rows centred and divided by one number, so that the geometry of the space is kept."""
     mean = embeddings.mean(0, dtype=np.float64).astype(np.float32)
     rows = torch.from_numpy(embeddings - mean)
     scale = max(float(rows.square().mean().sqrt()), 1e-12)
-    return rows.div_(scale), mean, scale
+    return Rows.of(rows.div_(scale)), mean, scale
 
 
 def solve_strengths(
-    rows: torch.Tensor, targets: torch.Tensor, strengths: torch.Tensor, class_weight: ClassWeight
+    rows: Rows, targets: torch.Tensor, strengths: torch.Tensor, class_weight: ClassWeight
 ) -> torch.Tensor:
     """Return (D + 1, G, C) solutions for strengths (G, C); one call solves them all."""
     counted = ~targets.isnan()
@@ -48,7 +48,7 @@ def solve_strengths(
 
 
 def best_strengths(
-    rows: torch.Tensor, targets: torch.Tensor, folds: torch.Tensor, strengths: tuple[float, ...],
+    rows: Rows, targets: torch.Tensor, folds: torch.Tensor, strengths: tuple[float, ...],
     class_weight: ClassWeight,
 ) -> torch.Tensor:  # fmt: skip
     """Return the strength (C,) of each finding with the least mean log loss over the folds left out."""
@@ -61,7 +61,7 @@ def best_strengths(
         seen = torch.where(held[:, None], torch.nan, targets)
         learnable = (seen == 1).any(0) & (seen == 0).any(0)
         solution = solve_strengths(rows, seen, grid, class_weight)
-        logits = torch.einsum("nd,dgc->ngc", rows[held], solution[:-1]) + solution[-1]
+        logits = torch.einsum("nd,dgc->ngc", rows.values[held], solution[:-1]) + solution[-1]
         wanted = targets[held][:, None]
         losses = torch.nn.functional.softplus(logits) - wanted * logits
         total += losses.nansum(0) * learnable

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+Draws = npt.NDArray[np.uint8]
+"""(B + 1, N): how often each row counts; the first of all ones."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Estimate:
     """Queries for which the figure is not defined."""
 
 
-def patient_draws(patient_ids: Sequence[str], count: int, seed: int) -> npt.NDArray[np.float32]:
+def patient_draws(patient_ids: Sequence[str], count: int, seed: int) -> Draws:
     """Return how often each row counts, (count + 1, N): first every row once, then one bootstrap draw a row.
 
     A draw takes as many patients as there are, with replacement, each with all of its rows (the cluster
@@ -34,22 +36,34 @@ def patient_draws(patient_ids: Sequence[str], count: int, seed: int) -> npt.NDAr
     """
     patients, patient_of_row = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)
     rng = np.random.default_rng(seed)
-    draws = np.ones((count + 1, len(patient_of_row)), dtype=np.float32)
+    draws = np.ones((count + 1, len(patient_of_row)), dtype=np.uint8)
     for draw in draws[1:]:
         taken = np.bincount(rng.integers(len(patients), size=len(patients)), minlength=len(patients))
         draw[:] = taken[patient_of_row]
     return draws
 
 
-def estimate(values: Values, chance: Values, draws: npt.NDArray[np.float32]) -> Estimate:
-    """Return the mean of values (Q,), NaN left out, with its interval over draws (B + 1, Q) and mean chance."""
-    known = ~np.isnan(values)
-    if not known.any():
-        return Estimate(np.nan, np.nan, np.nan, np.nan, 0, len(values))
-    weights = draws[:, known].astype(np.float64)
+def estimates(values: Sequence[Values], chances: Sequence[Values], draws: Draws) -> list[Estimate]:
+    """Return the mean of each of M figures, NaN left out, with its interval and its mean chance.
+
+    Args:
+        values: M arrays (Q,), NaN where a query does not define the figure. chances: as `values`.
+        draws: (B + 1, Q) of `patient_draws`.
+    """
+    known = ~np.isnan(values)  # (M, Q)
+    weights = draws[1:].astype(np.float32)
+    sums = weights @ np.nan_to_num(values).T.astype(np.float32)
     with np.errstate(invalid="ignore"):
-        means = weights @ values[known] / weights.sum(1)
-    low, high = np.nanpercentile(means[1:], (2.5, 97.5)) if len(means) > 1 else (np.nan, np.nan)
-    return Estimate(
-        float(means[0]), float(low), float(high), float(chance[known].mean()), int(known.sum()), int((~known).sum())
-    )
+        means = sums / (weights @ known.T.astype(np.float32))
+    return [
+        _estimate(value[held], chance[held], drawn[~np.isnan(drawn)], len(value))
+        for value, held, chance, drawn in zip(values, known, chances, means.T, strict=True)
+    ]
+
+
+def _estimate(value: Values, chance: Values, drawn: npt.NDArray[np.float32], queries: int) -> Estimate:
+    if not len(value):
+        return Estimate(np.nan, np.nan, np.nan, np.nan, 0, queries)
+    low, high = np.percentile(drawn, (2.5, 97.5)) if len(drawn) else (np.nan, np.nan)
+    left_out = queries - len(value)
+    return Estimate(float(value.mean()), float(low), float(high), float(chance.mean()), len(value), left_out)

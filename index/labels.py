@@ -62,6 +62,12 @@ class LabelPolicy:
         return f"uncertain (-1) {words[self.uncertain]}{others}; blank {words[self.blank]}"
 
 
+def label_columns(table: pa.Table) -> list[str]:
+    """Return the findings of a table: the 14, then further columns of int8, which is how importers store labels."""
+    further = [one.name for one in table.schema if one.type == pa.int8() and one.name not in FINDINGS]
+    return [*FINDINGS, *further]
+
+
 def finding_targets(table: pa.Table, findings: Sequence[str], policy: LabelPolicy) -> Targets:
     """Return the targets (N, C) of the findings, columns in the order given; NaN where not to be used.
 

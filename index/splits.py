@@ -1,14 +1,16 @@
 """Splits and folds that never part the studies of one patient, balanced over the targets.
 
-Knows patient ids and target arrays; it must not know files, embeddings or who asks.
+Knows patient ids, target arrays and the file of a split; it must not know embeddings or who asks.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import StudiesError
+from index.errors import ArtefactError, StudiesError
+from index.files import load_json, save_json
 
 Rows = npt.NDArray[np.int64]
 """Row numbers of the table, ascending."""
@@ -106,3 +108,27 @@ def _deal(counts: npt.NDArray[np.float64], share: npt.NDArray[np.float64], seed:
             part_of[patient] = part
             wanted[part] -= counts[patient]
     return part_of
+
+
+def save_parts(path: Path, parts: Mapping[str, Sequence[str]]) -> None:
+    """Write the study ids of each part as JSON, whole or not at all: `{"train": [...], "test": [...]}`."""
+    save_json(path, {name: list(ids) for name, ids in parts.items()})
+
+
+def load_parts(path: Path, study_ids: Sequence[str]) -> dict[str, Rows]:
+    """Return the rows of each part that a file of `save_parts` names; rows it does not name are in none.
+
+    Raises:
+        ArtefactError: no such file, or no parts of study ids in it. StudiesError: a study in two parts.
+    """
+    remedy = 'expected {"train": [study ids], "test": [...]}'
+    named = load_json(path, "split", remedy)
+    if not all(isinstance(ids, list) for ids in named.values()):
+        raise ArtefactError(f"{str(path)!r} is no split; {remedy}")
+    part_of: dict[str, str] = {}
+    for name, ids in named.items():
+        for study_id in ids:
+            if part_of.setdefault(study_id, name) != name:
+                raise StudiesError(f"expected each study in one part, got {study_id!r} in two of {str(path)!r}")
+    parts = [part_of.get(study_id) for study_id in study_ids]
+    return {name: np.array([row for row, part in enumerate(parts) if part == name], np.int64) for name in named}

@@ -15,11 +15,14 @@ VERBS = {
     "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
     "import": "Turn CheXpert, NIH or DICOM films into one table of studies.",
     "encoder": "Create and inspect encoder files.",
+    "train": "Train an encoder by a recipe.",
     "export": "Embed every study of a table into Parquet shards.",
     "index": "Index an export for search.",
     "search": "Find the studies most similar to a stored one or to a film.",
+    "probe": "Fit and judge a linear probe on frozen embeddings.",
     "evaluate": "Measure retrieval: precision beside chance, other patients only.",
     "serve": "Answer over HTTP, with a page.",
+    "bench": "Measure speed beside the plain way, in the same run.",
 }
 
 

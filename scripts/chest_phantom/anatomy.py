@@ -1,6 +1,6 @@
 """One simulated chest as numbers: how large each organ is, where it lies, and how the patient stood for a film.
 
-Lengths are centimetres of a standard chest (x to the patient's left, y to the front, z upwards); nothing here knows pixels.
+Lengths are centimetres of a standard chest (x to the patient's left, y to the front, z upwards); it knows no pixels.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ BODY_BACK = _profile({-20: -10.6, -8: -12.2, 0: -12.8, 6: -12.3, 10: -11.2, 14: 
 
 def at(profile: npt.NDArray[np.float64], z: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return the profile's values at heights `z`, any shape, in centimetres."""
-    return np.interp(z, _LEVELS, profile)
+    return np.interp(np.asarray(z, dtype=np.float64), _LEVELS, profile)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def arm_absorption(chest: Chest, view: View) -> F32:
     row, column = np.mgrid[0:rows:3, 0:columns:3].astype(np.float32)
     total = np.zeros(row.shape, dtype=np.float32)
     for side in (-1, 1):
+        knots: list[tuple[float, float, float]]
         if view.name == "frontal":
             knots = [(side * 18.2, -1, 10.2), (side * 21.0, -1, 3.0), (side * 23.0, 0, -9.0)]
         else:
@@ -69,7 +70,7 @@ def arm_absorption(chest: Chest, view: View) -> F32:
         gap = np.minimum(*(_distance(column, row, spots[i], spots[i + 1]) for i in (0, 1)))
         chord = np.sqrt(np.maximum(radius**2 - gap**2, 0))
         total += chord * np.float32(2 * 0.175 * view.cm_per_pixel * (1.0 if view.name == "frontal" else 0.55))
-    return cv2.resize(total, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(total, (columns, rows), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
 def _distance(column: F32, row: F32, start: F32, end: F32) -> F32:

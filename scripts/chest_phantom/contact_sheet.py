@@ -42,7 +42,7 @@ def _column(seed: int, index: int, finding: str, boxes: bool) -> npt.NDArray[np.
         picture = cv2.cvtColor(film, cv2.COLOR_GRAY2BGR)
         for x0, y0, x1, y1 in scene.boxes(view, finding) if boxes and finding else ():
             cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (0, 200, 255), 1)
-        cells.append(_fit(picture))
+        cells.append(_fit(np.asarray(picture, dtype=np.uint8)))
     return np.vstack(cells)
 
 

@@ -65,7 +65,7 @@ def _haze(light: F32) -> F32:
     """Return scattered light: the beam's mean over a wide neighbourhood, so dense parts gain most."""
     small = cv2.resize(np.minimum(light, np.float32(0.25)), None, fx=0.1, fy=0.1, interpolation=cv2.INTER_AREA)
     wide = cv2.GaussianBlur(small, (0, 0), 4.0)
-    return cv2.resize(wide, light.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(wide, light.shape[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 
 
 def _curve(signal: F32, exposure: Exposure) -> F32:

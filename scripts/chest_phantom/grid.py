@@ -53,7 +53,8 @@ class Ellipsoid:
         """Return the part of the grid that it may touch."""
         first, second, third = self._frame()
         reach = np.sqrt(sum((r * a) ** 2 for r, a in zip(self.radii, (first, second, third), strict=True)))
-        return block_around(self.centre, tuple(float(r) + STEP for r in reach))
+        x, y, z = (float(r) + STEP for r in reach)
+        return block_around(self.centre, (x, y, z))
 
     def depth(self, block: Block) -> F32:
         """Return how far below its surface each voxel of `block` lies, cm, roughly, negative outside."""

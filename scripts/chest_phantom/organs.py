@@ -1,4 +1,4 @@
-"""The soft parts of a chest painted as a volume: body wall, lungs, heart, great vessels, airways, diaphragm, stomach gas.
+"""The soft parts of a chest as a volume: body wall, lungs, heart, great vessels, airways, diaphragm, stomach gas.
 
 Knows anatomy and the grid; not which findings will be planted, nor any film.
 """

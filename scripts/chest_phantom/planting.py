@@ -55,9 +55,10 @@ def _plant_edema(volume: Volume, one: Planted, side: int, chest: Chest, pose: Po
 
 def _plant_consolidation(volume: Volume, one: Planted, side: int, chest: Chest, pose: Pose) -> None:
     """Fill airspaces in a soft-edged patch of 3 to 5 cm radius."""
-    radius = np.float32(2.9 + 2.0 * one.severity)
+    radius = 2.9 + 2.0 * one.severity
     centre = place_of(one, side)
-    block = block_around(centre, (radius * 1.5,) * 3)
+    reach = radius * 1.5
+    block = block_around(centre, (reach, reach, reach))
     x, y, z = within(block)
     gap = np.sqrt(sum(np.square((c - o) / s) for c, o, s in zip((x, y, z), centre, (1.0, 1.1, 0.85), strict=True)))
     edge = radius - gap + 1.1 * _mottle(one.seed, gap.shape, 2.2)
@@ -96,7 +97,7 @@ def _mottle(seed: int, shape: tuple[int, ...], size: float) -> F32:
     noise = rng.normal(0, 0.75, cells).astype(np.float32)
     plan = np.stack([cv2.resize(layer, (shape[2], shape[1]), interpolation=cv2.INTER_LINEAR) for layer in noise])
     flat = cv2.resize(plan.reshape(cells[0], -1), (shape[1] * shape[2], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return flat.reshape(shape)
+    return np.asarray(flat, dtype=np.float32).reshape(shape)
 
 
 _PAINTERS: dict[str, Callable[[Volume, Planted, int, Chest, Pose], None]] = {

@@ -63,7 +63,7 @@ class View:
                 depth = ORIGIN[self.along] + STEP * index
                 total += cv2.warpAffine(layer, self._placing(depth), (columns, rows), borderMode=cv2.BORDER_REPLICATE)
         total *= STEP * self.scale[self.along]
-        return cv2.resize(total, self.shape[::-1], interpolation=cv2.INTER_CUBIC)
+        return np.asarray(cv2.resize(total, self.shape[::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
     def _placing(self, depth: float) -> npt.NDArray[np.float64]:
         """Return the 2x3 matrix from a slice's (column, row) of voxels to those of the coarse film."""

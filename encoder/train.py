@@ -1,0 +1,249 @@
+"""Training an encoder: epochs of batches, a figure on patients held out, the best encoder kept.
+
+Knows films and targets as arrays; knows nothing of tables, of where a run is written, or of who watches.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from encoder.augment import augment, hide_views
+from encoder.backbone import load_backbone_weights
+from encoder.classifier import Classifier, build_classification_model
+from encoder.depthwise import speed_up_depthwise
+from encoder.films import FilmStore, Normalizer, TrainingStudies
+from encoder.losses import class_loss, contrastive_loss, label_weights, multilabel_loss
+from encoder.model import DualEfficientNetEncoder
+from encoder.optimizer import RunningAverage, build_optimizer, freeze_stages, rate_factor, set_rate
+from encoder.recipe import Recipe
+from encoder.validation import figures_of
+
+Rows = npt.NDArray[np.int64]
+OnStep = Callable[[int, int, float], None]
+"""Steps done, steps of the epoch, mean loss so far."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is numbers, so that it can be written down."""
+
+    epoch: int = 0
+    """Epochs done."""
+    best: float = -np.inf
+    best_epoch: int = 0
+    since_better: int = 0
+    since_reduced: int = 0
+    reduction: float = 1.0
+    """What plateaus have multiplied the learning rate with."""
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """One training run in memory: `epoch` does one, `finished` says whether another is due."""
+
+    def __init__(self, recipe: Recipe, films: FilmStore, studies: TrainingStudies, *, device: str = "cpu") -> None:
+        self.recipe, self.films, self.studies = recipe, films, studies
+        self.device = torch.device(device)
+        self.network = _build_network(recipe, studies).to(self.device)
+        self.optimizer = build_optimizer(self.network, recipe.optimizer)
+        decay = recipe.optimizer.ema_decay
+        self.average = RunningAverage(self.network, decay) if decay else None
+        self.progress = Progress()
+        self._normalize = Normalizer(recipe.preprocessing, self.device)
+        weights = label_weights(
+            torch.from_numpy(studies.targets[studies.train]),
+            recipe.loss.class_weights,
+            exclusive=studies.exclusive,
+        )
+        self._weights = weights.to(self.device)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached its epochs, its patience or its minutes."""
+        run, progress = self.recipe.run, self.progress
+        late = 0 < run.max_minutes * 60 <= progress.seconds
+        return progress.epoch >= run.epochs or progress.since_better >= run.patience or late
+
+    def epoch(self, on_step: OnStep | None = None) -> bool:
+        """Do one epoch and return whether its figure is the best so far; `progress.history` gets its row.
+
+        Chance in it comes from the recipe's seed and the epoch's number alone, so a resumed run repeats it.
+        """
+        started = time.monotonic()
+        with torch.random.fork_rng(devices=[]):
+            seed = self.recipe.run.seed * 1_000_003 + self.progress.epoch
+            torch.manual_seed(seed)
+            losses = self._learn(torch.Generator().manual_seed(seed), on_step)
+        figures = self._validate()
+        better = self._judge(figures)
+        self.progress.seconds += time.monotonic() - started
+        self.progress.history.append(
+            {"epoch": self.progress.epoch, **losses, **figures, "seconds": self.progress.seconds}
+        )
+        return better
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        """Return the state dict of the encoder as it is validated: the running average where there is one."""
+        return self._part("encoder.")
+
+    def head_state(self) -> dict[str, Tensor]:
+        """Return the head's weight, bias and scale as they are validated."""
+        return {**self._part("head."), "scale": self._validated_state()["scale"]}
+
+    def embed(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, D) and logits (B, C) of studies, without augmentation, as validated."""
+        live = self._swap_in_average()
+        self.network.eval()
+        parts: list[tuple[Tensor, Tensor]] = []
+        with torch.inference_mode():
+            for start in range(0, len(rows), self.recipe.run.batch_size):
+                embeddings = self._forward(rows[start : start + self.recipe.run.batch_size], None)[0]
+                parts.append((embeddings.cpu(), self.network.logits(embeddings).cpu()))
+        if live is not None:
+            self.network.load_state_dict(live)
+        embedded, logits = zip(*parts, strict=True)
+        return torch.cat(embedded), torch.cat(logits)
+
+    def _learn(self, generator: torch.Generator, on_step: OnStep | None) -> dict[str, float]:
+        self._set_mode()
+        batches = list(self._batches(generator))
+        accumulation = self.recipe.optimizer.accumulation
+        sums = np.zeros(3)
+        for step, rows in enumerate(batches):
+            factor = rate_factor(
+                self.recipe.schedule, self.progress.epoch + step / len(batches), self.recipe.run.epochs
+            )
+            set_rate(self.optimizer, factor * self.progress.reduction)
+            terms = self._loss(rows, generator)
+            (terms[0] / accumulation).backward()
+            if (step + 1) % accumulation == 0 or step + 1 == len(batches):
+                self._step()
+            sums += [float(term.detach()) for term in terms]
+            if on_step is not None:
+                on_step(step + 1, len(batches), sums[0] / (step + 1))
+        mean = dict(zip(("loss", "label_loss", "neighbour_loss"), (sums / len(batches)).tolist(), strict=True))
+        return {**mean, "lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _loss(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        embeddings, targets = self._forward(rows, generator)
+        options = self.recipe.loss
+        of_labels = class_loss if self.studies.exclusive else multilabel_loss
+        label = of_labels(self.network.logits(embeddings), targets, self._weights, options.label_smoothing)
+        neighbour = contrastive_loss(embeddings, targets, options.temperature)
+        for dim in options.prefixes:
+            prefix = torch.nn.functional.normalize(embeddings[:, :dim], dim=1)
+            neighbour = neighbour + contrastive_loss(prefix, targets, options.temperature)
+        neighbour = neighbour / (1 + len(options.prefixes))
+        return options.bce * label + options.contrastive * neighbour, label, neighbour
+
+    def _forward(self, rows: Rows, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Return embeddings (B, D) and targets (B, C); with a generator the films are augmented."""
+        distinct, places = np.unique(np.concatenate(self.studies.views(rows)), return_inverse=True)
+        frontal, lateral = torch.from_numpy(places).view(2, -1).to(self.device)
+        planes = self.films.batch(distinct).to(self.device)
+        if generator is not None:
+            planes = augment(planes, self.recipe.augmentation, generator)
+            frontal, lateral = hide_views(frontal, lateral, self.recipe.augmentation, generator)
+        bf16 = self.recipe.optimizer.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            embeddings = self.network.encoder.forward_rows(self._normalize(planes), frontal, lateral)
+        return embeddings, torch.from_numpy(self.studies.targets[rows]).to(self.device)
+
+    def _batches(self, generator: torch.Generator) -> Iterator[Rows]:
+        """Yield shuffled training rows; a last batch of one is left out, because batch statistics need two."""
+        order = torch.randperm(len(self.studies.train), generator=generator).numpy()
+        for start in range(0, len(order), self.recipe.run.batch_size):
+            part = order[start : start + self.recipe.run.batch_size]
+            if len(part) >= 2:
+                yield self.studies.train[part]
+
+    def _step(self) -> None:
+        if self.recipe.optimizer.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.network)
+
+    def _set_mode(self) -> None:
+        """Put the network into training mode, its frozen stages excepted: their batch statistics stay, too."""
+        options = self.recipe.optimizer
+        thawed = 0 < options.unfreeze_epoch <= self.progress.epoch
+        self.network.train()
+        for backbone in self.network.encoder.backbones:
+            for module in freeze_stages(backbone, 0 if thawed else options.frozen_stages):
+                module.eval()
+
+    def _validate(self) -> dict[str, float]:
+        rows = self.studies.valid
+        embeddings, logits = self.embed(rows)
+        targets = torch.from_numpy(self.studies.targets[rows])
+        of_labels = class_loss if self.studies.exclusive else multilabel_loss
+        loss = float(of_labels(logits, targets, self._weights.cpu()))
+        figures = figures_of(
+            embeddings.numpy(),
+            logits.softmax(1).numpy() if self.studies.exclusive else logits.sigmoid().numpy(),
+            self.studies.targets[rows],
+            self.studies.patients[rows],
+        )
+        return {"valid_loss": loss, **{f"valid_{name}": value for name, value in figures.items()}}
+
+    def _judge(self, figures: dict[str, float]) -> bool:
+        """Count the epoch, remember the best one, and reduce the learning rate on a plateau."""
+        progress, schedule = self.progress, self.recipe.schedule
+        progress.epoch += 1
+        figure = _monitored(figures, self.recipe.run.monitor)
+        if figure > progress.best:
+            progress.best, progress.best_epoch = figure, progress.epoch
+            progress.since_better = progress.since_reduced = 0
+            return True
+        progress.since_better += 1
+        progress.since_reduced += 1
+        if schedule.kind == "plateau" and progress.since_reduced >= schedule.patience:
+            progress.reduction = max(progress.reduction * schedule.factor, schedule.minimum)
+            progress.since_reduced = 0
+        return False
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        state = self._validated_state()
+        return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+
+    def _validated_state(self) -> dict[str, Tensor]:
+        return {**self.network.state_dict(), **(self.average.state if self.average else {})}
+
+    def _swap_in_average(self) -> dict[str, Tensor] | None:
+        if self.average is None:
+            return None
+        live = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self._validated_state())
+        return live
+
+
+def _monitored(figures: dict[str, float], monitor: str) -> float:
+    """Return the figure that says which epoch is best, higher is better; minus infinity where it is undefined."""
+    values = {
+        "loss": -figures["valid_loss"],
+        "auroc": figures["valid_auroc"],
+        "precision_at_5": figures["valid_precision_at_5"],
+        "auroc_and_precision": (figures["valid_auroc"] + figures["valid_precision_at_5"]) / 2,
+    }
+    return float(np.nan_to_num(values[monitor], nan=-np.inf))
+
+
+def _build_network(recipe: Recipe, studies: TrainingStudies) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.run.seed)
+        encoder = DualEfficientNetEncoder(recipe.encoder)
+        network = build_classification_model(encoder, len(studies.target_names))
+    for backbone in encoder.backbones:
+        load_backbone_weights(backbone, recipe.encoder.backbone, recipe.run.weights, in_chans=recipe.encoder.in_chans)
+        if recipe.optimizer.checkpointing:
+            backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    speed_up_depthwise(network)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

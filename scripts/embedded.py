@@ -1,0 +1,130 @@
+"""Exports as the judging verbs want them: one table and one matrix, with labels chosen by the command line's words.
+
+Knows folders and options; it must not know what is measured.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import click
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from index.errors import FingerprintMismatch, StudiesError
+from index.labels import POLICIES, LabelPolicy, Targets, class_targets, finding_targets, label_columns
+from index.shards import load_embeddings, load_manifest
+from index.vectors import Embeddings
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Studies and their embeddings (N, D), row for row, all of one encoder."""
+
+    studies: pa.Table
+    embeddings: Embeddings
+    fingerprint: str
+
+    @classmethod
+    def load(cls, folders: Sequence[Path]) -> Self:
+        """Return the exports of all folders as one.
+
+        Raises:
+            FingerprintMismatch: they are of different encoders. StudiesError: none embedded, or one is there twice.
+            ArtefactError: an export is unfinished or has changed.
+        """
+        prints = {folder: str(load_manifest(folder)["fingerprint"]) for folder in folders}
+        first, fingerprint = next(iter(prints.items()))
+        for folder, other in prints.items():
+            if other != fingerprint:
+                raise FingerprintMismatch(
+                    f"{str(first)!r} was made by encoder {fingerprint[:12]}, {str(folder)!r} by {other[:12]}; "
+                    "run precedent export again with one encoder"
+                )
+        tables, vectors = zip(*(load_embeddings(folder) for folder in folders), strict=True)
+        studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
+        if not studies.num_rows:
+            raise StudiesError(f"expected embedded studies in {str(first)!r}, got none; see its failed.parquet")
+        embedded = cls(studies, np.concatenate(vectors), fingerprint)
+        repeated = len(embedded.ids) - len(set(embedded.ids))
+        if repeated:
+            raise StudiesError(f"expected each study once, got {repeated} again; the exports share studies")
+        return embedded
+
+    @property
+    def ids(self) -> list[str]:
+        """The study ids, row for row."""
+        ids: list[str] = self.studies["study_id"].to_pylist()
+        return ids
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient ids, row for row."""
+        ids: list[str] = self.studies["patient_id"].to_pylist()
+        return ids
+
+    def take(self, rows: npt.NDArray[np.integer] | Sequence[int]) -> Self:
+        """Return those rows, in that order."""
+        return type(self)(self.studies.take(pa.array(rows)), self.embeddings[rows], self.fingerprint)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which labels are judged, and what uncertain and blank count for."""
+
+    findings: tuple[str, ...]
+    classes: dict[str, list[str]]
+    policy: LabelPolicy
+
+    @classmethod
+    def parse(cls, findings: str | None, classes: Sequence[str], policy: str, blank: str) -> Self:
+        """Return what the options say; `findings` is a list with commas, a class `NAME:WORD,WORD`."""
+        if findings and classes:
+            raise click.UsageError("give either --findings or --class")
+        names = tuple(name.strip() for name in (findings or "").split(",") if name.strip())
+        return cls(names, dict(map(_class, classes)), LabelPolicy.named(policy, blank))  # type: ignore[arg-type]
+
+    def names(self, studies: pa.Table) -> list[str]:
+        """Return the classes, the findings asked for, or every label column of the studies."""
+        return list(self.classes) or list(self.findings) or label_columns(studies)
+
+    def targets(self, studies: pa.Table) -> Targets:
+        """Return the targets (N, C) of `names`. Raises StudiesError, FilterError."""
+        if self.classes:
+            return class_targets(studies, self.classes)
+        return finding_targets(studies, self.names(studies), self.policy)
+
+    def sentence(self) -> str:
+        """Return how labels were taken, in words."""
+        if self.classes:
+            return "classes: " + "; ".join(f"{name} = {' and '.join(words)}" for name, words in self.classes.items())
+        return f"labels: {self.policy.sentence()}"
+
+
+def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that `Wanted.parse` reads to a command."""
+    choices: list[str] = [choice for choice in POLICIES if choice != "known-good"]
+    options = (
+        click.option("--findings", help="Findings with commas between; default: every label column."),
+        click.option(
+            "--class", "classes", multiple=True, metavar="NAME:WORDS",
+            help="An exclusive class, e.g. 'bacteria:Etiology=bacteria'; more than one, with commas between words.",
+        ),
+        click.option(
+            "--policy", type=click.Choice(POLICIES), default="known-good", show_default=True,
+            help="What uncertain (-1) counts for; known-good: Edema and Atelectasis 1, Consolidation 0, else ignored.",
+        ),
+        click.option("--blank", type=click.Choice(choices), default="zeros", show_default=True),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _class(text: str) -> tuple[str, list[str]]:
+    name, colon, words = text.partition(":")
+    if not name.strip() or not colon or not words.strip():
+        raise click.UsageError(f"expected a class like 'bacteria:Etiology=bacteria', got {text!r}")
+    return name.strip(), [word.strip() for word in words.split(",")]

@@ -1,0 +1,135 @@
+"""The retrieval report: short tables for the terminal, every figure and a picture for the page.
+
+Knows the structure that `scripts.evaluate.judged` returns; it must not know how a figure came about.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from scripts.report import number, number_with_interval, picture, save_page, table
+
+Space = dict[str, Any]
+_COLUMNS = ("value (95 % interval)", "chance", "queries", "left out")
+
+
+def print_tables(spaces: dict[str, Space], protocol: Sequence[str]) -> None:
+    """Print each rule's figures with the spaces side by side, then each finding's in the first space."""
+    console = Console(width=max(Console().width, 70 + 14 * len(spaces)))
+    for sentence in protocol:
+        console.print(f"* {sentence}", highlight=False)
+    first, *others = spaces
+    rules = Table(title="Retrieval, other patients only", box=SIMPLE)
+    _columns(rules, ("rule", "figure", first, "95 % interval", *others, "chance", "queries"))
+    for rule, told in spaces[first]["rules"].items():
+        for figure in _headline(told["figures"]):
+            estimates = [space["rules"][rule]["figures"][figure] for space in spaces.values()]
+            rules.add_row(rule, figure, *_side_by_side(estimates))
+        rules.add_section()
+    privacy = [space["same_patient_precision@1"] for space in spaces.values()]
+    rules.add_row("same patient", "precision@1", *_side_by_side(privacy))
+    console.print(rules)
+    findings = Table(title=f"Query and hit both have it ({first})", box=SIMPLE)
+    _columns(findings, ("finding", "figure", first, "95 % interval", "chance", "queries"))
+    for finding, told in spaces[first]["findings"].items():
+        for figure in filter(_is_precision, told["figures"]):
+            findings.add_row(finding, figure, *_side_by_side([told["figures"][figure]]))
+    console.print(findings)
+
+
+def _headline(figures: dict[str, Any]) -> list[str]:
+    """Return the figures worth a line in a terminal: precision at every k, the others at the largest."""
+    deepest = list(figures)[-1].partition("@")[2]
+    return [name for name in figures if _is_precision(name) or name.endswith(f"@{deepest}")]
+
+
+def _is_precision(figure: str) -> bool:
+    return figure.startswith("precision")
+
+
+def _side_by_side(estimates: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield a table's cells: the first space's value and interval, the others' values, chance and queries.
+
+    Chance and queries depend on the studies alone, so they are the same in all spaces.
+    """
+    first = estimates[0]
+    yield number(first["value"])
+    yield "" if np.isnan(first["low"]) else f"{first['low']:.3f}-{first['high']:.3f}"
+    yield from (number(estimate["value"]) for estimate in estimates[1:])
+    yield number(first["chance"])
+    yield f"{first['queries']:,}"
+
+
+def save_report(path: Path, protocol: Sequence[str], spaces: dict[str, Space]) -> None:
+    """Write the page that stands alone, whole or not at all."""
+    sections = [("At a glance", _glance(spaces))]
+    sections += [(f"Space: {name} ({space['embedding_dim']}-D)", _space(space)) for name, space in spaces.items()]
+    save_page(path, "Retrieval evaluation", protocol, sections)
+
+
+def _space(space: Space) -> str:
+    rules = table(("rule", "figure", *_COLUMNS), _rows(space["rules"]))
+    findings = table(("both have", "figure", *_COLUMNS), _rows(space["findings"]))
+    cells = _cells(space["same_patient_precision@1"])
+    privacy = table(("privacy", *_COLUMNS), [("nearest other study is of the same patient", *cells)])
+    return rules + findings + privacy
+
+
+def _rows(judged: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, told in judged.items():
+        if "not_defined" in told:
+            yield (name, told["not_defined"], "n/a", "n/a", "0", str(_left_out(told)))
+            continue
+        for figure, estimate in told["figures"].items():
+            yield (f"{name}: {told['sentence']}", figure, *_cells(estimate))
+
+
+def _left_out(told: dict[str, Any]) -> int:
+    return max(estimate["left_out"] for estimate in told["figures"].values())
+
+
+def _cells(estimate: dict[str, Any]) -> tuple[str, str, str, str]:
+    return (
+        number_with_interval(estimate["value"], estimate["low"], estimate["high"]),
+        number(estimate["chance"]),
+        f"{estimate['queries']:,}",
+        f"{estimate['left_out']:,}",
+    )
+
+
+def _columns(grid: Table, names: Sequence[str]) -> None:
+    for name in names:
+        grid.add_column(name, justify="left" if name in ("rule", "finding", "figure") else "right", no_wrap=True)
+
+
+def _glance(spaces: dict[str, Space]) -> str:
+    """Return a picture: precision at the middle k of each rule and space, with interval and chance."""
+    lines = [
+        (f"{rule}: {name}", space["rules"][rule]["figures"])
+        for rule, told in next(iter(spaces.values()))["rules"].items()
+        for name, space in spaces.items()
+        if "not_defined" not in told and any(map(_is_precision, told["figures"]))
+    ]
+    if not lines:
+        return "<p>n/a: no rule has a query.</p>"
+    precisions = list(filter(_is_precision, lines[0][1]))
+    shown = precisions[len(precisions) // 2]
+    figure = Figure(figsize=(8, 1 + 0.32 * len(lines)))
+    figure.subplots_adjust(left=0.3, right=0.97, bottom=0.6 / figure.get_figheight(), top=0.98)
+    axes = figure.subplots()
+    for place, (_, figures) in enumerate(lines):
+        one = figures[shown]
+        axes.plot([one["low"], one["high"]], [-place, -place], color="#9db4c6", linewidth=4, solid_capstyle="butt")
+        axes.plot(one["value"], -place, "o", color="#1f5f8b")
+        axes.plot(one["chance"], -place, "|", color="#b3402a", markersize=14, markeredgewidth=2)
+    axes.set_yticks(-np.arange(len(lines)), [name for name, _ in lines])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(f"{shown}: dot and 95 % interval; red: chance")
+    axes.grid(axis="x", color="#e3e8ec")
+    return picture(figure, f"{shown} by rule and space")

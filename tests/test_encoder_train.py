@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from encoder.checkpoint import load_encoder
+from encoder.depthwise import DepthwiseConv2d
+from encoder.errors import CheckpointError, EncoderError, RecipeError
+from encoder.films import FilmStore, TrainingStudies
+from encoder.recipe import Recipe
+from encoder.run_folder import ENCODER, STATE, RunFolder, load_metrics
+from encoder.train import Trainer
+
+SMALL = [
+    "encoder.backbone=test_efficientnet",
+    "preprocessing.size=64",
+    "run.batch_size=9",
+    "run.epochs=3",
+    "optimizer.precision=fp32",
+    "targets.findings=['Lung Lesion', 'Edema']",
+]
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> list[Path]:
+    """Return 24 noisy films; a bright disc in the even ones."""
+    rng = np.random.default_rng(3)
+    paths = [tmp_path / f"{number}.png" for number in range(24)]
+    for number, path in enumerate(paths):
+        film = rng.integers(40, 90, size=(80, 80), dtype=np.uint8)
+        if number % 2 == 0:
+            cv2.circle(film, (40, 40), 22, 230, -1)
+        cv2.imwrite(str(path), film)
+    return paths
+
+
+def _trainer(films: list[Path], *changes: str) -> Trainer:
+    recipe = Recipe.load("phantom", [*SMALL, *changes])
+    rows = np.arange(24)
+    targets = np.stack([rows % 2 == 0, np.full(24, np.nan)], axis=1).astype(np.float32)
+    lateral = np.where(rows % 3, -1, (rows + 2) % 24)
+    data = TrainingStudies(rows, lateral, targets, ("Lung Lesion", "Edema"), rows, rows[:18], rows[18:])
+    return Trainer(recipe, FilmStore(films, recipe.preprocessing), data)
+
+
+def test_the_loss_falls_and_the_disc_is_found(films: list[Path]) -> None:
+    trainer = _trainer(films, "run.epochs=6", "schedule.warmup_epochs=0.1", "optimizer.ema_decay=0.0")
+
+    while not trainer.finished:
+        trainer.epoch()
+
+    history = trainer.progress.history
+    assert min(row["loss"] for row in history) < 0.7 * history[0]["loss"]
+    assert max(row["valid_auroc"] for row in history) > 0.9
+
+
+def test_a_run_killed_between_epochs_goes_on_to_the_same_curve(films: list[Path], tmp_path: Path) -> None:
+    whole = _trainer(films)
+    while not whole.finished:
+        whole.epoch()
+
+    first = _trainer(films)
+    folder = RunFolder(tmp_path / "run", first.recipe, {})
+    folder.save(first, best=first.epoch())
+    second = _trainer(films)
+    assert folder.resume(second)
+    while not second.finished:
+        folder.save(second, best=second.epoch())
+
+    for row, again in zip(whole.progress.history, load_metrics(tmp_path / "run"), strict=True):
+        assert row["loss"] == pytest.approx(again["loss"], rel=1e-4)
+        assert row["valid_loss"] == pytest.approx(again["valid_loss"], rel=1e-4)
+
+
+def test_the_kept_encoder_is_the_one_that_was_validated(films: list[Path], tmp_path: Path) -> None:
+    trainer = _trainer(films)
+    RunFolder(tmp_path / "run", trainer.recipe, {}).save(trainer, best=trainer.epoch())
+
+    encoder, preprocessing = load_encoder(tmp_path / "run" / ENCODER)
+
+    films_in = torch.randn(4, 3, 64, 64)
+    trainer.network.load_state_dict(trainer._validated_state())
+    with torch.inference_mode():
+        expected = trainer.network.encoder.eval()(films_in)
+        assert torch.allclose(encoder(films_in), expected, atol=1e-5)
+    assert preprocessing == trainer.recipe.preprocessing
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(films: list[Path], tmp_path: Path) -> None:
+    recipe = _trainer(films).recipe
+    RunFolder(tmp_path / "run", recipe, {})
+
+    RunFolder(tmp_path / "run", recipe, {})
+    with pytest.raises(RecipeError, match=r"another recipe\.toml"):
+        RunFolder(tmp_path / "run", Recipe.load("phantom"), {})
+    with pytest.raises(RecipeError, match=r"another inputs\.json"):
+        RunFolder(tmp_path / "run", recipe, {"studies": "other"})
+
+
+def test_a_torn_state_is_refused_in_a_sentence(films: list[Path], tmp_path: Path) -> None:
+    trainer = _trainer(films)
+    folder = RunFolder(tmp_path / "run", trainer.recipe, {})
+    (tmp_path / "run" / STATE).write_bytes(b"torn")
+
+    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+        folder.resume(trainer)
+
+
+def test_frozen_stages_neither_learn_nor_count_batches(films: list[Path]) -> None:
+    trainer = _trainer(films, "optimizer.frozen_stages=2", "optimizer.weight_decay=0.1")
+    before = {name: value.clone() for name, value in trainer.network.encoder.state_dict().items()}
+
+    trainer.epoch()
+
+    changed = {
+        name for name, value in trainer.network.encoder.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert not any(
+        name.startswith(("backbones.0.conv_stem", "backbones.0.bn1", "backbones.0.blocks.0")) for name in changed
+    )
+    assert any(name.startswith("backbones.0.blocks.1") for name in changed)
+
+
+def test_accumulation_takes_one_step_for_several_batches(films: list[Path]) -> None:
+    trainer = _trainer(films, "optimizer.accumulation=2")
+
+    trainer.epoch()
+
+    steps = {int(state["step"]) for state in trainer.optimizer.state.values()}
+    assert steps == {1}
+
+
+def test_a_plateau_lowers_the_rate_and_patience_ends_the_run(films: list[Path]) -> None:
+    trainer = _trainer(
+        films, "schedule.kind=plateau", "schedule.patience=1", "schedule.factor=0.5", "run.patience=2", "run.epochs=50"
+    )
+    trainer.progress.best = 10.0
+
+    while not trainer.finished:
+        trainer.epoch()
+
+    assert trainer.progress.epoch == 2
+    assert trainer.progress.reduction == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 8), (3, 2, 9), (5, 1, 8), (5, 2, 8)])
+def test_quick_depthwise_gradients_are_those_of_pytorch(size: int, stride: int, side: int) -> None:
+    original = torch.nn.Conv2d(6, 6, size, stride, size // 2, groups=6, bias=False)
+    film = torch.randn(2, 6, side, side, requires_grad=True)
+    wanted = original(film)
+    gradient = torch.randn_like(wanted)
+
+    quick = DepthwiseConv2d(original)(film)
+
+    pairs = [torch.autograd.grad(out, [film, original.weight], gradient) for out in (wanted, quick)]
+    for expected, found in zip(*pairs, strict=True):
+        assert torch.allclose(expected, found, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("patients", "targets", "sentence"),
+    [
+        ([0, 1, 1, 2], [1, 0, 1, 0], "no patient in both"),
+        ([0, 1, 2, 3], [np.nan, np.nan, 1, 0], "known labels in train"),
+        ([0, 1, 2, 3], [0, 0, 1, 0], "positive label"),
+    ],
+)
+def test_studies_that_nothing_can_be_learnt_from_are_refused(
+    patients: list[int], targets: list[float], sentence: str
+) -> None:
+    rows = np.arange(4)
+    with pytest.raises(EncoderError, match=sentence):
+        TrainingStudies(
+            rows, rows, np.array(targets, np.float32)[:, None], ("a",), np.array(patients), rows[:2], rows[2:]
+        )

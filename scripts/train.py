@@ -20,7 +20,7 @@ from encoder.run_folder import ENCODER, RunFolder
 from encoder.train import Trainer
 from index.files import sha256_of
 from index.labels import LabelPolicy, class_targets, finding_targets
-from index.splits import Rows, require_disjoint_patients, split_by_patient
+from index.splits import Rows, require_disjoint_patients, save_parts, split_by_patient
 from index.studies import FINDINGS, load_studies, save_studies
 from scripts.terminal import ERR, progress_bar
 
@@ -53,6 +53,7 @@ def command(
     targets, names, policy = targets_of(table, recipe)
     parts = split(table, targets, recipe)
     folder = RunFolder(out, recipe, {"studies_sha256": sha256_of(studies), "images": str(images.resolve())})
+    save_parts(out / "splits.json", table["study_id"].to_pylist(), parts)
     save_studies(with_split(table, parts), out / "studies.parquet")
     films, frontal, lateral = films_of(table, images, recipe, cache_gb)
     patients = np.unique(np.asarray(table["patient_id"].to_pylist()), return_inverse=True)[1]

@@ -3,6 +3,7 @@
 Knows tensors of embeddings, logits and targets; knows nothing of films or of the loop that calls it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ class LossOptions:
 
     bce: float = 1.0
     """Weight of the cross-entropy: binary a finding, softmax where the targets are exclusive classes."""
+    per_view: float = 0.5
+    """Weight of the same cross-entropy on each view alone, straight from the backbone; only training needs it."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly; 0.1 is usual against overconfidence."""
     class_weights: str = "none"
@@ -87,6 +90,15 @@ def contrastive_loss(embeddings: Tensor, targets: Tensor, temperature: float) ->
     anchors = total > 0
     losses = -(weights * log_share).sum(dim=1)[anchors] / total[anchors]
     return losses.mean() if len(losses) else embeddings.sum() * 0
+
+
+def prefix_contrastive_loss(embeddings: Tensor, targets: Tensor, temperature: float, prefixes: Sequence[int]) -> Tensor:
+    """Return the mean of the contrastive losses of the whole embedding and of its renormalised prefixes.
+
+    Learning prefixes beside the whole is of Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022.
+    """
+    parts = [embeddings, *(functional.normalize(embeddings[:, :dim], dim=1) for dim in prefixes)]
+    return torch.stack([contrastive_loss(part, targets, temperature) for part in parts]).mean()
 
 
 def jaccard(targets: Tensor) -> Tensor:

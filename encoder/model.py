@@ -75,10 +75,18 @@ class DualEfficientNetEncoder(nn.Module):
             films: (M, C, S, S) distinct films.
             frontal_rows, lateral_rows: (B,) int64 rows of `films`.
         """
+        return self.fuse_pooled(*self.pool_rows(films, frontal_rows, lateral_rows))
+
+    def pool_rows(self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the backbones pool both views to, (B, F) each; arguments as for `forward_rows`."""
         if self.config.use_shared_weights:
-            pooled = self.backbones[0](films)  # (M, F)
-            return self._fuse_pooled(pooled[frontal_rows], pooled[lateral_rows])
-        return self(films[frontal_rows], films[lateral_rows])
+            pooled = self.backbone_of(0)(films)  # (M, F)
+            return pooled[frontal_rows], pooled[lateral_rows]
+        return self.backbone_of(0)(films[frontal_rows]), self.backbone_of(1)(films[lateral_rows])
+
+    def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of two views as the backbones pool them, (B, F) each."""
+        return self._fuse(self.extractors[0](frontal), self.extractors[1](lateral))
 
     def get_individual_features(self, frontal: Tensor, lateral: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the frontal branch's, the lateral branch's and the fused features, each (B, D); only the last unit."""
@@ -91,7 +99,7 @@ class DualEfficientNetEncoder(nn.Module):
 
     def forward_head(self, frontal_map: Tensor, lateral_map: Tensor) -> Tensor:
         """Return the embeddings (B, D) of two feature maps (B, F, h, w); `forward` is this after `forward_features`."""
-        return self._fuse_pooled(
+        return self.fuse_pooled(
             self.backbone_of(0).forward_head(frontal_map), self.backbone_of(1).forward_head(lateral_map)
         )
 
@@ -104,9 +112,6 @@ class DualEfficientNetEncoder(nn.Module):
         single_pass = self.config.use_shared_weights and lateral is None
         second = first if single_pass else self.backbone_of(1)(frontal if lateral is None else lateral)
         return self.extractors[0](first), self.extractors[1](second)
-
-    def _fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
-        return self._fuse(self.extractors[0](frontal), self.extractors[1](lateral))
 
     def _fuse(self, frontal: Tensor, lateral: Tensor) -> Tensor:
         fused = self.fusion(torch.cat([frontal, lateral], dim=1))  # (B, D)

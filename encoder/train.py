@@ -17,7 +17,7 @@ from encoder.backbone import load_backbone_weights
 from encoder.classifier import Classifier, build_classification_model
 from encoder.depthwise import speed_up_depthwise
 from encoder.films import FilmStore, Normalizer, TrainingStudies
-from encoder.losses import class_loss, contrastive_loss, label_weights, multilabel_loss
+from encoder.losses import class_loss, label_weights, multilabel_loss, prefix_contrastive_loss
 from encoder.model import DualEfficientNetEncoder
 from encoder.optimizer import RunningAverage, build_optimizer, freeze_stages, rate_factor, set_rate
 from encoder.recipe import Recipe
@@ -103,7 +103,9 @@ class Trainer:
         parts: list[tuple[Tensor, Tensor]] = []
         with torch.inference_mode():
             for start in range(0, len(rows), self.recipe.run.batch_size):
-                embeddings = self._forward(rows[start : start + self.recipe.run.batch_size], None)[0]
+                planes, *views = self._films(rows[start : start + self.recipe.run.batch_size])
+                with self._precision():
+                    embeddings = self.network.encoder.forward_rows(self._normalize(planes), *views)
                 parts.append((embeddings.cpu(), self.network.logits(embeddings).cpu()))
         if live is not None:
             self.network.load_state_dict(live)
@@ -131,29 +133,32 @@ class Trainer:
         return {**mean, "lr": self.optimizer.param_groups[0]["lr"]}
 
     def _loss(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        embeddings, targets = self._forward(rows, generator)
+        planes, frontal, lateral = self._films(rows)
+        planes = augment(planes, self.recipe.augmentation, generator)
+        frontal, lateral = hide_views(frontal, lateral, self.recipe.augmentation, generator)
+        with self._precision():
+            embeddings, of_views = self.network.learn_rows(self._normalize(planes), frontal, lateral)
+        targets = torch.from_numpy(self.studies.targets[rows]).to(self.device)
         options = self.recipe.loss
-        of_labels = class_loss if self.studies.exclusive else multilabel_loss
-        label = of_labels(self.network.logits(embeddings), targets, self._weights, options.label_smoothing)
-        neighbour = contrastive_loss(embeddings, targets, options.temperature)
-        for dim in options.prefixes:
-            prefix = torch.nn.functional.normalize(embeddings[:, :dim], dim=1)
-            neighbour = neighbour + contrastive_loss(prefix, targets, options.temperature)
-        neighbour = neighbour / (1 + len(options.prefixes))
-        return options.bce * label + options.contrastive * neighbour, label, neighbour
+        label = self._label_loss(self.network.logits(embeddings), targets, options.label_smoothing)
+        of_view = self._label_loss(of_views.flatten(0, 1), targets.repeat(2, 1), options.label_smoothing)
+        neighbour = prefix_contrastive_loss(embeddings, targets, options.temperature, options.prefixes)
+        total = options.bce * label + options.per_view * of_view + options.contrastive * neighbour
+        return total, label, neighbour
 
-    def _forward(self, rows: Rows, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, D) and targets (B, C); with a generator the films are augmented."""
+    def _label_loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        of_labels = class_loss if self.studies.exclusive else multilabel_loss
+        return of_labels(logits, targets, self._weights.to(logits.device), smoothing)
+
+    def _films(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the distinct films (M, 1, S, S) of studies and the rows (B,) of each view among them."""
         distinct, places = np.unique(np.concatenate(self.studies.views(rows)), return_inverse=True)
         frontal, lateral = torch.from_numpy(places).view(2, -1).to(self.device)
-        planes = self.films.batch(distinct).to(self.device)
-        if generator is not None:
-            planes = augment(planes, self.recipe.augmentation, generator)
-            frontal, lateral = hide_views(frontal, lateral, self.recipe.augmentation, generator)
+        return self.films.batch(distinct).to(self.device), frontal, lateral
+
+    def _precision(self) -> torch.autocast:
         bf16 = self.recipe.optimizer.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            embeddings = self.network.encoder.forward_rows(self._normalize(planes), frontal, lateral)
-        return embeddings, torch.from_numpy(self.studies.targets[rows]).to(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     def _batches(self, generator: torch.Generator) -> Iterator[Rows]:
         """Yield shuffled training rows; a last batch of one is left out, because batch statistics need two."""
@@ -183,9 +188,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         rows = self.studies.valid
         embeddings, logits = self.embed(rows)
-        targets = torch.from_numpy(self.studies.targets[rows])
-        of_labels = class_loss if self.studies.exclusive else multilabel_loss
-        loss = float(of_labels(logits, targets, self._weights.cpu()))
+        loss = float(self._label_loss(logits, torch.from_numpy(self.studies.targets[rows])))
         figures = figures_of(
             embeddings.numpy(),
             logits.softmax(1).numpy() if self.studies.exclusive else logits.sigmoid().numpy(),

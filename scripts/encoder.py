@@ -1,4 +1,4 @@
-"""`precedent encoder`: create an encoder file, or say what is in one.
+"""`precedent encoder`: create an encoder file, halve it, or say what is in one.
 
 precedent encoder create --backbone efficientnet_b0 --dim 512 --weights none --out encoder.safetensors
 """
@@ -60,6 +60,21 @@ def create(
         f"{out}: {backbone}, {dim}-D, {'shared' if shared else 'separate'} weights, "
         f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}"
     )
+
+
+@command.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def pack(path: Path, out: Path) -> None:
+    """Store an encoder's weights in half precision: half the size, and an encoder of its own fingerprint.
+
+    \b
+    precedent encoder pack runs/first/encoder.safetensors --out encoder.safetensors
+    """
+    encoder, preprocessing = load_encoder(path)
+    save_encoder(out, encoder, preprocessing, dtype=torch.float16)
+    packed = fingerprint_of(*load_encoder(out))
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, fingerprint {packed[:12]}")
 
 
 @command.command()

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
+from rich.box import SIMPLE
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from index.filters import parse_where
@@ -55,8 +56,10 @@ def command(
         answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
     if as_json:
         click.echo(json.dumps(as_object(answer)))
-    else:
-        Console().print(as_table(answer))
+        return
+    if study is not None:
+        click.echo(f"similar to {study}: {_findings(retriever.study(study))}")
+    Console().print(as_table(answer))
 
 
 def as_object(answer: Answer) -> dict[str, Any]:
@@ -68,9 +71,11 @@ def as_object(answer: Answer) -> dict[str, Any]:
 def as_table(answer: Answer) -> Table:
     """Return the hits as a table, with how many studies qualified."""
     scan = "exact" if answer.exact else "approximate"
-    table = Table(caption=f"{len(answer.hits)} of {answer.matched_total:,} studies that qualify ({scan} search)")
+    caption = f"{len(answer.hits)} of {answer.matched_total:,} studies that qualify ({scan} search)"
+    table = Table(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("rank", "similarity", "study", "views", "sex", "age", "findings"):
-        table.add_column(heading, justify="right" if heading in ("rank", "similarity", "age") else "left")
+        justify: JustifyMethod = "right" if heading in ("rank", "similarity", "age") else "left"
+        table.add_column(heading, justify=justify, no_wrap=heading != "findings")
     for hit in answer.hits:
         table.add_row(*_cells(hit))
     return table
@@ -95,7 +100,7 @@ def _findings(study: Study) -> str:
     """Return the findings that are present, then the uncertain ones with a question mark."""
     present = [name for name, label in study.findings.items() if label == 1]
     uncertain = [f"{name}?" for name, label in study.findings.items() if label == -1]
-    return ", ".join(present + uncertain)
+    return ", ".join(present + uncertain) or "none named"
 
 
 def _embed(retriever: Retriever, frontal: Path | None, lateral: Path | None, encoder: Path | None) -> np.ndarray:

@@ -53,7 +53,8 @@ def command(
     targets, names, policy = targets_of(table, recipe)
     parts = split(table, targets, recipe)
     folder = RunFolder(out, recipe, {"studies_sha256": sha256_of(studies), "images": str(images.resolve())})
-    save_parts(out / "splits.json", table["study_id"].to_pylist(), parts)
+    ids = table["study_id"].to_pylist()
+    save_parts(out / "splits.json", {part: [ids[row] for row in rows] for part, rows in parts.items()})
     save_studies(with_split(table, parts), out / "studies.parquet")
     films, frontal, lateral = films_of(table, images, recipe, cache_gb)
     patients = np.unique(np.asarray(table["patient_id"].to_pylist()), return_inverse=True)[1]

@@ -20,6 +20,7 @@ from index.retriever import Retriever
 from index.shards import load_embeddings
 from index.studies import FINDINGS
 from scripts.cli import precedent
+from service.loader import load as load_service
 
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
 PATIENTS = 30
@@ -93,12 +94,17 @@ def test_a_film_finds_its_own_study(collection: Path, index: Path) -> None:
     assert first["similarity"] >= 0.9999
 
 
-def test_alone_in_a_batch_and_exported_a_study_has_one_vector(collection: Path, index: Path) -> None:
+def test_alone_in_a_batch_and_through_the_api_a_study_has_one_vector(collection: Path, index: Path) -> None:
     embedder, retriever = Embedder.load(collection / "encoder.safetensors"), Retriever.load(index)
+    client = load_service(index, collection / "encoder.safetensors").test_client()
     for study_id in ("patient00001/study1", "patient00002/study1"):
         study = retriever.study(study_id)
         paths = [collection / path if path else None for path in (study.frontal_path, study.lateral_path)]
-        assert embedder.embed_study(*paths) @ retriever.embedding(study_id) >= 0.9999
+        exported = retriever.embedding(study_id)
+        assert embedder.embed_study(*paths) @ exported >= 0.9999
+        parts = {view: path.open("rb") for view, path in zip(("frontal", "lateral"), paths, strict=True) if path}
+        answer = client.post("/v1/embeddings", data=parts).get_json()
+        assert np.array(answer["embedding"], dtype=np.float32) @ exported >= 0.9999
 
 
 def test_the_table_of_hits_is_readable(index: Path) -> None:

@@ -29,17 +29,23 @@ class Classifier(nn.Module):
         """Return the logits (B, C) of two (B, 3, S, S) batches; one alone goes to both branches."""
         return self.logits(self.encoder(frontal, lateral))
 
-    def learn_rows(self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor) -> tuple[Tensor, Tensor]:
+    def learn_rows(
+        self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, *, apart: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, D) and, for training only, the logits (2, B, C) of each view on its own.
 
         The second are linear in what a backbone pools a film to. A loss on them reaches the backbone past the dense
         layers, which from random weights is several times quicker (deep supervision, Lee et al., AISTATS 2015).
-        Arguments as for the encoder's `forward_rows`.
+
+        Args:
+            films, frontal_rows, lateral_rows: as for the encoder's `forward_rows`.
+            apart: let a loss on the embeddings teach the dense layers only.
         """
         pooled = self.encoder.pool_rows(films, frontal_rows, lateral_rows)
         with torch.autocast(films.device.type, enabled=False):
             of_views = torch.stack([self.view_head(view.float()) for view in pooled])
-        return self.encoder.fuse_pooled(*pooled), of_views
+        to_fuse = [view.detach() if apart else view for view in pooled]
+        return self.encoder.fuse_pooled(*to_fuse), of_views
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits (B, C) of embeddings (B, D), in float32 whatever the precision around it."""

@@ -23,6 +23,9 @@ class LossOptions:
     """Weight of the cross-entropy: binary a finding, softmax where the targets are exclusive classes."""
     per_view: float = 0.5
     """Weight of the same cross-entropy on each view alone, straight from the backbone; only training needs it."""
+    head_start: int = 0
+    """First epochs in which a backbone learns from `per_view` alone and the dense layers follow; for random weights,
+    where the gradient through the dense layers is mostly noise."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly; 0.1 is usual against overconfidence."""
     class_weights: str = "none"
@@ -35,6 +38,8 @@ class LossOptions:
     """Shorter dimensions whose renormalised prefix also enters the neighbour term, e.g. [256]."""
 
     def __post_init__(self) -> None:
+        if self.head_start and not self.per_view:
+            raise RecipeError("expected per_view above 0 with a head_start, got 0; the backbone would not learn")
         if self.class_weights not in ("none", "balanced"):
             raise RecipeError(f"expected class_weights 'none' or 'balanced', got {self.class_weights!r}")
         if not 0.0 <= self.label_smoothing < 1.0:

@@ -21,7 +21,7 @@ from encoder.losses import class_loss, label_weights, multilabel_loss, prefix_co
 from encoder.model import DualEfficientNetEncoder
 from encoder.optimizer import RunningAverage, build_optimizer, freeze_stages, rate_factor, set_rate
 from encoder.recipe import Recipe
-from encoder.validation import figures_of
+from encoder.validation import figures_of, monitored
 
 Rows = npt.NDArray[np.int64]
 OnStep = Callable[[int, int, float], None]
@@ -136,10 +136,11 @@ class Trainer:
         planes, frontal, lateral = self._films(rows)
         planes = augment(planes, self.recipe.augmentation, generator)
         frontal, lateral = hide_views(frontal, lateral, self.recipe.augmentation, generator)
-        with self._precision():
-            embeddings, of_views = self.network.learn_rows(self._normalize(planes), frontal, lateral)
-        targets = torch.from_numpy(self.studies.targets[rows]).to(self.device)
         options = self.recipe.loss
+        apart = self.progress.epoch < options.head_start
+        with self._precision():
+            embeddings, of_views = self.network.learn_rows(self._normalize(planes), frontal, lateral, apart=apart)
+        targets = torch.from_numpy(self.studies.targets[rows]).to(self.device)
         label = self._label_loss(self.network.logits(embeddings), targets, options.label_smoothing)
         of_view = self._label_loss(of_views.flatten(0, 1), targets.repeat(2, 1), options.label_smoothing)
         neighbour = prefix_contrastive_loss(embeddings, targets, options.temperature, options.prefixes)
@@ -201,7 +202,7 @@ class Trainer:
         """Count the epoch, remember the best one, and reduce the learning rate on a plateau."""
         progress, schedule = self.progress, self.recipe.schedule
         progress.epoch += 1
-        figure = _monitored(figures, self.recipe.run.monitor)
+        figure = monitored(figures, self.recipe.run.monitor)
         if figure > progress.best:
             progress.best, progress.best_epoch = figure, progress.epoch
             progress.since_better = progress.since_reduced = 0
@@ -226,17 +227,6 @@ class Trainer:
         live = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.network.load_state_dict(self._validated_state())
         return live
-
-
-def _monitored(figures: dict[str, float], monitor: str) -> float:
-    """Return the figure that says which epoch is best, higher is better; minus infinity where it is undefined."""
-    values = {
-        "loss": -figures["valid_loss"],
-        "auroc": figures["valid_auroc"],
-        "precision_at_5": figures["valid_precision_at_5"],
-        "auroc_and_precision": (figures["valid_auroc"] + figures["valid_precision_at_5"]) / 2,
-    }
-    return float(np.nan_to_num(values[monitor], nan=-np.inf))
 
 
 def _build_network(recipe: Recipe, studies: TrainingStudies) -> Classifier:

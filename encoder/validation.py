@@ -21,6 +21,17 @@ def figures_of(
     }
 
 
+def monitored(figures: dict[str, float], monitor: str) -> float:
+    """Return the figure that says which epoch is best, higher is better; minus infinity where it is undefined."""
+    values = {
+        "loss": -figures["valid_loss"],
+        "auroc": figures["valid_auroc"],
+        "precision_at_5": figures["valid_precision_at_5"],
+        "auroc_and_precision": (figures["valid_auroc"] + figures["valid_precision_at_5"]) / 2,
+    }
+    return float(np.nan_to_num(values[monitor], nan=-np.inf))
+
+
 def macro_auroc(probabilities: Array, targets: Array) -> float:
     """Return the mean AUROC over the labels that have known positives and negatives; NaN without any.
 

@@ -11,7 +11,7 @@ pip_install() { .venv/bin/python -m pip install --quiet --disable-pip-version-ch
 
 stamp=.venv/installed-$(cat pyproject.toml scripts/constraints.txt | sha256sum | cut -c1-16)-$(printf %s "$1" | tr -dc 'a-z,')
 if [ ! -e "$stamp" ]; then
-    echo "installing $1 into .venv (about 1 GB, once)" >&2
+    echo "installing $1 into .venv (1.7 GB on disk, once)" >&2
     # On Linux the plain torch brings 5 GB of CUDA; its CPU build has a version of its own, and an index of its own
     # for those whose package index has none.
     if [ "$(uname -s)" = Linux ] && ! .venv/bin/python -c 'import torch' 2>/dev/null; then

@@ -175,3 +175,16 @@ def test_studies_that_nothing_can_be_learnt_from_are_refused(
         TrainingStudies(
             rows, rows, np.array(targets, np.float32)[:, None], ("a",), np.array(patients), rows[:2], rows[2:]
         )
+
+
+def test_a_head_start_keeps_the_dense_layers_gradient_from_the_backbone(films: list[Path]) -> None:
+    network = _trainer(films).network.train()
+    rows = torch.arange(4)
+
+    for apart in (True, False):
+        network.zero_grad(set_to_none=True)
+        embeddings, _ = network.learn_rows(torch.randn(4, 3, 64, 64), rows, rows, apart=apart)
+        embeddings[:, 0].sum().backward()
+
+        reached = any(parameter.grad is not None for parameter in network.encoder.backbones.parameters())
+        assert reached is not apart

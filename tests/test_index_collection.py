@@ -14,7 +14,7 @@ from index.collection import build_collection, load_collection
 from index.errors import ArtefactError, CollectionError
 from index.retriever import Retriever
 from index.shards import ExportPlan, ShardFolder
-from index.vector_index import VectorIndex
+from index.vector_index import VectorIndex, resolve_kind
 from index.vectors import Embeddings
 
 
@@ -48,6 +48,12 @@ def test_a_saved_collection_answers_as_the_built_one(kind: str, embeddings: Path
 def test_auto_is_exact_for_a_small_collection(embeddings: Path, tmp_path: Path) -> None:
     manifest = build_collection(embeddings, tmp_path / "index").manifest
     assert (manifest["kind"], manifest["recall_at_10"]) == ("flat", 1.0)
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(1, "flat"), (50_000, "flat"), (50_001, "hnsw")])
+def test_auto_leaves_exactness_beyond_fifty_thousand_rows(rows: int, kind: str) -> None:
+    assert resolve_kind("auto", rows) == kind
+    assert resolve_kind("flat", rows) == "flat"
 
 
 def test_measured_recall_is_the_share_found(unit_vectors: Embeddings) -> None:

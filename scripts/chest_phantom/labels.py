@@ -5,30 +5,10 @@ Knows which findings were planted and how severe they are; not how they look.
 
 import numpy as np
 
+from index.studies import FINDINGS
 from scripts.chest_phantom.findings import PLANTED_FINDINGS, Planted
 
-LABEL_COLUMNS = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-"""The label columns of CheXpert's train.csv, in its order."""
-
-UNCERTAIN_SLIGHT, UNCERTAIN_PLAIN = (
-    0.30,
-    0.04,
-)  # chance of -1 for a present finding, severity under 0.25 or not
+UNCERTAIN_SLIGHT, UNCERTAIN_PLAIN = 0.30, 0.04  # chance of -1 for a present finding, severity under 0.25 or not
 OMITTED = 0.05  # chance of blank for a present finding
 DENIED, UNCERTAIN_ABSENT = 0.35, 0.02  # chance of 0 and of -1 for an absent finding; otherwise blank
 _PARENTS = {
@@ -46,7 +26,7 @@ def draw_labels(planted: tuple[Planted, ...], rng: np.random.Generator) -> Label
     1 where a child is 1. Columns that cannot be planted stay blank.
     """
     severity = {one.finding: one.severity for one in planted}
-    labels: Labels = dict.fromkeys(LABEL_COLUMNS)
+    labels: Labels = dict.fromkeys(FINDINGS)
     for name in PLANTED_FINDINGS:
         luck = float(rng.random())
         labels[name] = _present(severity[name], luck) if name in severity else _absent(luck, bool(planted))

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index.studies import FINDINGS
 from scripts.chest_phantom.anatomy import Chest, Pose, draw_chest, draw_pose
 from scripts.chest_phantom.film import Exposure, develop, draw_exposure, encode
 from scripts.chest_phantom.findings import PLANTED_FINDINGS, Planted, draw_findings, follow_up
-from scripts.chest_phantom.labels import LABEL_COLUMNS, Labels, draw_labels
+from scripts.chest_phantom.labels import Labels, draw_labels
 from scripts.chest_phantom.scene import Scene
 
-FILM_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *LABEL_COLUMNS)
+FILM_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 BOX_COLUMNS = ("Path", "Finding", "x0", "y0", "x1", "y1")
 PLANTED_COLUMNS = ("study_id", *PLANTED_FINDINGS)
 
@@ -86,6 +87,6 @@ def _plan_study(study_id: str, planted: tuple[Planted, ...], rng: np.random.Gene
 
 def _film_row(path: str, chest: Chest, plan: StudyPlan, view: str) -> Row:
     projection = plan.pose.projection if view == "frontal" else ""
-    labels = [plan.labels[name] for name in LABEL_COLUMNS]
+    labels = [plan.labels[name] for name in FINDINGS]
     values = ["" if label is None else f"{label:.1f}" for label in labels]
     return [path, chest.sex, str(chest.age), view.capitalize(), projection, *values]

@@ -100,7 +100,7 @@ def _settle_prefix(films: pd.DataFrame, images: Path, check_images: bool) -> str
     films["path"] = films["Path"]
     places = films[["prefix", "split"]].drop_duplicates()
     if all((images / prefix / split).is_dir() for prefix, split in places.itertuples(index=False)):
-        return "the images folder is the one above the data set's"
+        return "the paths of the table lead from the images folder as they stand"
     if all((images / split).is_dir() for split in places["split"]):
         lengths = films["prefix"].str.len()
         films["path"] = [path[n:] for path, n in zip(films["Path"], lengths, strict=True)]

@@ -43,7 +43,7 @@ def test_films_in_chexperts_layout_become_similar_cases(
     studies = tmp_path / "studies.parquet"
     words = [shared_data / name / "train.csv", "--images", shared_data, "--out", studies, "--json"]
     counts = json.loads(run("import", "chexpert", *words))
-    assert (counts["images"], counts["patients"], counts["both_views"]) == (images, patients, both_views)
+    assert (counts["images"], counts["patients"], counts["with_both_views"]) == (images, patients, both_views)
     retriever = Retriever.load(index_of(studies, shared_data, encoder))
     assert len(retriever) == load_studies(studies).num_rows
     study = retriever.study(load_studies(studies)["study_id"][0].as_py())

@@ -33,6 +33,8 @@ class Augmentation:
     """Chance that a study with both views is shown without its lateral, so that a missing one costs little."""
     hide_frontal: float = 0.1
     """Chance that such a study is shown without its frontal."""
+    hide_position: float = 0.2
+    """Chance that a network with a position input is not told a film's, so that an unknown one costs little."""
 
 
 def augment(films: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
@@ -76,3 +78,9 @@ def hide_views(
     no_lateral = draws < options.hide_lateral
     no_frontal = draws > 1 - options.hide_frontal
     return torch.where(no_frontal, lateral, frontal), torch.where(no_lateral, frontal, lateral)
+
+
+def hide_positions(positions: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return the position codes (M,) of films with some set to 0, unknown."""
+    hidden = torch.rand(len(positions), generator=generator).to(positions.device) < options.hide_position
+    return positions.masked_fill(hidden, 0)

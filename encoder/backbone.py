@@ -44,6 +44,12 @@ _declare_missing_torchvision_operators()
 
 import timm  # noqa: E402  (only importable once the operators above are declared)
 
+_COUNTER = "num_batches_tracked"  # of batch normalisation; older files lack it and nothing here reads it
+_FIRST = "features.conv0.weight"
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
+_XRV_OUTPUTS = 18
+_XRV_RANGE = 1024.0
+
 
 class Backbone(Protocol):
     """What every timm network without a classifier can do."""
@@ -85,7 +91,7 @@ def load_backbone_weights(backbone: nn.Module, name: str, weights: str, *, in_ch
 
     Args:
         weights: `none` leaves it as it is, `imagenet` asks timm's hub, anything else is a safetensors file that
-            holds the backbone's own state dict.
+            holds the backbone's own state dict, or a DenseNet-121 of torchxrayvision.
 
     Raises:
         WeightsError: the hub cannot be reached, or the file is missing or belongs to another network.
@@ -93,14 +99,14 @@ def load_backbone_weights(backbone: nn.Module, name: str, weights: str, *, in_ch
     if weights == "none":
         return
     state = _hub_weights(name, in_chans) if weights == "imagenet" else _file_weights(Path(weights))
-    expected = backbone.state_dict()
+    expected = {key: value for key, value in backbone.state_dict().items() if not key.endswith(_COUNTER)}
     unusable = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
     if unusable:
         raise WeightsError(
             f"expected the weights of {name!r} in {weights}; {len(unusable)} of {len(expected)} tensors are "
             f"missing or of another shape (first: {unusable[0]}); was it saved from another network?"
         )
-    backbone.load_state_dict({key: state[key] for key in expected})
+    backbone.load_state_dict({key: state[key] for key in expected}, strict=False)
 
 
 def _hub_weights(name: str, in_chans: int) -> dict[str, torch.Tensor]:
@@ -129,11 +135,30 @@ def _touch_hub() -> None:
 
 
 def _file_weights(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix in _PICKLES and path.is_file():
+        raise WeightsError(
+            f"{str(path)!r} is a pickle, which can run code when it is read, so it is not; where you trust it, convert "
+            "it: python -c \"import torch, safetensors.torch as s; m = torch.load('IN', weights_only=False); "
+            "s.save_file(m if isinstance(m, dict) else m.state_dict(), 'OUT.safetensors')\""
+        )
     try:
-        return load_file(path)
+        state = load_file(path)
     except FileNotFoundError as error:
         raise WeightsError(
             f"no weights file {str(path)!r}; expected 'imagenet', 'none' or a safetensors file"
         ) from error
     except SafetensorError as error:
         raise WeightsError(f"{str(path)!r} is not a readable safetensors file ({error})") from error
+    return _rescaled(state) if _is_torchxrayvision(state) else state
+
+
+def _is_torchxrayvision(state: dict[str, torch.Tensor]) -> bool:
+    """Tell torchxrayvision's DenseNets by what no other DenseNet-121 has: one grey channel and 18 outputs."""
+    first, head = state.get(_FIRST), state.get("classifier.weight")
+    return first is not None and head is not None and first.shape[1] == 1 and len(head) == _XRV_OUTPUTS
+
+
+def _rescaled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return torchxrayvision's weights for films in [-1, 1]: its own are in [-1024, 1024], and the first layer, which
+    has no bias, takes the factor."""
+    return {**state, _FIRST: state[_FIRST] * _XRV_RANGE}

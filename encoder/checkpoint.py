@@ -13,9 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from encoder.config import EncoderConfig
 from encoder.errors import CheckpointError, EncoderError
-from encoder.model import DualEfficientNetEncoder, EncoderConfig
+from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
+from encoder.single import build_encoder
 
 FORMAT = "precedent-encoder"
 VERSION = "1"
@@ -23,7 +25,7 @@ VERSION = "1"
 
 def save_encoder(
     path: Path,
-    encoder: DualEfficientNetEncoder,
+    encoder: StudyEncoder,
     preprocessing: Preprocessing,
     *,
     dtype: torch.dtype = torch.float32,
@@ -49,7 +51,7 @@ def save_encoder(
     os.replace(partial, path)
 
 
-def load_encoder(path: Path) -> tuple[DualEfficientNetEncoder, Preprocessing]:
+def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
     """Return the encoder in evaluation mode, float32, and its preprocessing.
 
     Raises:
@@ -66,7 +68,7 @@ def load_encoder(path: Path) -> tuple[DualEfficientNetEncoder, Preprocessing]:
             "upgrade cxr-precedent"
         )
     try:
-        encoder = DualEfficientNetEncoder(EncoderConfig(**json.loads(metadata["config"])))
+        encoder = build_encoder(EncoderConfig(**json.loads(metadata["config"])))
         encoder.load_state_dict(state)
         preprocessing = Preprocessing.from_json(metadata["preprocessing"])
     except (KeyError, TypeError, RuntimeError, EncoderError) as error:
@@ -74,7 +76,7 @@ def load_encoder(path: Path) -> tuple[DualEfficientNetEncoder, Preprocessing]:
     return encoder.eval(), preprocessing
 
 
-def fingerprint_of(encoder: DualEfficientNetEncoder, preprocessing: Preprocessing) -> str:
+def fingerprint_of(encoder: StudyEncoder, preprocessing: Preprocessing) -> str:
     """Return SHA-256 (64 hex digits) over float32 weights, configuration and preprocessing.
 
     Equal fingerprints mean that vectors may be compared; anything that changes a vector changes it.

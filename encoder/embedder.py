@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 
 from encoder.checkpoint import fingerprint_of, load_encoder
+from encoder.config import position_code
 from encoder.errors import EncoderError
 from encoder.image import Source, read_image
-from encoder.model import DualEfficientNetEncoder
+from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
 
 Film = npt.NDArray[np.float32]
@@ -28,6 +29,8 @@ class StudyFilms:
 
     frontal: Film | None
     lateral: Film | None
+    projection: str | None = None
+    """AP or PA, of the frontal film, where it is known; only encoders with a position input take notice."""
 
     def __post_init__(self) -> None:
         if self.frontal is None and self.lateral is None:
@@ -37,12 +40,12 @@ class StudyFilms:
 class Embedder:
     """Embeds studies with one encoder on one device. Safe under threads: nothing in it changes after construction."""
 
-    def __init__(self, encoder: DualEfficientNetEncoder, preprocessing: Preprocessing, *, device: str = "auto") -> None:
+    def __init__(self, encoder: StudyEncoder, preprocessing: Preprocessing, *, device: str = "auto") -> None:
         self.preprocessing = preprocessing
         self.device = torch.device(_available_device(device))
         self.encoder = encoder.eval().to(self.device)
         self.fingerprint = fingerprint_of(encoder, preprocessing)
-        self.embedding_dim = encoder.config.embedding_dim
+        self.embedding_dim = encoder.embedding_dim
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto") -> Self:
@@ -63,25 +66,30 @@ class Embedder:
     def embed(self, studies: Sequence[StudyFilms]) -> npt.NDArray[np.float32]:
         """Return the embeddings (B, D), unit norm, of one batch; a missing view is stood in for by the present one."""
         films: list[Film] = []
+        positions: list[int] = []
         rows = np.empty((2, len(studies)), dtype=np.int64)
         for number, study in enumerate(studies):
             for view, film in enumerate((study.frontal, study.lateral)):
                 if film is not None:
                     rows[view, number] = len(films)
                     films.append(film)
+                    positions.append(position_code("lateral" if view else study.projection))
             if study.frontal is None or study.lateral is None:
                 rows[:, number] = len(films) - 1
-        return self._forward(np.stack(films), rows)
+        return self._forward(np.stack(films), rows, np.array(positions))
 
     def embed_study(self, frontal: Source | None, lateral: Source | None) -> npt.NDArray[np.float32]:
         """Return the embedding (D,) of the films of one study, given as paths or bytes. Raises ImageError."""
         return self.embed([self.read_films(frontal, lateral)])[0]
 
     @torch.inference_mode()
-    def _forward(self, films: Film, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _forward(
+        self, films: Film, rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
         stack = torch.from_numpy(films).to(self.device, memory_format=torch.channels_last)
         frontal_rows, lateral_rows = torch.from_numpy(rows).to(self.device)
-        return self.encoder.forward_rows(stack, frontal_rows, lateral_rows).cpu().numpy()
+        codes = torch.from_numpy(positions).to(self.device)
+        return self.encoder.forward_rows(stack, frontal_rows, lateral_rows, codes).cpu().numpy()
 
 
 def _upload_name(source: Source, view: str) -> str | None:

@@ -98,6 +98,8 @@ class TrainingStudies:
     valid: npt.NDArray[np.int64]
     exclusive: bool = False
     """Whether the targets are classes of which a study has one."""
+    positions: npt.NDArray[np.int64] | None = None
+    """(films,) code of each film's view position, as `encoder.config.position_code` gives it; None knows none."""
 
     def __post_init__(self) -> None:
         shared = np.intersect1d(self.patients[self.train], self.patients[self.valid])

@@ -1,9 +1,8 @@
-"""The dual encoder: two films of a study in, one unit vector out.
+"""The dual encoder, and what every encoder of studies does: films of a study in, one unit vector out.
 
 Knows torch and backbones; knows nothing of files of films, studies or searches.
 """
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -11,34 +10,62 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.backbone import Backbone, create_backbone
-from encoder.errors import EncoderError
-
-EMBEDDING_DIMS = (256, 384, 512)
+from encoder.config import EncoderConfig
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
-    """What a checkpoint must know to rebuild its network; every default is the seed design's own."""
+class StudyEncoder(nn.Module):
+    """What every encoder does: films of a study in, one unit vector out.
 
-    backbone: str = "efficientnet_b0"
-    """A timm network; EfficientNet-B0 has the best accuracy for its 4 M parameters."""
-    embedding_dim: int = 512
-    """D of the fused vector: 256, 384 or 512."""
-    use_shared_weights: bool = False
-    """One backbone for both views; separate ones may specialise, a shared one runs half as often on a single film."""
-    dropout: float = 0.2
-    """p after each hidden layer, p / 2 after each extractor; 0.0 to 0.5."""
-    in_chans: int = 3
-    """Channels of a film as the backbone wants it; 1 for networks trained on grey films."""
+    A backbone pools a film to `num_features` values; `fuse_pooled` makes the embedding of both views' values.
+    """
 
-    def __post_init__(self) -> None:
-        if self.embedding_dim not in EMBEDDING_DIMS:
-            raise EncoderError(f"expected embedding_dim 256, 384 or 512, got {self.embedding_dim}")
-        if not 0.0 <= self.dropout <= 0.5:
-            raise EncoderError(f"expected dropout in [0.0, 0.5], got {self.dropout}")
+    config: EncoderConfig
+    backbones: nn.ModuleList
+    num_features: int
+    embedding_dim: int
+
+    def forward_rows(
+        self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """Return embeddings (B, D), unit norm, of studies that point into a stack of films.
+
+        A study with one view points to the same film twice.
+
+        Args:
+            films: (M, C, S, S) distinct films.
+            frontal_rows, lateral_rows: (B,) int64 rows of `films`.
+            positions: (M,) int64 codes of `POSITIONS`, 0 unknown; used only where `config.position_input` is set.
+        """
+        return self.fuse_pooled(*self.pool_rows(films, frontal_rows, lateral_rows, positions))
+
+    def pool_rows(
+        self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what both views are pooled to, (B, F) each; arguments as for `forward_rows`."""
+        raise NotImplementedError
+
+    def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of two pooled views, (B, F) each."""
+        raise NotImplementedError
+
+    def forward_features(self, film: Tensor, branch: int) -> Tensor:
+        """Return the last feature map (B, F, h, w) of a branch: 0 frontal, 1 lateral."""
+        return self.backbone_of(branch).forward_features(film)
+
+    def forward_head(self, frontal_map: Tensor, lateral_map: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of two feature maps (B, F, h, w); view positions are unknown to it."""
+        return self.fuse_pooled(self.pool_map(frontal_map, 0), self.pool_map(lateral_map, 1))
+
+    def pool_map(self, feature_map: Tensor, branch: int) -> Tensor:
+        """Return the pooled values (B, F) of a feature map (B, F, h, w)."""
+        return self.backbone_of(branch).forward_head(feature_map)
+
+    def backbone_of(self, branch: int) -> Backbone:
+        """Return the backbone of a branch; both branches have the same one when weights are shared."""
+        return cast(Backbone, self.backbones[branch if len(self.backbones) > 1 else 0])
 
 
-class DualEfficientNetEncoder(nn.Module):
+class DualEfficientNetEncoder(StudyEncoder):
     """A frontal and a lateral branch (backbone -> extractor), concatenated and fused into a unit vector.
 
     Extractor: num_features -> 1024 -> D. Fusion: 2D -> 2D -> D, then L2 normalisation. Each layer is Linear, ReLU,
@@ -52,33 +79,21 @@ class DualEfficientNetEncoder(nn.Module):
         self.backbones = nn.ModuleList(
             create_backbone(config.backbone, in_chans=config.in_chans) for _ in range(branches)
         )
+        self.num_features = self.backbone_of(0).num_features
+        self.embedding_dim = config.embedding_dim
         self.extractors = nn.ModuleList(
             _extractor(self.num_features, config.embedding_dim, config.dropout) for _ in range(2)
         )
         self.fusion = _fusion(config.embedding_dim, config.dropout)
 
-    @property
-    def num_features(self) -> int:
-        """Values that a backbone pools one film to."""
-        return self.backbone_of(0).num_features
-
     def forward(self, frontal: Tensor, lateral: Tensor | None = None) -> Tensor:
         """Return the embeddings (B, D), unit norm, of two (B, C, S, S) batches; one alone goes to both branches."""
         return self._fuse(*self._extract(frontal, lateral))
 
-    def forward_rows(self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor) -> Tensor:
-        """Return embeddings (B, D) of studies that point into a stack of films.
-
-        A study with one view points to the same film twice; with shared weights that film passes the backbone once.
-
-        Args:
-            films: (M, C, S, S) distinct films.
-            frontal_rows, lateral_rows: (B,) int64 rows of `films`.
-        """
-        return self.fuse_pooled(*self.pool_rows(films, frontal_rows, lateral_rows))
-
-    def pool_rows(self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the backbones pool both views to, (B, F) each; arguments as for `forward_rows`."""
+    def pool_rows(
+        self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the backbones pool both views to, (B, F) each; shared weights see each film once."""
         if self.config.use_shared_weights:
             pooled = self.backbone_of(0)(films)  # (M, F)
             return pooled[frontal_rows], pooled[lateral_rows]
@@ -92,20 +107,6 @@ class DualEfficientNetEncoder(nn.Module):
         """Return the frontal branch's, the lateral branch's and the fused features, each (B, D); only the last unit."""
         first, second = self._extract(frontal, lateral)
         return first, second, self._fuse(first, second)
-
-    def forward_features(self, film: Tensor, branch: int) -> Tensor:
-        """Return the last feature map (B, F, h, w) of a branch: 0 frontal, 1 lateral."""
-        return self.backbone_of(branch).forward_features(film)
-
-    def forward_head(self, frontal_map: Tensor, lateral_map: Tensor) -> Tensor:
-        """Return the embeddings (B, D) of two feature maps (B, F, h, w); `forward` is this after `forward_features`."""
-        return self.fuse_pooled(
-            self.backbone_of(0).forward_head(frontal_map), self.backbone_of(1).forward_head(lateral_map)
-        )
-
-    def backbone_of(self, branch: int) -> Backbone:
-        """Return the backbone of a branch; both branches have the same one when weights are shared."""
-        return cast(Backbone, self.backbones[0 if self.config.use_shared_weights else branch])
 
     def _extract(self, frontal: Tensor, lateral: Tensor | None) -> tuple[Tensor, Tensor]:
         first = self.backbone_of(0)(frontal)  # (B, F)

@@ -22,7 +22,7 @@ def build_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.opti
     settings = []
     for (backbone, decays), parameters in sorted(groups.items(), key=lambda group: group[0]):
         lr = options.lr * (options.backbone_lr_factor if backbone else 1.0)
-        decay = options.weight_decay if decays else 0.0
+        decay = options.weight_decay if decays and (options.decay_backbone or not backbone) else 0.0
         settings.append({"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay})
     kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
     return kind(settings, lr=options.lr, betas=(options.betas[0], options.betas[1]))
@@ -58,13 +58,18 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def stages_of(backbone: nn.Module) -> list[list[nn.Module]]:
     """Return a backbone's stages from the input on, the stem first; of timm's EfficientNets, ResNets and DenseNets."""
     children = dict(backbone.named_children())
-    inner = next((children[name] for name in ("blocks", "stages", "features") if name in children), None)
-    if inner is None:
-        stem = [module for name, module in children.items() if name in ("conv1", "bn1")]
-        return [stem, *([module] for name, module in children.items() if name.startswith("layer"))]
-    stem = [module for name, module in children.items() if name in ("conv_stem", "bn1", "stem")]
-    parts = [[module] for module in inner.children()]
-    return [stem, *parts] if stem else parts
+    if "features" in children:
+        children = dict(children["features"].named_children())
+    inner = next((children[name] for name in ("blocks", "stages") if name in children), None)
+    if inner is not None:
+        stem = [module for name, module in children.items() if name in ("conv_stem", "bn1", "stem")]
+        return [stem, *([module] for module in inner.children())]
+    stages: list[list[nn.Module]] = [[]]
+    for name, module in children.items():
+        if name.startswith(("layer", "denseblock")):
+            stages.append([])
+        stages[-1].append(module)
+    return stages
 
 
 def freeze_stages(backbone: nn.Module, count: int) -> list[nn.Module]:

@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from encoder.augment import Augmentation
 from encoder.backbone import input_statistics
+from encoder.config import EncoderConfig
 from encoder.errors import EncoderError, RecipeError
 from encoder.losses import LossOptions
-from encoder.model import EncoderConfig
 from encoder.preprocess import Preprocessing
 from encoder.recipe_options import OptimizerOptions, RunOptions, ScheduleOptions, TargetOptions
 

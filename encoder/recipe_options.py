@@ -36,6 +36,8 @@ class OptimizerOptions:
     kind: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-4
+    decay_backbone: bool = True
+    """Whether weight decay (with adam: an L2 penalty) also reaches the backbone; off, it shrinks the layers above."""
     betas: tuple[float, ...] = (0.9, 0.999)
     backbone_lr_factor: float = 1.0
     """Learning rate of the backbone relative to the layers above it; below 1 for pretrained weights."""
@@ -99,6 +101,8 @@ class RunOptions:
     valid_fraction: float = 0.1
     test_fraction: float = 0.2
     """Share of the patients that the run never sees; 0 learns from all."""
+    folds: int = 0
+    """Parts of a cross-validation, by patient and stratified; each is the test part of a run of its own; 0 has none."""
     weights: str = "imagenet"
     """Weights the backbones start from: imagenet, none, or a safetensors file."""
     max_minutes: float = 0.0
@@ -110,6 +114,8 @@ class RunOptions:
         _in_range("run.batch_size", self.batch_size, 2, 65_536)
         _in_range("run.valid_fraction", self.valid_fraction, 0.01, 0.9)
         _in_range("run.test_fraction", self.test_fraction, 0.0, 0.9)
+        if self.folds:
+            _in_range("run.folds", self.folds, 2, 100)
 
 
 def _one_of(where: str, value: str, known: Sequence[str]) -> None:

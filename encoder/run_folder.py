@@ -19,8 +19,8 @@ from torch import Tensor
 
 from encoder.checkpoint import save_encoder
 from encoder.errors import CheckpointError, RecipeError
-from encoder.model import DualEfficientNetEncoder
 from encoder.recipe import Recipe
+from encoder.single import build_encoder
 from encoder.train import Progress, Trainer
 
 ENCODER, STATE, RECIPE, METRICS = "encoder.safetensors", "last.safetensors", "recipe.toml", "metrics.csv"
@@ -74,7 +74,7 @@ class RunFolder:
         _write_whole(self.path / "report.json", json.dumps(dict(content), indent=2) + "\n")
 
     def _save_best(self, trainer: Trainer) -> None:
-        encoder = DualEfficientNetEncoder(self.recipe.encoder)
+        encoder = build_encoder(self.recipe.encoder)
         encoder.load_state_dict(trainer.encoder_state())
         save_encoder(self.path / ENCODER, encoder, self.recipe.preprocessing)
         names = json.dumps(trainer.studies.target_names)

@@ -12,15 +12,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.augment import augment, hide_views
+from encoder.augment import augment, hide_positions, hide_views
 from encoder.backbone import load_backbone_weights
 from encoder.classifier import Classifier, build_classification_model
 from encoder.depthwise import speed_up_depthwise
 from encoder.films import FilmStore, Normalizer, TrainingStudies
 from encoder.losses import class_loss, label_weights, multilabel_loss, prefix_contrastive_loss
-from encoder.model import DualEfficientNetEncoder
+from encoder.model import StudyEncoder
 from encoder.optimizer import RunningAverage, build_optimizer, freeze_stages, rate_factor, set_rate
 from encoder.recipe import Recipe
+from encoder.single import build_encoder
 from encoder.validation import figures_of, monitored
 
 Rows = npt.NDArray[np.int64]
@@ -96,6 +97,11 @@ class Trainer:
         """Return the head's weight, bias and scale as they are validated."""
         return {**self._part("head."), "scale": self._validated_state()["scale"]}
 
+    def take(self, encoder: StudyEncoder) -> None:
+        """Put an encoder's weights in place of those that the run stands at, for `embed`; the run ends with it."""
+        self.average = None
+        self.network.encoder.load_state_dict(encoder.state_dict())
+
     def embed(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, D) and logits (B, C) of studies, without augmentation, as validated."""
         live = self._swap_in_average()
@@ -103,9 +109,9 @@ class Trainer:
         parts: list[tuple[Tensor, Tensor]] = []
         with torch.inference_mode():
             for start in range(0, len(rows), self.recipe.run.batch_size):
-                planes, *views = self._films(rows[start : start + self.recipe.run.batch_size])
+                planes, *seen = self._films(rows[start : start + self.recipe.run.batch_size])
                 with self._precision():
-                    embeddings = self.network.encoder.forward_rows(self._normalize(planes), *views)
+                    embeddings = self.network.encoder.forward_rows(self._normalize(planes), *seen)
                 parts.append((embeddings.cpu(), self.network.logits(embeddings).cpu()))
         if live is not None:
             self.network.load_state_dict(live)
@@ -133,13 +139,16 @@ class Trainer:
         return {**mean, "lr": self.optimizer.param_groups[0]["lr"]}
 
     def _loss(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        planes, frontal, lateral = self._films(rows)
+        planes, frontal, lateral, positions = self._films(rows)
         planes = augment(planes, self.recipe.augmentation, generator)
         frontal, lateral = hide_views(frontal, lateral, self.recipe.augmentation, generator)
+        if self.recipe.encoder.position_input:
+            positions = hide_positions(positions, self.recipe.augmentation, generator)
         options = self.recipe.loss
         apart = self.progress.epoch < options.head_start
         with self._precision():
-            embeddings, of_views = self.network.learn_rows(self._normalize(planes), frontal, lateral, apart=apart)
+            films = self._normalize(planes)
+            embeddings, of_views = self.network.learn_rows(films, frontal, lateral, positions, apart=apart)
         targets = torch.from_numpy(self.studies.targets[rows]).to(self.device)
         label = self._label_loss(self.network.logits(embeddings), targets, options.label_smoothing)
         of_view = self._label_loss(of_views.flatten(0, 1), targets.repeat(2, 1), options.label_smoothing)
@@ -151,11 +160,14 @@ class Trainer:
         of_labels = class_loss if self.studies.exclusive else multilabel_loss
         return of_labels(logits, targets, self._weights.to(logits.device), smoothing)
 
-    def _films(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the distinct films (M, 1, S, S) of studies and the rows (B,) of each view among them."""
+    def _films(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the distinct films (M, 1, S, S) of studies, the rows (B,) of each view among them, and the films'
+        position codes (M,)."""
         distinct, places = np.unique(np.concatenate(self.studies.views(rows)), return_inverse=True)
         frontal, lateral = torch.from_numpy(places).view(2, -1).to(self.device)
-        return self.films.batch(distinct).to(self.device), frontal, lateral
+        known = self.studies.positions
+        positions = torch.from_numpy(np.zeros_like(distinct) if known is None else known[distinct])
+        return self.films.batch(distinct).to(self.device), frontal, lateral, positions.to(self.device)
 
     def _precision(self) -> torch.autocast:
         bf16 = self.recipe.optimizer.precision == "bf16"
@@ -232,7 +244,7 @@ class Trainer:
 def _build_network(recipe: Recipe, studies: TrainingStudies) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
-        encoder = DualEfficientNetEncoder(recipe.encoder)
+        encoder = build_encoder(recipe.encoder)
         network = build_classification_model(encoder, len(studies.target_names))
     for backbone in encoder.backbones:
         load_backbone_weights(backbone, recipe.encoder.backbone, recipe.run.weights, in_chans=recipe.encoder.in_chans)

@@ -12,7 +12,8 @@ import torch
 
 from encoder.backbone import input_statistics, load_backbone_weights
 from encoder.checkpoint import fingerprint_of, load_encoder, save_encoder
-from encoder.model import DualEfficientNetEncoder, EncoderConfig, count_parameters
+from encoder.config import EncoderConfig
+from encoder.model import DualEfficientNetEncoder, count_parameters
 from encoder.preprocess import Contrast, Fit, Preprocessing
 
 

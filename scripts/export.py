@@ -47,6 +47,7 @@ class FilmReader:
         self._embedder = embedder
         self._images = images
         self._ids = studies["study_id"].to_pylist()
+        self._projections = studies["projection"].to_pylist()
         self._paths = {view: studies[f"{view}_path"].to_pylist() for view in VIEWS if views in ("both", view)}
 
     def read(self, row: int) -> Prepared:
@@ -58,7 +59,8 @@ class FilmReader:
             films = {view: self._embedder.read_film(self._images / path, name=path) for view, path in paths.items()}
         except (ImageError, OSError) as refusal:
             return self._failed(row, str(refusal))
-        return Prepared(row, StudyFilms(films.get("frontal"), films.get("lateral")), tuple(films))
+        study = StudyFilms(films.get("frontal"), films.get("lateral"), self._projections[row])
+        return Prepared(row, study, tuple(films))
 
     def _failed(self, row: int, reason: str) -> Prepared:
         return Prepared(row, failure=Failure(self._ids[row], reason))

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import pyarrow as pa
 import torch
 
 from encoder.checkpoint import fingerprint_of, load_encoder
-from encoder.films import FilmStore, TrainingStudies
 from encoder.recipe import Recipe
 from encoder.run_curves import Scalars, has_tensorboard, save_curves
 from encoder.run_folder import ENCODER, RunFolder
 from encoder.train import Trainer
-from index.files import sha256_of
-from index.labels import LabelPolicy, class_targets, finding_targets
-from index.splits import Rows, require_disjoint_patients, save_parts, split_by_patient
-from index.studies import FINDINGS, load_studies, save_studies
+from index.splits import save_parts
+from index.studies import save_studies
+from scripts.cross_validation import Judged, deal
+from scripts.material import Material, Parts
 from scripts.terminal import ERR, progress_bar
 
 
@@ -49,78 +46,59 @@ def command(
         torch.set_num_threads(threads)
     start = (f"run.weights={json.dumps(weights)}",) if weights else ()
     recipe = Recipe.load(name, (*changes, *start))
-    table = load_studies(studies)
-    targets, names, policy = targets_of(table, recipe)
-    parts = split(table, targets, recipe)
-    folder = RunFolder(out, recipe, {"studies_sha256": sha256_of(studies), "images": str(images.resolve())})
-    ids = table["study_id"].to_pylist()
-    save_parts(out / "splits.json", {part: [ids[row] for row in rows] for part, rows in parts.items()})
-    save_studies(with_split(table, parts), out / "studies.parquet")
-    films, frontal, lateral = films_of(table, images, recipe, cache_gb)
-    patients = np.unique(np.asarray(table["patient_id"].to_pylist()), return_inverse=True)[1]
-    data = TrainingStudies(
-        frontal, lateral, targets, names, patients, parts["train"], parts["valid"], bool(recipe.targets.classes)
-    )
-    report = train(Trainer(recipe, films, data, device=_device(device)), folder)
-    report |= {"recipe": name, "policy": policy, "studies": {part: len(rows) for part, rows in parts.items()}}
-    folder.report(report)
+    material = Material.gather(studies, images, name, recipe, cache_gb)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if recipe.run.folds:
+        cross_validate(material, out, device, as_json=as_json)
+        return
+    report, _ = run(material, material.split(), out, device)
     click.echo(json.dumps(report) if as_json else _sentence(report, out))
 
 
-def targets_of(table: pa.Table, recipe: Recipe) -> tuple[np.ndarray, tuple[str, ...], str]:
-    """Return the targets (N, C), their names, and the policy in words. Raises StudiesError, FilterError."""
-    options = recipe.targets
-    if options.classes:
-        words = ", ".join(f"{name}: {' and '.join(held)}" for name, held in options.classes.items())
-        return class_targets(table, options.classes), tuple(options.classes), f"exclusive classes ({words})"
-    policy = LabelPolicy(options.uncertain, options.blank, options.per_label)  # type: ignore[arg-type]
-    findings = options.findings or FINDINGS
-    return finding_targets(table, findings, policy), tuple(findings), policy.sentence()
+def run(material: Material, parts: Parts, out: Path, device: str) -> tuple[dict[str, Any], Trainer]:
+    """Do one run, or what is left of it, and return its report and its trainer with the best encoder in it."""
+    folder = RunFolder(out, material.recipe, material.inputs)
+    ids = material.ids
+    save_parts(out / "splits.json", {part: [ids[row] for row in rows] for part, rows in parts.items()})
+    save_studies(material.table_of(parts), out / "studies.parquet")
+    trainer = Trainer(material.recipe, material.films, material.studies_of(parts), device=device)
+    _read_films(trainer)
+    _epochs(trainer, folder)
+    encoder, preprocessing = load_encoder(folder.path / ENCODER)
+    trainer.take(encoder)
+    report = {
+        "recipe": material.name,
+        "policy": material.wanted.sentence(),
+        "best_epoch": trainer.progress.best_epoch,
+        "epochs": trainer.progress.epoch,
+        "seconds": round(trainer.progress.seconds, 1),
+        "best": trainer.progress.history[trainer.progress.best_epoch - 1],
+        "fingerprint": fingerprint_of(encoder, preprocessing),
+        "studies": {part: len(rows) for part, rows in parts.items()},
+    }
+    folder.report(report)
+    return report, trainer
 
 
-def split(table: pa.Table, targets: np.ndarray, recipe: Recipe) -> dict[str, Rows]:
-    """Return the rows of train, valid and test, by patient; studies without any known label are in none."""
-    run = recipe.run
-    shares = {"train": 1 - run.valid_fraction - run.test_fraction, "valid": run.valid_fraction}
-    if run.test_fraction:
-        shares["test"] = run.test_fraction
-    patients = table["patient_id"].to_pylist()
-    known = np.flatnonzero(~np.isnan(targets).all(axis=1))
-    parts = split_by_patient([patients[row] for row in known], shares, run.seed, targets[known])
-    parts = {part: known[rows] for part, rows in parts.items()}
-    require_disjoint_patients(patients, parts)
-    return parts
+def cross_validate(material: Material, out: Path, device: str, *, as_json: bool) -> None:
+    """Do a run a fold, judge each on the patients that it did not see, and write the report over all."""
+    folds = deal(material)
+    judged = Judged(material)
+    for number, parts in enumerate(folds, start=1):
+        ERR.print(f"fold {number} of {len(folds)}")
+        report, trainer = run(material, parts, out / f"fold{number}", device)
+        judged.add(parts, trainer, report["fingerprint"])
+    judged.save(out, as_json=as_json)
 
 
-def with_split(table: pa.Table, parts: dict[str, Rows]) -> pa.Table:
-    """Return the studies of all parts, with the part in the column `split`, so that a probe can hold out the same."""
-    part_of = np.full(table.num_rows, None, dtype=object)
-    for part, rows in parts.items():
-        part_of[rows] = part
-    column = pa.array(part_of.tolist(), pa.string())
-    return table.set_column(table.column_names.index("split"), "split", column).filter(column.is_valid())
-
-
-def films_of(
-    table: pa.Table, images: Path, recipe: Recipe, cache_gb: float
-) -> tuple[FilmStore, np.ndarray, np.ndarray]:
-    """Return the films of all studies, read into memory, and the rows (N,) of each study's frontal and lateral."""
-    paths: list[Path] = []
-    rows: list[list[int]] = []
-    for view in ("frontal", "lateral"):
-        rows.append([])
-        for path in table[f"{view}_path"].to_pylist():
-            rows[-1].append(-1 if path is None else len(paths))
-            paths += [] if path is None else [images / path]
-    films = FilmStore(paths, recipe.preprocessing, cache_gb=cache_gb)
+def _read_films(trainer: Trainer) -> None:
     with progress_bar("films") as bar:
-        task = bar.add_task("read films", total=len(paths))
-        films.fill(lambda done: bar.update(task, completed=done))
-    return films, np.array(rows[0], dtype=np.int64), np.array(rows[1], dtype=np.int64)
+        task = bar.add_task("read films", total=len(trainer.films))
+        trainer.films.fill(lambda done: bar.update(task, completed=done))
 
 
-def train(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
-    """Do the epochs that are left and return the report."""
+def _epochs(trainer: Trainer, folder: RunFolder) -> None:
+    """Do the epochs that are left."""
     if folder.resume(trainer):
         ERR.print(f"going on after epoch {trainer.progress.epoch} of {folder.path}")
     if not has_tensorboard():
@@ -133,14 +111,6 @@ def train(trainer: Trainer, folder: RunFolder) -> dict[str, Any]:
         save_curves(folder.path / "curves.png", trainer.progress.history)
         ERR.print(_line(trainer.progress.history[-1]) + (" (best)" if better else ""), soft_wrap=True)
     scalars.close()
-    encoder, preprocessing = load_encoder(folder.path / ENCODER)
-    return {
-        "best_epoch": trainer.progress.best_epoch,
-        "epochs": trainer.progress.epoch,
-        "seconds": round(trainer.progress.seconds, 1),
-        "best": trainer.progress.history[trainer.progress.best_epoch - 1],
-        "fingerprint": fingerprint_of(encoder, preprocessing),
-    }
 
 
 def _epoch(trainer: Trainer) -> bool:
@@ -151,12 +121,6 @@ def _epoch(trainer: Trainer) -> bool:
 
 def _line(row: dict[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items())
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def _sentence(report: dict[str, Any], out: Path) -> str:

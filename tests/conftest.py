@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from encoder.config import EncoderConfig
 from encoder.embedder import Embedder
-from encoder.model import DualEfficientNetEncoder, EncoderConfig
+from encoder.model import DualEfficientNetEncoder
 from encoder.preprocess import Preprocessing
 from index.collection import Collection
 from index.retriever import Retriever

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from encoder.checkpoint import fingerprint_of, load_encoder, save_encoder
+from encoder.config import EncoderConfig
 from encoder.embedder import Embedder, Film, StudyFilms
 from encoder.errors import CheckpointError, EncoderError, ImageError
-from encoder.model import DualEfficientNetEncoder, EncoderConfig
+from encoder.model import DualEfficientNetEncoder
 from encoder.preprocess import Preprocessing
 
 PREPROCESSING = Preprocessing(size=64)
@@ -110,4 +111,4 @@ def test_a_missing_gpu_is_told(tiny_encoder: DualEfficientNetEncoder) -> None:
 
 
 def test_default_configuration_is_the_designs() -> None:
-    assert EncoderConfig() == EncoderConfig("efficientnet_b0", 512, False, 0.2, 3)
+    assert EncoderConfig() == EncoderConfig("dual", "efficientnet_b0", 512, False, 0.2, 3)

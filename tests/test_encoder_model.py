@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoder.config import EncoderConfig
 from encoder.errors import EncoderError
-from encoder.model import DualEfficientNetEncoder, EncoderConfig, count_parameters
+from encoder.model import DualEfficientNetEncoder, count_parameters
 
 BACKBONES = {
     "efficientnet_b4": 1792,

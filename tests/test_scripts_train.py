@@ -59,7 +59,7 @@ def test_a_run_leaves_an_encoder_its_recipe_its_curve_and_its_split(collection: 
     report = json.loads(result.stdout)
     run = collection / "run"
     assert load_encoder(run / "encoder.safetensors")[1].size == 64
-    assert report["policy"] == "uncertain (-1) is ignored; blank counts as absent"
+    assert report["policy"] == "labels: uncertain (-1) is ignored; blank counts as absent"
     assert set(json.loads((run / "splits.json").read_text())) == {"train", "valid", "test"}
     assert (run / "metrics.csv").read_text().count("\n") == 2
     parts = load_studies(run / "studies.parquet")

@@ -25,7 +25,7 @@ def _profile(knots: dict[float, float]) -> npt.NDArray[np.float64]:
 CAVITY_WIDTH = _profile({-16: 13.4, -10: 13.7, -4: 13.2, 2: 12.2, 7: 10.6, 10: 9.0, 13: 6.8, 16: 5.0})
 CAVITY_FRONT = _profile({-16: 9.6, -8: 9.3, 0: 8.2, 5: 6.3, 9: 4.2, 13: 1.6})
 CAVITY_BACK = _profile({-18: -7.6, -8: -9.0, 0: -9.7, 5: -9.3, 9: -7.9, 13: -5.6, 18: -4.0})
-BODY_WIDTH = _profile({-20: 15.8, -8: 15.7, 0: 16.2, 6: 17.4, 10: 18.0, 12: 16.2, 14: 11.5, 16: 7.2, 20: 6.0})
+BODY_WIDTH = _profile({-20: 15.8, -8: 15.7, 0: 16.2, 6: 17.4, 10: 19.2, 12: 17.4, 14: 11.8, 16: 7.2, 20: 6.0})
 BODY_FRONT = _profile({-20: 11.0, -8: 10.9, 0: 10.4, 5: 8.8, 9: 6.7, 12: 4.6, 15: 3.4, 20: 4.0})
 BODY_BACK = _profile({-20: -10.6, -8: -12.2, 0: -12.8, 6: -12.3, 10: -11.2, 14: -9.3, 20: -7.6})
 
@@ -88,7 +88,7 @@ def draw_chest(rng: np.random.Generator) -> Chest:
     size = rng.normal(0.94 if sex == "Female" else 1.01, 0.035)
     old = (age - 55) / 35
     habitus = float(np.clip(rng.normal(0, 1), -1.8, 2.2))  # lean to stout
-    dome = rng.normal(-8.6 + 0.45 * habitus, 0.6)
+    dome = rng.normal(-8.1 + 0.45 * habitus, 0.6)
     return Chest(
         sex=sex,
         age=age,

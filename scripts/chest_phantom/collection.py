@@ -18,7 +18,7 @@ import cv2
 from scripts.chest_phantom.findings import PLANTED_FINDINGS
 from scripts.chest_phantom.patient import BOX_COLUMNS, FILM_COLUMNS, PLANTED_COLUMNS, Row, take_patient
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed gives other bytes than before."""
 
 _ORDER = "phantom.json"  # what the folder was ordered to hold

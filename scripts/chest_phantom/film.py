@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from scripts.chest_phantom.anatomy import F32
 
+_OPEN_BEAM = 1.0  # signal below which no body lay in the beam; it must not steer the curve
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -72,7 +74,8 @@ def _curve(signal: F32, exposure: Exposure) -> F32:
     """Return grey in [0, 1]: the automatic exposure puts lungs low and the abdomen high."""
     rows, columns = signal.shape
     middle = signal[rows // 6 : -rows // 6 : 2, columns // 6 : -columns // 6 : 2]
-    low, high = np.percentile(middle, (3, 98))
+    body = middle[middle > _OPEN_BEAM]
+    low, high = np.percentile(body if body.size else middle, (2, 98))
     low -= exposure.dark * 0.6
     grey = np.clip((signal - low) / (high + 0.15 - low), 0, 1.15) ** np.float32(exposure.contrast)
     return np.where(grey > 0.7, 0.7 + 0.25 * np.tanh((grey - 0.7) / 0.25), grey)

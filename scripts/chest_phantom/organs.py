@@ -69,7 +69,7 @@ def dome_height(chest: Chest, pose: Pose) -> F32:
     side = np.where(X < 0, -1.0, 1.0)
     peak = np.where(X < 0, chest.dome_right, chest.dome_left) + pose.breath
     outward = side * X - 6.2
-    sideways = np.where(outward > 0, 0.062 * outward**2 + 0.0008 * outward**4, 0.035 * outward**2)
+    sideways = np.where(outward > 0, 0.050 * outward**2 + 0.0005 * outward**4, 0.035 * outward**2)
     backward = Y - 2.2
     lengthways = np.where(backward < 0, 0.055 * backward**2, 0.05 * backward**2)
     return (peak - sideways - lengthways).astype(np.float32)

@@ -1,0 +1,79 @@
+"""What a checkpoint must know to rebuild its network.
+
+Knows the options and their ranges; knows nothing of torch.
+"""
+
+from dataclasses import dataclass
+
+from encoder.errors import EncoderError
+
+ARCHITECTURES = ("dual", "single")
+EMBEDDING_DIMS = (256, 384, 512)
+POSITIONS = ("AP", "PA", "lateral")
+"""View positions that a network can be told, in the order of their codes from 1 on; 0 is unknown."""
+
+
+def position_code(position: str | None) -> int:
+    """Return the code of a view position: 1 to 3 for those of POSITIONS, 0 for any other and for none."""
+    return POSITIONS.index(position) + 1 if position in POSITIONS else 0
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """One network's shape; every default is the first seed design's own."""
+
+    architecture: str = "dual"
+    """dual: a branch a view and a fusion of both; single: one backbone for every film, a study is the mean of its
+    views."""
+    backbone: str = "efficientnet_b0"
+    """A timm network; EfficientNet-B0 has the best accuracy for its 4 M parameters."""
+    embedding_dim: int = 512
+    """D of the fused vector: 256, 384 or 512. A single encoder is as wide as its last layer, and has 0 here."""
+    use_shared_weights: bool = False
+    """One backbone for both views; separate ones may specialise, a shared one runs half as often on a single film."""
+    dropout: float = 0.2
+    """p after each hidden layer, p / 2 after each extractor; in a single encoder p on the pooled film; 0.0 to 0.5."""
+    in_chans: int = 3
+    """Channels of a film as the backbone wants it; 1 for networks trained on grey films."""
+    projection: int = 0
+    """Single only: channels that a 1 x 1 convolution takes the last stage to before it is pooled; 0 has none."""
+    dense: tuple[int, ...] = ()
+    """Single only: widths of the layers (linear, ReLU, dropout) above the pooled film; the last one is D."""
+    dense_dropout: tuple[float, ...] = ()
+    """Single only: p after each of `dense`."""
+    position_input: bool = False
+    """Single only: the layers above also get the film's view position (AP, PA, lateral; all zero where unknown)."""
+
+    def __post_init__(self) -> None:
+        for key in ("dense", "dense_dropout"):  # JSON knows no tuples
+            object.__setattr__(self, key, tuple(getattr(self, key)))
+        if self.architecture not in ARCHITECTURES:
+            raise EncoderError(f"expected architecture dual or single, got {self.architecture!r}")
+        for p in (self.dropout, *self.dense_dropout):
+            if not 0.0 <= p <= 0.5:
+                raise EncoderError(f"expected dropout in [0.0, 0.5], got {p}")
+        if self.architecture == "dual":
+            self._check_dual()
+        else:
+            self._check_single()
+
+    def _check_dual(self) -> None:
+        if self.embedding_dim not in EMBEDDING_DIMS:
+            raise EncoderError(f"expected embedding_dim 256, 384 or 512, got {self.embedding_dim}")
+        if self.projection or self.dense or self.position_input:
+            raise EncoderError(
+                "expected projection, dense and position_input with architecture single only, got dual; drop them"
+            )
+
+    def _check_single(self) -> None:
+        if self.embedding_dim:
+            raise EncoderError(
+                f"expected embedding_dim 0 with architecture single, got {self.embedding_dim}; "
+                "the last of `dense` sets the width"
+            )
+        if len(self.dense) != len(self.dense_dropout):
+            raise EncoderError(
+                f"expected a dense_dropout for each of dense, got {len(self.dense_dropout)} for {len(self.dense)}"
+            )
+        if any(width < 1 for width in (*self.dense, self.projection or 1)):
+            raise EncoderError(f"expected widths above 0, got dense {self.dense}, projection {self.projection}")

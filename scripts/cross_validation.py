@@ -1,0 +1,76 @@
+"""A recipe judged in folds: an encoder and a probe a fold, each on the patients that neither has seen.
+
+Knows parts and trained encoders; it must not know how an encoder is trained.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+
+from encoder.probe import LinearProbe
+from encoder.train import Trainer
+from index.bootstrap import patient_draws
+from index.files import save_json
+from index.splits import folds_by_patient
+from scripts.embedded import Embedded
+from scripts.material import Material, Parts
+from scripts.probe import Learning
+from scripts.probe_report import print_table, save_report
+from scripts.probe_scores import Predictions, scored
+from scripts.report import as_json as plain
+
+DRAWS = 1000
+
+
+def deal(material: Material) -> list[Parts]:
+    """Return train, valid and test of each fold; every study with a known label is in one test part."""
+    known, run = material.known, material.recipe.run
+    patients = [material.patients[row] for row in known]
+    folds = folds_by_patient(patients, run.folds, run.seed, material.targets[known])
+    shares = {"train": 1 - run.valid_fraction, "valid": run.valid_fraction}
+    return [{**material.parted(np.setdiff1d(known, known[fold]), shares), "test": known[fold]} for fold in folds]
+
+
+class Judged:
+    """What probes on the encoders of all folds say of the studies that were left out of each."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._learning = Learning("none", "platt", material.recipe.run.seed)
+        self._predicted: Predictions | None = None
+        self._probe: LinearProbe | None = None
+        self._folds: list[str] = []
+
+    def add(self, parts: Parts, trainer: Trainer, fingerprint: str) -> None:
+        """Learn a probe on one fold's encoder and keep what it says of the fold's test part."""
+        material = self._material
+        embeddings, _ = trainer.embed(np.arange(material.table.num_rows))
+        export = Embedded(material.table, embeddings.numpy(), fingerprint)
+        self._probe = self._learning.probe(export, material.wanted, parts["train"], parts["valid"])
+        before = self._predicted or Predictions.empty(export, material.wanted)
+        self._predicted = replace(before, export=export).filled(self._probe, parts["test"], len(self._folds))
+        self._folds.append(fingerprint)
+
+    def save(self, out: Path, *, as_json: bool) -> None:
+        """Print the figures over all folds and write metrics.json and report.html."""
+        assert self._predicted is not None
+        assert self._probe is not None
+        judged, material = self._predicted.judged(), self._material
+        found = scored(judged, self._probe, patient_draws(judged.patients, DRAWS, 0))
+        protocol = [
+            material.wanted.sentence(),
+            f"recipe {material.name}: an encoder and a probe for each of {len(self._folds)} folds by patient, "
+            f"stratified, seed {material.recipe.run.seed}; thresholds set on each fold's own validation patients",
+            f"95 % intervals by bootstrap over the judged patients: {DRAWS} draws, seed 0",
+        ]
+        metrics = plain({"fingerprints": self._folds, "protocol": protocol, **found})
+        save_json(out / "metrics.json", metrics)
+        save_report(out / "report.html", protocol, found, judged)
+        if as_json:
+            click.echo(json.dumps(metrics))
+        else:
+            print_table(found, protocol)
+            click.echo(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")

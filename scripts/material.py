@@ -1,0 +1,129 @@
+"""What a recipe learns from: the studies of a table with their targets, their films in memory, and their parts.
+
+Knows tables, files and recipes; it must not know how a network learns.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from encoder.config import position_code
+from encoder.films import FilmStore, TrainingStudies
+from encoder.recipe import Recipe
+from encoder.recipe_options import TargetOptions
+from index.files import sha256_of
+from index.labels import LabelPolicy
+from index.splits import Rows, require_disjoint_patients, split_by_patient
+from index.studies import FINDINGS, load_studies
+from scripts.embedded import Wanted
+
+Parts = dict[str, Rows]
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that runs of one recipe on one table share."""
+
+    name: str
+    """What the recipe was called by."""
+    recipe: Recipe
+    wanted: Wanted
+    table: pa.Table
+    targets: npt.NDArray[np.float32]
+    films: FilmStore
+    frontal_rows: Rows
+    lateral_rows: Rows
+    positions: npt.NDArray[np.int64]
+    inputs: dict[str, Any]
+    """What a run reads, as JSON values; a run goes on only with equal ones."""
+
+    @classmethod
+    def gather(cls, studies: Path, images: Path, name: str, recipe: Recipe, cache_gb: float) -> Self:
+        """Return the studies of a table and their targets; films are not read yet.
+
+        Raises:
+            StudiesError, FilterError: the table or its labels do not fit the recipe.
+        """
+        table = load_studies(studies)
+        wanted = wanted_by(recipe.targets)
+        targets = wanted.targets(table)
+        films, views, positions = _films(table, images, recipe, cache_gb)
+        inputs = {"studies_sha256": sha256_of(studies), "images": str(images.resolve())}
+        return cls(name, recipe, wanted, table, targets, films, views["frontal"], views["lateral"], positions, inputs)
+
+    @property
+    def ids(self) -> list[str]:
+        """The study ids, row for row."""
+        ids: list[str] = self.table["study_id"].to_pylist()
+        return ids
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient ids, row for row."""
+        ids: list[str] = self.table["patient_id"].to_pylist()
+        return ids
+
+    @property
+    def known(self) -> Rows:
+        """The studies with a known label; the others are in no part."""
+        return np.flatnonzero(~np.isnan(self.targets).all(axis=1))
+
+    def split(self) -> Parts:
+        """Return the rows of train, valid and test by the recipe's shares, by patient."""
+        run = self.recipe.run
+        shares = {"train": 1 - run.valid_fraction - run.test_fraction, "valid": run.valid_fraction}
+        return self.parted(self.known, shares | ({"test": run.test_fraction} if run.test_fraction else {}))
+
+    def parted(self, rows: Rows, shares: dict[str, float]) -> Parts:
+        """Return the rows parted by patient, stratified over the targets."""
+        patients = self.patients
+        parts = split_by_patient([patients[row] for row in rows], shares, self.recipe.run.seed, self.targets[rows])
+        return {part: rows[places] for part, places in parts.items()}
+
+    def studies_of(self, parts: Parts) -> TrainingStudies:
+        """Return what one run learns from. Raises StudiesError, EncoderError: the parts teach nothing or share."""
+        require_disjoint_patients(self.patients, parts)
+        patients = np.unique(np.asarray(self.patients), return_inverse=True)[1]
+        names = tuple(self.wanted.names(self.table))
+        return TrainingStudies(
+            self.frontal_rows, self.lateral_rows, self.targets, names, patients, parts["train"], parts["valid"],
+            bool(self.wanted.classes), self.positions,
+        )  # fmt: skip
+
+    def table_of(self, parts: Parts) -> pa.Table:
+        """Return the studies of all parts with the part in the column `split`, so that a probe holds out the same."""
+        part_of = np.full(self.table.num_rows, None, dtype=object)
+        for part, rows in parts.items():
+            part_of[rows] = part
+        column = pa.array(part_of.tolist(), pa.string())
+        place = self.table.column_names.index("split")
+        return self.table.set_column(place, "split", column).filter(column.is_valid())
+
+
+def wanted_by(options: TargetOptions) -> Wanted:
+    """Return the labels that a recipe learns. Raises StudiesError: an unknown policy."""
+    policy = LabelPolicy(options.uncertain, options.blank, options.per_label)  # type: ignore[arg-type]
+    classes = {name: list(words) for name, words in options.classes.items()}
+    return Wanted(() if classes else options.findings or FINDINGS, classes, policy)
+
+
+def _films(
+    table: pa.Table, images: Path, recipe: Recipe, cache_gb: float
+) -> tuple[FilmStore, dict[str, Rows], npt.NDArray[np.int64]]:
+    """Return the films, each view's rows (N,) among them, -1 where it is missing, and their position codes (M,)."""
+    paths: list[Path] = []
+    positions: list[int] = []
+    views: dict[str, list[int]] = {"frontal": [], "lateral": []}
+    for view, of_view in views.items():
+        for path, projection in zip(table[f"{view}_path"].to_pylist(), table["projection"].to_pylist(), strict=True):
+            of_view.append(-1 if path is None else len(paths))
+            if path is not None:
+                paths.append(images / path)
+                positions.append(position_code(view if view == "lateral" else projection))
+    rows = {view: np.array(of_view, dtype=np.int64) for view, of_view in views.items()}
+    films = FilmStore(paths, recipe.preprocessing, cache_gb=cache_gb)
+    return films, rows, np.array(positions, dtype=np.int64)

@@ -8,8 +8,9 @@ import difflib
 import importlib.util
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
@@ -78,6 +79,26 @@ def create_backbone(name: str, *, in_chans: int = 3) -> nn.Module:
     return timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans)
 
 
+def forward_stages(backbone: Backbone, films: Tensor, numbers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """Return the last feature map (B, F, h, w) and the maps at the end of some stages, of one pass.
+
+    Raises:
+        WeightsError: the network has no stage of such a number.
+    """
+    count = len(stage_channels(backbone))
+    outside = [number for number in numbers if not 0 <= number < count]
+    if outside:
+        raise WeightsError(f"expected a stage of 0 to {count - 1}, got {outside[0]}")
+    last, maps = cast(Any, backbone).forward_intermediates(films, indices=list(numbers))
+    return last, list(maps)
+
+
+def stage_channels(backbone: Backbone) -> list[int]:
+    """Return the channels at the end of each stage, from 1/2 of the film's side on."""
+    stages = cast(Any, backbone).feature_info  # a list, or an object around one, as the family has it
+    return [int(stage["num_chs"]) for stage in getattr(stages, "info", stages)]
+
+
 def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the (mean, std) a channel that timm's own configuration of the network asks for, in units of [0, 1]."""
     config = timm.get_pretrained_cfg(name)
@@ -137,9 +158,8 @@ def _touch_hub() -> None:
 def _file_weights(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix in _PICKLES and path.is_file():
         raise WeightsError(
-            f"{str(path)!r} is a pickle, which can run code when it is read, so it is not; where you trust it, convert "
-            "it: python -c \"import torch, safetensors.torch as s; m = torch.load('IN', weights_only=False); "
-            "s.save_file(m if isinstance(m, dict) else m.state_dict(), 'OUT.safetensors')\""
+            f"{str(path)!r} is a pickle, which can run code when it is read, so it is not; where you trust it, read it "
+            "with torch and write its state dict with safetensors.torch.save_file (README, section Recipes)"
         )
     try:
         state = load_file(path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoder.backbone import Backbone, create_backbone
+from encoder.backbone import Backbone, create_backbone, forward_stages
 from encoder.config import EncoderConfig
 
 
@@ -51,6 +51,18 @@ class StudyEncoder(nn.Module):
     def forward_features(self, film: Tensor, branch: int) -> Tensor:
         """Return the last feature map (B, F, h, w) of a branch: 0 frontal, 1 lateral."""
         return self.backbone_of(branch).forward_features(film)
+
+    def forward_stage(self, film: Tensor, branch: int, stage: int) -> tuple[Tensor, Tensor]:
+        """Return the last feature map and an earlier one (B, F', h', w') that it depends on, of one pass.
+
+        Args:
+            stage: which of the backbone's resolutions, 0 for 1/2 and so on.
+
+        Raises:
+            EncoderError: the backbone has no such stage.
+        """
+        last, stages = forward_stages(self.backbone_of(branch), film, [stage])
+        return last, stages[0]
 
     def forward_head(self, frontal_map: Tensor, lateral_map: Tensor) -> Tensor:
         """Return the embeddings (B, D) of two feature maps (B, F, h, w); view positions are unknown to it."""

@@ -3,13 +3,11 @@
 Knows torch and backbones; knows nothing of files of films, studies or searches.
 """
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoder.backbone import create_backbone
+from encoder.backbone import create_backbone, forward_stages, stage_channels
 from encoder.config import POSITIONS, EncoderConfig
 from encoder.model import DualEfficientNetEncoder, StudyEncoder
 
@@ -25,7 +23,7 @@ class SingleEncoder(StudyEncoder):
         self.config = config
         backbone = create_backbone(config.backbone, in_chans=config.in_chans)
         self.backbones = nn.ModuleList([backbone])
-        last = _stage_channels(backbone)[-1]
+        last = stage_channels(self.backbone_of(0))[-1]
         self.projection = nn.Conv2d(last, config.projection, 1) if config.projection else None
         pooled = config.projection or self.backbone_of(0).num_features
         self.num_features = pooled + (len(POSITIONS) if config.position_input else 0)
@@ -40,7 +38,7 @@ class SingleEncoder(StudyEncoder):
 
     def forward_scales(self, films: Tensor) -> dict[str, Tensor]:
         """Return the feature maps F1 (1/2), F2 (1/4), F3 (1/8) and F4 (1/32, projected) of films (B, C, S, S)."""
-        maps = _stage_maps(self.backbones[0], films, SCALES)
+        _, maps = forward_stages(self.backbone_of(0), films, SCALES)
         if self.projection is not None:
             maps[-1] = self.projection(maps[-1])
         return {f"F{number}": one for number, one in enumerate(maps, start=1)}
@@ -49,8 +47,13 @@ class SingleEncoder(StudyEncoder):
         """Return the last feature map (B, F, h, w): the projected last stage, or what the backbone pools."""
         if self.projection is None:
             return super().forward_features(film, branch)
-        features: Tensor = self.projection(_stage_maps(self.backbones[0], film, SCALES[-1:])[0])
-        return features
+        return self._projected(film)[0]
+
+    def forward_stage(self, film: Tensor, branch: int, stage: int) -> tuple[Tensor, Tensor]:
+        """Return the last feature map, projected where there is a projection, and an earlier one, of one pass."""
+        if self.projection is None:
+            return super().forward_stage(film, branch, stage)
+        return self._projected(film, stage)
 
     def pool_map(self, feature_map: Tensor, branch: int) -> Tensor:
         """Return the pooled values (B, F) of a feature map, its view position unknown."""
@@ -67,6 +70,12 @@ class SingleEncoder(StudyEncoder):
         """Return the embeddings (B, D): the mean of both views' unit vectors, back on the unit sphere."""
         views = [functional.normalize(self.dense(self.dropout(view)).float(), dim=1) for view in (frontal, lateral)]
         return functional.normalize(views[0] + views[1], dim=1)
+
+    def _projected(self, film: Tensor, stage: int = SCALES[-1]) -> tuple[Tensor, Tensor]:
+        """Return the projected last stage and the map of a stage."""
+        _, maps = forward_stages(self.backbone_of(0), film, sorted({stage, SCALES[-1]}))
+        assert self.projection is not None
+        return self.projection(maps[-1]), maps[0]
 
     def _pool(self, feature_map: Tensor) -> Tensor:
         if self.projection is not None:
@@ -92,13 +101,3 @@ def _dense_layers(inputs: int, config: EncoderConfig) -> nn.Sequential:
         layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(p)]
         inputs = width
     return nn.Sequential(*layers)
-
-
-def _stage_channels(backbone: nn.Module) -> list[int]:
-    stages = cast(Any, backbone).feature_info  # a list, or an object around one, as the family has it
-    return [int(stage["num_chs"]) for stage in getattr(stages, "info", stages)]
-
-
-def _stage_maps(backbone: nn.Module, films: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
-    maps = cast(Any, backbone).forward_intermediates(films, indices=list(numbers), intermediates_only=True)
-    return list(maps)

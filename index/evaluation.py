@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from index.bootstrap import Draws, Estimate, estimates
 from index.errors import VectorsError
-from index.metrics import METRICS, Judged
+from index.metrics import METRICS, Judged, chance_of_reciprocal_rank, reciprocal_rank
 from index.relevance import Rule
 from index.retriever import SIMILARITY_DECIMALS
 from index.vectors import Embeddings
 
 Rows = npt.NDArray[np.int64]
+Excluded = Literal["patient", "study"]
 _BLOCK_CELLS = 8_000_000
 
 
@@ -63,7 +64,7 @@ class Pool:
         return self.seen_by(np.ascontiguousarray(short / norms))
 
 
-def rank(pool: Pool, k: int, exclude: Literal["patient", "study"] = "patient") -> Rows:
+def rank(pool: Pool, k: int, exclude: Excluded = "patient") -> Rows:
     """Return the rows of the k nearest candidates of each query, (Q, k), most similar first, -1 where there are none.
 
     As `Retriever.search` orders them: by cosine to six decimals, ties by study id; exact.
@@ -75,11 +76,7 @@ def rank(pool: Pool, k: int, exclude: Literal["patient", "study"] = "patient") -
     if not len(pool.candidates):
         return ranked
     last, order = max(len(pool.candidates) - k, 0), pool.order[pool.candidates]
-    candidates = pool.embeddings[pool.candidates].T.astype(np.float64)
-    for block, queries in _blocks(pool):
-        similar = pool.embeddings[queries].astype(np.float64) @ candidates  # (q, n)
-        np.round(similar, SIMILARITY_DECIMALS, out=similar)
-        similar[_excluded(pool, queries, exclude)] = -np.inf
+    for block, _, similar in _similarities(pool, exclude):
         cut = np.partition(similar, last, axis=1)[:, last]
         for row, found, lowest in zip(block, similar, cut, strict=True):
             nearest = _nearest(order, found, lowest, k)
@@ -111,18 +108,38 @@ def judge(pool: Pool, ranked: Rows, rule: Rule) -> tuple[Rows, Judged]:
 
 
 def figures(pool: Pool, ranked: Rows, rule: Rule, ks: Sequence[int], draws: Draws) -> dict[str, Estimate]:
-    """Return each metric of the rule at each k, by name such as "precision@5".
+    """Return each metric of the rule at each k, by name such as "precision@5"; "mrr" is over the whole order.
 
     Args:
         draws: (B + 1, Q) of `patient_draws` over the patients of `pool.queries`.
     """
     asked, judged = judge(pool, ranked, rule)
     wanted = {f"{name}@{k}": (METRICS[name], k) for name in rule.metrics for k in ks}
-    values = [metric(judged, k) for (metric, _), k in wanted.values()]
-    chances = [chance(judged, k) for (_, chance), k in wanted.values()]
-    found = estimates(values, chances, draws[:, asked])
+    values = {name: metric(judged, k) for name, ((metric, _), k) in wanted.items()}
+    chances = {name: chance(judged, k) for name, ((_, chance), k) in wanted.items()}
+    if "mrr" in rule.metrics:
+        values["mrr"] = reciprocal_rank(judged, first_relevant(pool, asked, judged, rule))
+        chances["mrr"] = chance_of_reciprocal_rank(judged, len(pool.candidates))
+    found = estimates(list(values.values()), list(chances.values()), draws[:, asked])
     others = len(pool.queries) - len(asked)
-    return {name: replace(one, left_out=one.left_out + others) for name, one in zip(wanted, found, strict=True)}
+    return {name: replace(one, left_out=one.left_out + others) for name, one in zip(values, found, strict=True)}
+
+
+def first_relevant(pool: Pool, asked: Rows, judged: Judged, rule: Rule) -> Rows:
+    """Return the rank (A,), from 1, of the first relevant candidate of each query asked; 0 where there is none.
+
+    Only the queries whose hits, as deep as they were judged, hold none are ranked again.
+    """
+    first = np.where(judged.hits.any(1), judged.hits.argmax(1) + 1, 0).astype(np.int64)
+    deeper = np.flatnonzero((first == 0) & (judged.relevant > 0))
+    order = pool.order[pool.candidates]
+    for block, queries, similar in _similarities(replace(pool, queries=pool.queries[asked[deeper]]), "patient"):
+        relevant = (rule.gain(rule.labels[queries], rule.labels[pool.candidates]) > 0) & np.isfinite(similar)
+        nearest = np.where(relevant, similar, -np.inf).max(1, keepdims=True)
+        tied = similar == nearest
+        best = np.where(relevant & tied, order, len(pool.order)).min(1, keepdims=True)
+        first[deeper[block]] = ((similar > nearest) | (tied & (order < best))).sum(1) + 1
+    return first
 
 
 def same_patient_first(pool: Pool, draws: Draws) -> Estimate:
@@ -149,7 +166,17 @@ def _blocks(pool: Pool) -> Iterator[tuple[Rows, Rows]]:
         yield block, pool.queries[block]
 
 
-def _excluded(pool: Pool, queries: Rows, exclude: Literal["patient", "study"]) -> npt.NDArray[np.bool_]:
+def _similarities(pool: Pool, exclude: Excluded) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64]]]:
+    """Yield places in `pool.queries`, the rows there, and their similarities (q, n), minus infinity if excluded."""
+    candidates = pool.embeddings[pool.candidates].T.astype(np.float64)
+    for block, queries in _blocks(pool):
+        similar = pool.embeddings[queries].astype(np.float64) @ candidates
+        np.round(similar, SIMILARITY_DECIMALS, out=similar)
+        similar[_excluded(pool, queries, exclude)] = -np.inf
+        yield block, queries, similar
+
+
+def _excluded(pool: Pool, queries: Rows, exclude: Excluded) -> npt.NDArray[np.bool_]:
     if exclude == "study":
         return queries[:, None] == pool.candidates
     return pool.patients[queries][:, None] == pool.patients[pool.candidates]

@@ -4,8 +4,8 @@ It must not know who learns from the targets, nor write anything back: the table
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Self, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +36,12 @@ class LabelPolicy:
     """A blank is a finding the report does not mention: absent, unless the table joins several sources."""
     per_label: Mapping[str, Choice] = field(default_factory=dict)
     """Findings whose uncertain labels count otherwise than `uncertain` says."""
+    blank_per_label: Mapping[str, Choice] = field(default_factory=dict)
+    """Findings whose blank labels count otherwise than `blank` says."""
 
     def __post_init__(self) -> None:
-        for name, choice in {"uncertain": self.uncertain, "blank": self.blank, **self.per_label}.items():
+        usual = {"uncertain": self.uncertain, "blank": self.blank}
+        for name, choice in (*usual.items(), *self.per_label.items(), *self.blank_per_label.items()):
             if choice not in _VALUES:
                 raise StudiesError(f"{name}: expected a policy of {', '.join(_VALUES)}, got {choice!r}")
 
@@ -51,15 +54,36 @@ class LabelPolicy:
             raise StudiesError(f"expected a policy of {', '.join(POLICIES)}, got {name!r}")
         return cls(name, blank)  # type: ignore[arg-type]  # a key of _VALUES is a Choice
 
+    @classmethod
+    def parse(cls, uncertain: str, blank: str = "zeros", per_label: Mapping[str, Any] | None = None) -> Self:
+        """Return the policy of two texts, each a choice and then findings that go their own way.
+
+        As in `parse("known-good,Fracture=zeros", "zeros,Mass=ignore")`. Raises StudiesError.
+
+        Args:
+            per_label: further findings, as the first text names them.
+        """
+        first, own = _parse_choices(uncertain)
+        usual, blank_own = _parse_choices(blank)
+        named = cls.named(first, usual)  # type: ignore[arg-type]  # the policy itself refuses other words
+        return replace(named, per_label={**named.per_label, **own, **(per_label or {})}, blank_per_label=blank_own)
+
     def uncertain_for(self, finding: str) -> Choice:
         """Return what -1 counts for in a finding."""
         return self.per_label.get(finding, self.uncertain)
 
+    def blank_for(self, finding: str) -> Choice:
+        """Return what blank counts for in a finding."""
+        return self.blank_per_label.get(finding, self.blank)
+
     def sentence(self) -> str:
         """Return the policy in words, as every report states it."""
         words = {"ignore": "is ignored", "zeros": "counts as absent", "ones": "counts as present"}
-        others = "".join(f"; in {name} it {words[choice]}" for name, choice in self.per_label.items())
-        return f"uncertain (-1) {words[self.uncertain]}{others}; blank {words[self.blank]}"
+        uncertain, blank = (
+            words[usual] + "".join(f"; in {name} it {words[choice]}" for name, choice in own.items())
+            for usual, own in ((self.uncertain, self.per_label), (self.blank, self.blank_per_label))
+        )
+        return f"uncertain (-1) {uncertain}; blank {blank}"
 
 
 def label_columns(table: pa.Table) -> list[str]:
@@ -76,7 +100,8 @@ def finding_targets(table: pa.Table, findings: Sequence[str], policy: LabelPolic
     Raises:
         StudiesError: no such column, or a label other than 1, 0, -1 or blank (NaN included).
     """
-    unknown = [name for name in (*findings, *policy.per_label) if name not in {*table.column_names, *FINDINGS}]
+    named = (*findings, *policy.per_label, *policy.blank_per_label)
+    unknown = [name for name in named if name not in {*table.column_names, *FINDINGS}]
     if unknown:
         raise StudiesError(f"expected findings of this table, got {', '.join(map(repr, unknown))}; {_known(table)}")
     columns = [_target(name, table, policy) for name in findings]
@@ -107,6 +132,14 @@ def class_targets(table: pa.Table, classes: Mapping[str, Sequence[str]]) -> Targ
     return targets
 
 
+def _parse_choices(text: str) -> tuple[str, dict[str, Any]]:
+    usual, *own = [part.strip() for part in text.split(",")]
+    pairs = [part.rpartition("=") for part in own]
+    if "=" in usual or not all(name.strip() and choice.strip() for name, _, choice in pairs):
+        raise StudiesError(f"expected a policy like 'zeros' or 'zeros,Edema=ones', got {text!r}")
+    return usual, {name.strip(): choice.strip() for name, _, choice in pairs}
+
+
 def _target(name: str, table: pa.Table, policy: LabelPolicy) -> npt.NDArray[np.float32]:
     if name not in table.column_names:
         raise StudiesError(f"expected a column {name!r}, got none; {_known(table)}")
@@ -122,7 +155,7 @@ def _target(name: str, table: pa.Table, policy: LabelPolicy) -> npt.NDArray[np.f
         row = int(np.argmax(foreign))
         raise StudiesError(f"{name}: expected a label of 1, 0, -1 or blank, got {labels[row]} at row {row}")
     target = np.where(labels == -1, _VALUES[policy.uncertain_for(name)], labels)
-    return np.where(blank, _VALUES[policy.blank], target).astype(np.float32)
+    return np.where(blank, _VALUES[policy.blank_for(name)], target).astype(np.float32)
 
 
 def _known(table: pa.Table) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Values = npt.NDArray[np.float64]
+_NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,21 @@ def chance_of_ndcg(judged: Judged, k: int) -> Values:
     return judged.mean_gain * (ranks @ _discounts(k)) / np.where(best > 0, best, 1)
 
 
+def reciprocal_rank(judged: Judged, first: npt.NDArray[np.int64]) -> Values:
+    """Return 1 / rank of the first relevant candidate in the whole order, (Q,); NaN without one.
+
+    Args:
+        first: (Q,) that rank, from 1; not read where there is no relevant candidate.
+    """
+    return _defined(judged, 1 / _at_least_1(first))
+
+
 def chance_of_reciprocal_rank(judged: Judged, k: int) -> Values:
-    """Return the expected reciprocal rank within k of a random order, (Q,)."""
+    """Return the expected reciprocal rank within k of a random order, (Q,), less at most 0.0001."""
     none_yet, expected = np.ones(len(judged.relevant)), np.zeros(len(judged.relevant))
     for rank in range(1, k + 1):
+        if (none_yet < rank * _NEGLIGIBLE).all():
+            break
         left = judged.candidates - rank + 1
         here = np.where(left > 0, np.minimum(judged.relevant / _at_least_1(left), 1), 0)
         expected += none_yet * here / rank

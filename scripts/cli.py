@@ -20,6 +20,7 @@ VERBS = {
     "index": "Index an export for search.",
     "search": "Find the studies most similar to a stored one or to a film.",
     "probe": "Fit and judge a linear probe on frozen embeddings.",
+    "predict": "Say what a film shows: probabilities, the neighbours' vote, familiarity.",
     "evaluate": "Measure retrieval: precision beside chance, other patients only.",
     "serve": "Answer over HTTP, with a page.",
     "bench": "Measure speed beside the plain way, in the same run.",

@@ -26,12 +26,19 @@ DRAWS = 1000
 
 
 def deal(material: Material) -> list[Parts]:
-    """Return train, valid and test of each fold; every study with a known label is in one test part."""
+    """Return train, valid and test of each fold; every study with a known label is in one test part.
+
+    Raises:
+        StudiesError, EncoderError: too few patients or labels for each fold to learn and to choose by.
+    """
     known, run = material.known, material.recipe.run
     patients = [material.patients[row] for row in known]
     folds = folds_by_patient(patients, run.folds, run.seed, material.targets[known])
     shares = {"train": 1 - run.valid_fraction, "valid": run.valid_fraction}
-    return [{**material.parted(np.setdiff1d(known, known[fold]), shares), "test": known[fold]} for fold in folds]
+    dealt = [{**material.parted(np.setdiff1d(known, known[fold]), shares), "test": known[fold]} for fold in folds]
+    for parts in dealt:
+        material.studies_of(parts)  # a fold that teaches nothing is refused before the first one is learnt from
+    return dealt
 
 
 class Judged:

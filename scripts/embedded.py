@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from index.errors import FingerprintMismatch, StudiesError
-from index.labels import POLICIES, LabelPolicy, Targets, class_targets, finding_targets, label_columns
+from index.labels import LabelPolicy, Targets, class_targets, finding_targets, label_columns
 from index.shards import load_embeddings, load_manifest
 from index.vectors import Embeddings
 
@@ -80,11 +80,15 @@ class Wanted:
 
     @classmethod
     def parse(cls, findings: str | None, classes: Sequence[str], policy: str, blank: str) -> Self:
-        """Return what the options say; `findings` is a list with commas, a class `NAME:WORD,WORD`."""
+        """Return what the options say; `findings` is a list with commas, a class `NAME:WORD,WORD`.
+
+        Raises:
+            StudiesError: an unknown policy.
+        """
         if findings and classes:
             raise click.UsageError("give either --findings or --class")
         names = tuple(name.strip() for name in (findings or "").split(",") if name.strip())
-        return cls(names, dict(map(_class, classes)), LabelPolicy.named(policy, blank))  # type: ignore[arg-type]
+        return cls(names, dict(map(_class, classes)), LabelPolicy.parse(policy, blank))
 
     def names(self, studies: pa.Table) -> list[str]:
         """Return the classes, the findings asked for, or every label column of the studies."""
@@ -105,7 +109,6 @@ class Wanted:
 
 def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that `Wanted.parse` reads to a command."""
-    choices: list[str] = [choice for choice in POLICIES if choice != "known-good"]
     options = (
         click.option("--findings", help="Findings with commas between; default: every label column."),
         click.option(
@@ -113,10 +116,14 @@ def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="An exclusive class, e.g. 'bacteria:Etiology=bacteria'; more than one, with commas between words.",
         ),
         click.option(
-            "--policy", type=click.Choice(POLICIES), default="known-good", show_default=True,
-            help="What uncertain (-1) counts for; known-good: Edema and Atelectasis 1, Consolidation 0, else ignored.",
+            "--policy", default="known-good", show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
+            help="What uncertain (-1) counts for: ignore, zeros, ones, or known-good, which takes Edema and "
+            "Atelectasis for 1, Consolidation for 0 and ignores it elsewhere.",
         ),
-        click.option("--blank", type=click.Choice(choices), default="zeros", show_default=True),
+        click.option(
+            "--blank", default="zeros", show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
+            help="What a blank counts for: ignore, zeros or ones.",
+        ),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

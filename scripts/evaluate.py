@@ -60,25 +60,29 @@ def command(
     wanted = Wanted.parse(findings, classes, policy, blank)
     depths = _parse_ks(ks)
     folders = {MAIN: [embeddings, *([query_embeddings] if query_embeddings else [])]}
-    exports = _common(folders | dict(map(_named_folders, (*floor, *also))), wanted)
+    below, beside = (dict(map(_named_folders, texts)) for texts in (floor, also))
+    exports = _common(folders | below | beside, wanted)
     main = exports[MAIN]
     pool = Pool.of(main.embeddings, main.ids, main.patients, *_roles(main, query_embeddings, **asked))
     spaces = {name: pool.seen_by(export.embeddings) for name, export in exports.items()}
     spaces |= {f"first {dim}": pool.prefix(dim) for dim in PREFIXES if dim < main.embeddings.shape[1]}
+    floors = [*below, *(["raw pixels"] if pixels else [])]
     if pixels:
         spaces["raw pixels"] = pool.seen_by(raw_pixels(main.studies, pixels))
     weights = patient_draws([main.patients[row] for row in pool.queries], draws, seed)
     rules, singles = _rules(main, wanted)
     found = {name: judged(space, rules, singles, depths, weights) for name, space in spaces.items()}
     protocol = _protocol(pool, wanted, draws, seed)
-    metrics = as_json({"fingerprint": main.fingerprint, "protocol": protocol, "ks": depths, "spaces": found})
+    metrics = as_json(
+        {"fingerprint": main.fingerprint, "protocol": protocol, "ks": depths, "floors": floors, "spaces": found}
+    )
     out.mkdir(parents=True, exist_ok=True)
     save_json(out / "metrics.json", metrics)
-    save_report(out / "report.html", protocol, found)
+    save_report(out / "report.html", protocol, found, floors)
     if json_wanted:
         click.echo(json.dumps(metrics))
     else:
-        print_tables(found, protocol)
+        print_tables(found, protocol, floors)
         click.echo(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
 
 

@@ -19,15 +19,20 @@ Space = dict[str, Any]
 _COLUMNS = ("value (95 % interval)", "chance", "queries", "left out")
 
 
-def print_tables(spaces: dict[str, Space], protocol: Sequence[str]) -> None:
-    """Print each rule's figures with the spaces side by side, then each finding's in the first space."""
+def print_tables(spaces: dict[str, Space], protocol: Sequence[str], floors: Sequence[str] = ()) -> None:
+    """Print each rule's figures with the spaces side by side, then each finding's in the first space.
+
+    Args:
+        floors: names of the spaces that are there to be beaten.
+    """
     console = Console(width=max(Console().width, 70 + 14 * len(spaces)))
     for sentence in protocol:
         console.print(f"* {sentence}", highlight=False)
-    first, *others = spaces
+    first, *others = (_heading(name, floors) for name in spaces)
+    main = next(iter(spaces.values()))
     rules = Table(title="Retrieval, other patients only", box=SIMPLE)
     _columns(rules, ("rule", "figure", first, "95 % interval", *others, "chance", "queries"))
-    for rule, told in spaces[first]["rules"].items():
+    for rule, told in main["rules"].items():
         for figure in _headline(told["figures"]):
             estimates = [space["rules"][rule]["figures"][figure] for space in spaces.values()]
             rules.add_row(rule, figure, *_side_by_side(estimates))
@@ -37,16 +42,17 @@ def print_tables(spaces: dict[str, Space], protocol: Sequence[str]) -> None:
     console.print(rules)
     findings = Table(title=f"Query and hit both have it ({first})", box=SIMPLE)
     _columns(findings, ("finding", "figure", first, "95 % interval", "chance", "queries"))
-    for finding, told in spaces[first]["findings"].items():
+    for finding, told in main["findings"].items():
         for figure in filter(_is_precision, told["figures"]):
             findings.add_row(finding, figure, *_side_by_side([told["figures"][figure]]))
     console.print(findings)
 
 
 def _headline(figures: dict[str, Any]) -> list[str]:
-    """Return the figures worth a line in a terminal: precision at every k, the others at the largest."""
-    deepest = list(figures)[-1].partition("@")[2]
-    return [name for name in figures if _is_precision(name) or name.endswith(f"@{deepest}")]
+    """Return the figures worth a line in a terminal: precision at every k, the others at the largest, MRR over all."""
+    deepest = [name for name in figures if "@" in name][-1].partition("@")[2]
+    shown = [name for name in figures if _is_precision(name) or name.endswith(f"@{deepest}") or name == "mrr"]
+    return [name for name in shown if "mrr" not in shown or not name.startswith("mrr@")]
 
 
 def _is_precision(figure: str) -> bool:
@@ -66,11 +72,40 @@ def _side_by_side(estimates: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield f"{first['queries']:,}"
 
 
-def save_report(path: Path, protocol: Sequence[str], spaces: dict[str, Space]) -> None:
-    """Write the page that stands alone, whole or not at all."""
-    sections = [("At a glance", _glance(spaces))]
+def save_report(path: Path, protocol: Sequence[str], spaces: dict[str, Space], floors: Sequence[str] = ()) -> None:
+    """Write the page that stands alone, whole or not at all; arguments as for `print_tables`."""
+    sections = [("At a glance", _glance(spaces)), ("Spaces side by side", _beside(spaces, floors))]
     sections += [(f"Space: {name} ({space['embedding_dim']}-D)", _space(space)) for name, space in spaces.items()]
     save_page(path, "Retrieval evaluation", protocol, sections)
+
+
+def _heading(name: str, floors: Sequence[str]) -> str:
+    return f"{name} (floor)" if name in floors else name
+
+
+def _beside(spaces: dict[str, Space], floors: Sequence[str]) -> str:
+    """Return one table of every rule's and finding's figures in all spaces, with chance."""
+    rows: list[tuple[str, ...]] = []
+    for kind, prefix in (("rules", ""), ("findings", "both have ")):
+        for name, told in next(iter(spaces.values()))[kind].items():
+            if "not_defined" in told:
+                rows.append((prefix + name, *["n/a"] * (len(spaces) + 2), "0"))
+                continue
+            for figure in filter(_is_precision, told["figures"]) if prefix else told["figures"]:
+                estimates = [space[kind][name]["figures"][figure] for space in spaces.values()]
+                rows.append((prefix + name, figure, *_values(estimates)))
+    privacy = [space["same_patient_precision@1"] for space in spaces.values()]
+    rows.append(("nearest other study is of the same patient", "precision@1", *_values(privacy)))
+    headings = ("rule", "figure", *(_heading(name, floors) for name in spaces), "chance", "queries")
+    return table(headings, rows)
+
+
+def _values(estimates: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield each space's value with its interval, then chance and queries, which are the same in all."""
+    for one in estimates:
+        yield number_with_interval(one["value"], one["low"], one["high"])
+    yield number(estimates[0]["chance"])
+    yield f"{estimates[0]['queries']:,}"
 
 
 def _space(space: Space) -> str:

@@ -17,8 +17,9 @@ from rich.progress import track
 from index.chexpert import import_chexpert
 from index.dicom import import_dicom
 from index.imported import Imported
+from index.joined import join_studies
 from index.nih import import_nih
-from index.studies import save_studies
+from index.studies import load_studies, save_studies
 
 
 def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
@@ -117,6 +118,31 @@ def dicom(
     key = pseudonym_key.read().strip() if pseudonym_key is not None else None
     found = import_dicom(folder, strict=strict, unknown_view=unknown_view, pseudonym_key=key, watch=_watched)
     _save(found, out, as_json)
+
+
+@command.command()
+@click.argument("tables", nargs=-1, required=True, metavar="NAME=TABLE...")
+@click.option("--absent", multiple=True, metavar="NAME", help="In this table a blank label means absent: write 0.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, callback=_in_a_folder, help="File to write.")
+def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path) -> None:
+    """Join tables of studies whose paths lead from one images folder; ids get NAME/ before them.
+
+    \b
+    precedent import join nih=nih.parquet chexpert=chexpert.parquet --absent nih --out all.parquet
+    """
+    named = dict(_named(word) for word in tables)
+    if len(named) < len(tables):
+        raise click.UsageError("expected each NAME once")
+    joined = join_studies({name: load_studies(path) for name, path in named.items()}, absent)
+    save_studies(joined, out)
+    click.echo(f"{out}: {joined.num_rows:,} studies of {len(joined['patient_id'].unique()):,} patients")
+
+
+def _named(word: str) -> tuple[str, Path]:
+    name, sign, path = word.partition("=")
+    if not sign or not name or not path:
+        raise click.UsageError(f"expected a table like nih=nih.parquet, got {word!r}")
+    return name, Path(path)
 
 
 def _watched(files: Sequence[Path]) -> Iterable[Path]:

@@ -13,8 +13,10 @@ import pyarrow as pa
 
 from encoder.config import position_code
 from encoder.films import FilmStore, TrainingStudies
+from encoder.probe import why_not
 from encoder.recipe import Recipe
 from encoder.recipe_options import TargetOptions
+from index.errors import StudiesError
 from index.files import sha256_of
 from index.labels import LabelPolicy
 from index.splits import Rows, require_disjoint_patients, split_by_patient
@@ -51,6 +53,9 @@ class Material:
         table = load_studies(studies)
         wanted = wanted_by(recipe.targets)
         targets = wanted.targets(table)
+        if np.isnan(targets).all():
+            sentence = wanted.sentence()
+            raise StudiesError(f"expected studies with a label that counts, got none of {len(targets):,}; {sentence}")
         films, views, positions = _films(table, images, recipe, cache_gb)
         inputs = {"studies_sha256": sha256_of(studies), "images": str(images.resolve())}
         return cls(name, recipe, wanted, table, targets, films, views["frontal"], views["lateral"], positions, inputs)
@@ -89,10 +94,28 @@ class Material:
         require_disjoint_patients(self.patients, parts)
         patients = np.unique(np.asarray(self.patients), return_inverse=True)[1]
         names = tuple(self.wanted.names(self.table))
-        return TrainingStudies(
+        studies = TrainingStudies(
             self.frontal_rows, self.lateral_rows, self.targets, names, patients, parts["train"], parts["valid"],
             bool(self.wanted.classes), self.positions,
         )  # fmt: skip
+        self._require_outcomes("train", parts)
+        if self.recipe.run.monitor != "loss":
+            self._require_outcomes("valid", parts)  # or no epoch could be told from another
+        return studies
+
+    def not_learnt(self, parts: Parts, part: str = "train") -> dict[str, str]:
+        """Return the labels that lack positives or negatives in a part, and in words which."""
+        reasons = map(why_not, self.targets[parts[part]].T)
+        return {name: why for name, why in zip(self.wanted.names(self.table), reasons, strict=True) if why}
+
+    def _require_outcomes(self, part: str, parts: Parts) -> None:
+        missing = self.not_learnt(parts, part)
+        if len(missing) == self.targets.shape[1]:
+            raise StudiesError(
+                f"expected a label with positives and negatives in the part {part!r}, got none ("
+                + "; ".join(f"{name}: {why}" for name, why in missing.items())
+                + "); use more patients, a larger share or other [targets]"
+            )
 
     def table_of(self, parts: Parts) -> pa.Table:
         """Return the studies of all parts with the part in the column `split`, so that a probe holds out the same."""
@@ -106,7 +129,7 @@ class Material:
 
 def wanted_by(options: TargetOptions) -> Wanted:
     """Return the labels that a recipe learns. Raises StudiesError: an unknown policy."""
-    policy = LabelPolicy(options.uncertain, options.blank, options.per_label)  # type: ignore[arg-type]
+    policy = LabelPolicy.parse(options.uncertain, options.blank, options.per_label)
     classes = {name: list(words) for name, words in options.classes.items()}
     return Wanted(() if classes else options.findings or FINDINGS, classes, policy)
 

@@ -128,5 +128,5 @@ def _sentence(report: dict[str, Any], out: Path) -> str:
     return (
         f"{out / ENCODER}: epoch {report['best_epoch']} of {report['epochs']}, valid AUROC "
         f"{best['valid_auroc']:.3f}, P@5 {best['valid_precision_at_5']:.3f}, {report['seconds'] / 60:.1f} min; "
-        f"labels: {report['policy']}"
+        f"{report['policy']}"
     )

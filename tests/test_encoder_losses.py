@@ -1,12 +1,21 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from encoder.losses import class_loss, contrastive_loss, jaccard, label_weights, multilabel_loss
+from encoder.losses import (
+    class_loss,
+    contrastive_loss,
+    jaccard,
+    label_weights,
+    multilabel_loss,
+    prefix_contrastive_loss,
+)
 
 NAN = float("nan")
 
@@ -100,3 +109,49 @@ def test_a_label_without_positives_gets_a_finite_weight() -> None:
     weights = label_weights(torch.zeros(5, 1), "balanced", exclusive=False)
 
     assert bool(torch.isfinite(weights).all())
+
+
+def test_smoothing_moves_a_binary_target_half_its_share_towards_the_other() -> None:
+    logits, targets = torch.tensor([[0.7], [-1.2]]), torch.tensor([[1.0], [0.0]])
+
+    loss = multilabel_loss(logits, targets, torch.ones(1), smoothing=0.1)
+
+    chances = [1 / (1 + math.exp(-one)) for one in (0.7, -1.2)]
+    by_hand = [-(y * math.log(p) + (1 - y) * math.log(1 - p)) for y, p in zip((0.95, 0.05), chances, strict=True)]
+    assert float(loss) == pytest.approx(sum(by_hand) / 2)
+
+
+def test_smoothing_spreads_its_share_of_a_class_over_all_classes() -> None:
+    logits, targets = torch.tensor([[0.7, -1.2, 0.1]]), torch.tensor([[0.0, 1.0, 0.0]])
+
+    loss = class_loss(logits, targets, torch.ones(3), smoothing=0.1)
+
+    logs = [one - math.log(sum(map(math.exp, logits[0].tolist()))) for one in logits[0].tolist()]
+    wanted = [0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3]
+    assert float(loss) == pytest.approx(-sum(w * one for w, one in zip(wanted, logs, strict=True)))
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    classes = np.repeat([0, 1, 2], [50, 8, 22])
+    findings = np.stack([np.arange(60) < 15, np.arange(60) < 36], axis=1).astype(int)
+
+    exclusive = label_weights(torch.eye(3)[classes], "balanced", exclusive=True)
+    together = label_weights(torch.from_numpy(findings).float(), "balanced", exclusive=False)
+
+    assert exclusive.tolist() == pytest.approx(
+        compute_class_weight("balanced", classes=np.arange(3), y=classes).tolist()
+    )
+    for weight, finding in zip(together.tolist(), findings.T, strict=True):
+        absent, present = compute_class_weight("balanced", classes=np.arange(2), y=finding)
+        assert weight == pytest.approx(present / absent)
+
+
+@pytest.mark.parametrize("prefixes", [(), (2,), (2, 5)])
+def test_prefixes_are_judged_beside_the_whole_after_being_made_unit(prefixes: tuple[int, ...]) -> None:
+    embeddings, targets = _batch(3)
+
+    loss = prefix_contrastive_loss(embeddings, targets, 0.2, prefixes)
+
+    parts = [embeddings, *(embeddings[:, :dim] / embeddings[:, :dim].norm(dim=1, keepdim=True) for dim in prefixes)]
+    by_hand = [_contrastive_by_hand(part, targets, 0.2) for part in parts]
+    assert float(loss) == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-4)

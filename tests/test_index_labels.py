@@ -41,6 +41,27 @@ def test_a_finding_of_the_table_of_choices_goes_its_own_way() -> None:
     assert np.array_equal(targets[2], [1, 0, NAN], equal_nan=True)
 
 
+def test_a_text_names_a_policy_and_the_findings_that_go_their_own_way() -> None:
+    policy = LabelPolicy.parse("known-good,Consolidation=ones,Pleural Effusion=zeros", "zeros,Edema=ignore")
+    table = table_of(Edema=EDEMA, Consolidation=EDEMA, Fracture=EDEMA)
+    targets = finding_targets(table, ["Edema", "Consolidation", "Fracture"], policy)
+    expected = [[1, 1, 1], [0, 0, 0], [1, 1, NAN], [NAN, 0, 0]]
+    assert np.array_equal(targets, np.array(expected, np.float32), equal_nan=True)
+    assert policy.sentence() == (
+        "uncertain (-1) is ignored; in Edema it counts as present; in Atelectasis it counts as present; in "
+        "Consolidation it counts as present; in Pleural Effusion it counts as absent; blank counts as absent; in "
+        "Edema it is ignored"
+    )
+
+
+@pytest.mark.parametrize("text", ["Edema=ones", "zeros,Edema", "zeros,=ones", "zeros,Edema=perhaps", "perhaps"])
+def test_a_text_that_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(StudiesError, match="expected a policy"):
+        LabelPolicy.parse(text)
+    with pytest.raises(StudiesError, match="expected a policy"):
+        LabelPolicy.parse("zeros", text)
+
+
 def test_the_policy_says_itself_in_words() -> None:
     assert LabelPolicy("zeros", "ignore", {"Edema": "ones"}).sentence() == (
         "uncertain (-1) counts as absent; in Edema it counts as present; blank is ignored"

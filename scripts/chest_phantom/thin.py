@@ -54,17 +54,17 @@ def bronchogram(planted: tuple[Planted, ...], tree: Tree, filled: F32, view: Vie
 
 
 def _nodule(one: Planted, view: View) -> F32:
-    """Return a round shadow of 2.4 to 4.8 cm, slightly lobed, as the chord through a ball."""
+    """Return a round shadow of 2.8 to 5.2 cm, slightly lobed, as the chord through a ball."""
     rng = np.random.default_rng(one.seed)
     centre = np.array([place_of(one, one.sides[0])])
-    radius = (1.2 + 1.2 * one.severity) * view.magnification(centre[:, view.along])[0]
+    radius = (1.4 + 1.2 * one.severity) * view.magnification(centre[:, view.along])[0]
     column, row = view.pixels(centre)[0]
     y, x = np.mgrid[0 : view.shape[0], 0 : view.shape[1]].astype(np.float32)
     y, x = (y - np.float32(row)) * view.cm_per_pixel, (x - np.float32(column)) * view.cm_per_pixel
     angle = np.arctan2(y, x)
     lobes = 1 + 0.07 * np.sin(3 * angle + rng.uniform(0, 6)) + 0.05 * np.sin(5 * angle + rng.uniform(0, 6))
     chord = 2 * np.sqrt(np.maximum((radius * lobes) ** 2 - x * x - y * y, 0))
-    return cv2.GaussianBlur(chord.astype(np.float32) * np.float32(0.26), (0, 0), 0.8)
+    return cv2.GaussianBlur(chord.astype(np.float32) * np.float32(0.34), (0, 0), 0.8)
 
 
 def _septal_lines(one: Planted, lung: F32, view: View) -> F32:

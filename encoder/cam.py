@@ -1,0 +1,97 @@
+"""Class activation maps: how much each place of a feature map raises a number of the embedding.
+
+Knows feature maps and gradients; it must not know where a film came from or what the number means.
+"""
+
+from collections.abc import Callable, Mapping
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from encoder.errors import EncoderError
+from encoder.model import StudyEncoder
+
+Number = Callable[[Tensor], Tensor]
+"""Embeddings (B, D) to numbers (B,)."""
+Map = npt.NDArray[np.float32]
+
+
+def cam_of(
+    encoder: StudyEncoder, films: Mapping[str, Tensor], number: Number, method: str, stage: int | None = None
+) -> dict[str, Map]:
+    """Return one map a view, (S, S) float32 in [0, 1], its peak at 1; all 0 where no gradient is positive.
+
+    A single film feeds both branches; its map is the sum of what both say.
+
+    Args:
+        films: (1, C, S, S) of each view that the study has.
+        method: a key of CAMS.
+        stage: which of the network's resolutions to explain at, 0 for 1/2 and so on; None takes the last maps.
+
+    Raises:
+        EncoderError: the network has no such stage.
+    """
+    shown = [films.get("frontal"), films.get("lateral")]
+    given = [film for film in shown if film is not None]
+    views = ["frontal" if shown[0] is not None else "lateral", "lateral" if shown[1] is not None else "frontal"]
+    branches = [
+        _maps(encoder, film if film is not None else given[0], branch, stage) for branch, film in enumerate(shown)
+    ]
+    value = number(encoder.forward_head(branches[0][0], branches[1][0])).sum()
+    gradients = torch.autograd.grad(value, [at for _, at in branches], allow_unused=True)
+    raw: dict[str, Map] = {}
+    for view, (_, at), gradient in zip(views, branches, gradients, strict=True):
+        heat = CAMS[method](at[0], torch.zeros_like(at[0]) if gradient is None else gradient[0]).detach()
+        raw[view] = raw.get(view, np.float32(0)) + heat.float().cpu().numpy()
+    side = given[0].shape[-1]
+    return {view: _scaled(heat, side) for view, heat in raw.items()}
+
+
+def _maps(encoder: StudyEncoder, film: Tensor, branch: int, stage: int | None) -> tuple[Tensor, Tensor]:
+    """Return the last feature map, and the one to explain at, both on the tape although no weight needs a gradient."""
+    if stage is None:
+        last = encoder.forward_features(film, branch).detach().requires_grad_()
+        return last, last
+    last, at = encoder.forward_stage(film.detach().clone().requires_grad_(), branch, stage)
+    return last, at
+
+
+def _gradcam(maps: Tensor, gradient: Tensor) -> Tensor:
+    """Selvaraju et al., ICCV 2017, equations 1 and 2: channels weighted by their mean gradient."""
+    return (gradient.mean(dim=(1, 2), keepdim=True) * maps).sum(0).relu()
+
+
+def _gradcam_plus_plus(maps: Tensor, gradient: Tensor) -> Tensor:
+    """Chattopadhay et al., WACV 2018, equation 19: positive gradients, weighted by place."""
+    square, cube = gradient**2, gradient**3
+    below = 2 * square + maps.sum(dim=(1, 2), keepdim=True) * cube
+    share = torch.where(gradient != 0, square / torch.where(below != 0, below, torch.ones_like(below)), 0)
+    weight = (share * gradient.relu()).sum(dim=(1, 2), keepdim=True)
+    return (weight * maps).sum(0).relu()
+
+
+def _layercam(maps: Tensor, gradient: Tensor) -> Tensor:
+    """Jiang et al., TIP 2021, equations 5 and 6: each place of each channel weighted by its own positive gradient."""
+    return (gradient.relu() * maps).sum(0).relu()
+
+
+CAMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gradcam": _gradcam,
+    "gradcam++": _gradcam_plus_plus,
+    "layercam": _layercam,
+}
+"""Maps by name, of feature maps (F, h, w) and the gradient on them (F, h, w), as (h, w) from 0 up."""
+
+
+def _scaled(heat: Map, side: int) -> Map:
+    """Return the heat on the network's square, its peak at 1."""
+    peak = float(heat.max())
+    if not np.isfinite(peak):
+        raise EncoderError("expected finite gradients, got others; is the encoder damaged?")
+    if peak <= 0:
+        return np.zeros((side, side), dtype=np.float32)
+    whole = cv2.resize(heat / np.float32(peak), (side, side), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(np.clip(whole, 0, 1), dtype=np.float32)

@@ -1,0 +1,165 @@
+"""Why a probe says what it says, and why two studies are alike: maps over the films of a study.
+
+Knows encoders, probes and films; it must not know indexes or HTTP. Nothing is left on the encoder: gradients are taken
+of feature maps that each call makes for itself, so that other threads may use the same encoder meanwhile.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from encoder.attribution import pixel_attribution
+from encoder.cam import CAMS, cam_of
+from encoder.embedder import Embedder, Film, StudyFilms
+from encoder.errors import EncoderError
+from encoder.image import Source, read_image
+from encoder.probe import LinearProbe
+from encoder.trust import Trust, trust_of
+
+VIEWS = ("frontal", "lateral")
+PIXEL_METHODS = ("integrated_gradients", "gradient_shap")
+METHODS = (*CAMS, *PIXEL_METHODS)
+Map = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """One study as it was read: its films on their own pixels, and as the network takes them."""
+
+    images: dict[str, Map]
+    """By view, (H, W) in [0, 1], bone bright."""
+    films: StudyFilms
+
+    @classmethod
+    def read(
+        cls, embedder: Embedder, frontal: Source | None, lateral: Source | None, projection: str | None = None
+    ) -> Self:
+        """Return a study read from paths or bytes. Raises ImageError; EncoderError where both are missing."""
+        sources = {"frontal": frontal, "lateral": lateral}
+        images = {
+            view: read_image(source, name=view if isinstance(source, bytes) else str(source))
+            for view, source in sources.items()
+            if source is not None
+        }
+        films = {view: embedder.preprocessing(image) for view, image in images.items()}
+        return cls(images, StudyFilms(films.get("frontal"), films.get("lateral"), projection))
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What is explained, as one number of an embedding: weight . embedding + bias."""
+
+    weight: npt.NDArray[np.float32]
+    """(D,)"""
+    bias: float = 0.0
+
+    @classmethod
+    def of_finding(cls, probe: LinearProbe, finding: str) -> Self:
+        """Return the logit of a finding. Raises EncoderError: the probe has not learnt it."""
+        if finding not in probe.findings:
+            raise EncoderError(f"expected a finding of the probe ({', '.join(probe.findings)}), got {finding!r}")
+        column = probe.findings.index(finding)
+        return cls(probe.weight[:, column], float(probe.bias[column]))
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Return the numbers (B,) of embeddings (B, D)."""
+        weight = torch.as_tensor(self.weight, dtype=embeddings.dtype, device=embeddings.device)
+        return embeddings @ weight + self.bias
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The maps of one study's films."""
+
+    value: float
+    """The logit, or the cosine between query and hit."""
+    maps: dict[str, Map]
+    """By view, (H, W) in [0, 1] on the film's own pixels; all 0 where nothing speaks for the value."""
+    trust: dict[str, Trust] = field(default_factory=dict)
+    """By view; empty where it was not asked for."""
+
+
+class Explainer:
+    """Explains studies with one embedder's encoder. Safe under threads."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+
+    def why_finding(
+        self, study: OpenStudy, probe: LinearProbe, finding: str, *, method: str = "gradcam",
+        stage: int | None = None, trust: bool = False,
+    ) -> Explanation:  # fmt: skip
+        """Return where a study's films speak for a finding: the gradient of the probe's logit.
+
+        Args:
+            method: one of METHODS.
+            stage: for CAM methods, which of the network's resolutions from 0 (1/2) on; None takes its last maps.
+
+        Raises:
+            EncoderError: another encoder's probe, an unknown finding, method or stage, or captum is not installed.
+        """
+        probe.require_fingerprint(self.embedder.fingerprint)
+        return self._explain(study, Aim.of_finding(probe, finding), method, stage, trust)
+
+    def why_similar(
+        self, query: OpenStudy, hit: OpenStudy, *, method: str = "gradcam", stage: int | None = None,
+        trust: bool = False,
+    ) -> tuple[Explanation, Explanation]:  # fmt: skip
+        """Return what of the query's films, and what of the hit's, makes the two alike.
+
+        Each side's maps are gradients of the cosine between both embeddings with the other side held as it is.
+        """
+        first, second = self.embedder.embed([query.films, hit.films])
+        return (
+            self._explain(query, Aim(second), method, stage, trust),
+            self._explain(hit, Aim(first), method, stage, trust),
+        )
+
+    def _explain(self, study: OpenStudy, aim: Aim, method: str, stage: int | None, trust: bool) -> Explanation:
+        if method not in METHODS:
+            raise EncoderError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
+        films = {view: film for view in VIEWS if (film := getattr(study.films, view)) is not None}
+        encoder, device = self.embedder.encoder, self.embedder.device
+        stacks = {view: torch.from_numpy(film)[None].to(device) for view, film in films.items()}
+        with torch.enable_grad():
+            if method in CAMS:
+                squares = cam_of(encoder, stacks, aim, method, stage)
+            else:
+                squares = pixel_attribution(encoder, stacks, aim, method)
+        preprocessing = self.embedder.preprocessing
+        value = float(self._values([films], study.films.projection, aim)[0])
+        return Explanation(
+            value,
+            {view: _peaked(preprocessing.undo(square, study.images[view].shape)) for view, square in squares.items()},
+            self._trust(films, squares, study.films.projection, aim) if trust else {},
+        )
+
+    def _trust(
+        self, films: Mapping[str, Film], squares: Mapping[str, Map], projection: str | None, aim: Aim
+    ) -> dict[str, Trust]:
+        """Return each view's figures; the other view stays as it is."""
+
+        def of_view(view: str) -> Trust:
+            def values(changed: Sequence[Film]) -> npt.NDArray[np.float64]:
+                return self._values([{**films, view: film} for film in changed], projection, aim)
+
+            return trust_of(films[view], squares[view], values)
+
+        return {view: of_view(view) for view in squares}
+
+    def _values(
+        self, studies: Sequence[Mapping[str, Film]], projection: str | None, aim: Aim
+    ) -> npt.NDArray[np.float64]:
+        opened = [StudyFilms(study.get("frontal"), study.get("lateral"), projection) for study in studies]
+        return (self.embedder.embed(opened) @ aim.weight + aim.bias).astype(np.float64)
+
+
+def _peaked(heat: Map) -> Map:
+    """Return the map with its peak at 1; a peak in the network's borders is not on the film."""
+    peak = float(heat.max())
+    return np.asarray(heat / peak if peak > 0 else heat, dtype=np.float32)

@@ -1,0 +1,137 @@
+"""`precedent predict`: what a probe says of a film, and beside it what the nearest studies say.
+
+precedent predict --encoder encoder.safetensors --probe probe/ --index index/ --frontal film.dcm
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from encoder.embedder import Embedder
+from encoder.errors import EncoderError
+from encoder.predict import MAX_PASSES, Options, Prediction, Predictor
+from encoder.probe import LinearProbe
+from encoder.variants import PLAIN, TEST_TIME, VARIANTS
+from index.collection import Collection, load_collection
+from index.contrast import Subject, contrast
+from index.familiarity import FamiliarityGate
+from index.retriever import Answer, Retriever
+from index.votes import Vote, hit_table, neighbour_votes
+from scripts.embedded import Wanted, label_options
+from scripts.prediction_report import Report, Surroundings, as_object, print_report
+
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What a collection is asked about a query."""
+
+    collection: Collection
+    retriever: Retriever
+    k: int
+    wanted: Wanted
+    subject: Subject
+    contrasted: str | None
+
+    @classmethod
+    def load(cls, index: Path, k: int, wanted: Wanted, subject: Subject, contrasted: str | None) -> Self:
+        """Return what is to be asked of the collection in the folder `index`. Raises ArtefactError."""
+        collection = load_collection(index)
+        return cls(collection, Retriever(collection), k, wanted, subject, contrasted)
+
+    def surroundings(self, query: npt.NDArray[np.float32], findings: Sequence[str]) -> Surroundings:
+        """Return what the collection says of a query (D,), with a vote on each finding."""
+        answer = self.retriever.search(query, self.k, exclude_patient=self.subject.patient_id)
+        gate = FamiliarityGate.build(self.collection)
+        return Surroundings(
+            votes=self._votes(answer, findings),
+            labels=self.wanted.sentence(),
+            familiarity=gate.judge(answer.hits[0].similarity) if answer.hits else None,
+            contrast=contrast(self.retriever, query, self.contrasted, self.subject) if self.contrasted else None,
+        )
+
+    def _votes(self, answer: Answer, findings: Sequence[str]) -> dict[str, Vote | None]:
+        """Return the votes by finding; one that the collection has no labels of, such as a class, has none."""
+        labelled = tuple(name for name in findings if name in self.retriever.columns)
+        names = tuple(self.wanted.classes) or labelled
+        if not names:
+            return dict.fromkeys(findings)
+        targets = replace(self.wanted, findings=labelled).targets(hit_table(answer.hits, self.retriever.schema))
+        votes = dict(zip(names, neighbour_votes(answer.hits, targets), strict=True))
+        return {name: votes.get(name) for name in findings}
+
+
+@click.command()
+@click.option("--encoder", "encoders", type=_PATH, multiple=True, required=True, help="Encoder file; several vote.")
+@click.option(
+    "--probe", "probes", type=_PATH, multiple=True, required=True, help="Folder of its probe; one an encoder."
+)
+@click.option("--index", type=_PATH, help="An index of the first encoder: neighbours' vote and familiarity.")
+@click.option("--frontal", type=_PATH, help="A frontal film.")
+@click.option("--lateral", type=_PATH, help="A lateral film.")
+@click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of the frontal film, where it is known.")
+@click.option("--tta", is_flag=True, help=f"Average five looks at the film: {', '.join(TEST_TIME)}.")
+@click.option("--variant", "variants", type=click.Choice(list(VARIANTS)), multiple=True, help="Add one such look.")
+@click.option("--mc-dropout", "passes", type=click.IntRange(2, MAX_PASSES), help="Dropout passes: mean and spread.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the dropout.")
+@click.option("-k", type=click.IntRange(1), default=20, show_default=True, help="Neighbours that vote.")
+@click.option("--patient", help="Patient of the film, whose own studies are left out.")
+@click.option("--contrast", "contrasted", metavar="FINDING", help="Also the nearest study with it and without it.")
+@click.option("--sex", help="Of the patient, for the contrast, as the index writes it.")
+@click.option("--age", type=float, help="Of the patient in years, for the contrast.")
+@label_options
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(
+    encoders: tuple[Path, ...], probes: tuple[Path, ...], index: Path | None, frontal: Path | None,
+    lateral: Path | None, projection: str | None, tta: bool, variants: tuple[str, ...], passes: int | None, seed: int,
+    k: int, patient: str | None, contrasted: str | None, sex: str | None, age: float | None, findings: str | None,
+    classes: tuple[str, ...], policy: str, blank: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Say how probable each finding of a film is, and what the studies nearest to it say.
+
+    --findings chooses the rows; --class, --policy and --blank say how the neighbours' labels count.
+
+    \b
+    precedent predict --encoder encoder.safetensors --probe probe/ --index index/ --frontal film.dcm --tta
+    """
+    if len(encoders) != len(probes):
+        raise click.UsageError(f"give one --probe for each --encoder, got {len(probes)} for {len(encoders)}")
+    views = tuple(name for name, path in (("frontal", frontal), ("lateral", lateral)) if path is not None)
+    if not views or (contrasted and not index):
+        raise click.UsageError("--contrast needs --index" if views else "give --frontal and/or --lateral")
+    looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
+    options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
+    pairs = zip(encoders, probes, strict=True)
+    predictor = Predictor([(Embedder.load(encoder), LinearProbe.load(probe)) for encoder, probe in pairs])
+    films = predictor.read_films(frontal, lateral, projection=projection)
+    predictions = _chosen(predictor.predict(films, options), wanted.findings)
+    around = None
+    if index:
+        subject = Subject(patient_id=patient, views=views, projection=projection, sex=sex, age=age)
+        neighbours = Neighbours.load(index, k, wanted, subject, contrasted)
+        embedder = predictor.members[0][0]
+        neighbours.retriever.require_fingerprint(embedder.fingerprint)
+        around = neighbours.surroundings(embedder.embed(films[:1])[0], [one.finding for one in predictions])
+    prints = tuple(embedder.fingerprint for embedder, _ in predictor.members)
+    report = Report(prints, options, predictions, around)
+    if as_json:
+        click.echo(json.dumps(as_object(report)))
+    else:
+        print_report(report)
+
+
+def _chosen(predictions: Sequence[Prediction], findings: Sequence[str]) -> list[Prediction]:
+    """Return the predictions asked for, or all, the most probable first."""
+    names = [one.finding for one in predictions]
+    unknown = [name for name in findings if name not in names]
+    if unknown:
+        raise EncoderError(f"expected findings of the probe, got {', '.join(unknown)}; it has: {', '.join(names)}")
+    kept = [one for one in predictions if not findings or one.finding in findings]
+    return sorted(kept, key=lambda one: (-one.probability, one.finding))

@@ -1,0 +1,153 @@
+"""What `precedent predict` found, as JSON and as a table for the terminal.
+
+Knows predictions and what a collection says beside them; it must not know how either came about.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from encoder.predict import Options, Prediction
+from index.contrast import Contrast, Counterpart
+from index.familiarity import UNFAMILIAR_BELOW, Familiarity
+from index.votes import Vote
+from scripts.report import NOT_DEFINED, as_json
+
+_WIDTH = 110  # what the longest rows need; a narrower terminal wraps them itself
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a collection says of a query."""
+
+    votes: Mapping[str, Vote | None]
+    labels: str
+    """How the neighbours' labels count, in words."""
+    familiarity: Familiarity | None
+    contrast: Contrast | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said of one study."""
+
+    fingerprints: tuple[str, ...]
+    """Of the encoders asked."""
+    options: Options
+    predictions: Sequence[Prediction]
+    around: Surroundings | None
+    """None where no index was given."""
+
+
+def as_object(report: Report) -> dict[str, Any]:
+    """Return everything as plain JSON."""
+    around = report.around
+    found: dict[str, Any] = {
+        "fingerprints": report.fingerprints,
+        "options": asdict(report.options),
+        "predictions": [_prediction_object(one, around) for one in report.predictions],
+    }
+    if around is not None:
+        found["labels"] = around.labels
+        found["familiarity"] = around.familiarity and {
+            **asdict(around.familiarity), "unfamiliar": around.familiarity.unfamiliar, "bar": UNFAMILIAR_BELOW
+        }  # fmt: skip
+        found["contrast"] = around.contrast and {
+            "finding": around.contrast.finding,
+            "present": _counterpart_object(around.contrast.present),
+            "absent": _counterpart_object(around.contrast.absent),
+        }
+    plain: dict[str, Any] = as_json(found)
+    return plain
+
+
+def print_report(report: Report) -> None:
+    """Print a line a finding, then what is known of the query as a whole."""
+    console = Console(width=max(Console().width, _WIDTH))
+    console.print(as_table(report.predictions, report.around))
+    for sentence in (_how(report), *_sentences(report.around)):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def as_table(predictions: Sequence[Prediction], around: Surroundings | None) -> Table:
+    """Return a row a finding; without a collection, without a vote."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    headings = ["finding", "probability", "call"] + (["neighbours' vote", "flag"] if around else [])
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading == "probability" else "left", no_wrap=True)
+    for one in predictions:
+        spread = "" if one.spread is None else f" ± {one.spread:.3f}"
+        cells = [one.finding, f"{one.probability:.3f}{spread}", one.call or NOT_DEFINED]
+        if around:
+            vote = around.votes[one.finding]
+            cells += [_vote_cell(vote), "disagree" if _disagree(one, vote) else ""]
+        table.add_row(*cells)
+    return table
+
+
+def _disagree(one: Prediction, vote: Vote | None) -> bool | None:
+    """Return whether probe and neighbours contradict each other; None where there is no vote or no threshold."""
+    if vote is None or one.points is None:
+        return None
+    return vote.disagrees(one.probability, one.points.youden)
+
+
+def _prediction_object(one: Prediction, around: Surroundings | None) -> dict[str, Any]:
+    found = asdict(one)
+    found["thresholds"] = found.pop("points")
+    if around is not None:
+        vote = around.votes[one.finding]
+        found |= {"vote": vote and asdict(vote), "disagrees": _disagree(one, vote)}
+    return found
+
+
+def _counterpart_object(one: Counterpart | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {"similarity": one.hit.similarity, **asdict(one.hit.study), "matched": one.matched, "relaxed": one.relaxed}
+
+
+def _vote_cell(vote: Vote | None) -> str:
+    if vote is None:
+        return NOT_DEFINED
+    return f"{vote.share:.2f} ({vote.low:.2f}\u2013{vote.high:.2f}) of {vote.effective:.1f}"
+
+
+def _how(report: Report) -> str:
+    members, options = len(report.fingerprints), report.options
+    passes = f"; {options.passes} dropout passes, seed {options.seed}" if options.passes else ""
+    return f"{members} encoder{'s' if members > 1 else ''}; variants: {', '.join(options.variants)}{passes}"
+
+
+def _sentences(around: Surroundings | None) -> Iterator[str]:
+    if around is None:
+        return
+    yield f"vote: weighted share with 95 % interval, of the effective number of neighbours; {around.labels}"
+    yield _familiarity_sentence(around.familiarity)
+    if around.contrast is not None:
+        for side, one in (("with", around.contrast.present), ("without", around.contrast.absent)):
+            yield f"nearest study {side} {around.contrast.finding}: {_counterpart(one)}"
+
+
+def _familiarity_sentence(familiarity: Familiarity | None) -> str:
+    if familiarity is None:
+        return "familiarity: not defined, the index has no studies of other patients to compare"
+    verdict = "familiar"
+    if familiarity.unfamiliar:
+        verdict = f"UNFAMILIAR (below {UNFAMILIAR_BELOW:g}): perhaps no chest film, or of a kind that the index lacks"
+    return (
+        f"familiarity: nearest study at {familiarity.similarity:.4f}, percentile {familiarity.percentile:.1f} of the "
+        f"index's own ({familiarity.reference:,} patients): {verdict}"
+    )
+
+
+def _counterpart(one: Counterpart | None) -> str:
+    if one is None:
+        return "none of other patients"
+    given_up = f"; not alike in {', '.join(one.relaxed)}" if one.relaxed else ""
+    alike = f"alike in {', '.join(one.matched)}" if one.matched else "matched on nothing"
+    return f"{one.hit.study.study_id} at {one.hit.similarity:.4f}, {alike}{given_up}"

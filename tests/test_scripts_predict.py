@@ -1,0 +1,199 @@
+"""`precedent predict` on real files: the table, the JSON, what a collection adds, and every refusal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+
+from encoder.calibration import OperatingPoints
+from encoder.checkpoint import save_encoder
+from encoder.config import EncoderConfig
+from encoder.embedder import Embedder
+from encoder.errors import CheckpointError, EncoderError
+from encoder.model import DualEfficientNetEncoder
+from encoder.preprocess import Preprocessing
+from encoder.probe import LinearProbe
+from index.collection import load_collection
+from index.errors import FilterError, FingerprintMismatch
+from index.familiarity import FamiliarityGate
+from index.retriever import Retriever
+from index.studies import save_studies, studies_schema
+from scripts.cli import precedent
+
+STUDIES = 24
+FINDINGS = ("Edema", "Fracture", "viral")
+NAMES = [f"patient{n:05d}" for n in range(STUDIES)]
+
+
+def run(*words: str | Path) -> Result:
+    result = CliRunner().invoke(precedent, list(map(str, words)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def save_member(folder: Path, encoder: DualEfficientNetEncoder, findings: tuple[str, ...] = FINDINGS) -> None:
+    """Write encoder.safetensors and probe/ with random weights."""
+    save_encoder(folder / "encoder.safetensors", encoder, Preprocessing(size=64))
+    embedder, count = Embedder.load(folder / "encoder.safetensors", device="cpu"), len(findings)
+    ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
+    weight = np.random.default_rng(0).normal(size=(embedder.embedding_dim, count)).astype(np.float32)
+    points = {"Edema": OperatingPoints(0.5, 0.3, 0.6), "viral": OperatingPoints(0.0, 0.0, 0.0)}
+    LinearProbe(embedder.fingerprint, findings, weight, zeros, (1.0,) * count, ones, 0 * ones, points=points).save(
+        folder / "probe"
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: DualEfficientNetEncoder) -> Path:
+    """Return a folder with encoder.safetensors, probe/, index/ and the films of 24 patients."""
+    root = tmp_path_factory.mktemp("predict")
+    rng, rows = np.random.default_rng(3), []
+    for number, name in enumerate(NAMES):
+        cv2.imwrite(str(root / f"{name}.png"), cv2.resize(rng.integers(0, 255, (6, 6), np.uint8), (80, 80)))
+        known = {"study_id": f"{name}/study1", "patient_id": name, "frontal_path": f"{name}.png", "age": 50.0}
+        labels = {"Edema": number % 2, "Etiology": ["virus", "bacteria"][number % 2]}
+        rows.append(dict.fromkeys(studies_schema().names) | known | labels)
+    schema = studies_schema([pa.field("Etiology", pa.string())])
+    save_studies(pa.Table.from_pylist(rows, schema), root / "studies.parquet")
+    save_member(root, tiny_encoder)
+    words = ["--images", root, "--encoder", root / "encoder.safetensors", "--out", root / "embeddings"]
+    run("export", root / "studies.parquet", *words)
+    assert run("index", root / "embeddings", "--out", root / "index").exit_code == 0
+    return root
+
+
+def asked(world: Path, *more: str | Path) -> list[str | Path]:
+    member = ["--encoder", world / "encoder.safetensors", "--probe", world / "probe"]
+    return ["predict", *member, "--frontal", world / f"{NAMES[0]}.png", *more]
+
+
+def answer(world: Path, *more: str | Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(*asked(world, *more, "--json")).stdout)
+    return found
+
+
+def test_without_an_index_the_probe_speaks_alone(world: Path) -> None:
+    found = answer(world)
+    embedder = Embedder.load(world / "encoder.safetensors", device="cpu")
+    embedding = embedder.embed_study(world / f"{NAMES[0]}.png", None)
+    expected = dict(zip(FINDINGS, LinearProbe.load(world / "probe").probabilities(embedding[None])[0], strict=True))
+    chances = {one["finding"]: one["probability"] for one in found["predictions"]}
+    assert chances == pytest.approx(expected, abs=1e-5)
+    assert list(chances.values()) == sorted(chances.values(), reverse=True)
+    assert set(found) == {"fingerprints", "options", "predictions"}
+    assert set(found["predictions"][0]) == {"finding", "probability", "spread", "call", "thresholds"}
+
+
+def test_an_index_adds_votes_familiarity_and_a_contrast(world: Path) -> None:
+    found = answer(
+        world, "--index", world / "index", "--patient", NAMES[0], "-k", "10", "--contrast", "Edema", "--age", "52"
+    )
+    by_name = {one["finding"]: one for one in found["predictions"]}
+    edema = by_name["Edema"]
+    assert edema["vote"]["neighbours"] == 10
+    assert edema["vote"]["low"] <= edema["vote"]["share"] <= edema["vote"]["high"]
+    assert isinstance(edema["disagrees"], bool)
+    assert by_name["viral"]["vote"] is None  # a class is no column
+    assert by_name["Fracture"]["disagrees"] is None  # no thresholds
+    assert found["familiarity"]["reference"] == STUDIES
+    assert found["familiarity"]["unfamiliar"] is (found["familiarity"]["percentile"] < 5)
+    sides = found["contrast"]
+    assert (sides["present"]["findings"]["Edema"], sides["absent"]["findings"]["Edema"]) == (1, 0)
+    assert sides["absent"]["study_id"] != f"{NAMES[0]}/study1"
+    assert sides["present"]["matched"] == ["views", "age"]
+
+
+def test_a_film_of_the_collection_is_its_own_neighbour_unless_its_patient_is_named(world: Path) -> None:
+    anonymous, named = (
+        answer(world, "--index", world / "index", *more)["familiarity"] for more in ((), ("--patient", NAMES[0]))
+    )
+    assert anonymous["similarity"] == pytest.approx(1, abs=1e-5)
+    assert anonymous["percentile"] == 100
+    assert named["similarity"] < anonymous["similarity"]
+
+
+def test_classes_get_a_vote_where_their_words_are_given(world: Path) -> None:
+    words = ["--class", "viral:Etiology=virus", "--class", "bacterial:Etiology=bacteria"]
+    found = answer(world, "--index", world / "index", *words)
+    votes = {one["finding"]: one["vote"] for one in found["predictions"]}
+    assert 0 < votes["viral"]["share"] < 1
+    assert votes["Edema"] is None
+    assert found["labels"].startswith("classes: viral")
+
+
+def test_augmentation_and_dropout_are_options(world: Path) -> None:
+    found = answer(world, "--tta", "--variant", "mirrored", "--mc-dropout", "5", "--seed", "3")
+    assert found["options"]["variants"] == ["plain", "turned left", "turned right", "brighter", "darker", "mirrored"]
+    assert (found["options"]["passes"], found["options"]["seed"]) == (5, 3)
+    assert all(one["spread"] > 0 for one in found["predictions"])
+
+
+def test_an_ensemble_names_all_its_encoders(world: Path, tmp_path: Path) -> None:
+    second = DualEfficientNetEncoder(EncoderConfig(backbone="test_efficientnet", embedding_dim=256, dropout=0.0)).eval()
+    save_member(tmp_path, second)
+    member = ["--encoder", tmp_path / "encoder.safetensors", "--probe", tmp_path / "probe"]
+    found = answer(world, *member, "--index", world / "index")
+    assert len(set(found["fingerprints"])) == 2
+    with pytest.raises(EncoderError, match="dropout is 0"):
+        answer(world, *member, "--mc-dropout", "5")
+    with pytest.raises(EncoderError, match="precedent probe"):
+        run(*asked(world, "--encoder", tmp_path / "encoder.safetensors", "--probe", world / "probe"))
+    with pytest.raises(FingerprintMismatch, match="precedent index"):
+        run("predict", *member, "--frontal", world / f"{NAMES[0]}.png", "--index", world / "index")
+
+
+def test_the_table_says_how_it_came_about(world: Path) -> None:
+    more = ["--index", world / "index", "--mc-dropout", "4", "--contrast", "Edema", "--findings", "Edema"]
+    output = run(*asked(world, *more)).stdout
+    for words in (
+        "±",
+        "neighbours' vote",
+        "4 dropout passes",
+        "familiarity: nearest study",
+        "nearest study without Edema",
+    ):
+        assert words in output
+    assert "Fracture" not in output
+
+
+def test_what_cannot_be_answered_is_refused_in_words(world: Path, tmp_path: Path) -> None:
+    assert "one --probe for each --encoder" in run(*asked(world, "--probe", world / "probe")).stderr
+    assert "needs --index" in run(*asked(world, "--contrast", "Edema")).stderr
+    assert "give --frontal and/or --lateral" in run(*asked(world)[:5]).stderr
+    with pytest.raises(EncoderError, match=r"findings of the probe, got Asthma; it has: Edema"):
+        run(*asked(world, "--findings", "Asthma"))
+    with pytest.raises(FilterError, match="no column 'Asthma'"):
+        run(*asked(world, "--index", world / "index", "--contrast", "Asthma"))
+    with pytest.raises(CheckpointError, match="no probe in"):
+        run(*asked(world)[:3], "--probe", tmp_path, "--frontal", world / f"{NAMES[0]}.png")
+
+
+@pytest.mark.slow
+def test_films_of_other_body_parts_are_unfamiliar_and_unseen_films_of_the_kind_are_not(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    encoder = Path(__file__).parents[1] / "scripts" / "demo_encoder.safetensors"
+    run("phantom", "--patients", "120", "--seed", "11", "--out", tmp_path / "phantom")
+    films = ["--images", tmp_path / "phantom"]
+    run("import", "chexpert", tmp_path / "phantom" / "train.csv", *films, "--out", tmp_path / "studies.parquet")
+    run("export", tmp_path / "studies.parquet", *films, "--encoder", encoder, "--out", tmp_path / "embeddings")
+    run("index", tmp_path / "embeddings", "--out", tmp_path / "index")
+    gate, retriever = FamiliarityGate.build(load_collection(tmp_path / "index")), Retriever.load(tmp_path / "index")
+    embedder = Embedder.load(encoder, device="cpu")
+
+    def unfamiliar(film: Path, patient: str | None = None) -> bool:
+        answer = retriever.search(embedder.embed_study(film, None), 1, exclude_patient=patient)
+        found = gate.judge(answer.hits[0].similarity)
+        return found is not None and found.unfamiliar
+
+    others = sorted((shared_data / "dicom" / "not-chest").glob("*.dcm"))
+    own = sorted((tmp_path / "phantom" / "train").glob("*/study1/view1_frontal.jpg"))
+    assert others
+    assert [film.name for film in others if not unfamiliar(film)] == []
+    assert np.mean([unfamiliar(film, film.parts[-3]) for film in own]) < 0.15

@@ -120,6 +120,15 @@ class Explainer:
             self._explain(hit, Aim(first), method, stage, trust),
         )
 
+    def cell(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Return height and width of a cell of the last feature map, in pixels of a film of that shape (H, W)."""
+        preprocessing, encoder = self.embedder.preprocessing, self.embedder.encoder
+        blank = torch.zeros(1, preprocessing.channels, preprocessing.size, preprocessing.size)
+        with torch.inference_mode():
+            rows, columns = encoder.forward_features(blank.to(self.embedder.device), 0).shape[2:]
+        side = min(shape) if preprocessing.fit == "crop" else max(shape)
+        return side / rows, side / columns
+
     def _explain(self, study: OpenStudy, aim: Aim, method: str, stage: int | None, trust: bool) -> Explanation:
         if method not in METHODS:
             raise EncoderError(f"expected a method of {', '.join(METHODS)}, got {method!r}")

@@ -22,5 +22,11 @@ def peak_in_box(heat: npt.NDArray[np.float32], boxes: Iterable[Box], margin: tup
     if not heat.any():
         return False
     row, column = np.unravel_index(int(np.argmax(heat)), heat.shape)
+    return any(x0 <= column <= x1 and y0 <= row <= y1 for x0, y0, x1, y1 in (grown(box, margin) for box in boxes))
+
+
+def grown(box: Box, margin: tuple[float, float]) -> Box:
+    """Return a box with the margin (down, across) added on each side."""
     down, across = margin
-    return any(x0 - across <= column <= x1 + across and y0 - down <= row <= y1 + down for x0, y0, x1, y1 in boxes)
+    x0, y0, x1, y1 = box
+    return x0 - across, y0 - down, x1 + across, y1 + down

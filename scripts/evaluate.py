@@ -16,7 +16,7 @@ from index.errors import StudiesError
 from index.evaluation import Pool, Rows, figures, rank, same_patient_first
 from index.files import save_json
 from index.relevance import Rule, class_rule, collection_rules, single_rules
-from index.splits import load_parts
+from index.splits import load_parts, require_disjoint_patients
 from scripts.embedded import Embedded, Wanted, label_options
 from scripts.evaluation_report import print_tables, save_report
 from scripts.pixels import raw_pixels
@@ -141,6 +141,7 @@ def _roles(
     if (query_part or gallery_part) and not splits:
         raise click.UsageError("--query-part and --gallery-part need --splits")
     parts = load_parts(splits, export.ids) if splits else {}
+    require_disjoint_patients(export.patients, parts)
     for part in (query_part, gallery_part):
         if part and part not in parts:
             raise StudiesError(f"no part {part!r} in {str(splits)!r}; there are: {', '.join(parts)}")

@@ -16,6 +16,8 @@ from rich.table import Table
 from scripts.report import number, number_with_interval, picture, save_page, table
 
 Space = dict[str, Any]
+_WIDEST = 1000
+"""Columns that a table may take; a narrower terminal wraps it, which loses no figure."""
 _COLUMNS = ("value (95 % interval)", "chance", "queries", "left out")
 
 
@@ -25,9 +27,6 @@ def print_tables(spaces: dict[str, Space], protocol: Sequence[str], floors: Sequ
     Args:
         floors: names of the spaces that are there to be beaten.
     """
-    console = Console(width=max(Console().width, 70 + 14 * len(spaces)))
-    for sentence in protocol:
-        console.print(f"* {sentence}", highlight=False)
     first, *others = (_heading(name, floors) for name in spaces)
     main = next(iter(spaces.values()))
     rules = Table(title="Retrieval, other patients only", box=SIMPLE)
@@ -39,13 +38,15 @@ def print_tables(spaces: dict[str, Space], protocol: Sequence[str], floors: Sequ
         rules.add_section()
     privacy = [space["same_patient_precision@1"] for space in spaces.values()]
     rules.add_row("same patient", "precision@1", *_side_by_side(privacy))
-    console.print(rules)
     findings = Table(title=f"Query and hit both have it ({first})", box=SIMPLE)
     _columns(findings, ("finding", "figure", first, "95 % interval", "chance", "queries"))
     for finding, told in main["findings"].items():
         for figure in filter(_is_precision, told["figures"]):
             findings.add_row(finding, figure, *_side_by_side([told["figures"][figure]]))
-    console.print(findings)
+    console = Console(width=max(Console().width, Console(width=_WIDEST).measure(rules).maximum))
+    for sentence in protocol:
+        console.print(f"* {sentence}", highlight=False)
+    console.print(rules, findings)
 
 
 def _headline(figures: dict[str, Any]) -> list[str]:

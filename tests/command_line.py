@@ -18,9 +18,10 @@ def done(*words: str | Path) -> Result:
 
 def refusal(*words: str | Path) -> str:
     """Return the one line that a verb ends with; anything else than that line and exit code 1 fails the test."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["precedent", *map(str, words)])
-        main()
+        with pytest.raises(SystemExit) as stopped:
+            main()
     line = stopped.value.code
     assert isinstance(line, str), f"expected a refusal, got exit code {line}"
     assert line.startswith("precedent: ")

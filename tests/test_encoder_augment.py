@@ -73,3 +73,15 @@ def test_hiding_takes_one_view_at_most_and_leaves_single_films_alone() -> None:
     assert not bool((hidden_lateral & hidden_frontal).any())
     assert 0.25 < hidden_lateral.float().mean() < 0.35
     assert 0.06 < hidden_frontal.float().mean() < 0.14
+
+
+def test_quarter_turns_turn_exactly_and_only_when_asked_for() -> None:
+    films = _films(400)
+    still = {"rotation": 0, "shift": 0, "scale": 0, "brightness": 0, "contrast": 0}
+
+    changed = augment(films, Augmentation(**still, quarter_turns=True), _chance())
+
+    turned = torch.stack([(changed - films.rot90(k, (2, 3))).abs().amax((1, 2, 3)) < 1e-4 for k in range(4)])
+    assert bool((turned.sum(0) == 1).all())
+    assert bool(((turned.float().mean(1) - 0.25).abs() < 0.07).all())
+    assert (Augmentation().horizontal_flip, Augmentation().quarter_turns) == (0, False)

@@ -94,6 +94,17 @@ def test_chance_is_the_mean_over_random_orders(name: str, k: int, rng: np.random
     assert chance(judged_of(gains, k), k)[0] == pytest.approx(np.mean(shuffled), abs=4 * np.std(shuffled) / 3000**0.5)
 
 
+@pytest.mark.parametrize("relevant", [1, 30])
+def test_chance_over_a_long_order_is_near_its_closed_form(relevant: int) -> None:
+    count = 5000
+    judged = judged_of([1.0] * relevant + [0.0] * (count - relevant), 10)
+    chances, none_yet = 0.0, 1.0
+    for rank in range(1, count - relevant + 2):
+        here = relevant / (count - rank + 1)
+        chances, none_yet = chances + none_yet * here / rank, none_yet * (1 - here)
+    assert METRICS["mrr"][1](judged, count)[0] == pytest.approx(chances, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_a_query_without_anything_relevant_has_no_figure(name: str) -> None:
     assert np.isnan(METRICS[name][0](judged_of([0.0, 0.0], 2), 2)).all()

@@ -97,3 +97,14 @@ def test_a_split_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text('{"train": "s0"}')
     with pytest.raises(ArtefactError, match="is no split"):
         load_parts(tmp_path / "split.json", ["s0"])
+
+
+def test_folds_share_out_rare_positives_evenly_without_parting_a_patient(rng: np.random.Generator) -> None:
+    patients = patients_of(rng, rows=1000, patients=300)
+    targets = (rng.random((1000, 4)) < [0.03, 0.1, 0.3, 0.6]).astype(np.float32)
+    targets[::5] = np.nan
+    folds = folds_by_patient(patients, 5, 0, targets)
+    require_disjoint_patients(patients, {str(number): rows for number, rows in enumerate(folds)})
+    for column, total in zip(targets.T, np.nansum(targets, 0), strict=True):
+        held = [np.nansum(column[rows]) for rows in folds]
+        assert max(held) - min(held) <= max(2, 0.06 * total)

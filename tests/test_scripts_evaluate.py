@@ -16,6 +16,8 @@ from index.splits import save_parts
 from index.vectors import Embeddings
 from scripts import evaluate
 
+PARTS = {"train": False, "test": True}
+
 
 def run(*words: str | Path) -> dict[str, Any]:
     result = CliRunner().invoke(evaluate.command, [*map(str, words), "--json", "--draws", "500"])
@@ -121,10 +123,12 @@ def test_another_exports_studies_ask_and_these_answer(
 
 def test_parts_of_a_split_ask_and_answer(export: Path, studies: pa.Table, tmp_path: Path) -> None:
     ids = studies["study_id"].to_pylist()
-    save_parts(tmp_path / "split.json", {"train": ids[:150], "test": ids[150:]})
+    held = [int(patient[-2:]) >= 60 for patient in studies["patient_id"].to_pylist()]
+    parts = {part: [one for one, on in zip(ids, held, strict=True) if on is asks] for part, asks in PARTS.items()}
+    save_parts(tmp_path / "split.json", parts)
     words = ("--splits", tmp_path / "split.json", "--query-part", "test", "--gallery-part", "train")
     metrics = run(export, "--out", tmp_path / "eval", *words, "--queries", "20")
-    assert "20 queries, 150 candidates" in metrics["protocol"][1]
+    assert f"20 queries, {200 - sum(held)} candidates" in metrics["protocol"][1]
     with pytest.raises(StudiesError, match="no part 'valid'"):
         run(export, "--out", tmp_path / "eval", *words[:2], "--query-part", "valid")
 

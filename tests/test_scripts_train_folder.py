@@ -13,8 +13,10 @@ import pytest
 from command_line import done
 from training_films import save_collection, train_words
 
+from encoder import run_curves
 from encoder.run_folder import load_metrics
 from index.files import sha256_of
+from scripts import train
 
 CURVE = ("loss", "label_loss", "neighbour_loss", "lr", "valid_loss", "valid_auroc", "valid_precision_at_5")
 
@@ -87,6 +89,20 @@ def test_tensorboard_reads_every_figure_of_every_epoch(collection: Path) -> None
         assert [step for step, _ in read] == [1, 2]
         for (_, value), row in zip(read, rows, strict=True):
             assert value == pytest.approx(row[name], rel=1e-4, nan_ok=True) or math.isnan(value)
+
+
+def test_progress_is_shown_beside_the_answer_and_tensorboard_can_be_missing(
+    collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (run_curves, train):
+        monkeypatch.setattr(room, "has_tensorboard", lambda: False)
+    result = done(*train_words(collection, "run.epochs=1"), "--out", collection / "run", "--json")
+
+    assert json.loads(result.stdout)["epochs"] == 1
+    for word in ("read films", "54/54", "epoch 1", "TensorBoard is not installed"):
+        assert word in result.stderr
+    assert not (collection / "run" / "tensorboard").exists()
+    assert (collection / "run" / "curves.png").is_file()
 
 
 @pytest.mark.slow

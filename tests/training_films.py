@@ -34,9 +34,9 @@ PLAIN = ("loss.contrastive=0.0", "loss.per_view=0.0", "loss.head_start=0")
 """Nothing but cross-entropy on the embedding."""
 
 
-def save_films(folder: Path, count: int = 24) -> list[Path]:
+def save_films(folder: Path, count: int = 24, seed: int = 3) -> list[Path]:
     """Return noisy films; a bright disc in the even ones."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     paths = [folder / f"{number}.png" for number in range(count)]
     for number, path in enumerate(paths):
         film = rng.integers(40, 90, size=(80, 80), dtype=np.uint8)
@@ -63,7 +63,7 @@ def save_collection(folder: Path, *, labels: dict[str, list[int | None]] | None 
     Studies 36 to 39 have no label at all.
     """
     rows = []
-    frontals, laterals = save_films(folder, 40), save_films(_made(folder / "lateral"), 40)
+    frontals, laterals = save_films(folder, 40), save_films(_made(folder / "lateral"), 40, seed=4)
     given = labels or {"Lung Lesion": [None if number > 35 else 1 - number % 2 for number in range(40)]}
     for number, (frontal, lateral) in enumerate(zip(frontals, laterals, strict=True)):
         patient = f"patient{number % patients:05d}"

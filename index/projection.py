@@ -1,0 +1,158 @@
+"""The map of a collection: its vectors laid onto the plane in which they differ most, worked out once and kept.
+
+Knows a collection on disk; it must not know how a vector was made, nor how a map is drawn. A film's own projection
+(AP, PA) is another thing, and a column of the studies.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index.collection import load_collection
+from index.errors import ArtefactError, VectorsError
+from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
+from index.labels import label_columns
+from index.vector_index import VectorIndex
+from index.vectors import Embeddings
+
+FORMAT = "precedent-map"
+VERSION = 1
+MANIFEST = "map.json"
+_PLANE = b"precedent.plane"
+_BLOCK = 8192
+"""Rows at a time: the sums of a large collection never need a second copy of it."""
+_DECIMALS = 6
+"""Of a coordinate; the linear algebra of two machines agrees to more than that."""
+
+Coordinates = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The two directions in which a collection's vectors differ most (principal components)."""
+
+    mean: npt.NDArray[np.float64]
+    """(D,), the vectors' mean: the map's origin."""
+    axes: npt.NDArray[np.float64]
+    """(2, D), orthonormal; each axis' largest entry is positive, so that a map is never mirrored by chance."""
+    shares: tuple[float, float]
+    """Of the variance that each axis holds, in [0, 1]: what the map shows of how studies differ."""
+
+    @classmethod
+    def of(cls, vectors: VectorIndex) -> "Plane":
+        """Return the plane of an index. Raises VectorsError where vectors have one dimension only."""
+        if vectors.embedding_dim < 2:
+            raise VectorsError(f"expected vectors of 2 dimensions or more, got {vectors.embedding_dim}")
+        sums, products = np.zeros(vectors.embedding_dim), np.zeros((vectors.embedding_dim,) * 2)
+        for block in _blocks(vectors):
+            sums += block.sum(axis=0)
+            products += block.T @ block
+        mean = sums / len(vectors)
+        variances, directions = np.linalg.eigh(products / len(vectors) - np.outer(mean, mean))
+        axes = directions[:, ::-1].T[:2]
+        axes = axes * np.sign(axes[[0, 1], np.abs(axes).argmax(axis=1)])[:, None]
+        whole = float(variances.clip(0).sum())
+        first, second = (max(float(one), 0.0) / whole if whole > 0 else 0.0 for one in variances[::-1][:2])
+        return cls(mean, axes, (first, second))
+
+    def place(self, embeddings: Embeddings | npt.NDArray[np.float64]) -> Coordinates:
+        """Return where vectors (N, D) stand on the map, (N, 2); a vector that is not of the collection has a place."""
+        return np.round((embeddings - self.mean) @ self.axes.T, _DECIMALS).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CollectionMap:
+    """A map as it was kept: `study_id`, `x`, `y` and the label columns, row for row of the collection."""
+
+    points: pa.Table
+    plane: Plane
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return int(self.points.num_rows)
+
+    @property
+    def findings(self) -> list[str]:
+        """The columns that points can be coloured by."""
+        return list(self.points.column_names[3:])
+
+
+def build_map(folder: Path) -> CollectionMap:
+    """Work out the map of the collection in a folder, and keep it there beside the index.
+
+    Raises:
+        ArtefactError: no collection there. VectorsError: its vectors have one dimension only.
+    """
+    collection = load_collection(folder)
+    plane = Plane.of(collection.vectors)
+    places = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])
+    points = collection.studies.select(["study_id", *label_columns(collection.studies)])
+    for position, name in enumerate("xy"):
+        points = points.add_column(1 + position, name, pa.array(places[:, position]))
+    found = CollectionMap(points, plane, collection.manifest["fingerprint"])
+    _save(folder, found, collection.manifest)
+    return found
+
+
+def load_map(folder: Path) -> CollectionMap | None:
+    """Return the map of the collection in a folder; None where `build_map` has not been run.
+
+    Raises:
+        ArtefactError: the map has changed since it was written, or is of another state of the index.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    remedy = f"run: precedent map {folder}"
+    manifest = load_json(folder / MANIFEST, "map manifest", remedy)
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise ArtefactError(f"expected a map of version {VERSION} in {str(folder)!r}; {remedy}")
+    if manifest["of"] != _identity(load_json(folder / "manifest.json", "index manifest", remedy)):
+        raise ArtefactError(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
+    path = folder / Path(manifest["name"]).name
+    require_unchanged(path, manifest["sha256"], remedy)
+    points = pq.read_table(path)
+    plane = json.loads(points.schema.metadata[_PLANE])
+    shares = (plane["shares"][0], plane["shares"][1])
+    return CollectionMap(
+        points, Plane(np.array(plane["mean"]), np.array(plane["axes"]), shares), manifest["fingerprint"]
+    )
+
+
+def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) -> None:
+    plane = {
+        "mean": found.plane.mean.tolist(), "axes": found.plane.axes.tolist(), "shares": found.plane.shares
+    }  # fmt: skip
+    table = found.points.replace_schema_metadata({_PLANE: json.dumps(plane)})
+    fresh = folder / ".map.new"
+    pq.write_table(table, fresh, compression="zstd")
+    sha256 = sha256_of(fresh)
+    name = f"map-{sha256[:16]}.parquet"
+    with written_whole(folder / name) as partial:
+        fresh.replace(partial)
+    save_json(
+        folder / MANIFEST,
+        {
+            "format": FORMAT, "version": VERSION, "name": name, "sha256": sha256, "rows": len(found),
+            "shares": found.plane.shares, "fingerprint": found.fingerprint, "of": _identity(index_manifest),
+        },
+    )  # fmt: skip
+    for old in folder.glob("map-*.parquet"):
+        if old.name != name:
+            old.unlink()
+
+
+def _identity(manifest: dict[str, Any]) -> dict[str, str]:
+    """Return what names one state of an index: the content of its vectors and of its studies."""
+    return {role: manifest["files"][role]["sha256"] for role in ("exact", "studies")}
+
+
+def _blocks(vectors: VectorIndex) -> Iterator[npt.NDArray[np.float64]]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield vectors.vectors(np.arange(start, min(start + _BLOCK, len(vectors)))).astype(np.float64)

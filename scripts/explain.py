@@ -1,0 +1,124 @@
+"""`precedent explain`: maps of why a probe names a finding in a film, or why two studies are alike.
+
+precedent explain --encoder encoder.safetensors --probe probe/ --finding Edema --frontal film.dcm --out maps/
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from encoder.embedder import Embedder
+from encoder.explain import METHODS, Explainer, Explanation, OpenStudy
+from encoder.overlay import COLOURS, as_png, overlay
+from encoder.probe import LinearProbe
+from index.errors import ArtefactError
+from index.files import save_json
+from index.retriever import Retriever
+from scripts.report import as_json as plain
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
+@click.option("--index", type=_PATH, help="An index of that encoder, for --study and --hit.")
+@click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")
+@click.option("--frontal", type=_PATH, help="The query: a frontal film.")
+@click.option("--lateral", type=_PATH, help="The query: a lateral film.")
+@click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of --frontal, where it is known.")
+@click.option("--finding", help="Explain this finding of --probe.")
+@click.option("--probe", type=_PATH, help="Folder of the encoder's probe.")
+@click.option("--hit", help="Explain why the query is like this stored study.")
+@click.option("--method", type=click.Choice(METHODS), default="gradcam", show_default=True)
+@click.option("--stage", type=click.IntRange(0), help="Resolution to explain at, 0 for 1/2 (default: the last maps).")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Strength of the colour.")
+@click.option("--colours", type=click.Choice(list(COLOURS)), default="inferno", show_default=True)
+@click.option("--no-trust", is_flag=True, help="Leave out the deletion and insertion scores.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
+def command(
+    encoder: Path, index: Path | None, study: str | None, frontal: Path | None, lateral: Path | None,
+    projection: str | None, finding: str | None, probe: Path | None, hit: str | None, method: str, stage: int | None,
+    alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Explain a finding (--finding, --probe) or a similarity (--hit) by maps over the films.
+
+    \b
+    precedent explain --encoder encoder.safetensors --index index/ --study patient00003/study1 \\
+        --hit patient00204/study3 --out maps/
+    """
+    if (study is not None) == (frontal is not None or lateral is not None):
+        raise click.UsageError("give either --study, or --frontal and/or --lateral")
+    if (finding is None) == (hit is None) or (finding is not None and probe is None):
+        raise click.UsageError("give either --finding with --probe, or --hit")
+    if index is None and (study or hit):
+        raise click.UsageError("a stored study needs --index")
+    embedder = Embedder.load(encoder)
+    explainer = Explainer(embedder)
+    options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
+    stored = Stored(embedder, Retriever.load(index)) if index else None
+    query = stored.open(study) if stored and study else OpenStudy.read(embedder, frontal, lateral, projection)
+    sides = {"query": query}
+    if finding is not None and probe is not None:
+        found = {"query": explainer.why_finding(query, LinearProbe.load(probe), finding, **options)}
+    else:
+        assert stored is not None
+        assert hit is not None
+        sides["hit"] = stored.open(hit)
+        found = dict(zip(sides, explainer.why_similar(query, sides["hit"], **options), strict=True))
+    facts: dict[str, Any] = {
+        "fingerprint": embedder.fingerprint, "method": method, "stage": stage, "finding": finding, "hit": hit,
+        "value": found["query"].value, "maps": _save(out, sides, found, alpha, colours),
+    }  # fmt: skip
+    save_json(out / "explanation.json", plain(facts))
+    click.echo(json.dumps(plain(facts)) if as_json else _sentences(facts, out))
+
+
+class Stored:
+    """Opens the films of studies that an index holds."""
+
+    def __init__(self, embedder: Embedder, retriever: Retriever) -> None:
+        retriever.require_fingerprint(embedder.fingerprint)
+        self._embedder, self._retriever = embedder, retriever
+
+    def open(self, study_id: str) -> OpenStudy:
+        """Return a study's films. Raises StudyNotFound, ImageError; ArtefactError where the index has no image root."""
+        study, root = self._retriever.study(study_id), self._retriever.manifest.get("image_root")
+        if root is None:
+            raise ArtefactError("expected the index to know its image root, got none; explain films with --frontal")
+        frontal, lateral = (path and Path(str(root)) / path for path in (study.frontal_path, study.lateral_path))
+        return OpenStudy.read(self._embedder, frontal, lateral, study.projection)
+
+
+def _save(
+    out: Path, sides: dict[str, OpenStudy], found: dict[str, Explanation], alpha: float, colours: str
+) -> list[dict[str, object]]:
+    out.mkdir(parents=True, exist_ok=True)
+    facts: list[dict[str, object]] = []
+    for side, explanation in found.items():
+        for view, heat in explanation.maps.items():
+            picture = overlay(sides[side].images[view], heat, alpha=alpha, colours=colours)
+            name = f"{side}_{view}"
+            (out / f"{name}.png").write_bytes(as_png(picture))
+            np.save(out / f"{name}.npy", heat)
+            scores = asdict(explanation.trust[view]) if view in explanation.trust else {}
+            facts.append({"side": side, "view": view, "file": f"{name}.png", **scores})
+    return facts
+
+
+def _sentences(facts: dict[str, Any], out: Path) -> str:
+    about = f"logit of {facts['finding']}" if facts["finding"] else f"cosine to {facts['hit']}"
+    lines = [f"{about}: {facts['value']:.3f}; {facts['method']}"]
+    for one in facts["maps"]:
+        words = ""
+        if one.get("deletion") is not None:
+            words = (
+                f": deletion {one['deletion']:.2f} (random map {one['random_deletion']:.2f}, lower is better), "
+                f"insertion {one['insertion']:.2f} (random map {one['random_insertion']:.2f}, higher is better)"
+            )
+        lines.append(f"{out / one['file']}{words}")
+    return "\n".join(lines)

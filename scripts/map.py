@@ -1,0 +1,31 @@
+"""`precedent map`: the map of a collection, worked out once and kept beside its index, for the page to draw.
+
+precedent map index/
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from index.projection import MANIFEST, build_map
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the map's manifest as JSON.")
+def command(index: Path, as_json: bool) -> None:
+    """Lay the studies of INDEX onto the plane in which they differ most, and keep their places beside the index.
+
+    \b
+    precedent map index/
+    """
+    found = build_map(index)
+    if as_json:
+        click.echo(json.dumps(json.loads((index / MANIFEST).read_text(encoding="utf-8"))))
+        return
+    first, second = found.plane.shares
+    click.echo(
+        f"{index}: {len(found):,} studies on two axes that hold {first:.1%} and {second:.1%} of the variance, "
+        f"fingerprint {found.fingerprint[:12]}"
+    )

@@ -1,0 +1,93 @@
+"""`precedent explain` and `precedent pointing` on a small simulated collection."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.command_line import done, refusal
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with films, boxes, studies, a tiny encoder, an index and a probe."""
+    root = tmp_path_factory.mktemp("explain")
+    done("phantom", "--patients", "16", "--seed", "4", "--out", root)
+    done("import", "chexpert", root / "train.csv", "--images", root, "--out", root / "studies.parquet")
+    tiny = [
+        "--backbone",
+        "test_efficientnet",
+        "--dim",
+        "256",
+        "--weights",
+        "none",
+        "--size",
+        "64",
+        "--fit",
+        "letterbox",
+    ]
+    done("encoder", "create", *tiny, "--out", root / "encoder.safetensors")
+    films = [root / "studies.parquet", "--images", root, "--encoder", root / "encoder.safetensors"]
+    done("export", *films, "--out", root / "embeddings")
+    done("index", root / "embeddings", "--out", root / "index")
+    done("probe", root / "embeddings", "--cv", "2", "--findings", "Pleural Effusion,Edema", "--out", root / "probe")
+    return root
+
+
+def test_a_similarity_leaves_maps_of_both_sides_and_their_trust(world: Path, tmp_path: Path) -> None:
+    words = ["--encoder", world / "encoder.safetensors", "--index", world / "index", "--out", tmp_path / "maps"]
+
+    printed = done("explain", *words, "--study", "patient00001/study1", "--hit", "patient00002/study1", "--json")
+
+    facts = json.loads(printed.stdout)
+    assert facts == json.loads((tmp_path / "maps" / "explanation.json").read_text())
+    assert {one["side"] for one in facts["maps"]} == {"query", "hit"}
+    assert -1 <= facts["value"] <= 1
+    for one in facts["maps"]:
+        picture = cv2.imread(str(tmp_path / "maps" / one["file"]))
+        heat = np.load(tmp_path / "maps" / one["file"].replace(".png", ".npy"))
+        assert picture.shape[:2] == heat.shape
+        assert {"deletion", "insertion", "random_deletion", "random_insertion"} <= set(one)
+
+
+def test_a_finding_of_a_film_outside_the_index_can_be_explained(world: Path, tmp_path: Path) -> None:
+    film = next((world / "train").glob("patient00003/study1/view1_frontal.jpg"))
+    words = ["--encoder", world / "encoder.safetensors", "--probe", world / "probe", "--finding", "Edema"]
+
+    printed = done("explain", *words, "--frontal", film, "--method", "layercam", "--stage", "2", "--out", tmp_path)
+
+    assert "logit of Edema" in printed.stdout
+    assert (tmp_path / "query_frontal.png").is_file()
+
+
+def test_a_stored_study_whose_film_is_gone_is_told(world: Path, tmp_path: Path) -> None:
+    gone = world / "train/patient00005/study1/view1_frontal.jpg"
+    content = gone.read_bytes()
+    gone.unlink()
+    words = ["--encoder", world / "encoder.safetensors", "--index", world / "index", "--out", tmp_path]
+    try:
+        line = refusal("explain", *words, "--study", "patient00005/study1", "--hit", "patient00001/study1")
+    finally:
+        gone.write_bytes(content)
+    assert "patient00005/study1/view1_frontal.jpg" in line
+
+
+def test_pointing_counts_every_boxed_film_beside_chance(world: Path) -> None:
+    words = [world / "studies.parquet", "--images", world, "--boxes", world / "boxes.csv", "--json"]
+
+    printed = done("pointing", *words, "--encoder", world / "encoder.safetensors", "--probe", world / "probe")
+
+    figures = json.loads(printed.stdout)["findings"]
+    boxed = {line.split(",")[0] for line in (world / "boxes.csv").read_text().splitlines() if ",Edema," in line}
+    assert figures["Edema"]["films"] == len(boxed)
+    for one in figures.values():
+        assert 0 <= one["low"] <= one["share"] <= one["high"] <= 1
+        assert 0 < one["chance"] < 1
+
+
+def test_boxes_of_another_layout_are_refused(world: Path) -> None:
+    words = [world / "studies.parquet", "--images", world, "--boxes", world / "train.csv"]
+    line = refusal("pointing", *words, "--encoder", world / "encoder.safetensors", "--probe", world / "probe")
+    assert "expected columns Path, Finding, x0, y0, x1, y1" in line

@@ -3,7 +3,7 @@
 Knows feature maps and gradients; it must not know where a film came from or what the number means.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import cv2
 import numpy as np
@@ -17,6 +17,8 @@ from encoder.model import StudyEncoder
 Number = Callable[[Tensor], Tensor]
 """Embeddings (B, D) to numbers (B,)."""
 Map = npt.NDArray[np.float32]
+_LEAST_SHARE = 1e-4
+"""A map that adds less than this to the number, signs aside, shows rounding: a cosine's gradient at the film itself."""
 
 
 def cam_of(
@@ -24,7 +26,7 @@ def cam_of(
 ) -> dict[str, Map]:
     """Return one map a view, (S, S) float32 in [0, 1], its peak at 1; all 0 where no gradient is positive.
 
-    A single film feeds both branches; its map is the sum of what both say.
+    A single film feeds both branches; its map is the sum of what both say. View positions are left unknown.
 
     Args:
         films: (1, C, S, S) of each view that the study has.
@@ -34,20 +36,24 @@ def cam_of(
     Raises:
         EncoderError: the network has no such stage.
     """
-    shown = [films.get("frontal"), films.get("lateral")]
-    given = [film for film in shown if film is not None]
-    views = ["frontal" if shown[0] is not None else "lateral", "lateral" if shown[1] is not None else "frontal"]
-    branches = [
-        _maps(encoder, film if film is not None else given[0], branch, stage) for branch, film in enumerate(shown)
-    ]
+    views = branch_views(films)
+    branches = [_maps(encoder, films[view], branch, stage) for branch, view in enumerate(views)]
     value = number(encoder.forward_head(branches[0][0], branches[1][0])).sum()
-    gradients = torch.autograd.grad(value, [at for _, at in branches], allow_unused=True)
+    gradients = torch.autograd.grad(value, [at for _, at in branches])
     raw: dict[str, Map] = {}
     for view, (_, at), gradient in zip(views, branches, gradients, strict=True):
-        heat = CAMS[method](at[0], torch.zeros_like(at[0]) if gradient is None else gradient[0]).detach()
+        if float((gradient * at.detach()).abs().sum()) < _LEAST_SHARE:
+            gradient = torch.zeros_like(gradient)
+        heat = CAMS[method](at.detach()[0], gradient[0])
         raw[view] = raw.get(view, np.float32(0)) + heat.float().cpu().numpy()
-    side = given[0].shape[-1]
+    side = films[views[0]].shape[-1]
     return {view: _scaled(heat, side) for view, heat in raw.items()}
+
+
+def branch_views(views: Iterable[str]) -> tuple[str, str]:
+    """Return the view that the frontal and that the lateral branch is given; a single film stands in for both."""
+    given = list(views)
+    return "frontal" if "frontal" in given else "lateral", "lateral" if "lateral" in given else "frontal"
 
 
 def _maps(encoder: StudyEncoder, film: Tensor, branch: int, stage: int | None) -> tuple[Tensor, Tensor]:

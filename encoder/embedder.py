@@ -3,6 +3,7 @@
 Knows batching, devices and the fingerprint; knows nothing of studies' tables, files of vectors or HTTP.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from encoder.errors import EncoderError
 from encoder.image import Source, read_image
 from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
+from encoder.runtime import choose_runtime, with_runtime
 
 Film = npt.NDArray[np.float32]
 """(C, S, S): one preprocessed film."""
@@ -40,17 +42,42 @@ class StudyFilms:
 class Embedder:
     """Embeds studies with one encoder on one device. Safe under threads: nothing in it changes after construction."""
 
-    def __init__(self, encoder: StudyEncoder, preprocessing: Preprocessing, *, device: str = "auto") -> None:
+    def __init__(
+        self,
+        encoder: StudyEncoder,
+        preprocessing: Preprocessing,
+        *,
+        device: str = "auto",
+        runtime: str = "torch",
+        cache: Path | None = None,
+    ) -> None:
+        """Put an encoder on a device.
+
+        Args:
+            device: auto, cpu or cuda. runtime: one of `encoder.runtime.RUNTIMES`.
+            cache: folder for what a runtime makes of the weights; None makes it anew each time.
+
+        Raises:
+            EncoderError: a device or a runtime that is not to be had.
+        """
         self.preprocessing = preprocessing
         self.device = torch.device(_available_device(device))
         self.encoder = encoder.eval().to(self.device)
         self.fingerprint = fingerprint_of(encoder, preprocessing)
         self.embedding_dim = encoder.embedding_dim
+        self.runtime = choose_runtime(runtime, self.device.type)
+        self._runner = with_runtime(self.encoder, self.runtime, preprocessing.size, cache, self.fingerprint)
 
     @classmethod
-    def load(cls, path: Path, *, device: str = "auto") -> Self:
-        """Return the embedder of a checkpoint; `device` is auto, cpu or cuda."""
-        return cls(*load_encoder(path), device=device)
+    def load(cls, path: Path, *, device: str = "auto", runtime: str = "torch") -> Self:
+        """Return the embedder of a checkpoint; what the runtime makes of it is kept in `runtime/` beside it."""
+        return cls(*load_encoder(path), device=device, runtime=runtime, cache=path.resolve().parent / "runtime")
+
+    def with_encoder(self, encoder: StudyEncoder) -> Self:
+        """Return an embedder like this one around another encoder, which runs in torch."""
+        other = copy.copy(self)
+        other.encoder = other._runner = encoder
+        return other
 
     def read_film(self, source: Source, *, name: str | None = None) -> Film:
         """Return one file or upload as the network wants it, (C, S, S). Raises ImageError."""
@@ -89,7 +116,7 @@ class Embedder:
         stack = torch.from_numpy(films).to(self.device, memory_format=torch.channels_last)
         frontal_rows, lateral_rows = torch.from_numpy(rows).to(self.device)
         codes = torch.from_numpy(positions).to(self.device)
-        return self.encoder.forward_rows(stack, frontal_rows, lateral_rows, codes).cpu().numpy()
+        return self._runner.forward_rows(stack, frontal_rows, lateral_rows, codes).cpu().numpy()
 
 
 def _upload_name(source: Source, view: str) -> str | None:

@@ -4,7 +4,6 @@ Knows encoders, probes and films; it must not know indexes or HTTP. Nothing is l
 of feature maps that each call makes for itself, so that other threads may use the same encoder meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -13,16 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from encoder.attribution import METHODS as PIXEL_METHODS
 from encoder.attribution import pixel_attribution
 from encoder.cam import CAMS, cam_of
-from encoder.embedder import Embedder, Film, StudyFilms
+from encoder.changed import ChangedFilm
+from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
 from encoder.image import Source, read_image
 from encoder.probe import LinearProbe
 from encoder.trust import Trust, trust_of
 
 VIEWS = ("frontal", "lateral")
-PIXEL_METHODS = ("integrated_gradients", "gradient_shap")
 METHODS = (*CAMS, *PIXEL_METHODS)
 Map = npt.NDArray[np.float32]
 
@@ -57,6 +57,8 @@ class Aim:
     weight: npt.NDArray[np.float32]
     """(D,)"""
     bias: float = 0.0
+    calibration: tuple[float, float] | None = None
+    """(slope, offset) that make a probability of a logit; None for a cosine."""
 
     @classmethod
     def of_finding(cls, probe: LinearProbe, finding: str) -> Self:
@@ -64,12 +66,21 @@ class Aim:
         if finding not in probe.findings:
             raise EncoderError(f"expected a finding of the probe ({', '.join(probe.findings)}), got {finding!r}")
         column = probe.findings.index(finding)
-        return cls(probe.weight[:, column], float(probe.bias[column]))
+        calibration = float(probe.slope[column]), float(probe.offset[column])
+        return cls(probe.weight[:, column], float(probe.bias[column]), calibration)
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Return the numbers (B,) of embeddings (B, D)."""
         weight = torch.as_tensor(self.weight, dtype=embeddings.dtype, device=embeddings.device)
         return embeddings @ weight + self.bias
+
+    def reading(self, embeddings: Tensor) -> Tensor:
+        """Return what a reader is told of embeddings (B, D): probabilities (B,) of a finding, or cosines (B,)."""
+        values = self(embeddings)
+        if self.calibration is None:
+            return values
+        slope, offset = self.calibration
+        return torch.sigmoid(slope * values + offset)
 
 
 @dataclass(frozen=True)
@@ -133,39 +144,29 @@ class Explainer:
         if method not in METHODS:
             raise EncoderError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
         films = {view: film for view in VIEWS if (film := getattr(study.films, view)) is not None}
-        encoder, device = self.embedder.encoder, self.embedder.device
-        stacks = {view: torch.from_numpy(film)[None].to(device) for view, film in films.items()}
+        encoder, preprocessing = self.embedder.encoder, self.embedder.preprocessing
+        stacks = {view: torch.from_numpy(film)[None].to(self.embedder.device) for view, film in films.items()}
         with torch.enable_grad():
             if method in CAMS:
                 squares = cam_of(encoder, stacks, aim, method, stage)
             else:
-                squares = pixel_attribution(encoder, stacks, aim, method)
-        preprocessing = self.embedder.preprocessing
-        value = float(self._values([films], study.films.projection, aim)[0])
+                squares = pixel_attribution(encoder, stacks, self._black(), aim, method)
+        maps = {view: preprocessing.undo(square, study.images[view].shape) for view, square in squares.items()}
         return Explanation(
-            value,
-            {view: _peaked(preprocessing.undo(square, study.images[view].shape)) for view, square in squares.items()},
-            self._trust(films, squares, study.films.projection, aim) if trust else {},
+            float(self.embedder.embed([study.films])[0] @ aim.weight + aim.bias),
+            {view: _peaked(heat) for view, heat in maps.items()},
+            {
+                view: trust_of(films[view], square, ChangedFilm(encoder, stacks, view, aim.reading))
+                for view, square in squares.items()
+                if trust
+            },
         )
 
-    def _trust(
-        self, films: Mapping[str, Film], squares: Mapping[str, Map], projection: str | None, aim: Aim
-    ) -> dict[str, Trust]:
-        """Return each view's figures; the other view stays as it is."""
-
-        def of_view(view: str) -> Trust:
-            def values(changed: Sequence[Film]) -> npt.NDArray[np.float64]:
-                return self._values([{**films, view: film} for film in changed], projection, aim)
-
-            return trust_of(films[view], squares[view], values)
-
-        return {view: of_view(view) for view in squares}
-
-    def _values(
-        self, studies: Sequence[Mapping[str, Film]], projection: str | None, aim: Aim
-    ) -> npt.NDArray[np.float64]:
-        opened = [StudyFilms(study.get("frontal"), study.get("lateral"), projection) for study in studies]
-        return (self.embedder.embed(opened) @ aim.weight + aim.bias).astype(np.float64)
+    def _black(self) -> Tensor:
+        """Return a black film's pixel as the network takes it, (1, C, 1, 1)."""
+        preprocessing = self.embedder.preprocessing
+        pixel = -np.array(preprocessing.mean, np.float32) / np.array(preprocessing.std, np.float32)
+        return torch.from_numpy(pixel)[None, :, None, None].to(self.embedder.device)
 
 
 def _peaked(heat: Map) -> Map:

@@ -41,8 +41,19 @@ class StudyEncoder(nn.Module):
     def pool_rows(
         self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return what both views are pooled to, (B, F) each; arguments as for `forward_rows`."""
-        raise NotImplementedError
+        """Return what both views are pooled to, (B, F) each; with one backbone, each film passes it once."""
+        if len(self.backbones) == 1:
+            pooled = self.finish_pooled(self.pool_films(films, 0), positions)
+            return pooled[frontal_rows], pooled[lateral_rows]
+        return self.pool_films(films[frontal_rows], 0), self.pool_films(films[lateral_rows], 1)
+
+    def pool_films(self, films: Tensor, branch: int) -> Tensor:
+        """Return what a branch's backbone pools films (M, C, S, S) to, (M, F)."""
+        return self.backbone_of(branch)(films)
+
+    def finish_pooled(self, pooled: Tensor, positions: Tensor | None) -> Tensor:
+        """Return pooled films (M, F) with what else an encoder wants to know of them; here nothing."""
+        return pooled
 
     def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
         """Return the embeddings (B, D) of two pooled views, (B, F) each."""
@@ -101,15 +112,6 @@ class DualEfficientNetEncoder(StudyEncoder):
     def forward(self, frontal: Tensor, lateral: Tensor | None = None) -> Tensor:
         """Return the embeddings (B, D), unit norm, of two (B, C, S, S) batches; one alone goes to both branches."""
         return self._fuse(*self._extract(frontal, lateral))
-
-    def pool_rows(
-        self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return what the backbones pool both views to, (B, F) each; shared weights see each film once."""
-        if self.config.use_shared_weights:
-            pooled = self.backbone_of(0)(films)  # (M, F)
-            return pooled[frontal_rows], pooled[lateral_rows]
-        return self.backbone_of(0)(films[frontal_rows]), self.backbone_of(1)(films[lateral_rows])
 
     def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
         """Return the embeddings (B, D) of two views as the backbones pool them, (B, F) each."""

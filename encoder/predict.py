@@ -3,7 +3,6 @@
 Knows embedders and probes; it must not know tables of studies, neighbours or HTTP.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -137,9 +136,7 @@ def _draws(
 ) -> Draws:
     """Return a member's probabilities (T, C), averaged over variants; T is 1 without dropout passes."""
     if options.passes:
-        # The embedder as it is, but for the encoder: batching, devices and view positions stay its own.
-        embedder = copy.copy(embedder)
-        embedder.encoder = DropoutPasses(embedder.encoder, options.passes, generator)
+        embedder = embedder.with_encoder(DropoutPasses(embedder.encoder, options.passes, generator))
     studies = [varied_study(films, name, embedder.preprocessing) for name in options.variants]
     probabilities = probe.probabilities(embedder.embed(studies))  # (T * V, C)
     averaged: Draws = probabilities.reshape(-1, len(studies), len(probe.findings)).mean(axis=1)

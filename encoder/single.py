@@ -57,14 +57,11 @@ class SingleEncoder(StudyEncoder):
 
     def pool_map(self, feature_map: Tensor, branch: int) -> Tensor:
         """Return the pooled values (B, F) of a feature map, its view position unknown."""
-        return self._with_position(self._pool(feature_map), None)
+        return self.finish_pooled(self._pool(feature_map), None)
 
-    def pool_rows(
-        self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return what both views are pooled to, (B, F) each; each film passes the backbone once."""
-        pooled = self._with_position(self._pool(self.forward_features(films, 0)), positions)
-        return pooled[frontal_rows], pooled[lateral_rows]
+    def pool_films(self, films: Tensor, branch: int) -> Tensor:
+        """Return the pooled films (M, F), without their view positions."""
+        return self._pool(self.forward_features(films, branch))
 
     def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
         """Return the embeddings (B, D): the mean of both views' unit vectors, back on the unit sphere."""
@@ -82,7 +79,8 @@ class SingleEncoder(StudyEncoder):
             return feature_map.mean(dim=(2, 3))
         return self.backbone_of(0).forward_head(feature_map)
 
-    def _with_position(self, pooled: Tensor, positions: Tensor | None) -> Tensor:
+    def finish_pooled(self, pooled: Tensor, positions: Tensor | None) -> Tensor:
+        """Return pooled films with their view positions (AP, PA, lateral) beside them, where those are an input."""
         if not self.config.position_input:
             return pooled
         codes = torch.zeros(len(pooled), dtype=torch.int64) if positions is None else positions

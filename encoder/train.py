@@ -21,6 +21,7 @@ from encoder.losses import class_loss, label_weights, multilabel_loss, prefix_co
 from encoder.model import StudyEncoder
 from encoder.optimizer import RunningAverage, build_optimizer, freeze_stages, rate_factor, set_rate
 from encoder.recipe import Recipe
+from encoder.recompute import held_statistics
 from encoder.single import build_encoder
 from encoder.validation import figures_of, monitored
 
@@ -129,7 +130,9 @@ class Trainer:
             )
             set_rate(self.optimizer, factor * self.progress.reduction)
             terms = self._loss(rows, generator)
-            (terms[0] / accumulation).backward()
+            in_step = min(accumulation, len(batches) - step // accumulation * accumulation)
+            with held_statistics(self.network):  # checkpointing runs the batch a second time here
+                (terms[0] / in_step).backward()
             if (step + 1) % accumulation == 0 or step + 1 == len(batches):
                 self._step()
             sums += [float(term.detach()) for term in terms]

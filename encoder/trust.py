@@ -3,6 +3,7 @@
 Knows a film, a map and a way to get numbers; it must not know encoders.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,34 +16,28 @@ _BLUR = 0.1
 """Standard deviation of the blur, relative to the film's side: no finding survives it."""
 _GRID = 7
 """Cells a side of the random map: about as coarse as a class activation map."""
-_RANDOM_MAPS = 2
-_SEED = 0
-_LEAST_FALL = 1e-3
-"""A number that moves less than this from the sharp to the blurred film has nothing to explain."""
 Map = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Areas under the two curves, for the map and for a random one; 1 is the whole film's number, 0 the blurred one's.
+    """The number, averaged while more and more of one film is blurred, for the map and for a random one.
 
-    Deletion blurs the hottest share first: lower is better. Insertion sharpens it first in a blurred film: higher is
-    better. A map is worth looking at when both beat the random map's clearly. None where blurring the whole film
-    changes nothing.
+    The number is a probability in [0, 1] or a cosine in [-1, 1]. Deletion blurs the hottest share of the film: lower is
+    better. Insertion leaves only it sharp: higher is better. A map is worth looking at when both beat the random map's.
     """
 
-    deletion: float | None
-    insertion: float | None
-    random_deletion: float | None
-    random_insertion: float | None
+    deletion: float
+    insertion: float
+    random_deletion: float
+    random_insertion: float
 
 
 def trust_of(film: Map, heat: Map, values: Callable[[Sequence[Map]], Values]) -> Trust:
     """Return deletion and insertion scores (Petsiuk et al., "RISE", BMVC 2018), with blur in the place of black.
 
-    The number at each of eight shares of the area is taken as (v - v_blurred) / (v_sharp - v_blurred), cut to [-1, 2],
-    and averaged.
+    Each is the area under the curve of the number over the share of the film that is changed, from eight shares.
 
     Args:
         film: (C, S, S) as the network takes it.
@@ -50,22 +45,16 @@ def trust_of(film: Map, heat: Map, values: Callable[[Sequence[Map]], Values]) ->
         values: the number for each of several films of that shape.
     """
     blurred = np.stack([cv2.GaussianBlur(channel, (0, 0), _BLUR * film.shape[-1]) for channel in film])
-    maps = [heat, *_random_maps(film.shape[-1])]
-    changed = [film, blurred]
-    for one in maps:
-        for share in _shares():
-            hot = _hottest(one, share)
-            changed += [np.where(hot, blurred, film), np.where(hot, film, blurred)]
-    found = values(changed)
-    fall = found[0] - found[1]
-    if abs(fall) < _LEAST_FALL:
-        return Trust(None, None, None, None)
-    scores = np.clip((found[2:] - found[1]) / fall, -1, 2).reshape(len(maps), STEPS, 2).mean(axis=1)
-    random = scores[1:].mean(axis=0)
-    return Trust(float(scores[0, 0]), float(scores[0, 1]), float(random[0]), float(random[1]))
+    scores: list[float] = []
+    for one in (heat, _random_map(film)):
+        hot = [_hottest(one, share) for share in _shares()]
+        changed = [np.where(where, blurred, film) for where in hot] + [np.where(where, film, blurred) for where in hot]
+        scores += values(changed).reshape(2, STEPS).mean(axis=1).tolist()
+    return Trust(*scores)
 
 
 def _shares() -> Values:
+    """Return the middles of equal parts of [0, 1], whose mean is the midpoint rule."""
     return (np.arange(STEPS) + 0.5) / STEPS
 
 
@@ -77,7 +66,8 @@ def _hottest(heat: Map, share: float) -> npt.NDArray[np.bool_]:
     return hot.reshape(heat.shape)
 
 
-def _random_maps(side: int) -> list[Map]:
-    rng = np.random.default_rng(_SEED)
-    grids = rng.random((_RANDOM_MAPS, _GRID, _GRID)).astype(np.float32)
-    return [np.asarray(cv2.resize(grid, (side, side), interpolation=cv2.INTER_LINEAR), np.float32) for grid in grids]
+def _random_map(film: Map) -> Map:
+    """Return a map (S, S) that is always the same for a film, and another for the next film."""
+    rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(film)))
+    grid = rng.random((_GRID, _GRID)).astype(np.float32)
+    return np.asarray(cv2.resize(grid, film.shape[1:], interpolation=cv2.INTER_LINEAR), dtype=np.float32)

@@ -8,13 +8,17 @@ import json
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 
 from encoder.backbone import input_statistics, load_backbone_weights
 from encoder.checkpoint import fingerprint_of, load_encoder, save_encoder
 from encoder.config import EncoderConfig
+from encoder.embedder import Embedder
 from encoder.model import DualEfficientNetEncoder, count_parameters
 from encoder.preprocess import Contrast, Fit, Preprocessing
+from index.studies import load_studies
+from scripts.terminal import progress_bar
 
 
 @click.group()
@@ -76,6 +80,33 @@ def pack(path: Path, out: Path) -> None:
     save_encoder(out, encoder, preprocessing, dtype=torch.float16)
     packed = fingerprint_of(*load_encoder(out))
     click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, fingerprint {packed[:12]}")
+
+
+@command.command("quantize")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--studies", type=click.Path(path_type=Path), required=True, help="Table of studies to calibrate on.")
+@click.option("--images", type=click.Path(path_type=Path, file_okay=False), required=True, help="Image root.")
+@click.option(
+    "--count", type=click.IntRange(16), default=300, show_default=True, help="Studies to take, spread evenly."
+)
+def quantize_(path: Path, studies: Path, images: Path, count: int) -> None:
+    """Make int8 models of an encoder's backbones for --runtime openvino-int8, beside the encoder's file.
+
+    \b
+    precedent encoder quantize encoder.safetensors --studies studies.parquet --images .
+    """
+    from encoder.quantize import quantize
+
+    table, embedder = load_studies(studies), Embedder.load(path)
+    rows = np.unique(np.linspace(0, table.num_rows - 1, min(count, table.num_rows)).round().astype(int)).tolist()
+    paths = table.select(["frontal_path", "lateral_path"]).take(rows).to_pylist()
+    films = []
+    with progress_bar("studies") as bar:
+        for one in bar.track(paths, description="read films"):
+            frontal, lateral = (one[key] and images / one[key] for key in ("frontal_path", "lateral_path"))
+            films.append(embedder.read_films(frontal, lateral))
+    for written in quantize(embedder, films, path.resolve().parent / "runtime"):
+        click.echo(f"{written}: calibrated on {len(films)} studies")
 
 
 @command.command()

@@ -27,26 +27,49 @@ def print_tables(spaces: dict[str, Space], protocol: Sequence[str], floors: Sequ
     Args:
         floors: names of the spaces that are there to be beaten.
     """
-    first, *others = (_heading(name, floors) for name in spaces)
+    rules, findings = _rules_table(spaces, floors), _findings_table(spaces)
+    wide = Console(width=_WIDEST)
+    needed = max(wide.measure(grid).maximum for grid in (rules, findings))
+    console = Console(width=max(Console().width, needed))
+    for sentence in protocol:
+        console.print(f"* {sentence}", highlight=False)
+    console.print(rules, findings)
     main = next(iter(spaces.values()))
+    judged = {**main["rules"], **main["findings"]}
+    for reason in sorted({told["not_defined"] for told in judged.values() if "not_defined" in told}):
+        names = [name for name, told in judged.items() if told.get("not_defined") == reason]
+        console.print(f"n/a: {', '.join(names)}: {reason}", highlight=False)
+
+
+def _rules_table(spaces: dict[str, Space], floors: Sequence[str]) -> Table:
+    first, *others = (_heading(name, floors) for name in spaces)
     rules = Table(title="Retrieval, other patients only", box=SIMPLE)
     _columns(rules, ("rule", "figure", first, "95 % interval", *others, "chance", "queries"))
-    for rule, told in main["rules"].items():
+    for rule, told in next(iter(spaces.values()))["rules"].items():
+        if "not_defined" in told:
+            rules.add_row(rule, "n/a")
+            continue
         for figure in _headline(told["figures"]):
             estimates = [space["rules"][rule]["figures"][figure] for space in spaces.values()]
             rules.add_row(rule, figure, *_side_by_side(estimates))
         rules.add_section()
     privacy = [space["same_patient_precision@1"] for space in spaces.values()]
     rules.add_row("same patient", "precision@1", *_side_by_side(privacy))
+    return rules
+
+
+def _findings_table(spaces: dict[str, Space]) -> Table:
+    """Return each finding's precisions in the first space."""
+    (first, main), *_ = spaces.items()
     findings = Table(title=f"Query and hit both have it ({first})", box=SIMPLE)
     _columns(findings, ("finding", "figure", first, "95 % interval", "chance", "queries"))
     for finding, told in main["findings"].items():
+        if "not_defined" in told:
+            findings.add_row(finding, "n/a")
+            continue
         for figure in filter(_is_precision, told["figures"]):
             findings.add_row(finding, figure, *_side_by_side([told["figures"][figure]]))
-    console = Console(width=max(Console().width, Console(width=_WIDEST).measure(rules).maximum))
-    for sentence in protocol:
-        console.print(f"* {sentence}", highlight=False)
-    console.print(rules, findings)
+    return findings
 
 
 def _headline(figures: dict[str, Any]) -> list[str]:

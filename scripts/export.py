@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import ImageError
+from encoder.runtime import RUNTIMES
 from index.files import sha256_of
 from index.shards import ExportPlan, Failure, ShardFolder
 from index.studies import load_studies
@@ -76,10 +77,13 @@ class FilmReader:
 @click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=None, help="Decoding threads (default: cores + 1).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True, help="What runs the encoder."
+)
 @click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
 def command(
     studies: Path, images: Path, encoder: Path, out: Path, views: str, batch: int, shard_rows: int,
-    threads: int | None, device: str, allow_failures: bool,
+    threads: int | None, device: str, runtime: str, allow_failures: bool,
 ) -> None:  # fmt: skip
     """Embed every study of the table STUDIES; a killed export goes on where it stopped.
 
@@ -89,7 +93,8 @@ def command(
     table = load_studies(studies)
     if not images.is_dir():
         raise NotADirectoryError(20, "expected the image root to be a folder", str(images))
-    embedder = Embedder.load(encoder, device=device)
+    embedder = Embedder.load(encoder, device=device, runtime=runtime)
+    click.echo(f"runtime {embedder.runtime.name} {embedder.runtime.note}".rstrip(), err=True)
     plan = ExportPlan(
         embedder.fingerprint, embedder.embedding_dim, sha256_of(studies), table.num_rows, shard_rows, views
     )

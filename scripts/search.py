@@ -108,6 +108,6 @@ def _embed(retriever: Retriever, frontal: Path | None, lateral: Path | None, enc
         raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
     from encoder.embedder import Embedder  # a search by stored study needs no torch
 
-    embedder = Embedder.load(encoder)
+    embedder = Embedder.load(encoder, runtime="auto")
     retriever.require_fingerprint(embedder.fingerprint)
     return embedder.embed_study(frontal, lateral)

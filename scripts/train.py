@@ -11,6 +11,7 @@ import click
 import torch
 
 from encoder.checkpoint import fingerprint_of, load_encoder
+from encoder.errors import EncoderError
 from encoder.recipe import Recipe
 from encoder.run_curves import Scalars, has_tensorboard, save_curves
 from encoder.run_folder import ENCODER, RunFolder
@@ -69,6 +70,7 @@ def run(material: Material, parts: Parts, out: Path, device: str) -> tuple[dict[
     report = {
         "recipe": material.name,
         "policy": material.wanted.sentence(),
+        "not_learnt": material.not_learnt(parts),
         "best_epoch": trainer.progress.best_epoch,
         "epochs": trainer.progress.epoch,
         "seconds": round(trainer.progress.seconds, 1),
@@ -111,6 +113,11 @@ def _epochs(trainer: Trainer, folder: RunFolder) -> None:
         save_curves(folder.path / "curves.png", trainer.progress.history)
         ERR.print(_line(trainer.progress.history[-1]) + (" (best)" if better else ""), soft_wrap=True)
     scalars.close()
+    if not trainer.progress.best_epoch:
+        raise EncoderError(
+            f"expected an epoch whose {trainer.recipe.run.monitor} is a number, got none of "
+            f"{trainer.progress.epoch}; the run has diverged: give a smaller optimizer.lr and another --out"
+        )
 
 
 def _epoch(trainer: Trainer) -> bool:

@@ -10,7 +10,7 @@ from flask import Response, g
 from flask_openapi3 import Info, OpenAPI
 
 from index.retriever import Retriever
-from service import errors, health, pages, search, studies
+from service import errors, health, maps, pages, search, studies
 from service.embedder import Embedder
 from service.finder import EXTENSION, Finder
 from service.limits import Limits
@@ -50,7 +50,7 @@ def create_app(
     _limit(app, limits)
     app.extensions[EXTENSION] = Finder(retriever, embedder, image_root)
     app.extensions["precedent_readiness"] = health.Readiness()
-    for room in (pages, search, studies, health):
+    for room in (pages, search, studies, maps, health):
         app.register_api(room.api)
     app.register_blueprint(pages.swagger)
     errors.register(app)

@@ -24,6 +24,10 @@ class ImageMissing(LookupError):
     """A film that a study does not have, or whose file is not in the image root."""
 
 
+class MapMissing(LookupError):
+    """A map of the collection that nobody has made."""
+
+
 class NotReady(RuntimeError):
     """The service cannot embed or search at present."""
 
@@ -42,6 +46,7 @@ TABLE: dict[type[Exception], Refusal] = {
     FilterError: Refusal(400, "bad_filter"),
     StudyNotFound: Refusal(404, "study_not_found"),
     ImageMissing: Refusal(404, "image_missing"),
+    MapMissing: Refusal(404, "map_missing"),
     NotAnImage: Refusal(415, "not_an_image"),
     ImageError: Refusal(422, "image_not_usable"),
     VectorsError: Refusal(422, "embedding_not_usable"),

@@ -1,27 +1,30 @@
 """The page, the reading room of the API's documentation, and the API's own description.
 
-The page is rendered here, whole; its script only saves a reload. It shows a refusal as a sentence.
+The page is rendered here, whole, with a refusal as a sentence; its scripts add what needs a mouse, and ask the API.
 """
 
 from importlib.resources import files
 from typing import Any, Literal
 
-from flask import Blueprint, current_app, render_template, request, url_for
+from flask import Blueprint, Response, current_app, render_template, request, url_for
 from flask_openapi3 import APIBlueprint
 from pydantic import Field
 from werkzeug.exceptions import HTTPException
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError
-from index.studies import Study
+from index.studies import FINDINGS, Study
 from service.errors import RequestError, refusal_of
-from service.films import preview
+from service.films import film_path
 from service.finder import current
+from service.narrowing import Narrowing
 from service.openapi import SERVICE, content, film_body, refusals
 from service.parsing import parse_search
-from service.schemas import FilmOptions, Search, SearchOptions, StudyId
+from service.schemas import FilmOptions, ImageQuery, Search, SearchOptions, StudyId, StudyPath
+from service.pictures import data_url, thumbnail_response
 
 PAGE_HITS = 12
+COUNTS = (12, 24, 48, 96)
 
 api = APIBlueprint("pages", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 404, 500))
 swagger = Blueprint(
@@ -32,26 +35,36 @@ swagger = Blueprint(
 )
 
 
-class PageQuery(SearchOptions):
-    """A stored study whose similar cases the page shows; without it, the empty page."""
+class PageQuery(SearchOptions, Narrowing):
+    """A stored study whose similar cases the page shows, and what is open there; without one, the empty page."""
 
     study: StudyId | None = None
     k: int = Field(PAGE_HITS, ge=1, le=100)
-    group_by: Literal["patient"] | None = "patient"
+    one_a_patient: bool = Field(True, description="the most similar study of each patient only")
+    hit: StudyId | None = Field(None, description="the study that is compared with the query")
+    view: Literal["frontal", "lateral", "both"] | None = Field(None, description="the films that are compared")
+    why: str | None = Field(None, max_length=200, description="the map over them: 'similar', or a finding")
+
+    def options(self) -> SearchOptions:
+        """Return the search that the page's words mean."""
+        group_by: Literal["patient"] | None = "patient" if self.one_a_patient else None
+        return self.model_copy(update={"filter": self.narrowed(self.filter), "group_by": group_by})
 
 
 @api.get("/", responses={200: content("text/html")})
 def page(query: PageQuery) -> tuple[str, int]:
     """The page: similar cases of a stored study, or two places to drop films"""
+    shown: dict[str, Any] = {"asked": query.study, "narrowing": query, "k": query.k, "each": not query.one_a_patient}
     if query.study is None:
-        return _render()
+        return _render(**shown)
     finder = current()
     try:
-        study = finder.retriever.study(query.study)
-        answer = finder.similar(query.study, query)
+        shown["study"] = finder.retriever.study(query.study)
+        shown["films"] = _stored(shown["study"])
+        shown["answer"] = finder.similar(query.study, query.options())
     except (CollectionError, RequestError) as error:
-        return _render(asked=query.study, refused=error)
-    return _render(asked=query.study, title=query.study, study=study, films=_stored(study), answer=answer)
+        shown["refused"] = error
+    return _render(**shown)
 
 
 @api.post(
@@ -59,16 +72,27 @@ def page(query: PageQuery) -> tuple[str, int]:
     responses={200: content("text/html"), **refusals(413, 415, 422)},
     openapi_extensions=film_body(FilmOptions),
 )
-def page_of_films() -> tuple[str, int]:
+def page_of_films(query: Narrowing) -> tuple[str, int]:
     """The page with the similar cases of one or two films"""
     finder = current()
+    shown: dict[str, Any] = {"narrowing": query}
     try:
         search = parse_search(request)
-        answer = finder.find(search)
-        films = _uploaded(search)
+        shown |= {"k": search.k, "each": search.group_by is None}
+        search = search.model_copy(update={"filter": query.narrowed(search.filter)})
+        shown["answer"] = finder.find(search)
+        shown["films"] = _uploaded(search)
     except (EncoderError, CollectionError, RequestError, HTTPException) as error:
-        return _render(refused=error)
-    return _render(title="your films", films=films, answer=answer)
+        shown["refused"] = error
+    return _render(**shown)
+
+
+@api.get("/film/<path:study_id>", responses={200: content("image/jpeg"), 304: {"description": "unchanged"}})
+def thumbnail(path: StudyPath, query: ImageQuery) -> Response:
+    """A small picture of one film of a study, for the page's cards"""
+    finder = current()
+    film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
+    return thumbnail_response(film, query.view)
 
 
 @api.get("/docs", responses={200: content("text/html")})
@@ -85,22 +109,35 @@ def openapi_json() -> dict[str, Any]:
 
 def _uploaded(search: Search) -> list[dict[str, str]]:
     given = {"frontal": search.frontal, "lateral": search.lateral}
-    return [{"view": view, "src": preview(film, view)} for view, film in given.items() if film is not None]
+    films = {view: data_url(film, view) for view, film in given.items() if film is not None}
+    return [{"view": view, "small": src, "whole": ""} for view, src in films.items()]
 
 
 def _stored(study: Study) -> list[dict[str, str]]:
-    return [{"view": view, "src": url_for("studies.image", study_id=study.study_id, view=view)} for view in study.views]
+    def address(route: str, view: str) -> str:
+        return url_for(route, study_id=study.study_id, view=view)
+
+    return [
+        {"view": view, "small": address("pages.thumbnail", view), "whole": address("studies.image", view)}
+        for view in study.views
+    ]
 
 
 def _render(refused: Exception | None = None, **shown: Any) -> tuple[str, int]:
     finder = current()
     status, _, message = refusal_of(refused) if refused else (200, "", "")
+    narrowing: Narrowing = shown["narrowing"]
+    given: dict[str, Any] = {"k": PAGE_HITS, "each": False} | shown
+    carried = narrowing.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
     html = render_template(
         "page.html",
         rows=len(finder.retriever),
         fingerprint=finder.retriever.fingerprint,
+        findings=FINDINGS,
+        counts=sorted({*COUNTS, given["k"]}),
+        carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
         films_of=_stored,
         message=message,
-        **shown,
+        **given,
     )
     return html, status

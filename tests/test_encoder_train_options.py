@@ -51,6 +51,14 @@ def test_two_accumulated_batches_have_the_gradient_of_one_twice_as_big(films: li
         assert torch.allclose(gradient, parts[name], rtol=1e-3, atol=1e-6 * norm_of(whole)), name
 
 
+def test_a_last_step_of_fewer_batches_has_their_mean_gradient(films: list[Path]) -> None:
+    words = (*STILL, *PLAIN, "optimizer.clip_norm=0.0", "optimizer.lr=1e-9", "run.batch_size=6")
+    alone = gradients_of_an_epoch(trainer_of(films, *words))
+    *_, last = gradients_of_an_epoch(trainer_of(films, *words, "optimizer.accumulation=2"))
+
+    assert norm_of(last) == pytest.approx(norm_of(alone[2]), rel=1e-3)
+
+
 @pytest.mark.parametrize("clip", [1e-3, 1e-1])
 def test_clipping_bounds_the_norm_of_every_steps_gradient(films: list[Path], clip: float) -> None:
     free, clipped = (
@@ -73,6 +81,9 @@ def test_checkpointing_changes_memory_and_nothing_else(films: list[Path]) -> Non
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
         assert torch.allclose(gradient, found[name], rtol=1e-3, atol=1e-6 * norm_of(expected)), name
+    state = recomputed.network.state_dict()
+    for name, value in usual.network.state_dict().items():
+        assert "running" not in name or torch.allclose(value, state[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_frozen_stages_stay_until_they_thaw(films: list[Path]) -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from encoder.errors import EncoderError
 from encoder.overlay import COLOURS, as_png, overlay
 from encoder.pointing import peak_in_box
-from encoder.trust import trust_of
+from encoder.trust import Trust, trust_of
 
 
 def spot(side: int = 64, at: tuple[int, int] = (20, 40), size: int = 5) -> np.ndarray:
@@ -18,7 +20,7 @@ def film_with(heat: np.ndarray) -> np.ndarray:
     return np.repeat(heat[None], 3, axis=0)
 
 
-def brightness(films: list[np.ndarray]) -> np.ndarray:
+def brightness(films: Sequence[np.ndarray]) -> np.ndarray:
     """A number that depends on one spot of the film alone."""
     return np.array([film[0, 18:23, 38:43].mean() for film in films], np.float64)
 
@@ -28,17 +30,25 @@ def test_a_map_that_is_right_beats_a_random_one_and_a_wrong_one_does_not() -> No
 
     right, wrong = (trust_of(film, heat, brightness) for heat in (spot(size=9), spot(at=(50, 10), size=9)))
 
-    assert right.deletion is not None
-    assert right.insertion is not None
-    assert right.deletion < 0.2 < right.random_deletion
-    assert right.insertion > 0.8 > right.random_insertion
+    assert right.deletion < 0.3 < 0.6 < right.random_deletion
+    assert right.insertion > 0.9 > 0.6 > right.random_insertion
     assert wrong.deletion > right.deletion
+    assert wrong.insertion < right.insertion
 
 
-def test_a_number_that_blur_does_not_move_has_no_score() -> None:
-    found = trust_of(film_with(spot()), spot(), lambda films: np.zeros(len(films)))
+def test_a_number_that_does_not_move_gets_itself_four_times() -> None:
+    found = trust_of(film_with(spot()), spot(), lambda films: np.full(len(films), 0.25))
 
-    assert found.deletion is found.insertion is found.random_deletion is found.random_insertion is None
+    assert found == Trust(0.25, 0.25, 0.25, 0.25)
+
+
+def test_the_scores_are_the_areas_under_the_curves() -> None:
+    """A number that is the share of sharp pixels falls along a straight line as they are blurred, and rises likewise."""
+    film = film_with(np.random.default_rng(0).random((64, 64)).astype(np.float32))
+
+    found = trust_of(film, spot(), lambda films: np.array([(one == film).mean() for one in films]))
+
+    assert (found.deletion, found.insertion) == pytest.approx((0.5, 0.5), abs=1e-3)
 
 
 def test_the_same_map_gets_the_same_figures_twice() -> None:

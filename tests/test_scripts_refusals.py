@@ -64,6 +64,10 @@ def test_a_finding_without_positives_has_a_row_and_no_number(
     page = (tmp_path / "out" / "report.html").read_text()
     assert re.search(r"Fracture</td>.*n/a", page)
     assert "nan" not in page.lower()
+    shown = done(verb, export, "--findings", "Pneumonia,Fracture", "--out", tmp_path / "again").stdout
+    assert re.search(r"Fracture .*n/a", shown)
+    assert re.search(r"n/a: Fracture: no ", shown)
+    assert "nan" not in shown
 
 
 def test_one_patient_alone_is_refused_or_has_rows_without_numbers(

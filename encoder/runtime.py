@@ -1,0 +1,231 @@
+"""What runs an encoder's backbones: torch, or OpenVINO on the same weights, several times as fast on a CPU.
+
+Knows encoders and files beside a checkpoint; it must not know studies. Everything above the backbones stays torch:
+it is a hundredth of the work.
+"""
+
+import copy
+import importlib.util
+import queue
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from encoder.errors import EncoderError
+from encoder.model import StudyEncoder
+
+RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
+AUTO = "auto"
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # what the layers that are not int8 run in
+_CHUNK = 8
+"""Films a request: enough to keep a core busy, few enough that two cores share a small batch."""
+_MOST_FILMS = 4096
+Films = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The runtime that was chosen, and why where it is not the one asked for."""
+
+    name: str
+    note: str = ""
+
+
+def choose_runtime(name: str, device: str) -> Runtime:
+    """Return the runtime to use: of `auto`, OpenVINO in bf16 where installed and the processor has bf16, then in fp32.
+
+    Raises:
+        EncoderError: an unknown name, OpenVINO asked for and not installed, or asked for on a GPU.
+    """
+    if name not in RUNTIMES:
+        raise EncoderError(f"expected a runtime of {', '.join(RUNTIMES)}, got {name!r}")
+    installed = importlib.util.find_spec("openvino") is not None
+    if name == "torch" or (name == AUTO and (device != "cpu" or not installed)):
+        return Runtime("torch")
+    if device != "cpu":
+        raise EncoderError(f"expected runtime torch on device {device!r}, got {name!r}; OpenVINO serves the CPU here")
+    if not installed:
+        raise EncoderError(f"expected OpenVINO for runtime {name!r}; run: pip install 'cxr-precedent[fast]'")
+    if name in (AUTO, "openvino-bf16") and not has_bf16():
+        return Runtime("openvino-fp32", "this processor has no bf16, so the backbones run in fp32")
+    return Runtime("openvino-bf16" if name == AUTO else name)
+
+
+def has_bf16() -> bool:
+    """Return whether OpenVINO finds bf16 arithmetic in this processor."""
+    from openvino import Core
+
+    return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+class OpenVinoEncoder(StudyEncoder):
+    """An encoder whose backbones run in OpenVINO and whose layers above are the given encoder's own, not copied."""
+
+    def __init__(self, encoder: StudyEncoder, models: Sequence[Any], precision: str) -> None:
+        """Compile the backbones' models, one a branch, or one for both."""
+        super().__init__()
+        self.config, self.backbones = encoder.config, encoder.backbones
+        self.num_features, self.embedding_dim = encoder.num_features, encoder.embedding_dim
+        self._encoder = [encoder]  # in a list, so that it is no child whose weights would count twice
+        self._branches = [_Requests(model, precision) for model in models]
+
+    def pool_rows(
+        self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what both views are pooled to, (B, F) each; both branches run side by side."""
+        encoder, stack = self._encoder[0], films.numpy()
+        if len(self._branches) == 1:
+            pooled = encoder.finish_pooled(self._pooled([(0, stack)])[0], positions)
+            return pooled[frontal_rows], pooled[lateral_rows]
+        first, second = self._pooled([(0, stack[frontal_rows.numpy()]), (1, stack[lateral_rows.numpy()])])
+        return first, second
+
+    def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
+        """Return the embeddings (B, D) of two pooled views, (B, F) each."""
+        return self._encoder[0].fuse_pooled(frontal, lateral)
+
+    def _pooled(self, jobs: Sequence[tuple[int, Films]]) -> list[Tensor]:
+        """Return the pooled films of each job (branch, films), all chunks of all jobs in flight together."""
+        running = [
+            [self._branches[branch].start(films[row : row + _CHUNK]) for row in range(0, len(films), _CHUNK)]
+            for branch, films in jobs
+        ]
+        return [torch.from_numpy(np.concatenate([request.result() for request in of_job])) for of_job in running]
+
+
+class _Running:
+    """One chunk of films on its way through a model."""
+
+    def __init__(self, owner: "_Requests", request: Any) -> None:
+        self._owner, self._request = owner, request
+
+    def result(self) -> npt.NDArray[np.float32]:
+        """Wait for the chunk and return its pooled values (M, F)."""
+        self._request.wait()
+        values = np.array(self._request.get_output_tensor().data, dtype=np.float32)
+        self._owner.give_back(self._request)
+        return values
+
+
+class _Requests:
+    """A compiled model and its idle requests. Safe under threads: a request is in one hand at a time."""
+
+    def __init__(self, model: Any, precision: str) -> None:
+        from openvino import Core
+
+        hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+        self._compiled = Core().compile_model(model, "CPU", hints)
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def start(self, films: Films) -> _Running:
+        """Send films (M, C, S, S) on their way."""
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = self._compiled.create_infer_request()
+        request.start_async([np.ascontiguousarray(films)], share_inputs=True)
+        return _Running(self, request)
+
+    def give_back(self, request: Any) -> None:
+        """Let the next chunk have the request."""
+        self._idle.put(request)
+
+
+def with_runtime(
+    encoder: StudyEncoder, runtime: Runtime, size: int, cache: Path | None, fingerprint: str
+) -> StudyEncoder:
+    """Return what embeds with that runtime: the encoder itself, or its backbones in OpenVINO.
+
+    The conversion is kept in the folder `cache`, named by the fingerprint, where that can be written; int8 models are
+    only ever read from there.
+
+    Args:
+        size: side of the network's square.
+
+    Raises:
+        EncoderError: an int8 model that was not made.
+    """
+    if runtime.name == "torch":
+        return encoder
+    precision = runtime.name.partition("-")[2]
+    models = [
+        _int8_model(path_of(cache, fingerprint, branch, "int8"))
+        if precision == "int8"
+        else _converted(encoder, branch, size, path_of(cache, fingerprint, branch, "fp32"))
+        for branch in range(len(encoder.backbones))
+    ]
+    return OpenVinoEncoder(encoder, models, precision)
+
+
+def path_of(cache: Path | None, fingerprint: str, branch: int, precision: str) -> Path | None:
+    """Return where a converted branch lies, or None without a cache."""
+    return cache / f"{fingerprint[:16]}-{branch}-{precision}.xml" if cache is not None else None
+
+
+class PooledBranch(nn.Module):
+    """One branch of an encoder, films in and pooled values out: what is converted."""
+
+    def __init__(self, encoder: StudyEncoder, branch: int) -> None:
+        super().__init__()
+        self.encoder, self.branch = copy.deepcopy(encoder).eval(), branch
+
+    def forward(self, films: Tensor) -> Tensor:
+        """Return the pooled values (M, F) of films (M, C, S, S), without what is known of their positions."""
+        return self.encoder.pool_films(films, self.branch)
+
+
+def _converted(encoder: StudyEncoder, branch: int, size: int, path: Path | None) -> Any:
+    """Return the OpenVINO model of a branch, read where it was kept."""
+    from openvino import Core
+
+    if path is not None and path.is_file() and path.with_suffix(".bin").is_file():
+        return Core().read_model(path)
+    model = convert(encoder, branch, size)
+    if path is not None:
+        keep_model(model, path)  # a read-only folder is no fault: the next start converts again
+    return model
+
+
+def convert(encoder: StudyEncoder, branch: int, size: int) -> Any:
+    """Return a branch as an OpenVINO model in fp32: films (M, C, size, size) in, pooled values (M, F) out."""
+    import openvino
+
+    example = torch.zeros(2, encoder.config.in_chans, size, size)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's export warns of torch's own use of itself
+        shapes = {"films": {0: torch.export.Dim("films", min=1, max=_MOST_FILMS)}}
+        program = torch.export.export(PooledBranch(encoder, branch), (example,), dynamic_shapes=shapes)
+        return openvino.convert_model(program)
+
+
+def keep_model(model: Any, path: Path) -> bool:
+    """Write a model beside its checkpoint, whole or not at all, and return whether that could be done."""
+    import openvino
+
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        openvino.save_model(model, partial, compress_to_fp16=False)
+        partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        partial.replace(path)
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+def _int8_model(path: Path | None) -> Any:
+    from openvino import Core
+
+    if path is None or not path.is_file():
+        raise EncoderError(
+            "expected an int8 model beside the checkpoint, got none; run: "
+            "precedent encoder quantize ENCODER --studies STUDIES --images IMAGES"
+        )
+    return Core().read_model(path)

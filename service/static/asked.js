@@ -1,0 +1,28 @@
+// The query that the page shows at present: a stored study, or films that the reader holds. The one place that knows.
+
+/** `turn` counts the queries, so that an answer that comes late can be told from one that is still wanted. */
+export const asked = { study: "", collection: "", films: {}, patient: "", turn: 0 };
+
+/** Takes a stored study, or where it is "" the films, for the query. */
+export function take(study, collection, films = {}, patient = "") {
+  Object.assign(asked, { study, collection, films, patient, turn: asked.turn + 1 });
+}
+
+/** Returns whether there is a query at all. */
+export const isAsked = () => asked.study !== "" || Object.keys(asked.films).length > 0;
+
+/** Returns the address of a route of a stored study; a slash in its name stays a slash. */
+export function studyAddress(study, route = "", parameters = {}) {
+  const name = study.split("/").map(encodeURIComponent).join("/");
+  return address(`/v1/studies/${name}${route}`, parameters);
+}
+
+/** Returns a path with its parameters and, where there are several, the collection. */
+export function address(path, parameters = {}) {
+  const words = new URLSearchParams();
+  const all = asked.collection ? { ...parameters, collection: asked.collection } : parameters;
+  for (const [name, value] of Object.entries(all)) {
+    for (const one of [value].flat()) words.append(name, one);
+  }
+  return words.size ? `${path}?${words}` : path;
+}

@@ -3,24 +3,20 @@
 Knows parts and trained encoders; it must not know how an encoder is trained.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
 
 from encoder.probe import LinearProbe
 from encoder.train import Trainer
 from index.bootstrap import patient_draws
-from index.files import save_json
 from index.splits import folds_by_patient
 from scripts.embedded import Embedded
 from scripts.material import Material, Parts
 from scripts.probe import Learning
-from scripts.probe_report import print_table, save_report
+from scripts.probe_report import publish
 from scripts.probe_scores import Predictions, scored
-from scripts.report import as_json as plain
 
 DRAWS = 1000
 
@@ -73,11 +69,4 @@ class Judged:
             f"stratified, seed {material.recipe.run.seed}; thresholds set on each fold's own validation patients",
             f"95 % intervals by bootstrap over the judged patients: {DRAWS} draws, seed 0",
         ]
-        metrics = plain({"fingerprints": self._folds, "protocol": protocol, **found})
-        save_json(out / "metrics.json", metrics)
-        save_report(out / "report.html", protocol, found, judged)
-        if as_json:
-            click.echo(json.dumps(metrics))
-        else:
-            print_table(found, protocol)
-            click.echo(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
+        publish(out, {"fingerprints": self._folds}, protocol, found, judged, as_json=as_json)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from index.errors import FingerprintMismatch, StudiesError
+from index.filters import filter_mask, parse_where
 from index.labels import LabelPolicy, Targets, class_targets, finding_targets, label_columns
 from index.shards import load_embeddings, load_manifest
 from index.vectors import Embeddings
@@ -64,6 +65,15 @@ class Embedded:
         """The patient ids, row for row."""
         ids: list[str] = self.studies["patient_id"].to_pylist()
         return ids
+
+    def where(self, words: Sequence[str]) -> Self:
+        """Return the studies of which all the filter words hold. Raises FilterError; StudiesError: there is none."""
+        if not words:
+            return self
+        rows = np.flatnonzero(filter_mask(parse_where(words, self.studies.schema), self.studies))
+        if not len(rows):
+            raise StudiesError(f"expected studies of which {' and '.join(words)} holds, got none")
+        return self.take(rows)
 
     def take(self, rows: npt.NDArray[np.integer] | Sequence[int]) -> Self:
         """Return those rows, in that order."""

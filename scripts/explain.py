@@ -26,6 +26,7 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
 @click.option("--index", type=_PATH, help="An index of that encoder, for --study and --hit.")
+@click.option("--images", type=_PATH, help="Image root of the index, where it is not the one it remembers.")
 @click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")
 @click.option("--frontal", type=_PATH, help="The query: a frontal film.")
 @click.option("--lateral", type=_PATH, help="The query: a lateral film.")
@@ -41,7 +42,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
-    encoder: Path, index: Path | None, study: str | None, frontal: Path | None, lateral: Path | None,
+    encoder: Path, index: Path | None, images: Path | None, study: str | None, frontal: Path | None, lateral: Path | None,
     projection: str | None, finding: str | None, probe: Path | None, hit: str | None, method: str, stage: int | None,
     alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
@@ -60,16 +61,14 @@ def command(
     embedder = Embedder.load(encoder)
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
-    stored = Stored(embedder, Retriever.load(index)) if index else None
-    query = stored.open(study) if stored and study else OpenStudy.read(embedder, frontal, lateral, projection)
-    sides = {"query": query}
+    wanted = {side: name for side, name in (("query", study), ("hit", hit)) if name is not None}
+    sides = Stored(embedder, Retriever.load(index), images).open_all(wanted) if index else {}
+    if study is None:
+        sides = {"query": OpenStudy.read(embedder, frontal, lateral, projection), **sides}
     if finding is not None and probe is not None:
-        found = {"query": explainer.why_finding(query, LinearProbe.load(probe), finding, **options)}
+        found = {"query": explainer.why_finding(sides["query"], LinearProbe.load(probe), finding, **options)}
     else:
-        assert stored is not None
-        assert hit is not None
-        sides["hit"] = stored.open(hit)
-        found = dict(zip(sides, explainer.why_similar(query, sides["hit"], **options), strict=True))
+        found = dict(zip(sides, explainer.why_similar(sides["query"], sides["hit"], **options), strict=True))
     facts: dict[str, Any] = {
         "fingerprint": embedder.fingerprint, "method": method, "stage": stage, "finding": finding, "hit": hit,
         "value": found["query"].value, "maps": _save(out, sides, found, alpha, colours),
@@ -81,16 +80,22 @@ def command(
 class Stored:
     """Opens the films of studies that an index holds."""
 
-    def __init__(self, embedder: Embedder, retriever: Retriever) -> None:
+    def __init__(self, embedder: Embedder, retriever: Retriever, images: Path | None) -> None:
         retriever.require_fingerprint(embedder.fingerprint)
         self._embedder, self._retriever = embedder, retriever
+        self._images = images or retriever.manifest.get("image_root")
+
+    def open_all(self, wanted: dict[str, str]) -> dict[str, OpenStudy]:
+        """Return the studies by the names they are wanted under. Raises as `open` does."""
+        return {name: self.open(study_id) for name, study_id in wanted.items()}
 
     def open(self, study_id: str) -> OpenStudy:
         """Return a study's films. Raises StudyNotFound, ImageError; ArtefactError where the index has no image root."""
-        study, root = self._retriever.study(study_id), self._retriever.manifest.get("image_root")
-        if root is None:
-            raise ArtefactError("expected the index to know its image root, got none; explain films with --frontal")
-        frontal, lateral = (path and Path(str(root)) / path for path in (study.frontal_path, study.lateral_path))
+        study = self._retriever.study(study_id)
+        if self._images is None:
+            raise ArtefactError("expected the index to know its image root, got none; name it with --images")
+        root = Path(self._images)
+        frontal, lateral = (path and root / path for path in (study.frontal_path, study.lateral_path))
         return OpenStudy.read(self._embedder, frontal, lateral, study.projection)
 
 
@@ -114,11 +119,11 @@ def _sentences(facts: dict[str, Any], out: Path) -> str:
     about = f"logit of {facts['finding']}" if facts["finding"] else f"cosine to {facts['hit']}"
     lines = [f"{about}: {facts['value']:.3f}; {facts['method']}"]
     for one in facts["maps"]:
-        words = ""
-        if one.get("deletion") is not None:
-            words = (
-                f": deletion {one['deletion']:.2f} (random map {one['random_deletion']:.2f}, lower is better), "
-                f"insertion {one['insertion']:.2f} (random map {one['random_insertion']:.2f}, higher is better)"
+        lines.append(str(out / one["file"]))
+        if "deletion" in one:
+            lines.append(
+                f"  {'probability' if facts['finding'] else 'cosine'} while the hottest parts are blurred "
+                f"{one['deletion']:.2f} (random map {one['random_deletion']:.2f}), while only they are sharp "
+                f"{one['insertion']:.2f} (random map {one['random_insertion']:.2f})"
             )
-        lines.append(f"{out / one['file']}{words}")
     return "\n".join(lines)

@@ -89,8 +89,8 @@ def read_boxes(path: Path) -> Boxes:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                corners = tuple(float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-                found[row["Path"], row["Finding"]].append(corners)  # type: ignore[arg-type]
+                x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
+                found[row["Path"], row["Finding"]].append((x0, y0, x1, y1))
     except (KeyError, ValueError) as error:
         raise ArtefactError(f"expected columns Path, Finding, x0, y0, x1, y1 in {str(path)!r} ({error})") from error
     return dict(found)

@@ -3,7 +3,6 @@
 precedent probe embeddings/ --out probe/ --findings 'Edema,Pleural Effusion'
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from encoder.probe import LinearProbe
 from encoder.strength import ClassWeight
 from index.bootstrap import patient_draws
 from index.errors import StudiesError
-from index.files import save_json
 from index.splits import Rows, folds_by_patient, load_parts, require_disjoint_patients, split_by_patient
 from scripts.embedded import Embedded, Wanted, label_options
-from scripts.probe_report import print_table, save_report
+from scripts.probe_report import publish
 from scripts.probe_scores import Predictions, scored
-from scripts.report import as_json
 
 SPLIT = {"train": 0.7, "valid": 0.1, "test": 0.2}
 VALID_SHARE = 0.125
@@ -57,6 +54,7 @@ class Learning:
 @click.argument("embeddings", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Folder of the probe, metrics.json and report.html.")
 @label_options
+@click.option("--where", multiple=True, help="Only studies such as 'Source=nih' or 'age>=18'; all must hold.")
 @click.option("--test-embeddings", type=_PATH, help="Another export to judge on; EMBEDDINGS are for learning.")
 @click.option("--splits", type=_PATH, help="A split file with the parts train, test and perhaps valid.")
 @click.option("--use-split", is_flag=True, help="Take the parts from the column split: train, test, perhaps valid.")
@@ -68,7 +66,7 @@ class Learning:
 @click.option("--split-seed", type=int, default=0, show_default=True, help="Deals patients to parts and folds.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
-    embeddings: Path, out: Path, findings: str | None, classes: tuple[str, ...], policy: str, blank: str,
+    embeddings: Path, out: Path, where: tuple[str, ...], findings: str | None, classes: tuple[str, ...], policy: str, blank: str,
     test_embeddings: Path | None, splits: Path | None, use_split: bool, cv: int | None, class_weight: ClassWeight,
     calibration: Method, draws: int, seed: int, split_seed: int, json_wanted: bool,
 ) -> None:  # fmt: skip
@@ -81,7 +79,7 @@ def command(
         raise click.UsageError("give one of --test-embeddings, --splits, --use-split and --cv")
     wanted = Wanted.parse(findings, classes, policy, blank)
     learning = Learning(class_weight, calibration, split_seed)
-    export = Embedded.load([embeddings, *([test_embeddings] if test_embeddings else [])])
+    export = Embedded.load([embeddings, *([test_embeddings] if test_embeddings else [])]).where(where)
     if cv:
         probe, predicted, how = _cross_validated(export, wanted, learning, cv)
     else:
@@ -92,19 +90,12 @@ def command(
     judged = predicted.judged()
     found = scored(judged, probe, patient_draws(judged.patients, draws, seed))
     protocol = [
-        wanted.sentence(), how,
+        wanted.sentence(), how, *([f"only studies of which {' and '.join(where)} holds"] if where else []),
         f"class weight {class_weight}, calibration {calibration}, strength by {INNER_FOLDS} inner folds of patients",
         f"95 % intervals by bootstrap over the judged patients: {draws} draws, seed {seed}",
     ]  # fmt: skip
-    metrics = as_json({"fingerprint": export.fingerprint, "protocol": protocol, **found})
     probe.save(out)
-    save_json(out / "metrics.json", metrics)
-    save_report(out / "report.html", protocol, found, judged)
-    if json_wanted:
-        click.echo(json.dumps(metrics))
-    else:
-        print_table(found, protocol)
-        click.echo(f"wrote {out / 'probe.safetensors'}, {out / 'metrics.json'} and {out / 'report.html'}")
+    publish(out, {"fingerprint": export.fingerprint}, protocol, found, judged, as_json=json_wanted)
 
 
 def _cross_validated(

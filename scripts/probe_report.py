@@ -3,10 +3,12 @@
 Knows the structure that `scripts.probe_scores.scored` returns; it must not know how a probe is learnt.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from encoder.scores import CALLED, RANKED, reliability
+from index.files import save_json
 from scripts.probe_scores import POINTS, Columns, Predictions
+from scripts.report import as_json as plain
 from scripts.report import number, number_with_interval, picture, save_page, table
 
 _SHOWN = {
@@ -32,6 +36,21 @@ _POINTS_NOTE = (
 )
 _CURVE_POINTS = 200
 _BLUE, _RED, _GREY = "#1f5f8b", "#b3402a", "#b8c2ca"
+
+
+def publish(
+    out: Path, facts: dict[str, Any], protocol: Sequence[str], found: dict[str, Any], predicted: Predictions, *,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write metrics.json, the facts first, and report.html; print the figures as a table or as JSON."""
+    metrics = plain({**facts, "protocol": protocol, **found})
+    save_json(out / "metrics.json", metrics)
+    save_report(out / "report.html", protocol, found, predicted)
+    if as_json:
+        click.echo(json.dumps(metrics))
+    else:
+        print_table(found, protocol)
+        click.echo(f"wrote {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 
 def print_table(found: dict[str, Any], protocol: Sequence[str]) -> None:

@@ -35,8 +35,9 @@ def test_integrated_gradients_share_out_the_whole_number() -> None:
     assert float(sum(one.sum() for one in found)) == pytest.approx(float(forward(*films)), rel=1e-3)
 
 
-def test_gradient_shap_comes_to_what_captum_comes_to() -> None:
+def test_gradient_shap_comes_to_what_captum_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
     attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    monkeypatch.setattr("encoder.attribution.STEPS", 400)
     films = two_films()
     grounds = tuple(torch.cat([BLACK, film.mean(dim=(2, 3), keepdim=True)]).expand(2, 3, 24, 24) for film in films)
 
@@ -46,8 +47,8 @@ def test_gradient_shap_comes_to_what_captum_comes_to() -> None:
         torch.manual_seed(0)
         theirs = attr.GradientShap(forward).attribute(films, grounds, n_samples=400, stdevs=0.05)
     for one, other in zip(found, theirs, strict=True):
-        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.98
-        assert float(one.sum()) == pytest.approx(float(other.sum()), rel=0.3)
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
+        assert float(one.sum()) == pytest.approx(float(other.sum()), rel=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -29,8 +29,10 @@ def test_a_changed_study_has_the_number_of_its_own_embedding(
     versions = list(rng.normal(size=(11, 3, 32, 32)).astype(np.float32))
     stacks = {name: torch.from_numpy(film)[None] for name, film in films.items()}
 
-    found = ChangedFilm(embedder.encoder, stacks, changed, lambda embeddings: embeddings[:, 3])(versions)
+    weight = rng.normal(size=embedder.embedding_dim).astype(np.float32)
+
+    found = ChangedFilm(embedder.encoder, stacks, changed, lambda values: values @ torch.from_numpy(weight))(versions)
 
     studies = [{"frontal": None, "lateral": None} | films | {changed: one} for one in versions]
-    np.testing.assert_allclose(found, embedder.embed([StudyFilms(**study) for study in studies])[:, 3], atol=1e-5)
+    np.testing.assert_allclose(found, embedder.embed([StudyFilms(**study) for study in studies]) @ weight, atol=1e-5)
     assert np.ptp(found) > 1e-4

@@ -173,3 +173,16 @@ def test_the_bench_measures_both_and_they_agree() -> None:
 def test_the_probe_is_five_times_as_fast_as_scikit_learn() -> None:
     words = ["probe", "--rows", "30000", "--repeat", "1", "--json"]
     assert json.loads(CliRunner().invoke(bench.command, words).stdout)["ratio"] >= 5
+
+
+def test_a_probe_can_be_kept_to_the_studies_of_which_something_holds(
+    export: Path, studies: pa.Table, tmp_path: Path
+) -> None:
+    metrics = run(export, "--out", tmp_path, "--cv", "2", "--where", "sex=Female", "--findings", "Pneumonia")
+
+    females = [
+        label for sex, label in zip(studies["sex"].to_pylist(), studies["Pneumonia"].to_pylist()) if sex == "Female"
+    ]
+    judged = metrics["findings"]["Pneumonia"]
+    assert judged["positives"] + judged["negatives"] == sum(label != -1 for label in females)
+    assert "only studies of which sex=Female holds" in metrics["protocol"]

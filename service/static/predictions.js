@@ -1,0 +1,164 @@
+// What a probe says of the query, beside it the neighbours' vote, and for one finding the nearest studies with and without.
+
+import { ask } from "./api.js";
+import { asked, isAsked, studyAddress } from "./asked.js";
+import { open } from "./compare.js";
+import { byId, drawn, element } from "./elements.js";
+import { factsLine } from "./findings.js";
+import { offer } from "./why.js";
+
+const PATH = "/v1/predict";
+const FIRST = 6;
+const CALLS = { "ruled in": "▲", possible: "◆", "ruled out": "▽" };
+
+const panel = byId("predictions");
+let answer = null;
+
+/** Returns the latest answer about the query; null while there is none. */
+export const latest = () => answer;
+
+/** Asks for the query's predictions and shows them; a late answer to an earlier query is dropped. */
+export async function predict(options = {}) {
+  const turn = asked.turn;
+  panel.hidden = !isAsked();
+  byId("unfamiliar").hidden = true;
+  if (!isAsked()) return;
+  answer = null;
+  panel.replaceChildren(heading(options), element("p", { className: "hint", role: "status" }, "Working them out…"));
+  try {
+    const found = await ask(PATH, options);
+    if (turn === asked.turn) show(found, options);
+  } catch (error) {
+    if (turn !== asked.turn) return;
+    offer([]);
+    panel.replaceChildren(heading(options), element("p", { className: "hint", role: "status" }, error.message));
+  }
+}
+
+function heading(options) {
+  const averaged = element("input", { type: "checkbox", id: "tta", checked: Boolean(options.tta) });
+  const spread = element("input", { type: "checkbox", id: "spread", checked: Boolean(options.dropout_passes) });
+  for (const box of [averaged, spread]) {
+    box.addEventListener("change", () => predict({
+      ...(averaged.checked ? { tta: true } : {}), ...(spread.checked ? { dropout_passes: 20 } : {}),
+    }));
+  }
+  return element(
+    "header", {}, element("h2", {}, "Predictions"),
+    element("details", { className: "menu" }, element("summary", {}, "Options"), element(
+      "div", { className: "choices" },
+      element("label", {}, averaged, " average five looks at the films"),
+      element("label", {}, spread, " spread over 20 dropout passes"),
+    )),
+  );
+}
+
+function show(found, options) {
+  answer = found;
+  const known = found.predictions.filter((one) => one.probability !== null);
+  offer(known.map((one) => one.finding));
+  const rows = found.predictions.map((one) => row(one, known.length > 0));
+  const list = element("ol", { className: "rows" }, ...rows.slice(0, FIRST));
+  const rest = rows.slice(FIRST);
+  const more = element("button", { type: "button", className: "quiet" }, `Show ${rest.length} more`);
+  more.addEventListener("click", () => {
+    list.append(...rest);
+    more.remove();
+  });
+  const legend = known.length
+    ? "Bar: probability; ticks: thresholds to rule out and in. Line below: the neighbours' vote with its 95 % interval."
+    : found.notice ?? "No probe is loaded: only the neighbours vote.";
+  panel.replaceChildren(
+    heading(options), element("p", { className: "hint" }, legend), list, ...(rest.length ? [more] : []),
+    element("div", { id: "contrast", className: "contrast", "aria-live": "polite" }),
+  );
+  warn(found.familiarity);
+}
+
+function warn(familiarity) {
+  const notice = byId("unfamiliar");
+  notice.hidden = !familiarity?.unfamiliar;
+  if (!notice.hidden) notice.textContent = `Unfamiliar film. ${familiarity.sentence}`;
+}
+
+function row(one, probed) {
+  const why = element("button", { type: "button", className: "quiet" }, "Why", hiddenText(` ${one.finding}`));
+  why.addEventListener("click", () => open(null, { why: one.finding }));
+  const pair = element("button", { type: "button", className: "quiet" }, "With and without", hiddenText(` ${one.finding}`));
+  pair.addEventListener("click", () => contrast(one.finding, pair));
+  return element(
+    "li", { data: { finding: one.finding } },
+    element("p", { className: "line" }, element("strong", {}, one.finding), call(one)),
+    bar(one),
+    element("p", { className: "figures" }, probability(one), voteWords(one.vote)),
+    ...(one.disagrees ? [element("p", { className: "disagrees" }, "≠ probe and neighbours disagree")] : []),
+    element("p", { className: "actions" }, ...(probed && one.probability !== null ? [why] : []), pair),
+  );
+}
+
+const hiddenText = (text) => element("span", { className: "hidden" }, text);
+
+function call(one) {
+  if (!one.call) return element("span", { className: "call" }, one.probability === null ? "" : "no thresholds");
+  const kind = one.call.replace(" ", "-");
+  return element("span", { className: `call ${kind}` }, element("span", { "aria-hidden": "true" }, `${CALLS[one.call]} `), one.call);
+}
+
+function probability(one) {
+  if (one.probability === null) return "";
+  const spread = one.spread === null || one.spread === undefined ? "" : ` ± ${one.spread.toFixed(2)}`;
+  return `${one.probability.toFixed(2)}${spread} · `;
+}
+
+function voteWords(vote) {
+  if (!vote) return "no neighbour is labelled for it";
+  const interval = `${vote.low.toFixed(2)}–${vote.high.toFixed(2)}`;
+  return `vote ${vote.share.toFixed(2)} (${interval}) of ${vote.neighbours}`;
+}
+
+/** Draws probability, thresholds and vote on one axis from 0 to 1; the figures below say the same. */
+function bar(one) {
+  const picture = drawn("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", class: "bar-picture", "aria-hidden": "true" });
+  const add = (kind, x, y, width, height) => picture.append(drawn("rect", { class: kind, x, y, width, height }));
+  add("ground", 0, 0, 100, 6);
+  if (one.probability !== null) add("probability", 0, 0, 100 * one.probability, 6);
+  for (const name of ["rule_out", "rule_in"]) {
+    if (one.thresholds?.[name] !== undefined) add("tick", 100 * one.thresholds[name] - 0.2, 0, 0.4, 6);
+  }
+  if (one.vote) {
+    add("interval", 100 * one.vote.low, 8.5, Math.max(100 * (one.vote.high - one.vote.low), 0.5), 1.2);
+    add("share", 100 * one.vote.share - 0.7, 7, 1.4, 4.2);
+  }
+  return picture;
+}
+
+async function contrast(finding, button) {
+  const place = byId("contrast");
+  button.disabled = true;
+  place.replaceChildren(element("p", { className: "hint" }, "Looking for the nearest of both…"));
+  try {
+    const { contrast: pair } = await ask(PATH, { finding });
+    place.replaceChildren(
+      element("h3", {}, `Nearest with and without ${finding}`),
+      counterpart(pair.present, `with ${finding}`), counterpart(pair.absent, `without ${finding}`),
+    );
+  } catch (error) {
+    place.replaceChildren(element("p", { className: "refused" }, error.message));
+  }
+  button.disabled = false;
+  place.scrollIntoView({ block: "nearest" });
+}
+
+function counterpart(one, side) {
+  if (!one) return element("p", { className: "hint" }, `No study ${side} among other patients.`);
+  const view = one.study.views[0];
+  const film = element("img", { alt: `${view} film of ${one.study.study_id}`, src: studyAddress(one.study.study_id, "/image", { view }) });
+  const button = element("button", { type: "button", className: "film", "aria-label": `Compare with ${one.study.study_id}` }, film);
+  button.addEventListener("click", () => open(one.study.study_id));
+  const given = one.relaxed.length ? `not alike in ${one.relaxed.join(", ")}` : "alike in view, projection, sex and age";
+  return element(
+    "article", { className: "counterpart" }, button,
+    element("div", {}, element("strong", {}, side), element("p", {}, one.study.study_id, ` ${one.similarity.toFixed(3)}`),
+      element("p", { className: "facts" }, factsLine(one.study)), element("p", { className: "hint" }, given)),
+  );
+}

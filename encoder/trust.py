@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 STEPS = 8
 _BLUR = 0.1
-"""Standard deviation of the blur, relative to the film's side: no finding survives it."""
+"""Standard deviation of the blur, relative to the film's side: small findings go, a large opacity stays in part."""
 _GRID = 7
 """Cells a side of the random map: about as coarse as a class activation map."""
 Map = npt.NDArray[np.float32]
@@ -68,6 +68,6 @@ def _hottest(heat: Map, share: float) -> npt.NDArray[np.bool_]:
 
 def _random_map(film: Map) -> Map:
     """Return a map (S, S) that is always the same for a film, and another for the next film."""
-    rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(film)))
+    rng = np.random.default_rng(zlib.crc32(film.tobytes()))
     grid = rng.random((_GRID, _GRID)).astype(np.float32)
     return np.asarray(cv2.resize(grid, film.shape[1:], interpolation=cv2.INTER_LINEAR), dtype=np.float32)

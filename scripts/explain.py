@@ -42,9 +42,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
-    encoder: Path, index: Path | None, images: Path | None, study: str | None, frontal: Path | None, lateral: Path | None,
-    projection: str | None, finding: str | None, probe: Path | None, hit: str | None, method: str, stage: int | None,
-    alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
+    encoder: Path, index: Path | None, images: Path | None, study: str | None, frontal: Path | None,
+    lateral: Path | None, projection: str | None, finding: str | None, probe: Path | None, hit: str | None,
+    method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Explain a finding (--finding, --probe) or a similarity (--hit) by maps over the films.
 

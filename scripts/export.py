@@ -94,7 +94,6 @@ def command(
     if not images.is_dir():
         raise NotADirectoryError(20, "expected the image root to be a folder", str(images))
     embedder = Embedder.load(encoder, device=device, runtime=runtime)
-    click.echo(f"runtime {embedder.runtime.name} {embedder.runtime.note}".rstrip(), err=True)
     plan = ExportPlan(
         embedder.fingerprint, embedder.embedding_dim, sha256_of(studies), table.num_rows, shard_rows, views
     )
@@ -102,6 +101,7 @@ def command(
     reader = FilmReader(embedder, table, images, views)
     export(embedder, table, reader, folder, batch=batch, threads=threads or (os.cpu_count() or 1) + 1)
     manifest = finish(folder, images)
+    click.echo(f"runtime {embedder.runtime.name}" + (f": {embedder.runtime.note}" if embedder.runtime.note else ""))
     if manifest["failed"] and not allow_failures:
         sys.exit(FAILED_EXIT_CODE)
 

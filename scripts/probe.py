@@ -66,9 +66,9 @@ class Learning:
 @click.option("--split-seed", type=int, default=0, show_default=True, help="Deals patients to parts and folds.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
-    embeddings: Path, out: Path, where: tuple[str, ...], findings: str | None, classes: tuple[str, ...], policy: str, blank: str,
-    test_embeddings: Path | None, splits: Path | None, use_split: bool, cv: int | None, class_weight: ClassWeight,
-    calibration: Method, draws: int, seed: int, split_seed: int, json_wanted: bool,
+    embeddings: Path, out: Path, where: tuple[str, ...], findings: str | None, classes: tuple[str, ...], policy: str,
+    blank: str, test_embeddings: Path | None, splits: Path | None, use_split: bool, cv: int | None,
+    class_weight: ClassWeight, calibration: Method, draws: int, seed: int, split_seed: int, json_wanted: bool,
 ) -> None:  # fmt: skip
     """Learn findings from the export EMBEDDINGS with a linear probe, and say how well.
 

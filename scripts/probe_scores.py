@@ -103,7 +103,10 @@ def _finding(predicted: Predictions, column: int, draws: Draws) -> tuple[dict[st
         "chance": {"auroc": 0.5, "auprc": present, "brier": present * (1 - present), "ece": 0.0},
     }
     used, probabilities, targets = predicted.of(column)
-    reason = why_not(labels.astype(np.float32)) or (None if used.any() else "not learnt")
+    # A fold that could not learn the finding has no answers, and may have held the only positives.
+    reason = why_not(labels.astype(np.float32)) or (
+        "not learnt" if not used.any() else why_not(targets.astype(np.float32))
+    )
     if reason:
         return entry | {"not_defined": f"{reason} in the judged studies", "chance": None}, {}
     values = ranked_scores(probabilities, targets, draws[:, used])

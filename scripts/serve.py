@@ -23,6 +23,7 @@ BODY_SLACK = 4
 @click.command()
 @click.argument("index", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--probe", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Probe of predictions.")
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image root.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
@@ -31,6 +32,7 @@ BODY_SLACK = 4
 def command(
     index: Path,
     encoder: Path,
+    probe: Path | None,
     images: Path | None,
     host: str,
     port: int,
@@ -48,7 +50,7 @@ def command(
     require_loopback(host)
     with bind(host, port) as listener:
         limits = replace(Limits(), hosts=(*Limits.hosts, host, *public_name))
-        app = load(index, encoder, images, limits)
+        app = load(index, encoder, images, limits, probe, runtime="auto")
         serve(app, listener, threads=threads)
 
 

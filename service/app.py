@@ -5,12 +5,13 @@ It is given an index and an embedder ready made, and reads no environment.
 
 import secrets
 from pathlib import Path
+from typing import Any
 
 from flask import Response, g
 from flask_openapi3 import Info, OpenAPI
 
 from index.retriever import Retriever
-from service import errors, health, maps, pages, search, studies
+from service import errors, health, maps, pages, readings, search, studies
 from service.embedder import Embedder
 from service.finder import EXTENSION, Finder
 from service.limits import Limits
@@ -30,7 +31,11 @@ DEFAULT_LIMITS = Limits()
 
 
 def create_app(
-    retriever: Retriever, embedder: Embedder, image_root: Path | None, limits: Limits = DEFAULT_LIMITS
+    retriever: Retriever,
+    embedder: Embedder,
+    image_root: Path | None,
+    limits: Limits = DEFAULT_LIMITS,
+    reader: Any = None,
 ) -> OpenAPI:
     """Return the application over one collection.
 
@@ -38,6 +43,7 @@ def create_app(
         retriever: the index; its fingerprint is the embedder's (`service.loader` sees to that).
         embedder: makes the vector of uploaded films.
         image_root: the folder that the studies' paths are relative to; None serves no films.
+        reader: predicts and explains; None leaves that out.
     """
     app = OpenAPI(
         "service",
@@ -48,9 +54,9 @@ def create_app(
         validation_error_callback=refuse_validation,
     )
     _limit(app, limits)
-    app.extensions[EXTENSION] = Finder(retriever, embedder, image_root)
+    app.extensions[EXTENSION] = Finder(retriever, embedder, image_root, reader)
     app.extensions["precedent_readiness"] = health.Readiness()
-    for room in (pages, search, studies, maps, health):
+    for room in (pages, search, readings, studies, maps, health):
         app.register_api(room.api)
     app.register_blueprint(pages.swagger)
     errors.register(app)

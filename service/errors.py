@@ -24,6 +24,10 @@ class ImageMissing(LookupError):
     """A film that a study does not have, or whose file is not in the image root."""
 
 
+class ProbeMissing(LookupError):
+    """A probe that the service was started without."""
+
+
 class MapMissing(LookupError):
     """A map of the collection that nobody has made."""
 
@@ -47,6 +51,7 @@ TABLE: dict[type[Exception], Refusal] = {
     StudyNotFound: Refusal(404, "study_not_found"),
     ImageMissing: Refusal(404, "image_missing"),
     MapMissing: Refusal(404, "map_missing"),
+    ProbeMissing: Refusal(409, "no_probe"),
     NotAnImage: Refusal(415, "not_an_image"),
     ImageError: Refusal(422, "image_not_usable"),
     VectorsError: Refusal(422, "embedding_not_usable"),

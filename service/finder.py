@@ -25,6 +25,8 @@ class Finder:
     retriever: Retriever
     embedder: Embedder
     image_root: Path | None
+    reader: Any = None
+    """A `service.reader.Reader`, which brings torch with it; None only finds."""
 
     def embed(self, frontal: bytes | None, lateral: bytes | None) -> npt.NDArray[np.float32]:
         """Return the (D,) unit vector of the given films."""

@@ -10,31 +10,45 @@ from pathlib import Path
 
 from flask_openapi3 import OpenAPI
 
+from index.collection import load_collection
 from index.retriever import Retriever
 from service.app import create_app
 from service.limits import Limits
 
 
-def load(index_dir: Path, encoder_path: Path, images: Path | None = None, limits: Limits | None = None) -> OpenAPI:
+def load(
+    index_dir: Path,
+    encoder_path: Path,
+    images: Path | None = None,
+    limits: Limits | None = None,
+    probe_dir: Path | None = None,
+    runtime: str = "torch",
+) -> OpenAPI:
     """Return the application over an index folder and the encoder that made its vectors.
 
     Args:
         images: the folder that the studies' paths are relative to; None takes the one named in the index.
+        probe_dir: the probe that predictions come from; None leaves them to the neighbours.
+        runtime: what runs the encoder, of `encoder.runtime.RUNTIMES`.
 
     Raises:
         FingerprintMismatch: the index was built with another encoder.
         ArtefactError, CheckpointError: a file that is missing, truncated or changed.
     """
     from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
+    from encoder.probe import LinearProbe
+    from service.reader import Reader
 
-    retriever = Retriever.load(index_dir)
-    embedder = Embedder.load(encoder_path)
+    collection = load_collection(index_dir)
+    retriever = Retriever(collection)
+    embedder = Embedder.load(encoder_path, runtime=runtime)
     retriever.require_fingerprint(embedder.fingerprint)
-    return create_app(retriever, embedder, images or _known_root(retriever), limits or Limits())
+    reader = Reader(embedder, collection, LinearProbe.load(probe_dir) if probe_dir else None)
+    return create_app(retriever, embedder, images or _known_root(retriever), limits or Limits(), reader)
 
 
 def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
-    """Return the application that PRECEDENT_INDEX, _ENCODER, _IMAGES and _HOSTS (comma-separated) describe.
+    """Return the application that PRECEDENT_INDEX, _ENCODER, _IMAGES, _PROBE and _HOSTS (comma-separated) describe.
 
     For a server that takes a factory, such as `gunicorn 'service.loader:from_env()'`.
 
@@ -50,6 +64,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
         Path(environ["PRECEDENT_ENCODER"]),
         Path(images) if images else None,
         limits,
+        Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
     )
 
 

@@ -70,13 +70,22 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
     }
 
 
+def has_map(collection: str | None) -> bool:
+    """Return whether a mounted collection, or the first, has a map."""
+    return _find(collection) is not None
+
+
 def map_of(collection: str | None) -> CollectionMap:
     """Return the map of a mounted collection, or of the first. Raises MapMissing."""
-    maps = cast(dict[str, CollectionMap | None], current_app.extensions.get(EXTENSION, {}))
-    found = maps.get(collection) if collection is not None else next(iter(maps.values()), None)
+    found = _find(collection)
     if found is None:
         raise MapMissing("this collection has no map; run: precedent map INDEX, and start the service again")
     return found
+
+
+def _find(collection: str | None) -> CollectionMap | None:
+    maps = cast(dict[str, CollectionMap | None], current_app.extensions.get(EXTENSION, {}))
+    return maps.get(collection) if collection is not None else next(iter(maps.values()), None)
 
 
 def _drawn(ids: list[str], wanted: list[str]) -> npt.NDArray[np.int64]:

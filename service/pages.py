@@ -17,11 +17,12 @@ from index.studies import FINDINGS, Study
 from service.errors import RequestError, refusal_of
 from service.films import film_path
 from service.finder import current
+from service.maps import has_map
 from service.narrowing import Narrowing
 from service.openapi import SERVICE, content, film_body, refusals
 from service.parsing import parse_search
-from service.schemas import FilmOptions, ImageQuery, Search, SearchOptions, StudyId, StudyPath
 from service.pictures import data_url, thumbnail_response
+from service.schemas import FilmOptions, ImageQuery, Search, SearchOptions, StudyId, StudyPath
 
 PAGE_HITS = 12
 COUNTS = (12, 24, 48, 96)
@@ -137,6 +138,7 @@ def _render(refused: Exception | None = None, **shown: Any) -> tuple[str, int]:
         counts=sorted({*COUNTS, given["k"]}),
         carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
         films_of=_stored,
+        mapped=has_map(None),
         message=message,
         **given,
     )

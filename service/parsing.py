@@ -33,6 +33,18 @@ def parse_search(request: Request) -> Search:
     return Search.model_construct(**options.model_dump(), **_films(request))
 
 
+def parse_query(request: Request, form: type[BaseModel], whole: type[Model]) -> Model:
+    """Return a question about a stored study or films; `form` holds the fields beside the files of a multipart body.
+
+    Errors as `parse_search`.
+    """
+    if request.mimetype != MULTIPART:
+        return _parse(whole, _json_object(request))
+    fields = _fields(request)
+    films = {} if "study_id" in fields else _films(request)
+    return _parse(whole, fields) if not films else whole.model_construct(**_parse(form, fields).model_dump(), **films)
+
+
 def parse_films(request: Request) -> Films:
     """Return the films of a multipart or JSON body; errors as `parse_search`."""
     if request.mimetype != MULTIPART:

@@ -7,7 +7,16 @@ import json
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Base64Bytes, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
 
 from index.retriever import Answer, Hit
 from index.studies import Study
@@ -105,6 +114,131 @@ class Search(FilmOptions):
         return self
 
 
+class _AboutFilms(_Request):
+    patient_id: StudyId | None = Field(None, description="the films' own patient, to leave out")
+
+
+class _AboutStudy(_AboutFilms):
+    """A stored study, or films, of which at least one is there."""
+
+    study_id: StudyId | None = None
+    frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        if (self.study_id is not None) == (self.frontal is not None or self.lateral is not None):
+            raise ValueError("expected either study_id, or frontal and/or lateral")
+        return self
+
+
+class PredictOptions(_AboutFilms):
+    """What to predict, beside the films."""
+
+    k: int = Field(20, ge=1, le=MAX_HITS, description="neighbours that vote")
+    tta: bool = Field(False, description="average five looks at the films")
+    dropout_passes: int = Field(0, ge=0, le=50, description="Monte-Carlo dropout passes, for a spread; 0 or from 2")
+    finding: str | None = Field(None, description="also the nearest study with this finding and without it")
+
+    @field_validator("dropout_passes")
+    @classmethod
+    def _not_one(cls, passes: int) -> int:
+        if passes == 1:
+            raise ValueError("expected 0 or at least 2 dropout passes, got 1")
+        return passes
+
+
+class Predict(PredictOptions, _AboutStudy):
+    """A stored study or films to predict."""
+
+
+class ExplainOptions(_AboutFilms):
+    """What to explain, beside the films: a finding of the probe, or the likeness to a stored study."""
+
+    finding: str | None = None
+    hit: StudyId | None = Field(None, description="a stored study")
+    method: Literal["gradcam", "gradcam++", "layercam", "integrated_gradients", "gradient_shap"] = "gradcam"
+    stage: int | None = Field(
+        None, ge=0, le=4, description="resolution to explain at, 0 for 1/2; default: the last maps"
+    )
+    trust: bool = Field(True, description="also deletion and insertion scores, beside a random map's")
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Self:
+        if (self.finding is None) == (self.hit is None):
+            raise ValueError("expected either a finding or a hit to explain")
+        return self
+
+
+class Explain(ExplainOptions, _AboutStudy):
+    """A stored study or films to explain."""
+
+
+class VoteAnswer(BaseModel):
+    """The neighbours' vote on a finding."""
+
+    share: float
+    low: float
+    high: float
+    neighbours: int
+    effective: float
+
+
+class PredictionAnswer(BaseModel):
+    """What is said of one finding."""
+
+    finding: str
+    probability: float | None = Field(description="calibrated; null without a probe")
+    spread: float | None
+    call: Literal["ruled in", "possible", "ruled out"] | None
+    thresholds: dict[str, float] | None
+    vote: VoteAnswer | None
+    disagrees: bool = Field(description="probe and vote lead to different decisions")
+
+
+class FamiliarityAnswer(BaseModel):
+    """How near the films are to the collection, beside how near its own studies are to each other."""
+
+    percentile: float
+    unfamiliar: bool
+    sentence: str
+
+
+class PredictAnswer(BaseModel):
+    """Predictions, the most probable first."""
+
+    predictions: list[PredictionAnswer]
+    notice: str | None
+    labels: str
+    familiarity: FamiliarityAnswer | None
+    contrast: dict[str, Any] | None
+    fingerprint: str
+
+
+class MapAnswer(BaseModel):
+    """One map on one film's own geometry, at most 1024 pixels a side."""
+
+    side: Literal["query", "hit"]
+    view: Literal["frontal", "lateral"]
+    width: int
+    height: int
+    png: str = Field(description="grey 8-bit PNG in base64; white is where it speaks most for the value")
+    deletion: float | None = None
+    insertion: float | None = None
+    random_deletion: float | None = None
+    random_insertion: float | None = None
+
+
+class ExplainAnswer(BaseModel):
+    """The maps, and the logit or cosine that they explain."""
+
+    method: str
+    stage: int | None
+    value: float
+    maps: list[MapAnswer]
+    fingerprint: str
+
+
 class StudyPath(BaseModel):
     """The slash of a study id may stand as it is or as %2F."""
 
@@ -146,6 +280,7 @@ class SearchAnswer(BaseModel):
     exact: bool
     fingerprint: str
     took_ms: float
+    familiarity: "FamiliarityAnswer | None" = Field(None, description="of films: how near they are to the collection")
 
 
 class EmbeddingAnswer(BaseModel):

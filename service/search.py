@@ -26,8 +26,12 @@ def search() -> dict[str, Any]:
     """Similar cases of one or two films, of an embedding, or of a stored study"""
     started = time.perf_counter()
     finder = current()
-    answer = finder.find(parse_search(request))
-    return search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
+    asked = parse_search(request)
+    answer = finder.find(asked)
+    found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
+    if finder.reader is not None and asked.study_id is None and asked.embedding is None and not asked.filter:
+        found["familiarity"] = finder.reader.familiarity(answer.hits[0].similarity if answer.hits else None)
+    return found
 
 
 @api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))

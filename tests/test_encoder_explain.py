@@ -32,7 +32,10 @@ def study_of(embedder: Embedder, seed: int, *, views: str = "fl", shape: tuple[i
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("views", ["fl", "f", "l"])
-def test_each_film_of_a_study_gets_a_map_on_its_own_pixels(tiny_embedder: Embedder, method: str, views: str) -> None:
+def test_each_film_of_a_study_gets_a_map_on_its_own_pixels(
+    tiny_embedder: Embedder, monkeypatch: pytest.MonkeyPatch, method: str, views: str
+) -> None:
+    monkeypatch.setattr("encoder.attribution.STEPS", 4)
     if method == "integrated_gradients":
         pytest.importorskip("captum", reason="captum is not installed")
     study = study_of(tiny_embedder, 1, views=views)

@@ -6,7 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from scripts.cli import precedent
 from tests.command_line import done, refusal
 
 
@@ -59,6 +61,7 @@ def test_a_finding_of_a_film_outside_the_index_can_be_explained(world: Path, tmp
     printed = done("explain", *words, "--frontal", film, "--method", "layercam", "--stage", "2", "--out", tmp_path)
 
     assert "logit of Edema" in printed.stdout
+    assert "probability while the hottest parts are blurred" in printed.stdout
     assert (tmp_path / "query_frontal.png").is_file()
 
 
@@ -72,6 +75,33 @@ def test_a_stored_study_whose_film_is_gone_is_told(world: Path, tmp_path: Path) 
     finally:
         gone.write_bytes(content)
     assert "patient00005/study1/view1_frontal.jpg" in line
+
+
+def test_films_that_have_moved_are_found_under_another_root(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").symlink_to(world)
+    words = ["--encoder", world / "encoder.safetensors", "--index", world / "index", "--no-trust", "--json"]
+    words += ["--study", "patient00001/study1", "--hit", "patient00002/study1", "--out", tmp_path / "maps"]
+
+    facts = json.loads(done("explain", *words, "--images", tmp_path / "moved").stdout)
+
+    assert all(set(one) == {"side", "view", "file"} for one in facts["maps"])
+    assert "elsewhere" in refusal("explain", *words, "--images", tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--hit", "patient00002/study1"], "give either --study, or --frontal"),
+        (["--study", "patient00001/study1"], "give either --finding with --probe, or --hit"),
+        (["--study", "patient00001/study1", "--finding", "Edema"], "give either --finding with --probe, or --hit"),
+        (["--frontal", "film.png", "--hit", "patient00002/study1"], "a stored study needs --index"),
+    ],
+)
+def test_what_is_not_fully_asked_is_told(world: Path, words: list[str], sentence: str) -> None:
+    asked = ["explain", "--encoder", str(world / "encoder.safetensors"), "--out", "maps", *words]
+    result = CliRunner().invoke(precedent, asked)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
 
 
 def test_pointing_counts_every_boxed_film_beside_chance(world: Path) -> None:

@@ -181,7 +181,9 @@ def test_a_probe_can_be_kept_to_the_studies_of_which_something_holds(
     metrics = run(export, "--out", tmp_path, "--cv", "2", "--where", "sex=Female", "--findings", "Pneumonia")
 
     females = [
-        label for sex, label in zip(studies["sex"].to_pylist(), studies["Pneumonia"].to_pylist()) if sex == "Female"
+        label
+        for sex, label in zip(studies["sex"].to_pylist(), studies["Pneumonia"].to_pylist(), strict=True)
+        if sex == "Female"
     ]
     judged = metrics["findings"]["Pneumonia"]
     assert judged["positives"] + judged["negatives"] == sum(label != -1 for label in females)

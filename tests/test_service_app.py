@@ -102,7 +102,8 @@ def test_an_encoder_that_did_not_make_the_index_is_refused(monkeypatch: pytest.M
     class Other:
         fingerprint = "0" * 64
 
-    monkeypatch.setattr(loader.Retriever, "load", lambda _: retriever)
-    monkeypatch.setattr("encoder.embedder.Embedder.load", lambda _: Other)
+    monkeypatch.setattr(loader, "load_collection", lambda _: None)
+    monkeypatch.setattr(loader, "Retriever", lambda _: retriever)
+    monkeypatch.setattr("encoder.embedder.Embedder.load", lambda _, runtime: Other)
     with pytest.raises(FingerprintMismatch, match="precedent export"):
         loader.from_env({"PRECEDENT_INDEX": "i", "PRECEDENT_ENCODER": "e"})

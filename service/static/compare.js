@@ -22,7 +22,8 @@ export function queryFilms() {
   return Object.fromEntries([...films].map((film) => [film.dataset.view, film.dataset.whole || film.firstElementChild.src]));
 }
 
-const storedFilms = (study) =>
+/** Returns the addresses of a stored study's films by view. */
+export const storedFilms = (study) =>
   Object.fromEntries(study.views.map((view) => [view, studyAddress(study.study_id, "/image", { view })]));
 
 /** Opens the query's films, beside those of a stored study where one is named. Raises Refused. */
@@ -63,13 +64,16 @@ export function choose(view, told = true) {
 
 function staged(side, view) {
   const stage = new Stage(side, view, lenses, () => shown.tool);
-  const name = side === "query" ? "Query" : `Hit ${shown.hit}`;
+  const rank = cardOf(shown.hit)?.dataset.rank;
+  const name = side === "query" ? "Query" : `${rank ? `Hit ${rank}` : "Study"} · ${shown.hit}`;
   stage.show(shown.films[side][view] ?? null, `${name} · ${view}`, `This study has no ${view} film.`);
   return stage;
 }
 
+const cardOf = (hit) => hit && byId("results").querySelector(`[data-study="${CSS.escape(hit)}"]`);
+
 function tell(study) {
-  const card = shown.hit && byId("results").querySelector(`[data-study="${CSS.escape(shown.hit)}"]`);
+  const card = cardOf(shown.hit);
   byId("compare-title").textContent = study ? `Query and ${study.study_id}` : "Query";
   byId("compare-similarity").textContent = card ? `Similarity ${Number(card.dataset.similarity).toFixed(3)}` : "";
   const query = byId("query").querySelectorAll(".facts, .findings");

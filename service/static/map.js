@@ -75,7 +75,7 @@ function list() {
     const rank = hits().get(id);
     const role = id === asked.study ? "query" : rank ? `hit ${rank}` : "";
     return element("li", {}, element("a", { href: address("/", { study: id }), data: { at } }, id), " ",
-      element("small", {}, [role, labels[map.labels[at]]].filter(Boolean).join(" · ")));
+      element("small", {}, [role, labels[map.labels[at]] ?? ""].filter(Boolean).join(" ")));
   }));
 }
 

@@ -1,88 +1,156 @@
-"use strict";
+// The page's one entry: takes over the forms that work without it, puts answers in place, and wires the other rooms.
 
-// The page works without this file; with it, films can be dropped and the answer comes without a reload.
+import { sentence } from "./api.js";
+import { asked, isAsked, take } from "./asked.js";
+import * as compare from "./compare.js";
+import { byId, element } from "./elements.js";
+import * as keys from "./keys.js";
+import * as map from "./map.js";
+import { predict } from "./predictions.js";
+import { prepareReport } from "./report.js";
+import * as upload from "./upload.js";
+import * as why from "./why.js";
 
-const form = document.getElementById("films");
-const status = document.getElementById("status");
-const drops = [...form.querySelectorAll(".drop")];
-const VIEWABLE = ["image/jpeg", "image/png"];
+const OPEN_WORDS = ["hit", "view", "why"];
+const BODY_FIELDS = ["k", "one_a_patient"];
+const QUERY_FIELDS = ["study", "collection"];
+const main = byId("main");
+const filters = byId("filters");
+let settledAt = "";
 
-function show(drop) {
-  const file = drop.querySelector("input").files[0];
-  const picture = drop.querySelector("img");
-  URL.revokeObjectURL(picture.src);
-  picture.hidden = !file || !VIEWABLE.includes(file.type);
-  picture.removeAttribute("src");
-  if (!picture.hidden) picture.src = URL.createObjectURL(file);
-  drop.querySelector(".drop-name").textContent = file ? file.name : "drop or choose a film";
+/** Returns the words of the filters that are set. */
+function filterWords() {
+  const plain = { one_a_patient: "true", k: "12" };
+  const given = [...new FormData(filters)].filter(([name, value]) => value !== "" && plain[name] !== value);
+  const found = given.some(([name]) => name === "finding");
+  return given.filter(([name]) => name !== "label" || found);
 }
 
-function put(drop, file) {
-  const held = new DataTransfer();
-  held.items.add(file);
-  drop.querySelector("input").files = held.files;
-  show(drop);
+function refuse(message) {
+  byId("query").replaceChildren();
+  byId("results").replaceChildren(element("p", { className: "refused", role: "alert" }, sentence(message)));
 }
 
-/** One film goes where it was dropped; of two, the first is the frontal. */
-function take(event, drop) {
-  event.preventDefault();
-  drop.classList.remove("over");
-  const films = [...event.dataTransfer.files];
-  if (films.length === 1) put(drop, films[0]);
-  else films.slice(0, 2).forEach((film, place) => put(drops[place], film));
+/** Puts an answer in place. A page comes back as HTML, also for a refusal; a body over the limit comes back as JSON. */
+function fill({ text, kind, code }) {
+  main.className = "reading";
+  if (kind.startsWith("application/json")) return refuse(JSON.parse(text).error.message);
+  const page = new DOMParser().parseFromString(text, "text/html");
+  if (!page.getElementById("results")) return refuse(`the service answered ${code}`);
+  for (const id of ["query", "results"]) byId(id).replaceChildren(...page.getElementById(id).childNodes);
+  main.dataset.study = page.getElementById("main").dataset.study;
+  document.title = page.title;
+  return null;
 }
 
-function refuse(results, sentence) {
-  const line = document.createElement("p");
-  line.className = "refused";
-  line.setAttribute("role", "alert");
-  line.textContent = sentence;
-  results.replaceChildren(line);
+/** Makes what is on the page the query, and asks what belongs to it. */
+function settle(films = {}, patient = "") {
+  const shown = byId("query").childElementCount > 0;
+  take(shown ? main.dataset.study : "", main.dataset.collection, shown ? films : {}, patient);
+  settledAt = base();
+  byId("report-button").disabled = !isAsked();
+  byId("chosen").textContent = new FormData(filters).getAll("finding").join(", ") || "any";
+  byId("unfilter").hidden = !filterWords().some(([name]) => ![...BODY_FIELDS, ...QUERY_FIELDS].includes(name));
 }
 
-/** A page comes back as HTML, also for a refusal; a body over the limit comes back as JSON. */
-async function fill(results, response) {
-  if ((response.headers.get("Content-Type") || "").startsWith("application/json")) {
-    refuse(results, (await response.json()).error.message);
-    return;
-  }
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const fresh = page.getElementById("results");
-  if (fresh) results.replaceChildren(...fresh.childNodes);
-  else refuse(results, `The service answered ${response.status}.`);
-}
-
-async function ask(event) {
-  event.preventDefault();
-  const results = document.getElementById("results");
-  const button = form.querySelector("button");
-  if (![...form.querySelectorAll("input[type=file]")].some((input) => input.files.length)) {
-    status.textContent = "Choose at least one film first.";
-    return;
-  }
-  button.disabled = true;
-  results.setAttribute("aria-busy", "true");
-  status.textContent = "Reading the films and searching…";
+async function searchFilms() {
+  const words = filterWords().filter(([name]) => !BODY_FIELDS.includes(name));
+  const { k, one_a_patient: one } = Object.fromEntries(new FormData(filters));
+  const [films, patient] = [upload.chosenFilms(), upload.chosenPatient()];
+  upload.busy(true);
   try {
-    await fill(results, await fetch(form.action, { method: "POST", body: new FormData(form) }));
-    results.focus();
-  } catch {
-    refuse(results, "The service cannot be reached.");
+    fill(await upload.send({ k, group_by: one === "true" ? "patient" : "" }, new URLSearchParams(words)));
+    filters.querySelector("[name=study]")?.remove();
+    byId("ask").open = byId("query").childElementCount === 0;
+    window.history.replaceState(null, "", window.location.pathname);
+    settle(films, patient);
+    predict();
+    byId("results").focus({ preventScroll: true });
+    window.scrollTo(0, 0);
+  } catch (error) {
+    refuse(error.message);
   }
-  status.textContent = "";
-  results.removeAttribute("aria-busy");
-  button.disabled = false;
+  upload.busy(false);
 }
 
-for (const drop of drops) {
-  drop.addEventListener("change", () => show(drop));
-  drop.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
-  });
-  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => take(event, drop));
-  show(drop);
+async function searchStored() {
+  const url = `/?${new URLSearchParams(filterWords())}`;
+  byId("results").setAttribute("aria-busy", "true");
+  try {
+    const response = await fetch(url);
+    fill({ text: await response.text(), kind: response.headers.get("Content-Type") || "", code: response.status });
+    window.history.pushState(null, "", url);
+    settle();
+  } catch {
+    refuse("the service cannot be reached");
+  }
+  byId("results").setAttribute("aria-busy", "false");
 }
-form.addEventListener("submit", ask);
+
+const search = () => (Object.keys(asked.films).length ? searchFilms() : searchStored());
+
+/** Returns the query of the URL without what is open over it. */
+function base() {
+  const url = new URL(window.location);
+  for (const name of OPEN_WORDS) url.searchParams.delete(name);
+  return url.search;
+}
+
+/** Opens and closes what the URL says; a URL of another query is loaded anew. */
+function follow() {
+  if (base() !== settledAt) return window.location.reload();
+  const words = new URL(window.location).searchParams;
+  const [hit, view, map] = OPEN_WORDS.map((name) => words.get(name));
+  if (hit && hit !== compare.shown.hit) compare.open(hit, { view, why: map }).catch(tell);
+  if (!hit && byId("compare").open) byId("compare").close();
+  return null;
+}
+
+/** Says above the hits what went wrong. */
+function tell(error) {
+  const line = element("p", { className: "refused", role: "alert" }, sentence(error.message));
+  byId("results").querySelector(".refused")?.remove();
+  byId("results").prepend(line);
+}
+
+function clicked({ target }) {
+  for (const menu of document.querySelectorAll(".menu[open]")) menu.open = menu.contains(target);
+  const film = target.closest("#query .film, .hit .film, [data-compare]");
+  if (!film) return;
+  const hit = film.closest(".hit")?.dataset.study ?? null;
+  compare.open(hit, { view: film.dataset.view ?? null }).catch(tell);
+}
+
+function clear() {
+  for (const box of filters.querySelectorAll("[type=checkbox]")) box.checked = false;
+  for (const name of ["sex", "projection", "age_from", "age_to"]) filters.elements[name].value = "";
+  search();
+}
+
+function prepare() {
+  upload.prepare(searchFilms);
+  compare.prepare(tell);
+  why.prepare();
+  map.prepare();
+  prepareReport(tell);
+  keys.prepare(tell);
+  document.addEventListener("click", clicked);
+  filters.addEventListener("change", () => isAsked() && search());
+  filters.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (isAsked()) search();
+  });
+  byId("unfilter").addEventListener("click", clear);
+  byId("collection")?.addEventListener("change", ({ target }) => {
+    window.location.assign(`/?collection=${encodeURIComponent(target.value)}`);
+  });
+  window.addEventListener("popstate", follow);
+}
+
+document.documentElement.classList.add("scripted");
+prepare();
+settle();
+if (isAsked()) {
+  predict();
+  follow();
+}

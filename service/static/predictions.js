@@ -84,15 +84,17 @@ function warn(familiarity) {
 function row(one, probed) {
   const why = element("button", { type: "button", className: "quiet" }, "Why", hiddenText(` ${one.finding}`));
   why.addEventListener("click", () => open(null, { why: one.finding }));
-  const pair = element("button", { type: "button", className: "quiet" }, "With and without", hiddenText(` ${one.finding}`));
+  const pair = element("button", { type: "button", className: "quiet" }, "Contrast", hiddenText(`: nearest with and without ${one.finding}`));
   pair.addEventListener("click", () => contrast(one.finding, pair));
   return element(
     "li", { data: { finding: one.finding } },
     element("p", { className: "line" }, element("strong", {}, one.finding), call(one)),
     bar(one),
-    element("p", { className: "figures" }, probability(one), voteWords(one.vote)),
+    element(
+      "div", { className: "row" }, element("p", { className: "figures" }, probability(one), voteWords(one.vote)),
+      element("p", { className: "actions" }, ...(probed && one.probability !== null ? [why] : []), pair),
+    ),
     ...(one.disagrees ? [element("p", { className: "disagrees" }, "≠ probe and neighbours disagree")] : []),
-    element("p", { className: "actions" }, ...(probed && one.probability !== null ? [why] : []), pair),
   );
 }
 
@@ -113,7 +115,9 @@ function probability(one) {
 function voteWords(vote) {
   if (!vote) return "no neighbour is labelled for it";
   const interval = `${vote.low.toFixed(2)}–${vote.high.toFixed(2)}`;
-  return `vote ${vote.share.toFixed(2)} (${interval}) of ${vote.neighbours}`;
+  const words = element("span", { title: `of ${vote.neighbours} neighbours` }, `vote ${vote.share.toFixed(2)} (${interval})`);
+  words.append(hiddenText(` of ${vote.neighbours} neighbours`));
+  return words;
 }
 
 /** Draws probability, thresholds and vote on one axis from 0 to 1; the figures below say the same. */

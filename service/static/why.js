@@ -79,7 +79,7 @@ function lay(maps) {
 
 function judgement(map) {
   const name = `${map.side === "query" ? "Query" : "Hit"}, ${map.view}: `;
-  return element("li", { title: trustFigures(map) }, element("strong", {}, name), trustSentence(map));
+  return element("li", {}, element("strong", {}, name), trustSentence(map), element("small", {}, trustFigures(map)));
 }
 
 function strengthen(value) {

@@ -1,0 +1,175 @@
+"""What reads films beyond finding their neighbours: probabilities, votes, contrast, maps, and whether they fit in.
+
+Knows both wings and no HTTP; torch comes with it, so only who serves films imports it.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from encoder.embedder import Embedder
+from encoder.explain import Explainer, Explanation, OpenStudy
+from encoder.image import Source
+from encoder.overlay import as_png
+from encoder.predict import Options, Prediction, Predictor, predict_embedding
+from encoder.probe import LinearProbe
+from encoder.variants import PLAIN, TEST_TIME
+from index.collection import Collection
+from index.contrast import Contrast, Counterpart, Subject, contrast
+from index.familiarity import FamiliarityGate
+from index.labels import LabelPolicy, finding_targets, label_columns
+from index.retriever import Retriever
+from index.votes import Vote, hit_table, neighbour_votes
+from service.schemas import study_answer
+
+LONGEST = 1024
+"""Longest side of a map in pixels: a map is smooth, and the page lays it over the film at any size."""
+POLICY = LabelPolicy.named("known-good")
+Sources = Mapping[str, Source]
+"""The films of a study by view."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One study that is asked about: its films, and its vector where it is stored."""
+
+    sources: Sources
+    subject: Subject
+    stored: npt.NDArray[np.float32] | None = None
+
+
+class Reader:
+    """One collection's reader. Safe under threads: nothing in it changes after construction."""
+
+    def __init__(self, embedder: Embedder, collection: Collection, probe: LinearProbe | None = None) -> None:
+        """Raise EncoderError where the probe belongs to another encoder."""
+        if probe is not None:
+            probe.require_fingerprint(embedder.fingerprint)
+        self.embedder, self.probe = embedder, probe
+        self.retriever = Retriever(collection)
+        self._gate = FamiliarityGate.build(collection)
+        self._explainer = Explainer(embedder)
+
+    def familiarity(self, similarity: float | None) -> dict[str, Any] | None:
+        """Return where a nearest similarity stands among the collection's own, with a sentence; None without one."""
+        found = None if similarity is None else self._gate.judge(similarity)
+        if found is None:
+            return None
+        sentence = (
+            f"its nearest study is at {found.similarity:.2f}; {found.percentile:.0f} % of the collection's own studies "
+            "are no nearer to another patient's"
+        )
+        return {"percentile": found.percentile, "unfamiliar": found.unfamiliar, "sentence": sentence}
+
+    def predict(self, query: Query, *, k: int, tta: bool, passes: int, finding: str | None) -> dict[str, Any]:
+        """Return predictions, votes, familiarity and, for one finding, the contrast, as JSON holds them."""
+        vector = self._vector(query)
+        patient = query.subject.patient_id
+        hits = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id).hits
+        predicted = {one.finding: one for one in self._predicted(query, vector, tta, passes)}
+        table = hit_table(hits, self.retriever.schema)
+        names = list(predicted) or label_columns(table)
+        labelled = [name for name in names if name in self.retriever.columns]
+        targets = finding_targets(table, labelled, POLICY)
+        votes = dict(zip(labelled, neighbour_votes(hits, targets), strict=True))
+        rows = [_prediction(name, predicted.get(name), votes.get(name)) for name in names]
+        pair = contrast(self.retriever, vector, finding, query.subject) if finding else None
+        return {
+            "predictions": sorted(rows, key=_order),
+            "notice": None if predicted else "No probe is loaded: only the neighbours vote.",
+            "labels": POLICY.sentence(),
+            "familiarity": self.familiarity(hits[0].similarity if hits else None),
+            "contrast": None if pair is None else _contrast(pair),
+            "fingerprint": self.embedder.fingerprint,
+        }
+
+    def explain(
+        self, query: Query, hit: Sources | None, *, finding: str | None, method: str, stage: int | None, trust: bool
+    ) -> dict[str, Any]:
+        """Return the maps of a finding, or of the query and a hit, as JSON holds them. Raises EncoderError."""
+        study = self._open(query.sources)
+        if hit is None:
+            assert self.probe is not None
+            assert finding is not None
+            sides = {
+                "query": self._explainer.why_finding(
+                    study, self.probe, finding, method=method, stage=stage, trust=trust
+                )
+            }
+        else:
+            pair = self._explainer.why_similar(study, self._open(hit), method=method, stage=stage, trust=trust)
+            sides = dict(zip(("query", "hit"), pair, strict=True))
+        return {
+            "method": method, "stage": stage, "value": sides["query"].value,
+            "maps": [one for side, found in sides.items() for one in _maps(side, found)],
+            "fingerprint": self.embedder.fingerprint,
+        }  # fmt: skip
+
+    def _open(self, sources: Sources) -> OpenStudy:
+        return OpenStudy.read(self.embedder, sources.get("frontal"), sources.get("lateral"))
+
+    def _vector(self, query: Query) -> npt.NDArray[np.float32]:
+        if query.stored is not None:
+            return query.stored
+        return self.embedder.embed_study(query.sources.get("frontal"), query.sources.get("lateral"))
+
+    def _predicted(self, query: Query, vector: npt.NDArray[np.float32], tta: bool, passes: int) -> list[Prediction]:
+        if self.probe is None:
+            return []
+        if not tta and not passes:
+            return predict_embedding(self.probe, vector)
+        predictor = Predictor([(self.embedder, self.probe)])
+        films = predictor.read_films(
+            query.sources.get("frontal"), query.sources.get("lateral"), projection=query.subject.projection
+        )
+        return predictor.predict(films, Options(TEST_TIME if tta else (PLAIN,), passes))
+
+
+def _order(row: dict[str, Any]) -> tuple[float, str]:
+    vote = row["vote"]["share"] if row["vote"] else 0.0
+    return -(row["probability"] if row["probability"] is not None else vote), row["finding"]
+
+
+def _prediction(name: str, one: Prediction | None, vote: Vote | None) -> dict[str, Any]:
+    points = one.points if one else None
+    disagrees = bool(one and points and vote and vote.disagrees(one.probability, points.youden))
+    return {
+        "finding": name,
+        "probability": one.probability if one else None,
+        "spread": one.spread if one else None,
+        "call": one.call if one else None,
+        "thresholds": asdict(points) if points else None,
+        "vote": asdict(vote) if vote else None,
+        "disagrees": disagrees,
+    }
+
+
+def _contrast(pair: Contrast) -> dict[str, Any]:
+    def side(one: Counterpart | None) -> dict[str, Any] | None:
+        if one is None:
+            return None
+        study = study_answer(one.hit.study)
+        return {
+            "study": study, "similarity": one.hit.similarity, "matched": list(one.matched), "relaxed": list(one.relaxed)
+        }  # fmt: skip
+
+    return {"finding": pair.finding, "present": side(pair.present), "absent": side(pair.absent)}
+
+
+def _maps(side: str, found: Explanation) -> list[dict[str, Any]]:
+    answers = []
+    for view, heat in found.maps.items():
+        factor = min(1.0, LONGEST / max(heat.shape))
+        size = (max(1, round(heat.shape[1] * factor)), max(1, round(heat.shape[0] * factor)))
+        shown = cv2.resize(heat, size, interpolation=cv2.INTER_AREA) if factor < 1 else heat
+        trust = asdict(found.trust[view]) if view in found.trust else {}
+        answers.append({
+            "side": side, "view": view, "width": size[0], "height": size[1],
+            "png": base64.b64encode(as_png(np.asarray(shown, dtype=np.float32))).decode(), **trust,
+        })  # fmt: skip
+    return answers

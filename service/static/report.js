@@ -1,0 +1,145 @@
+// One page to print or to keep as PDF: query, findings, hits, maps, with the fingerprint and "research use" on it.
+
+import { read } from "./api.js";
+import { asked, studyAddress } from "./asked.js";
+import { queryFilms, storedFilms } from "./compare.js";
+import { byId, element } from "./elements.js";
+import { explain, lastLooked, trustSentence } from "./explain.js";
+import { factsLine, findingWords } from "./findings.js";
+import { latest } from "./predictions.js";
+
+const HITS = 6;
+const ROWS = 8;
+const SIDE = 700;
+const STRENGTH = 0.6;
+const METHOD = "gradcam";
+
+const report = byId("report");
+let told = () => {};
+
+/** Builds the report of what is on the page and opens the browser's print dialog. */
+export async function openReport() {
+  const button = byId("report-button");
+  button.disabled = true;
+  button.textContent = "Preparing…";
+  try {
+    await build();
+    window.print();
+  } catch (error) {
+    told(error);
+  }
+  button.textContent = "Report";
+  button.disabled = false;
+}
+
+/** Fills the report: the maps that were last looked at, or those of the first finding and the first hit. */
+export async function build() {
+  const cards = [...byId("results").querySelectorAll(".hit")];
+  const first = latest()?.predictions.find((one) => one.probability !== null)?.finding;
+  const { finding = first, hit = cards[0]?.dataset.study } = lastLooked();
+  const [why, alike, other, hits] = await Promise.all([
+    finding ? mapsOf({ finding }) : [],
+    hit ? mapsOf({ hit }) : [],
+    hit ? read(studyAddress(hit)) : null,
+    Promise.all(cards.slice(0, HITS).map(hitFigure)),
+  ]);
+  const films = queryFilms();
+  const query = await row(films, [], "query", "query");
+  const because = why.length ? await row(films, why, "query", finding) : [];
+  const likeness = [
+    ...(await row(films, alike, "query", "query")),
+    ...(other ? await row(storedFilms(other), alike, "hit", hitName(hit, cards)) : []),
+  ];
+  report.replaceChildren(
+    head(), section("report-films", query, because), section("report-columns", [predictions()], [facts()]),
+    element("h2", {}, "Similar cases"), element("ol", { className: "report-hits" }, ...hits),
+    ...(alike.length ? [element("h2", {}, `Where the query and ${hitName(hit, cards)} are alike (Grad-CAM)`), section("report-films", likeness)] : []),
+    foot(),
+  );
+}
+
+const section = (name, ...groups) => element("section", { className: name }, ...groups.flat());
+
+function hitName(study, cards) {
+  const card = cards.find((one) => one.dataset.study === study);
+  return card ? `hit ${card.dataset.rank}` : study;
+}
+
+/** Returns the maps of an aim with their figures; none where they cannot be had. */
+const mapsOf = (aim) => explain(aim, METHOD, { trust: true }).then((found) => found.maps, () => []);
+
+/** Returns a figure a view of a side's films, with its map and how far that holds. */
+function row(films, maps, side, name) {
+  return Promise.all(Object.entries(films).map(([view, film]) => {
+    const map = maps.find((one) => one.side === side && one.view === view);
+    return laid(film, map, map ? `${name}, ${view}. ${trustSentence(map)}` : `${name}, ${view}`);
+  }));
+}
+
+/** Returns a figure of a film, with a map over it where there is one. */
+async function laid(source, map, words = "") {
+  const film = new Image();
+  film.src = source;
+  if (!(await film.decode().then(() => true, () => false))) return element("figure", {}, element("figcaption", {}, `${words}: film not available`));
+  const scale = Math.min(1, SIDE / Math.max(film.naturalWidth, film.naturalHeight));
+  const canvas = element("canvas", { width: film.naturalWidth * scale, height: film.naturalHeight * scale });
+  const brush = canvas.getContext("2d");
+  brush.drawImage(film, 0, 0, canvas.width, canvas.height);
+  brush.globalAlpha = STRENGTH;
+  if (map?.canvas) brush.drawImage(map.canvas, 0, 0, canvas.width, canvas.height);
+  return element("figure", {}, canvas, element("figcaption", {}, words));
+}
+
+function head() {
+  const name = asked.study || Object.values(asked.films).map((film) => film.name).join(" and ");
+  return element("header", {}, element("h1", {}, `Precedent: cases similar to ${name}`), element("p", { className: "use" }, "For research use. Not a medical device; not for diagnosis."));
+}
+
+function predictions() {
+  const found = (latest()?.predictions ?? []).slice(0, ROWS);
+  const cells = (kind, ...texts) => element("tr", {}, ...texts.map((text) => element(kind, {}, text)));
+  const vote = (one) => (one.vote ? `${one.vote.share.toFixed(2)} (${one.vote.low.toFixed(2)}–${one.vote.high.toFixed(2)})` : "–");
+  return element("table", {}, element("caption", {}, "Predictions, and the neighbours' vote with its 95 % interval"),
+    element("thead", {}, cells("th", "finding", "probability", "call", "vote", "")),
+    element("tbody", {}, ...found.map((one) => cells(
+      "td", one.finding, one.probability === null ? "–" : one.probability.toFixed(2), one.call ?? "–", vote(one), one.disagrees ? "≠ disagree" : "",
+    ))));
+}
+
+function facts() {
+  const stored = [...byId("query").querySelectorAll(".facts, .findings")].map((one) => one.cloneNode(true));
+  const notice = byId("unfamiliar").hidden ? [] : [element("p", {}, byId("unfamiliar").textContent)];
+  const count = byId("results").querySelector("h2")?.textContent.replace(/\s+/g, " ").trim() ?? "";
+  return element("div", {}, ...stored, ...notice, element("p", {}, `${count}; ${narrowing()}`));
+}
+
+/** Returns the filters in words. */
+function narrowing() {
+  if (byId("unfilter").hidden) return "no filter";
+  const { finding, label, sex, projection, age_from: from, age_to: to } = words(new FormData(byId("filters")));
+  return [
+    finding.length ? `${finding.join(" and ")} ${label}` : "", sex, projection,
+    from ? `from ${from} years` : "", to ? `up to ${to} years` : "",
+  ].filter(Boolean).join(", ");
+}
+
+const words = (form) => ({ ...Object.fromEntries(form), finding: form.getAll("finding") });
+
+async function hitFigure(card) {
+  const { study: id, rank, similarity } = card.dataset;
+  const study = await read(studyAddress(id));
+  const film = await laid(Object.values(storedFilms(study))[0], null, `${rank}: ${id}, ${Number(similarity).toFixed(3)}`);
+  return element("li", {}, film, element("p", {}, findingWords(study)), element("p", {}, factsLine(study)));
+}
+
+function foot() {
+  const { fingerprint, rows, collection } = byId("main").dataset;
+  const day = new Date().toISOString().slice(0, 16).replace("T", " ");
+  const searched = [collection, `${Number(rows).toLocaleString("en")} studies`, `${day} UTC`].filter(Boolean).join(" · ");
+  return element("footer", {}, element("p", {}, `Encoder ${fingerprint}`), element("p", {}, searched));
+}
+
+/** Remembers how a failure is told. */
+export function prepareReport(tell) {
+  told = tell;
+}

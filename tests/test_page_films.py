@@ -1,0 +1,171 @@
+"""A reader looks at films: side by side, zoomed, windowed and inverted together, with heat maps, all kept in the URL."""
+
+from collections.abc import Iterator
+
+import pytest
+from page_world import ONE_VIEW, QUERY, Reader, at_the_page
+
+pytestmark = pytest.mark.slow
+QUERY_FILM, HIT_FILM = ('.stage[data-side="query"]', '.stage[data-side="hit"]')
+
+
+@pytest.fixture(scope="module")
+def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    with at_the_page(tmp_path_factory.getbasetemp()) as reader:
+        yield reader
+
+
+@pytest.fixture
+def reader(visitor: Reader) -> Iterator[Reader]:
+    visitor.complaints()
+    yield visitor
+    assert visitor.complaints() == []
+
+
+def compare(reader: Reader, study: str = QUERY, words: str = "") -> str:
+    """Open the first hit of a study beside it and return its name."""
+    reader.open(f"/?study={study}{words}")
+    reader.find(".hit")
+    reader.press("1")
+    reader.wait(f"document.querySelector('{HIT_FILM} img')?.naturalWidth > 0 "
+                f"&& document.querySelector('{QUERY_FILM} img').naturalWidth > 0")  # fmt: skip
+    return reader.hits()[0]
+
+
+def placed(reader: Reader, side: str) -> str:
+    """Return how a side's film is moved and scaled."""
+    return str(reader.wait("document.querySelector(arguments[0] + ' img').style.transform", side))
+
+
+def window(reader: Reader, side: str) -> tuple[float, float]:
+    """Return slope and intercept of a side's window."""
+    function = f"document.querySelector('#lens-{side} feFuncG')"
+    return tuple(float(reader.ask(f"return {function}.getAttribute('{name}')")) for name in ("slope", "intercept"))
+
+
+def test_a_hit_opens_beside_the_query_with_the_same_view(reader: Reader) -> None:
+    hit = compare(reader)
+
+    captions = [one.text for one in reader.all(".stage .caption")]
+    assert captions == ["Query · frontal", f"Hit 1 · {hit} · frontal"]
+    assert reader.ask("return document.activeElement.closest('dialog').id") == "compare"
+    reader.press("b")
+    assert [one.get_attribute("data-view") for one in reader.all(".stage")] == ["frontal"] * 2 + ["lateral"] * 2
+
+
+def test_zoom_and_pan_are_linked_until_they_are_parted(reader: Reader) -> None:
+    compare(reader)
+    before = placed(reader, QUERY_FILM)
+    reader.wheel(QUERY_FILM, -400)
+    reader.wait("document.querySelector(arguments[0] + ' img').style.transform !== arguments[1]", QUERY_FILM, before)
+    reader.press("g")
+    reader.drag(HIT_FILM, 40, 25)
+    query, hit = placed(reader, QUERY_FILM), placed(reader, HIT_FILM)
+    assert query.rpartition(" ")[2] == hit.rpartition(" ")[2]
+
+    reader.press("k")
+    reader.drag(HIT_FILM, -60, 0)
+    assert placed(reader, QUERY_FILM) == query
+    assert placed(reader, HIT_FILM) != hit
+    reader.press("kwr")
+    assert placed(reader, QUERY_FILM) == before
+
+
+def test_a_drag_changes_the_window_and_a_key_inverts_it(reader: Reader) -> None:
+    compare(reader)
+    assert window(reader, "query") == (1.0, 0.0)
+    reader.drag(QUERY_FILM, -100, 60)
+    slope, intercept = window(reader, "query")
+
+    assert slope > 1.2
+    assert window(reader, "hit") == (slope, intercept)
+    assert float(str(reader.find("#width").get_attribute("value"))) == pytest.approx(255 / slope, abs=1)
+    reader.press("i")
+    assert window(reader, "query")[0] == pytest.approx(-slope)
+    assert reader.find("[data-do=invert]").get_attribute("aria-pressed") == "true"
+
+
+def test_a_heat_map_says_on_both_sides_why_two_studies_are_alike(reader: Reader) -> None:
+    compare(reader)
+    reader.press("s")
+    reader.wait("document.querySelectorAll('#trust li').length >= 2")
+
+    assert reader.wait("document.querySelector('.stage canvas')")
+    film, heat = (
+        reader.ask(f"return document.querySelector('.stage {kind}').style.transform") for kind in ("img", "canvas")
+    )
+    assert film == heat
+    assert any(one in reader.text("#trust") for one in ("Holds", "Do not rely", "Blank", "Not to be judged"))
+
+
+def test_the_slider_makes_the_heat_map_weaker(reader: Reader) -> None:
+    compare(reader)
+    opacity = "return getComputedStyle(document.querySelector('.heat-layer')).opacity"
+    assert float(reader.ask(opacity)) == 0.55
+    reader.press("[[")
+    assert float(reader.ask(opacity)) == pytest.approx(0.35)
+    reader.press("h")
+    assert float(reader.ask(opacity)) == 0
+    reader.press("h")
+    assert float(reader.ask(opacity)) == pytest.approx(0.35)
+
+
+def test_a_finding_is_explained_from_its_prediction(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    reader.click('[data-finding="Pleural Effusion"] .actions button')
+
+    assert reader.wait("document.querySelector('.stage canvas')?.width") > 100
+    assert reader.find("#why-finding").get_attribute("value") == "Pleural Effusion"
+    assert len(reader.all(".stage")) == 1
+    reader.wait("document.querySelectorAll('#trust li').length === 2")
+
+
+def test_a_view_that_a_study_lacks_is_told(reader: Reader) -> None:
+    compare(reader, ONE_VIEW)
+    reader.press("l")
+
+    stage = reader.find(QUERY_FILM)
+    assert "empty-stage" in str(stage.get_attribute("class"))
+    assert stage.get_attribute("data-sentence") == "This study has no lateral film."
+
+
+def test_a_url_opens_the_same_films_with_the_same_map(reader: Reader) -> None:
+    hit = compare(reader)
+    reader.press("ls")
+    reader.wait("location.search.includes('why=similar') && location.search.includes('view=lateral')")
+    reader.wait("document.querySelector('.stage canvas') || document.querySelector('#trust li')")
+    reader.chrome.refresh()
+
+    assert reader.text("#compare-title") == f"Query and {hit}"
+    assert reader.find(HIT_FILM).get_attribute("data-view") == "lateral"
+    assert reader.find("[name=why]:checked").get_attribute("value") == "similar"
+    reader.wait("document.querySelectorAll('#trust li').length >= 2")
+
+
+def test_back_and_escape_close_the_films(reader: Reader) -> None:
+    compare(reader)
+    reader.chrome.back()
+    reader.wait("!document.getElementById('compare').open")
+    assert "hit=" not in reader.chrome.current_url
+    reader.press("2")
+    reader.wait("document.getElementById('compare').open && location.search.includes('hit=')")
+    reader.press("\ue00c")
+    reader.wait("!document.getElementById('compare').open && !location.search.includes('hit=')")
+
+
+def test_keys_walk_from_hit_to_hit(reader: Reader) -> None:
+    compare(reader)
+    second = reader.hits()[1]
+    reader.press(".")
+    reader.wait("document.getElementById('compare-title').textContent === arguments[0]", f"Query and {second}")
+    reader.press(",")
+    reader.wait("document.querySelector('.stage[data-side=hit] .caption').textContent.startsWith('Hit 1')")
+
+
+def test_a_method_that_cannot_be_used_is_refused_in_words(reader: Reader) -> None:
+    compare(reader)
+    reader.ask("document.getElementById('method').append(new Option('palm reading', 'palmistry', true, true))")
+    reader.press("s")
+
+    assert "palmistry" in reader.text("#why-status")
+    assert all("/v1/explain" in one for one in reader.complaints())

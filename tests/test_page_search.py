@@ -1,0 +1,173 @@
+"""A reader searches at the page: films, filters, stored studies, predictions, refusals, and what the URL keeps."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from page_world import QUERY, Reader, at_the_page
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    with at_the_page(tmp_path_factory.getbasetemp()) as reader:
+        yield reader
+
+
+@pytest.fixture
+def reader(visitor: Reader) -> Iterator[Reader]:
+    visitor.complaints()
+    yield visitor
+    assert visitor.complaints() == []
+
+
+def send(reader: Reader) -> None:
+    """Send the query's frontal film, whose patient is told."""
+    reader.open("/")
+    reader.choose("frontal")
+    reader.find("#films [name=patient_id]").send_keys(QUERY.partition("/")[0])
+    reader.click("#films > button")
+    reader.find(".hit")
+
+
+def test_two_films_are_chosen_sent_and_answered_with_hits(reader: Reader) -> None:
+    reader.open("/")
+    reader.choose("frontal")
+    reader.choose("lateral")
+    assert reader.text(".drop-name") == "view1_frontal.jpg"
+    reader.click("#films > button")
+
+    assert len(reader.find("#query .films").find_elements("css selector", "img")) == 2
+    assert len(reader.hits()) == 12
+    assert "similar cases of" in reader.text("#results h2")
+    assert reader.wait("document.querySelector('.hit img').naturalWidth") > 100
+
+
+def test_a_film_can_be_dropped(reader: Reader) -> None:
+    reader.open("/")
+    reader.ask("""
+        const held = new DataTransfer();
+        held.items.add(new File(["x"], "dropped.dcm"));
+        const drop = document.querySelectorAll(".drop")[1];
+        drop.dispatchEvent(new DragEvent("drop", { dataTransfer: held, bubbles: true, cancelable: true }));
+    """)
+
+    assert [one.text for one in reader.all(".drop-name")] == ["drop or choose a film", "dropped.dcm"]
+
+
+def test_the_patient_that_is_told_is_left_out(reader: Reader) -> None:
+    send(reader)
+
+    assert not [study for study in reader.hits() if study.startswith(QUERY.partition("/")[0])]
+
+
+def test_without_a_film_a_sentence_asks_for_one(reader: Reader) -> None:
+    reader.open("/")
+    reader.click("#films > button")
+
+    assert reader.text("#status") == "Choose at least one film first."
+
+
+def test_a_file_that_is_no_film_is_refused_in_words(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "letter.jpg").write_text("Dear colleague")
+    reader.open("/")
+    reader.choose("lateral", tmp_path / "letter.jpg")
+    reader.click("#films > button")
+
+    assert "expected a JPEG, PNG or DICOM" in reader.text(".refused")
+    assert reader.find("#films > button").is_displayed()
+    assert all("415" in one for one in reader.complaints())
+
+
+def test_an_unknown_study_is_refused_in_words(reader: Reader) -> None:
+    reader.open("/?study=nobody")
+
+    assert "no study 'nobody'" in reader.text(".refused")
+    assert all("404" in one for one in reader.complaints())
+
+
+def test_a_stored_study_is_found_by_its_name(reader: Reader) -> None:
+    reader.open("/")
+    reader.find("#study").send_keys(f"{QUERY}\n")
+
+    assert reader.text("#query h2") == f"Query: {QUERY}"
+    assert len(reader.hits()) == 12
+
+
+def test_a_filter_narrows_the_hits_and_stands_in_the_url(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    reader.click(".filters .menu summary")
+    reader.click('[name=finding][value="Pleural Effusion"]')
+    reader.wait("location.search.includes('finding=Pleural+Effusion')")
+    reader.wait("[...document.querySelectorAll('.hit')].every((hit) => "
+                "hit.querySelector('.present').textContent.includes('Pleural Effusion'))")  # fmt: skip
+    narrowed = reader.hits()
+
+    assert reader.text("#chosen") == "Pleural Effusion"
+    reader.chrome.refresh()
+    assert reader.hits() == narrowed
+    reader.click("#unfilter")
+    reader.wait("!location.search.includes('finding')")
+
+
+def test_sex_and_age_narrow_the_hits_of_films_too(reader: Reader) -> None:
+    send(reader)
+    reader.ask("""
+        document.querySelector("[name=age_from]").value = 40;
+        document.querySelector("[name=sex]").value = "Female";
+        document.querySelector("[name=sex]").dispatchEvent(new Event("change", { bubbles: true }));
+    """)
+    reader.wait("[...document.querySelectorAll('.hit .facts')].every((line) => line.textContent.startsWith('Female'))")
+
+    ages = [float(one.text.split(" · ")[1].split()[0]) for one in reader.all(".hit .facts")]
+    assert ages
+    assert min(ages) >= 40
+
+
+def test_more_like_this_makes_a_hit_the_query_and_keeps_the_filters(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}&projection=PA")
+    hit = reader.hits()[0]
+    reader.click(".hit .more")
+
+    reader.wait("document.querySelector('#query h2').textContent === arguments[0]", f"Query: {hit}")
+    assert "projection=PA" in reader.chrome.current_url
+
+
+def test_predictions_stand_beside_the_neighbours_vote(reader: Reader) -> None:
+    send(reader)
+    first = reader.find(".predictions [data-finding]")
+
+    assert first.find_element("css selector", ".call").text.split(maxsplit=1)[1] in (
+        "ruled in",
+        "possible",
+        "ruled out",
+    )
+    assert "vote" in first.find_element("css selector", ".figures").text
+    shown = [float(one.text.split()[0]) for one in reader.all(".predictions .figures")]
+    assert shown == sorted(shown, reverse=True)
+
+
+def test_a_contrast_pair_opens_beside_the_query(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    reader.click('[data-finding="Pleural Effusion"] .actions button:last-child')
+    reader.find(".counterpart")
+    words = [one.text for one in reader.all(".counterpart strong")]
+    reader.click(".counterpart .film")
+
+    assert words == ["with Pleural Effusion", "without Pleural Effusion"]
+    assert reader.find("#compare .stage[data-side=hit]")
+    reader.click("#compare .close")
+
+
+def test_a_photograph_of_something_else_is_called_unfamiliar(reader: Reader, tmp_path: Path) -> None:
+    import cv2
+    import numpy as np
+
+    stripes = np.tile(np.uint8([[30] * 40 + [220] * 40]), (400, 5))
+    cv2.imwrite(str(tmp_path / "stripes.png"), stripes)
+    reader.open("/")
+    reader.choose("frontal", tmp_path / "stripes.png")
+    reader.click("#films > button")
+
+    assert reader.text("#unfamiliar").startswith("Unfamiliar film.")

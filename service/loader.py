@@ -11,7 +11,9 @@ from pathlib import Path
 from flask_openapi3 import OpenAPI
 
 from index.collection import load_collection
+from index.projection import load_map
 from index.retriever import Retriever
+from service import maps
 from service.app import create_app
 from service.limits import Limits
 
@@ -44,7 +46,9 @@ def load(
     embedder = Embedder.load(encoder_path, runtime=runtime)
     retriever.require_fingerprint(embedder.fingerprint)
     reader = Reader(embedder, collection, LinearProbe.load(probe_dir) if probe_dir else None)
-    return create_app(retriever, embedder, images or _known_root(retriever), limits or Limits(), reader)
+    app = create_app(retriever, embedder, images or _known_root(retriever), limits or Limits(), reader)
+    app.extensions[maps.EXTENSION] = {index_dir.name: load_map(index_dir)}
+    return app
 
 
 def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:

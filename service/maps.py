@@ -34,7 +34,7 @@ class MapQuery(BaseModel):
     study: list[StudyId] = Field(default_factory=list, max_length=1100, description="studies that must be drawn")
 
 
-class MapAnswer(BaseModel):
+class CollectionMapAnswer(BaseModel):
     """A map as columns, an entry a point."""
 
     rows: int = Field(description="studies of the collection; more than are answered where the map was thinned")
@@ -49,7 +49,7 @@ class MapAnswer(BaseModel):
     fingerprint: str
 
 
-@api.get("/v1/map", responses={200: MapAnswer})
+@api.get("/v1/map", responses={200: CollectionMapAnswer})
 def collection_map(query: MapQuery) -> dict[str, Any]:
     """Where the studies stand on the collection's map, thinned evenly to 20,000 points"""
     found = map_of(query.collection)

@@ -26,7 +26,7 @@ ENCODER = ROOT / "scripts" / "demo_encoder.safetensors"
 SERVE = [sys.executable, "-u", "-m", "scripts.cli", "serve"]
 QUERY, ONE_VIEW = "patient00001/study2", "patient00001/study1"
 """Of the phantoms of seed 7: a study with both views, and one with its frontal film alone."""
-PATIENCE = 8.0
+PATIENCE = 30.0
 FLAGS = (
     "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
     "disable-component-update", "disable-sync", "window-size=1280,800", "force-device-scale-factor=1",
@@ -73,6 +73,7 @@ def at_the_page(base: Path) -> Iterator["Reader"]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with served(world / "index", "--encoder", ENCODER, "--probe", world / "probe") as address:
         chrome = Chrome(options=options, service=Service(driver))
+        chrome.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
         try:
             yield Reader(chrome, address, world / "films" / "train")
         finally:
@@ -86,8 +87,9 @@ class Reader:
         self.chrome, self.address, self.films = chrome, address, films
 
     def open(self, path: str) -> None:
-        """Load a path of the served page."""
+        """Load a path of the served page, and wait for its scripts."""
         self.chrome.get(self.address + path)
+        self.wait("document.readyState === 'complete' && document.documentElement.className === 'scripted'")
 
     def ask(self, script: str, *values: Any) -> Any:
         """Return what a script of the page returns."""
@@ -151,10 +153,4 @@ class Reader:
             if result := found():
                 return result
             time.sleep(0.05)
-        print(
-            self.chrome.current_url,
-            self.ask(
-                'return [document.readyState, document.documentElement.className, document.activeElement.outerHTML.slice(0,200), document.getElementById("keys-on").checked, !!document.querySelector("dialog[open]"), document.getElementById("map-button").disabled, performance.now(), performance.getEntriesByType("resource").map(r=>[r.name.split("/").pop(), Math.round(r.startTime), Math.round(r.responseEnd)])]'
-            ),
-        )
         raise AssertionError(f"waited {PATIENCE:g} s for: {what}")

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import done, refusal
 
 from scripts.cli import precedent
-from tests.command_line import done, refusal
 
 
 @pytest.fixture(scope="module")

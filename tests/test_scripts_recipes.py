@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from test_scripts_pipeline import run
 
 from index.shards import load_manifest
 from index.studies import load_studies, save_studies
-from tests.test_scripts_pipeline import run
 
 RECIPES = {
     "dual_b0": (64, 512),

@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from command_line import done
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 
 from encoder.explain import METHODS
 from service.loader import load
 from service.schemas import ExplainOptions
-from tests.command_line import done
 
 
 @pytest.fixture(scope="module")

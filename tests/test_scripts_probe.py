@@ -169,12 +169,6 @@ def test_the_bench_measures_both_and_they_agree() -> None:
     assert figures["cores"] >= 1
 
 
-@pytest.mark.slow
-def test_the_probe_is_five_times_as_fast_as_scikit_learn() -> None:
-    words = ["probe", "--rows", "30000", "--repeat", "1", "--json"]
-    assert json.loads(CliRunner().invoke(bench.command, words).stdout)["ratio"] >= 5
-
-
 def test_a_probe_can_be_kept_to_the_studies_of_which_something_holds(
     export: Path, studies: pa.Table, tmp_path: Path
 ) -> None:

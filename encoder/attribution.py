@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from encoder.cam import branch_views
+from encoder.config import Positions
 from encoder.errors import EncoderError
 from encoder.model import StudyEncoder
 
@@ -29,16 +30,16 @@ Films = tuple[Tensor, ...]
 
 
 def pixel_attribution(
-    encoder: StudyEncoder, films: Mapping[str, Tensor], black: Tensor, number: Callable[[Tensor], Tensor], method: str
-) -> dict[str, Map]:
+    encoder: StudyEncoder, films: Mapping[str, Tensor], black: Tensor, number: Callable[[Tensor], Tensor], method: str,
+    positions: Positions = (0, 0),
+) -> dict[str, Map]:  # fmt: skip
     """Return one map a view, (S, S) float32 in [0, 1], peak at 1: the positive attributions, summed over channels.
-
-    View positions are left unknown.
 
     Args:
         films: (1, C, S, S) of each view that the study has.
         black: (1, C, 1, 1), a black film's pixel.
         method: a key of METHODS.
+        positions: codes of the view positions, 0 unknown.
 
     Raises:
         EncoderError: captum is needed and not installed.
@@ -47,8 +48,8 @@ def pixel_attribution(
     first, last = (views.index(view) for view in branch_views(films))
 
     def forward(*stacks: Tensor) -> Tensor:
-        maps = [encoder.forward_features(stacks[row], branch) for branch, row in enumerate((first, last))]
-        return number(encoder.forward_head(*maps))
+        frontal, lateral = (encoder.forward_features(stacks[row], branch) for branch, row in enumerate((first, last)))
+        return number(encoder.forward_head(frontal, lateral, positions))
 
     inputs = tuple(films[view].detach().clone() for view in views)
     found = METHODS[method](forward, inputs, black)

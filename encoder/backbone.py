@@ -44,6 +44,7 @@ def _declare_missing_torchvision_operators() -> None:
 _declare_missing_torchvision_operators()
 
 import timm  # noqa: E402  (only importable once the operators above are declared)
+from timm.layers import SelectAdaptivePool2d  # noqa: E402
 
 _COUNTER = "num_batches_tracked"  # of batch normalisation; older files lack it and nothing here reads it
 _FIRST = "features.conv0.weight"
@@ -67,7 +68,7 @@ class Backbone(Protocol):
         """Return the pooled features (B, F) of a feature map."""
 
 
-def create_backbone(name: str, *, in_chans: int = 3) -> nn.Module:
+def create_backbone(name: str, *, in_chans: int = 3, pooling: str = "avg") -> nn.Module:
     """Return an untrained timm network without a classifier; it pools to `num_features` values an image.
 
     Raises:
@@ -76,7 +77,12 @@ def create_backbone(name: str, *, in_chans: int = 3) -> nn.Module:
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
         raise WeightsError(f"expected the name of a timm network, got {name!r}; close to it: {near}")
-    return timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans)
+    return timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans, global_pool=pooling)
+
+
+def create_pooling(pooling: str) -> nn.Module:
+    """Return what pools a map (B, F, h, w) to (B, F), as `create_backbone` builds it in."""
+    return SelectAdaptivePool2d(pool_type=pooling, flatten=True)
 
 
 def forward_stages(backbone: Backbone, films: Tensor, numbers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:

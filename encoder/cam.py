@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from encoder.config import Positions
 from encoder.errors import EncoderError
 from encoder.model import StudyEncoder
 
@@ -22,23 +23,25 @@ _LEAST_SHARE = 1e-4
 
 
 def cam_of(
-    encoder: StudyEncoder, films: Mapping[str, Tensor], number: Number, method: str, stage: int | None = None
-) -> dict[str, Map]:
+    encoder: StudyEncoder, films: Mapping[str, Tensor], number: Number, method: str, stage: int | None = None,
+    positions: Positions = (0, 0),
+) -> dict[str, Map]:  # fmt: skip
     """Return one map a view, (S, S) float32 in [0, 1], its peak at 1; all 0 where no gradient is positive.
 
-    A single film feeds both branches; its map is the sum of what both say. View positions are left unknown.
+    A single film feeds both branches; its map is the sum of what both say.
 
     Args:
         films: (1, C, S, S) of each view that the study has.
         method: a key of CAMS.
         stage: which of the network's resolutions to explain at, 0 for 1/2 and so on; None takes the last maps.
+        positions: codes of the view positions, 0 unknown.
 
     Raises:
         EncoderError: the network has no such stage.
     """
     views = branch_views(films)
-    branches = [_maps(encoder, films[view], branch, stage) for branch, view in enumerate(views)]
-    value = number(encoder.forward_head(branches[0][0], branches[1][0])).sum()
+    branches = [_on_tape(encoder, films[view], branch, stage) for branch, view in enumerate(views)]
+    value = number(encoder.forward_head(branches[0][0], branches[1][0], positions)).sum()
     gradients = torch.autograd.grad(value, [at for _, at in branches])
     raw: dict[str, Map] = {}
     for view, (_, at), gradient in zip(views, branches, gradients, strict=True):
@@ -56,13 +59,20 @@ def branch_views(views: Iterable[str]) -> tuple[str, str]:
     return "frontal" if "frontal" in given else "lateral", "lateral" if "lateral" in given else "frontal"
 
 
-def _maps(encoder: StudyEncoder, film: Tensor, branch: int, stage: int | None) -> tuple[Tensor, Tensor]:
-    """Return the last feature map, and the one to explain at, both on the tape although no weight needs a gradient."""
+def feature_map(encoder: StudyEncoder, film: Tensor, branch: int, stage: int | None) -> tuple[Tensor, Tensor]:
+    """Return the last feature map, and the one of a stage that it depends on; None takes the last itself."""
+    if stage is None:
+        last = encoder.forward_features(film, branch)
+        return last, last
+    return encoder.forward_stage(film, branch, stage)
+
+
+def _on_tape(encoder: StudyEncoder, film: Tensor, branch: int, stage: int | None) -> tuple[Tensor, Tensor]:
+    """Return the same as `feature_map`, with a gradient although no weight needs one."""
     if stage is None:
         last = encoder.forward_features(film, branch).detach().requires_grad_()
         return last, last
-    last, at = encoder.forward_stage(film.detach().clone().requires_grad_(), branch, stage)
-    return last, at
+    return feature_map(encoder, film.detach().clone().requires_grad_(), branch, stage)
 
 
 def _gradcam(maps: Tensor, gradient: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from encoder.cam import branch_views
+from encoder.config import Positions
 from encoder.embedder import Film
 from encoder.model import StudyEncoder
 
@@ -21,9 +22,11 @@ class ChangedFilm:
     """Gives the numbers of a study while one film changes; the other film passes its backbone once."""
 
     def __init__(
-        self, encoder: StudyEncoder, films: Mapping[str, Tensor], view: str, number: Callable[[Tensor], Tensor]
-    ) -> None:
+        self, encoder: StudyEncoder, films: Mapping[str, Tensor], view: str, number: Callable[[Tensor], Tensor],
+        positions: Positions = (0, 0),
+    ) -> None:  # fmt: skip
         self._encoder, self._number, self._device = encoder, number, films[view].device
+        self._positions = positions
         views = branch_views(films)
         self._same_branches = views[0] == views[1] and encoder.backbone_of(0) is encoder.backbone_of(1)
         with torch.inference_mode():
@@ -35,7 +38,7 @@ class ChangedFilm:
 
     @torch.inference_mode()
     def __call__(self, versions: Sequence[Film]) -> npt.NDArray[np.float64]:
-        """Return the numbers (B,) with each version (C, S, S) in the film's place; view positions are left unknown."""
+        """Return the numbers (B,) with each version (C, S, S) in the film's place."""
         batches = [versions[start : start + _BATCH] for start in range(0, len(versions), _BATCH)]
         return np.concatenate([self._numbers(np.stack(batch)) for batch in batches])
 
@@ -43,7 +46,7 @@ class ChangedFilm:
         stack = torch.from_numpy(versions).to(self._device)
         frontal = self._map(stack, 0)
         lateral = frontal if self._same_branches else self._map(stack, 1)
-        return self._number(self._encoder.forward_head(frontal, lateral)).double().cpu().numpy()
+        return self._number(self._encoder.forward_head(frontal, lateral, self._positions)).double().cpu().numpy()
 
     def _map(self, stack: Tensor, branch: int) -> Tensor:
         if branch in self._fixed:

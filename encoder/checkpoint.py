@@ -82,13 +82,19 @@ def fingerprint_of(encoder: StudyEncoder, preprocessing: Preprocessing) -> str:
     Equal fingerprints mean that vectors may be compared; anything that changes a vector changes it.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps(dataclasses.asdict(encoder.config), sort_keys=True).encode())
+    digest.update(json.dumps(_stated(encoder.config), sort_keys=True).encode())
     digest.update(preprocessing.to_json().encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         stored = value.detach().cpu()
         digest.update((stored.float() if stored.is_floating_point() else stored).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _stated(config: EncoderConfig) -> dict[str, object]:
+    """Return the options that are not at their default, so that an option added later leaves older encoders theirs."""
+    defaults = dataclasses.asdict(EncoderConfig())
+    return {key: value for key, value in dataclasses.asdict(config).items() if value != defaults[key]}
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

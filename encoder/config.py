@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from encoder.errors import EncoderError
 
 ARCHITECTURES = ("dual", "single")
+POOLINGS = ("avg", "avgmax")
 EMBEDDING_DIMS = (256, 384, 512)
 POSITIONS = ("AP", "PA", "lateral")
 """View positions that a network can be told, in the order of their codes from 1 on; 0 is unknown."""
+
+Positions = tuple[int, int]
+"""Codes of the films that the frontal and the lateral branch are given."""
 
 
 def position_code(position: str | None) -> int:
@@ -35,6 +39,9 @@ class EncoderConfig:
     """p after each hidden layer, p / 2 after each extractor; in a single encoder p on the pooled film; 0.0 to 0.5."""
     in_chans: int = 3
     """Channels of a film as the backbone wants it; 1 for networks trained on grey films."""
+    pooling: str = "avg"
+    """How a backbone's last map becomes one vector: avg, its mean over all places; avgmax, the mean of that and its
+    greatest value, by which a small finding counts for more and a map of it is sharper."""
     projection: int = 0
     """Single only: channels that a 1 x 1 convolution takes the last stage to before it is pooled; 0 has none."""
     dense: tuple[int, ...] = ()
@@ -49,6 +56,8 @@ class EncoderConfig:
             object.__setattr__(self, key, tuple(getattr(self, key)))
         if self.architecture not in ARCHITECTURES:
             raise EncoderError(f"expected architecture dual or single, got {self.architecture!r}")
+        if self.pooling not in POOLINGS:
+            raise EncoderError(f"expected pooling avg or avgmax, got {self.pooling!r}")
         for p in (self.dropout, *self.dense_dropout):
             if not 0.0 <= p <= 0.5:
                 raise EncoderError(f"expected dropout in [0.0, 0.5], got {p}")

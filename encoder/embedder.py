@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from encoder.checkpoint import fingerprint_of, load_encoder
-from encoder.config import position_code
+from encoder.config import Positions, position_code
 from encoder.errors import EncoderError
 from encoder.image import Source, read_image
 from encoder.model import StudyEncoder
@@ -37,6 +37,16 @@ class StudyFilms:
     def __post_init__(self) -> None:
         if self.frontal is None and self.lateral is None:
             raise EncoderError("expected a frontal or a lateral film, got neither; give at least one")
+
+    @property
+    def positions(self) -> Positions:
+        """The view positions of the films that the two branches get; a single film is in both."""
+        given = [
+            position_code(position)
+            for film, position in ((self.frontal, self.projection), (self.lateral, "lateral"))
+            if film is not None
+        ]
+        return given[0], given[-1]
 
 
 class Embedder:

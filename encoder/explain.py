@@ -14,7 +14,7 @@ from torch import Tensor
 
 from encoder.attribution import METHODS as PIXEL_METHODS
 from encoder.attribution import pixel_attribution
-from encoder.cam import CAMS, cam_of
+from encoder.cam import CAMS, cam_of, feature_map
 from encoder.changed import ChangedFilm
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
@@ -131,12 +131,12 @@ class Explainer:
             self._explain(hit, Aim(first), method, stage, trust),
         )
 
-    def cell(self, shape: tuple[int, ...]) -> tuple[float, float]:
-        """Return height and width of a cell of the last feature map, in pixels of a film of that shape (H, W)."""
+    def cell(self, shape: tuple[int, ...], stage: int | None = None) -> tuple[float, float]:
+        """Return height and width of a cell of a stage's feature map (None: the last), in pixels of a film (H, W)."""
         preprocessing, encoder = self.embedder.preprocessing, self.embedder.encoder
         blank = torch.zeros(1, preprocessing.channels, preprocessing.size, preprocessing.size)
         with torch.inference_mode():
-            rows, columns = encoder.forward_features(blank.to(self.embedder.device), 0).shape[2:]
+            rows, columns = feature_map(encoder, blank.to(self.embedder.device), 0, stage)[1].shape[2:]
         side = min(shape) if preprocessing.fit == "crop" else max(shape)
         return side / rows, side / columns
 
@@ -148,15 +148,17 @@ class Explainer:
         stacks = {view: torch.from_numpy(film)[None].to(self.embedder.device) for view, film in films.items()}
         with torch.enable_grad():
             if method in CAMS:
-                squares = cam_of(encoder, stacks, aim, method, stage)
+                squares = cam_of(encoder, stacks, aim, method, stage, study.films.positions)
             else:
-                squares = pixel_attribution(encoder, stacks, self._black(), aim, method)
+                squares = pixel_attribution(encoder, stacks, self._black(), aim, method, study.films.positions)
         maps = {view: preprocessing.undo(square, study.images[view].shape) for view, square in squares.items()}
         return Explanation(
             float(self.embedder.embed([study.films])[0] @ aim.weight + aim.bias),
             {view: _peaked(heat) for view, heat in maps.items()},
             {
-                view: trust_of(films[view], square, ChangedFilm(encoder, stacks, view, aim.reading))
+                view: trust_of(
+                    films[view], square, ChangedFilm(encoder, stacks, view, aim.reading, study.films.positions)
+                )
                 for view, square in squares.items()
                 if trust
             },

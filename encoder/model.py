@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.backbone import Backbone, create_backbone, forward_stages
-from encoder.config import EncoderConfig
+from encoder.config import EncoderConfig, Positions
 
 
 class StudyEncoder(nn.Module):
@@ -75,13 +75,15 @@ class StudyEncoder(nn.Module):
         last, stages = forward_stages(self.backbone_of(branch), film, [stage])
         return last, stages[0]
 
-    def forward_head(self, frontal_map: Tensor, lateral_map: Tensor) -> Tensor:
-        """Return the embeddings (B, D) of two feature maps (B, F, h, w); view positions are unknown to it."""
-        return self.fuse_pooled(self.pool_map(frontal_map, 0), self.pool_map(lateral_map, 1))
+    def forward_head(self, frontal_map: Tensor, lateral_map: Tensor, positions: Positions = (0, 0)) -> Tensor:
+        """Return the embeddings (B, D) of two feature maps (B, F, h, w) of films in these view positions."""
+        maps = (frontal_map, lateral_map)
+        return self.fuse_pooled(*(self.pool_map(maps[branch], branch, positions[branch]) for branch in range(2)))
 
-    def pool_map(self, feature_map: Tensor, branch: int) -> Tensor:
-        """Return the pooled values (B, F) of a feature map (B, F, h, w)."""
-        return self.backbone_of(branch).forward_head(feature_map)
+    def pool_map(self, feature_map: Tensor, branch: int, position: int) -> Tensor:
+        """Return the pooled values (B, F) of a feature map (B, F, h, w) of films in a view position."""
+        codes = torch.full((len(feature_map),), position)
+        return self.finish_pooled(self.backbone_of(branch).forward_head(feature_map), codes)
 
     def backbone_of(self, branch: int) -> Backbone:
         """Return the backbone of a branch; both branches have the same one when weights are shared."""
@@ -100,7 +102,7 @@ class DualEfficientNetEncoder(StudyEncoder):
         self.config = config = config or EncoderConfig()
         branches = 1 if config.use_shared_weights else 2
         self.backbones = nn.ModuleList(
-            create_backbone(config.backbone, in_chans=config.in_chans) for _ in range(branches)
+            create_backbone(config.backbone, in_chans=config.in_chans, pooling=config.pooling) for _ in range(branches)
         )
         self.num_features = self.backbone_of(0).num_features
         self.embedding_dim = config.embedding_dim

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from encoder.backbone import create_backbone, forward_stages, stage_channels
+from encoder.backbone import create_backbone, create_pooling, forward_stages, stage_channels
 from encoder.config import POSITIONS, EncoderConfig
 from encoder.model import DualEfficientNetEncoder, StudyEncoder
 
@@ -21,12 +21,13 @@ class SingleEncoder(StudyEncoder):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        backbone = create_backbone(config.backbone, in_chans=config.in_chans)
+        backbone = create_backbone(config.backbone, in_chans=config.in_chans, pooling=config.pooling)
         self.backbones = nn.ModuleList([backbone])
         last = stage_channels(self.backbone_of(0))[-1]
         self.projection = nn.Conv2d(last, config.projection, 1) if config.projection else None
         pooled = config.projection or self.backbone_of(0).num_features
         self.num_features = pooled + (len(POSITIONS) if config.position_input else 0)
+        self.pooling = create_pooling(config.pooling)
         self.dropout = nn.Dropout(config.dropout)
         self.dense = _dense_layers(self.num_features, config)
         self.embedding_dim = config.dense[-1] if config.dense else self.num_features
@@ -55,9 +56,9 @@ class SingleEncoder(StudyEncoder):
             return super().forward_stage(film, branch, stage)
         return self._projected(film, stage)
 
-    def pool_map(self, feature_map: Tensor, branch: int) -> Tensor:
-        """Return the pooled values (B, F) of a feature map, its view position unknown."""
-        return self.finish_pooled(self._pool(feature_map), None)
+    def pool_map(self, feature_map: Tensor, branch: int, position: int) -> Tensor:
+        """Return the pooled values (B, F) of a feature map, with the view position where that is an input."""
+        return self.finish_pooled(self._pool(feature_map), torch.full((len(feature_map),), position))
 
     def pool_films(self, films: Tensor, branch: int) -> Tensor:
         """Return the pooled films (M, F), without their view positions."""
@@ -76,7 +77,8 @@ class SingleEncoder(StudyEncoder):
 
     def _pool(self, feature_map: Tensor) -> Tensor:
         if self.projection is not None:
-            return feature_map.mean(dim=(2, 3))
+            pooled: Tensor = self.pooling(feature_map)
+            return pooled
         return self.backbone_of(0).forward_head(feature_map)
 
     def finish_pooled(self, pooled: Tensor, positions: Tensor | None) -> Tensor:

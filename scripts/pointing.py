@@ -75,7 +75,9 @@ def command(
             for finding in wanted:
                 found = explainer.why_finding(study, learnt, finding, method=method, stage=stage)
                 for view, heat in found.maps.items():
-                    _count(tallies[finding], heat, where.get((paths[view], finding), []), explainer.cell(heat.shape))
+                    _count(
+                        tallies[finding], heat, where.get((paths[view], finding), []), explainer.cell(heat.shape, stage)
+                    )
     figures = {finding: _figures(tally) for finding, tally in sorted(tallies.items()) if tally.films}
     if as_json:
         click.echo(json.dumps({"method": method, "stage": stage, "findings": figures}))

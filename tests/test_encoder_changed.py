@@ -12,6 +12,9 @@ CONFIGS = {
     "two branches": EncoderConfig(backbone="test_efficientnet", embedding_dim=256),
     "shared weights": EncoderConfig(backbone="test_efficientnet", embedding_dim=256, use_shared_weights=True),
     "single": EncoderConfig(architecture="single", backbone="test_efficientnet", embedding_dim=0),
+    "told the view position": EncoderConfig(
+        architecture="single", backbone="test_efficientnet", embedding_dim=0, position_input=True, pooling="avgmax"
+    ),
 }
 
 
@@ -31,8 +34,14 @@ def test_a_changed_study_has_the_number_of_its_own_embedding(
 
     weight = rng.normal(size=embedder.embedding_dim).astype(np.float32)
 
-    found = ChangedFilm(embedder.encoder, stacks, changed, lambda values: values @ torch.from_numpy(weight))(versions)
+    studies = [
+        StudyFilms(**({"frontal": None, "lateral": None} | films | {changed: one}), projection="PA") for one in versions
+    ]
+    changing = ChangedFilm(
+        embedder.encoder, stacks, changed, lambda values: values @ torch.from_numpy(weight), studies[0].positions
+    )
 
-    studies = [{"frontal": None, "lateral": None} | films | {changed: one} for one in versions]
-    np.testing.assert_allclose(found, embedder.embed([StudyFilms(**study) for study in studies]) @ weight, atol=1e-5)
+    found = changing(versions)
+
+    np.testing.assert_allclose(found, embedder.embed(studies) @ weight, atol=1e-5)
     assert np.ptp(found) > 1e-4

@@ -79,14 +79,17 @@ def test_half_precision_weights_are_another_encoder_with_nearly_the_same_vectors
 
 def test_whatever_changes_a_vector_changes_the_fingerprint(tiny_encoder: DualEfficientNetEncoder) -> None:
     other = DualEfficientNetEncoder(tiny_encoder.config)
+    pooled = DualEfficientNetEncoder(dataclasses.replace(tiny_encoder.config, pooling="avgmax"))
+    pooled.load_state_dict(tiny_encoder.state_dict())
     prints = {
         fingerprint_of(tiny_encoder, PREPROCESSING),
+        fingerprint_of(pooled, PREPROCESSING),
         fingerprint_of(other, PREPROCESSING),
         fingerprint_of(tiny_encoder, dataclasses.replace(PREPROCESSING, size=65)),
         fingerprint_of(tiny_encoder, dataclasses.replace(PREPROCESSING, fit="letterbox")),
         fingerprint_of(tiny_encoder, dataclasses.replace(PREPROCESSING, contrast="equalize")),
     }
-    assert len(prints) == 5
+    assert len(prints) == 6
 
 
 def test_what_is_no_encoder_is_refused(tiny_encoder: DualEfficientNetEncoder, tmp_path: Path) -> None:

@@ -112,6 +112,13 @@ def test_an_earlier_stage_gives_a_map_too(tiny_embedder: Embedder, stage: int) -
     assert found.maps["lateral"].any()
 
 
+def test_a_cell_is_that_of_the_map_that_is_explained(tiny_embedder: Embedder) -> None:
+    explainer = Explainer(tiny_embedder)  # crops to a square
+
+    assert explainer.cell((128, 64), stage=1) == (64 / 16, 64 / 16)
+    assert explainer.cell((128, 64)) == explainer.cell((128, 64), stage=4) == (64 / 2, 64 / 2)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -108,8 +108,19 @@ def test_every_weight_takes_part_in_learning(dim: int, shared: bool) -> None:
     assert all(weight.grad is not None and torch.isfinite(weight.grad).all() for weight in encoder.parameters())
 
 
-@pytest.mark.parametrize("change", [{"embedding_dim": 300}, {"dropout": 0.6}, {"dropout": -0.1}])
-def test_a_configuration_outside_the_design_is_refused(change: dict[str, float]) -> None:
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "resnet10t"])
+def test_pooling_is_the_mean_or_half_of_it_and_of_the_greatest(backbone: str) -> None:
+    for pooling, share in (("avg", 0.0), ("avgmax", 0.5)):
+        config = EncoderConfig(backbone=backbone, embedding_dim=256, pooling=pooling)
+        encoder = DualEfficientNetEncoder(config).eval()
+        with torch.inference_mode():
+            maps = encoder.forward_features(films(2), 0)  # (2, F, h, w)
+            expected = (1 - share) * maps.mean(dim=(2, 3)) + share * maps.amax(dim=(2, 3))
+            torch.testing.assert_close(encoder.pool_map(maps, 0, 0), expected)
+
+
+@pytest.mark.parametrize("change", [{"embedding_dim": 300}, {"dropout": 0.6}, {"dropout": -0.1}, {"pooling": "most"}])
+def test_a_configuration_outside_the_design_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(EncoderError, match=next(iter(change))):
         EncoderConfig(**change)  # type: ignore[arg-type]
 

@@ -71,7 +71,7 @@ def command(
         found = dict(zip(sides, explainer.why_similar(sides["query"], sides["hit"], **options), strict=True))
     facts: dict[str, Any] = {
         "fingerprint": embedder.fingerprint, "method": method, "stage": stage, "finding": finding, "hit": hit,
-        "value": found["query"].value, "maps": _save(out, sides, found, alpha, colours),
+        "value": found["query"].value, "maps": save_maps(out, sides, found, alpha, colours),
     }  # fmt: skip
     save_json(out / "explanation.json", plain(facts))
     click.echo(json.dumps(plain(facts)) if as_json else _sentences(facts, out))
@@ -99,9 +99,11 @@ class Stored:
         return OpenStudy.read(self._embedder, frontal, lateral, study.projection)
 
 
-def _save(
-    out: Path, sides: dict[str, OpenStudy], found: dict[str, Explanation], alpha: float, colours: str
-) -> list[dict[str, object]]:
+def save_maps(
+    out: Path, sides: dict[str, OpenStudy], found: dict[str, Explanation], alpha: float = 0.4,
+    colours: str = "inferno",
+) -> list[dict[str, object]]:  # fmt: skip
+    """Write each map as a picture over its film and as an array; return what was written, with the trust in it."""
     out.mkdir(parents=True, exist_ok=True)
     facts: list[dict[str, object]] = []
     for side, explanation in found.items():

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
+from encoder.explain import Explainer, OpenStudy
 from encoder.predict import MAX_PASSES, Options, Prediction, Predictor
 from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME, VARIANTS
@@ -24,6 +25,7 @@ from index.familiarity import FamiliarityGate
 from index.retriever import Answer, Retriever
 from index.votes import Vote, hit_table, neighbour_votes
 from scripts.embedded import Wanted, label_options
+from scripts.explain import save_maps
 from scripts.prediction_report import Report, Surroundings, as_object, print_report
 
 _PATH = click.Path(path_type=Path)
@@ -86,13 +88,14 @@ class Neighbours:
 @click.option("--contrast", "contrasted", metavar="FINDING", help="Also the nearest study with it and without it.")
 @click.option("--sex", help="Of the patient, for the contrast, as the index writes it.")
 @click.option("--age", type=float, help="Of the patient in years, for the contrast.")
+@click.option("--maps", type=click.Path(path_type=Path, file_okay=False), help="Folder for maps of the first finding.")
 @label_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
     encoders: tuple[Path, ...], probes: tuple[Path, ...], index: Path | None, frontal: Path | None,
     lateral: Path | None, projection: str | None, tta: bool, variants: tuple[str, ...], passes: int | None, seed: int,
-    k: int, patient: str | None, contrasted: str | None, sex: str | None, age: float | None, findings: str | None,
-    classes: tuple[str, ...], policy: str, blank: str, as_json: bool,
+    k: int, patient: str | None, contrasted: str | None, sex: str | None, age: float | None, maps: Path | None,
+    findings: str | None, classes: tuple[str, ...], policy: str, blank: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Say how probable each finding of a film is, and what the studies nearest to it say.
 
@@ -119,12 +122,23 @@ def command(
         embedder = predictor.members[0][0]
         neighbours.retriever.require_fingerprint(embedder.fingerprint)
         around = neighbours.surroundings(embedder.embed(films[:1])[0], [one.finding for one in predictions])
+    pictures = _mapped(predictor, (frontal, lateral, projection), predictions[0].finding, maps) if maps else []
     prints = tuple(embedder.fingerprint for embedder, _ in predictor.members)
-    report = Report(prints, options, predictions, around)
+    report = Report(prints, options, predictions, around, pictures)
     if as_json:
         click.echo(json.dumps(as_object(report)))
     else:
         print_report(report)
+
+
+def _mapped(
+    predictor: Predictor, films: tuple[Path | None, Path | None, str | None], finding: str, out: Path
+) -> list[str]:
+    """Write where the films speak for the finding, as the first encoder sees it; return the pictures' names."""
+    embedder, probe = predictor.members[0]
+    study = OpenStudy.read(embedder, *films)
+    why = Explainer(embedder).why_finding(study, probe, finding)
+    return [str(out / str(one["file"])) for one in save_maps(out, {"query": study}, {"query": why})]
 
 
 def _chosen(predictions: Sequence[Prediction], findings: Sequence[str]) -> list[Prediction]:

@@ -41,6 +41,8 @@ class Report:
     predictions: Sequence[Prediction]
     around: Surroundings | None
     """None where no index was given."""
+    maps: Sequence[str] = ()
+    """Pictures of the first finding's maps, where they were asked for."""
 
 
 def as_object(report: Report) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def as_object(report: Report) -> dict[str, Any]:
         "fingerprints": report.fingerprints,
         "options": asdict(report.options),
         "predictions": [_prediction_object(one, around) for one in report.predictions],
+        "maps": list(report.maps),
     }
     if around is not None:
         found["labels"] = around.labels
@@ -69,7 +72,8 @@ def print_report(report: Report) -> None:
     """Print a line a finding, then what is known of the query as a whole."""
     console = Console(width=max(Console().width, _WIDTH))
     console.print(as_table(report.predictions, report.around))
-    for sentence in (_how(report), *_sentences(report.around)):
+    maps = (f"map of {report.predictions[0].finding}: {name}" for name in report.maps)
+    for sentence in (_how(report), *_sentences(report.around), *maps):
         console.print(sentence, highlight=False, soft_wrap=True)
 
 

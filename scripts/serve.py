@@ -21,36 +21,45 @@ BODY_SLACK = 4
 
 
 @click.command()
-@click.argument("index", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("indexes", nargs=-1, required=True, metavar="[NAME=]INDEX...")
 @click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--probe", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Probe of predictions.")
-@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Image root.")
+@click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--threads", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--public-name", multiple=True, help="Host name under which a reverse proxy publishes the service.")
 def command(
-    index: Path,
+    indexes: tuple[str, ...],
     encoder: Path,
     probe: Path | None,
-    images: Path | None,
+    images: tuple[str, ...],
     host: str,
     port: int,
     threads: int,
     public_name: tuple[str, ...],
 ) -> None:
-    """Serve page and API of INDEX until Ctrl-C or SIGTERM.
+    """Serve page and API of the folders INDEX until Ctrl-C or SIGTERM.
+
+    Several are asked by name, the first where a request names none; all need to be of the one encoder.
 
     \b
     precedent serve index/ --encoder encoder.safetensors
+    precedent serve main=index/ nih=nih-index/ --encoder encoder.safetensors --images nih=nih-films/
     """
+    from service.errors import MountError
     from service.limits import Limits
     from service.loader import load
+    from service.mounts import parse_mounts
 
     require_loopback(host)
+    try:
+        mounts = parse_mounts(indexes, images)
+    except MountError as refusal:
+        raise click.ClickException(str(refusal)) from None
     with bind(host, port) as listener:
         limits = replace(Limits(), hosts=(*Limits.hosts, host, *public_name))
-        app = load(index, encoder, images, limits, probe, runtime="auto")
+        app = load(mounts, encoder, limits, probe, runtime="auto")
         serve(app, listener, threads=threads)
 
 
@@ -90,8 +99,8 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = 4) -> None:
     server = create_server(app, sockets=[listener], threads=threads, max_request_body_size=body, ident=None)
     signal.signal(signal.SIGTERM, _stop)
     host, port = listener.getsockname()[:2]
-    rows = len(app.extensions["precedent"].retriever)
-    click.echo(f"serving {rows:,} studies on http://{host}:{port}")
+    held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
+    click.echo(f"serving {held} on http://{host}:{port}")
     try:
         server.run()
     finally:

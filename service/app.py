@@ -1,22 +1,18 @@
 """The application: its routes, its limits, the headers of every answer.
 
-It is given an index and an embedder ready made, and reads no environment.
+It is given its collections and their embedder ready made, and reads no environment.
 """
 
 import secrets
-from pathlib import Path
-from typing import Any
 
 from flask import Response, g
 from flask_openapi3 import Info, OpenAPI
 
-from index.retriever import Retriever
 from service import errors, health, maps, pages, readings, search, studies
-from service.embedder import Embedder
-from service.finder import EXTENSION, Finder
+from service.answers import ErrorBody
+from service.finder import EXTENSION, Mounted
 from service.limits import Limits
 from service.parsing import refuse_validation
-from service.schemas import ErrorBody
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -30,21 +26,8 @@ HEADERS = {
 DEFAULT_LIMITS = Limits()
 
 
-def create_app(
-    retriever: Retriever,
-    embedder: Embedder,
-    image_root: Path | None,
-    limits: Limits = DEFAULT_LIMITS,
-    reader: Any = None,
-) -> OpenAPI:
-    """Return the application over one collection.
-
-    Args:
-        retriever: the index; its fingerprint is the embedder's (`service.loader` sees to that).
-        embedder: makes the vector of uploaded films.
-        image_root: the folder that the studies' paths are relative to; None serves no films.
-        reader: predicts and explains; None leaves that out.
-    """
+def create_app(mounted: Mounted, limits: Limits = DEFAULT_LIMITS) -> OpenAPI:
+    """Return the application over collections whose fingerprint is their embedder's (`service.loader` sees to that)."""
     app = OpenAPI(
         "service",
         info=Info(title="Precedent", version="1", description="Similar-case search for chest X-rays."),
@@ -54,7 +37,7 @@ def create_app(
         validation_error_callback=refuse_validation,
     )
     _limit(app, limits)
-    app.extensions[EXTENSION] = Finder(retriever, embedder, image_root, reader)
+    app.extensions[EXTENSION] = mounted
     app.extensions["precedent_readiness"] = health.Readiness()
     for room in (pages, search, readings, studies, maps, health):
         app.register_api(room.api)

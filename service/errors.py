@@ -28,6 +28,14 @@ class ProbeMissing(LookupError):
     """A probe that the service was started without."""
 
 
+class MountError(ValueError):
+    """Collections that cannot be served together, or words that do not name them."""
+
+
+class CollectionNotFound(LookupError):
+    """A name under which no collection is mounted."""
+
+
 class MapMissing(LookupError):
     """A map of the collection that nobody has made."""
 
@@ -48,6 +56,7 @@ class Refusal:
 TABLE: dict[type[Exception], Refusal] = {
     RequestError: Refusal(400, "bad_request"),
     FilterError: Refusal(400, "bad_filter"),
+    CollectionNotFound: Refusal(404, "collection_not_found"),
     StudyNotFound: Refusal(404, "study_not_found"),
     ImageMissing: Refusal(404, "image_missing"),
     MapMissing: Refusal(404, "map_missing"),

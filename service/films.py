@@ -3,7 +3,6 @@
 No path outside the image root is ever opened, and no path leaves in a message.
 """
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,6 @@ from flask import Response, make_response, request, send_file
 from encoder.image import read_image
 from index.studies import Study
 from service.errors import ImageMissing
-
-PREVIEW_SIDE = 640
-"""Long side of a preview in pixels: sharp on the page, and a tenth of a megabyte."""
 
 _HEAD = 26
 """Bytes of a PNG up to and with its bit depth."""
@@ -53,15 +49,6 @@ def film_response(path: Path, view: str) -> Response:
     response = make_response(as_png(read_image(path.read_bytes(), name=view)))
     response.mimetype = "image/png"
     return _tagged(response, etag)
-
-
-def preview(film: bytes, view: str) -> str:
-    """Return a small picture of an uploaded film as a data: URL."""
-    image = read_image(film, name=view)
-    scale = min(1.0, PREVIEW_SIDE / max(image.shape))
-    height, width = (max(1, round(side * scale)) for side in image.shape)
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return "data:image/png;base64," + base64.b64encode(as_png(small)).decode()
 
 
 def as_png(image: npt.NDArray[Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""What answers a request: an index, the embedder of its vectors, the folder of its films.
+"""What answers a request: a mounted collection, the embedder of its vectors, the folder of its films.
 
 A request looks it up once and keeps it, so that another may take its place; it knows no other HTTP.
 """
@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from flask import current_app
 
+from index.errors import StudyNotFound
+from index.projection import CollectionMap
 from index.retriever import Answer, Retriever
 from service.embedder import Embedder
+from service.errors import CollectionNotFound
 from service.schemas import Search, SearchOptions
 
 EXTENSION = "precedent"
@@ -20,13 +23,26 @@ EXTENSION = "precedent"
 
 @dataclass(frozen=True)
 class Finder:
-    """An index and the one encoder whose vectors it holds."""
+    """One collection under its name, and the encoder whose vectors it holds."""
 
+    name: str
     retriever: Retriever
     embedder: Embedder
-    image_root: Path | None
+    image_root: Path | None = None
+    """The folder that the studies' paths are relative to; None serves no films."""
     reader: Any = None
     """A `service.reader.Reader`, which brings torch with it; None only finds."""
+    map: CollectionMap | None = None
+    built_at: str | None = None
+    """When the index was written, ISO 8601 in UTC."""
+
+    def has(self, study_id: str) -> bool:
+        """Return whether the collection holds a study of that name."""
+        try:
+            self.retriever.study(study_id)
+        except StudyNotFound:
+            return False
+        return True
 
     def embed(self, frontal: bytes | None, lateral: bytes | None) -> npt.NDArray[np.float32]:
         """Return the (D,) unit vector of the given films."""
@@ -58,6 +74,33 @@ def _shared(options: SearchOptions) -> dict[str, Any]:
     }
 
 
-def current() -> Finder:
-    """Return the finder of the running application."""
-    return cast(Finder, current_app.extensions[EXTENSION])
+@dataclass(frozen=True)
+class Mounted:
+    """The collections that are served, each under a name of its own, all of one encoder."""
+
+    finders: tuple[Finder, ...]
+    """At least one; the first answers where a request names no collection."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names, the default one first."""
+        return [finder.name for finder in self.finders]
+
+    def finder(self, collection: str | None = None) -> Finder:
+        """Return the finder of a name, or the first. Raises CollectionNotFound."""
+        if collection is None:
+            return self.finders[0]
+        for finder in self.finders:
+            if finder.name == collection:
+                return finder
+        raise CollectionNotFound(f"no collection {collection!r} is mounted; there are: {', '.join(self.names)}")
+
+
+def mounted() -> Mounted:
+    """Return the collections of the running application."""
+    return cast(Mounted, current_app.extensions[EXTENSION])
+
+
+def current(collection: str | None = None) -> Finder:
+    """Return the finder of a mounted collection, or of the first. Raises CollectionNotFound."""
+    return mounted().finder(collection)

@@ -10,17 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from flask import current_app
 from flask_openapi3 import APIBlueprint
 
+from service.answers import InfoAnswer
 from service.errors import NotReady
 from service.films import as_png
-from service.finder import Finder, current
+from service.finder import Finder, Mounted, mounted
 from service.limits import MAX_HITS
 from service.openapi import SERVICE, refusals
 
 KEPT_SECONDS = 5.0
-RECALL = "recall_at_10"
 
 api = APIBlueprint("health", __name__, abp_tags=[SERVICE], abp_responses=refusals(500))
 
@@ -33,41 +34,50 @@ class Readiness:
     verdict: dict[str, Any] | NotReady = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, finder: Finder) -> dict[str, Any]:
-        """Return how long an embedding and a search took, measured at most KEPT_SECONDS ago.
+    def check(self, served: Mounted) -> dict[str, Any]:
+        """Return how long an embedding and a search of each collection took, measured at most KEPT_SECONDS ago.
 
         Raises:
-            NotReady: one of the two failed.
+            NotReady: one of them failed.
         """
         with self.lock:
             if time.monotonic() - self.clock >= KEPT_SECONDS:
-                self.verdict, self.clock = _probe(finder), time.monotonic()
+                self.verdict, self.clock = _probe(served), time.monotonic()
             if isinstance(self.verdict, NotReady):
                 raise self.verdict
             return self.verdict
 
 
-def _probe(finder: Finder) -> dict[str, Any] | NotReady:
-    try:
-        return _embed_and_search(finder)
-    except (ValueError, OSError, RuntimeError) as error:
-        verdict = NotReady("a test film could not be embedded and searched for; see the log")
-        verdict.__cause__ = error
-        return verdict
-
-
-def _embed_and_search(finder: Finder) -> dict[str, Any]:
+def _probe(served: Mounted) -> dict[str, Any] | NotReady:
     started = time.perf_counter()
-    vector = finder.embed(_synthetic_film(), None)
-    embedded = time.perf_counter()
+    try:
+        vector = served.finder().embed(_synthetic_film(), None)
+    except (ValueError, OSError, RuntimeError) as error:
+        return _not_ready("a test film could not be embedded; see the log", error)
+    embed_ms, search_ms = _milliseconds(started), {}
+    for finder in served.finders:
+        started = time.perf_counter()
+        try:
+            _search(finder, vector)
+        except (ValueError, OSError, RuntimeError) as error:
+            return _not_ready(f"collection {finder.name!r} could not be searched; see the log", error)
+        search_ms[finder.name] = _milliseconds(started)
+    return {"status": "ready", "embed_ms": embed_ms, "search_ms": search_ms}
+
+
+def _search(finder: Finder, vector: npt.NDArray[np.float32]) -> None:
     if not finder.retriever.search(vector, k=1).hits:
         raise RuntimeError("expected a nearest study, got none")
-    searched = time.perf_counter()
-    return {
-        "status": "ready",
-        "embed_ms": round(1000 * (embedded - started), 2),
-        "search_ms": round(1000 * (searched - embedded), 2),
-    }
+
+
+def _not_ready(sentence: str, cause: Exception) -> NotReady:
+    verdict = NotReady(sentence)
+    verdict.__cause__ = cause
+    return verdict
+
+
+def _milliseconds(since: float) -> float:
+    return round(1000 * (time.perf_counter() - since), 2)
 
 
 def _synthetic_film() -> bytes:
@@ -85,25 +95,37 @@ def healthz() -> dict[str, str]:
 
 @api.get("/readyz", responses=refusals(503))
 def readyz() -> dict[str, Any]:
-    """A test film can be embedded and searched for; the verdict is at most some seconds old"""
+    """A test film can be embedded, and searched for in every collection; the verdict is at most some seconds old"""
     readiness: Readiness = current_app.extensions["precedent_readiness"]
-    return readiness.check(current())
+    return readiness.check(mounted())
 
 
-@api.get("/info")
+@api.get("/info", responses={200: InfoAnswer})
 def info() -> dict[str, Any]:
-    """Which encoder, how many studies, which columns can be filtered on, and the limits"""
-    retriever = current().retriever
+    """Which encoder, which collections, which columns of each can be filtered on, and the limits"""
+    served = mounted()
     return {
         "name": "precedent",
         "version": _version(),
-        "fingerprint": retriever.fingerprint,
-        "embedding_dim": retriever.embedding_dim,
-        "rows": len(retriever),
-        "kind": retriever.manifest.get("kind"),
-        RECALL: retriever.manifest.get(RECALL),
-        "columns": list(retriever.columns),
+        "fingerprint": served.finder().retriever.fingerprint,
+        "embedding_dim": served.finder().retriever.embedding_dim,
+        "collections": [_facts(finder) for finder in served.finders],
         "limits": {"k": MAX_HITS, "body_bytes": current_app.config["MAX_CONTENT_LENGTH"]},
+    }
+
+
+def _facts(finder: Finder) -> dict[str, Any]:
+    retriever = finder.retriever
+    return {
+        "name": finder.name,
+        "studies": len(retriever),
+        "embedding_dim": retriever.embedding_dim,
+        "kind": retriever.manifest.get("kind"),
+        "recall_at_10": retriever.manifest.get("recall_at_10"),
+        "images": finder.image_root is not None,
+        "map": finder.map is not None,
+        "built_at": finder.built_at,
+        "columns": list(retriever.columns),
     }
 
 

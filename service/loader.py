@@ -1,75 +1,96 @@
-"""Where an index and an encoder meet, and the only place of the service that reads the environment.
+"""Where indexes and an encoder meet, and the only place of the service that reads the environment.
 
-Whatever is wrong with the pair is refused here, before the first request.
+Whatever is wrong with them together is refused here, before the first request.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask_openapi3 import OpenAPI
 
-from index.collection import load_collection
+from index.collection import MANIFEST, load_collection
+from index.errors import FingerprintMismatch
 from index.projection import load_map
 from index.retriever import Retriever
-from service import maps
 from service.app import create_app
+from service.finder import Finder, Mounted
 from service.limits import Limits
+from service.mounts import Mount, parse_mounts
+
+if TYPE_CHECKING:
+    from encoder.embedder import Embedder
+    from encoder.probe import LinearProbe
 
 
 def load(
-    index_dir: Path,
+    mounts: Sequence[Mount],
     encoder_path: Path,
-    images: Path | None = None,
     limits: Limits | None = None,
     probe_dir: Path | None = None,
     runtime: str = "torch",
 ) -> OpenAPI:
-    """Return the application over an index folder and the encoder that made its vectors.
+    """Return the application over index folders and the one encoder that made their vectors.
 
     Args:
-        images: the folder that the studies' paths are relative to; None takes the one named in the index.
+        mounts: at least one; the first is asked where a request names none.
         probe_dir: the probe that predictions come from; None leaves them to the neighbours.
         runtime: what runs the encoder, of `encoder.runtime.RUNTIMES`.
 
     Raises:
-        FingerprintMismatch: the index was built with another encoder.
+        FingerprintMismatch: an index was built with another encoder.
         ArtefactError, CheckpointError: a file that is missing, truncated or changed.
     """
     from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
     from encoder.probe import LinearProbe
+
+    embedder = Embedder.load(encoder_path, runtime=runtime)
+    probe = LinearProbe.load(probe_dir) if probe_dir else None
+    return create_app(Mounted(tuple(load_finder(mount, embedder, probe) for mount in mounts)), limits or Limits())
+
+
+def load_finder(mount: Mount, embedder: "Embedder", probe: "LinearProbe | None" = None) -> Finder:
+    """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
     from service.reader import Reader
 
-    collection = load_collection(index_dir)
+    collection = load_collection(mount.index_dir)
     retriever = Retriever(collection)
-    embedder = Embedder.load(encoder_path, runtime=runtime)
-    retriever.require_fingerprint(embedder.fingerprint)
-    reader = Reader(embedder, collection, LinearProbe.load(probe_dir) if probe_dir else None)
-    app = create_app(retriever, embedder, images or _known_root(retriever), limits or Limits(), reader)
-    app.extensions[maps.EXTENSION] = {index_dir.name: load_map(index_dir)}
-    return app
+    try:
+        retriever.require_fingerprint(embedder.fingerprint)
+    except FingerprintMismatch as error:
+        raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
+    written = datetime.fromtimestamp((mount.index_dir / MANIFEST).stat().st_mtime, UTC)
+    return Finder(
+        mount.name, retriever, embedder, mount.image_root or _known_root(retriever),
+        Reader(embedder, collection, probe), load_map(mount.index_dir), written.isoformat(timespec="seconds"),
+    )  # fmt: skip
 
 
 def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
-    """Return the application that PRECEDENT_INDEX, _ENCODER, _IMAGES, _PROBE and _HOSTS (comma-separated) describe.
+    """Return the application that PRECEDENT_INDEX, _ENCODER, _IMAGES, _PROBE and _HOSTS describe.
 
-    For a server that takes a factory, such as `gunicorn 'service.loader:from_env()'`.
+    _INDEX (`index/` or `main=index/,nih=nih-index/`), _IMAGES (`films/` or `nih=nih-films/`) and _HOSTS hold as many
+    words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
 
     Raises:
-        KeyError: PRECEDENT_INDEX or PRECEDENT_ENCODER is not set; and what `load` raises.
+        KeyError: PRECEDENT_INDEX or PRECEDENT_ENCODER is not set. MountError; and what `load` raises.
     """
-    images = environ.get("PRECEDENT_IMAGES")
     limits = Limits()
-    if hosts := environ.get("PRECEDENT_HOSTS"):
-        limits = replace(limits, hosts=tuple(name.strip() for name in hosts.split(",")))
+    if hosts := _words(environ.get("PRECEDENT_HOSTS")):
+        limits = replace(limits, hosts=tuple(hosts))
     return load(
-        Path(environ["PRECEDENT_INDEX"]),
+        parse_mounts(_words(environ["PRECEDENT_INDEX"]), _words(environ.get("PRECEDENT_IMAGES"))),
         Path(environ["PRECEDENT_ENCODER"]),
-        Path(images) if images else None,
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
     )
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _known_root(retriever: Retriever) -> Path | None:

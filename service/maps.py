@@ -3,33 +3,28 @@
 The map was worked out beforehand (`precedent map`); this room thins it, and must not compute places of its own.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flask import current_app
 from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, Field
 
 from index.errors import FilterError
-from index.projection import CollectionMap
 from service.errors import MapMissing
+from service.finder import current
 from service.openapi import STUDIES, refusals
-from service.schemas import StudyId
+from service.schemas import InCollection, StudyId
 
-EXTENSION = "precedent_maps"
 MAX_POINTS = 20_000
 """Points of one answer: what a browser still draws at once, in about a megabyte."""
 
 api = APIBlueprint("maps", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 500))
 
 
-class MapQuery(BaseModel):
+class MapQuery(InCollection):
     """Which map, and what its points are coloured by."""
 
-    model_config = {"extra": "forbid"}
-
-    collection: str | None = Field(None, description="a mounted collection; default: the first")
     finding: str | None = Field(None, description="a column of labels; without one, no labels are answered")
     study: list[StudyId] = Field(default_factory=list, max_length=1100, description="studies that must be drawn")
 
@@ -52,7 +47,9 @@ class CollectionMapAnswer(BaseModel):
 @api.get("/v1/map", responses={200: CollectionMapAnswer})
 def collection_map(query: MapQuery) -> dict[str, Any]:
     """Where the studies stand on the collection's map, thinned evenly to 20,000 points"""
-    found = map_of(query.collection)
+    found = current(query.collection).map
+    if found is None:
+        raise MapMissing("this collection has no map; run: precedent map INDEX, and start the service again")
     if query.finding is not None and query.finding not in found.findings:
         raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(found.findings)}")
     ids = found.points["study_id"].combine_chunks()
@@ -68,24 +65,6 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
         "axes": found.plane.axes.tolist(),
         "fingerprint": found.fingerprint,
     }
-
-
-def has_map(collection: str | None) -> bool:
-    """Return whether a mounted collection, or the first, has a map."""
-    return _find(collection) is not None
-
-
-def map_of(collection: str | None) -> CollectionMap:
-    """Return the map of a mounted collection, or of the first. Raises MapMissing."""
-    found = _find(collection)
-    if found is None:
-        raise MapMissing("this collection has no map; run: precedent map INDEX, and start the service again")
-    return found
-
-
-def _find(collection: str | None) -> CollectionMap | None:
-    maps = cast(dict[str, CollectionMap | None], current_app.extensions.get(EXTENSION, {}))
-    return maps.get(collection) if collection is not None else next(iter(maps.values()), None)
 
 
 def _drawn(ids: list[str], wanted: list[str]) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import Any
 from flask_openapi3 import Tag
 from pydantic import BaseModel
 
-from service.schemas import ErrorBody
+from service.answers import ErrorBody
 
 SEARCH = Tag(name="search", description="Similar cases of films, of a vector, of a stored study")
 STUDIES = Tag(name="studies", description="The stored studies and their films")

@@ -3,6 +3,7 @@
 The page is rendered here, whole, with a refusal as a sentence; its scripts add what needs a mouse, and ask the API.
 """
 
+from functools import partial
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -14,15 +15,14 @@ from werkzeug.exceptions import HTTPException
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.studies import FINDINGS, Study
-from service.errors import RequestError, refusal_of
+from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.films import film_path
-from service.finder import current
-from service.maps import has_map
+from service.finder import Finder, current, mounted
 from service.narrowing import Narrowing
 from service.openapi import SERVICE, content, film_body, refusals
 from service.parsing import parse_search
 from service.pictures import data_url, thumbnail_response
-from service.schemas import FilmOptions, ImageQuery, Search, SearchOptions, StudyId, StudyPath
+from service.schemas import FilmOptions, ImageQuery, InCollection, Search, SearchOptions, StudyId, StudyPath
 
 PAGE_HITS = 12
 COUNTS = (12, 24, 48, 96)
@@ -52,18 +52,21 @@ class PageQuery(SearchOptions, Narrowing):
         return self.model_copy(update={"filter": self.narrowed(self.filter), "group_by": group_by})
 
 
+class FilmsQuery(InCollection, Narrowing):
+    """Where and among what the page searches for the films of its form."""
+
+
 @api.get("/", responses={200: content("text/html")})
 def page(query: PageQuery) -> tuple[str, int]:
     """The page: similar cases of a stored study, or two places to drop films"""
     shown: dict[str, Any] = {"asked": query.study, "narrowing": query, "k": query.k, "each": not query.one_a_patient}
-    if query.study is None:
-        return _render(**shown)
-    finder = current()
     try:
-        shown["study"] = finder.retriever.study(query.study)
-        shown["films"] = _stored(shown["study"])
-        shown["answer"] = finder.similar(query.study, query.options())
-    except (CollectionError, RequestError) as error:
+        finder = shown["finder"] = current(query.collection)
+        if query.study is not None:
+            shown["study"] = finder.retriever.study(query.study)
+            shown["films"] = _stored(shown["study"], _spoken(finder))
+            shown["answer"] = finder.similar(query.study, query.options())
+    except (CollectionError, CollectionNotFound, RequestError) as error:
         shown["refused"] = error
     return _render(**shown)
 
@@ -73,17 +76,18 @@ def page(query: PageQuery) -> tuple[str, int]:
     responses={200: content("text/html"), **refusals(413, 415, 422)},
     openapi_extensions=film_body(FilmOptions),
 )
-def page_of_films(query: Narrowing) -> tuple[str, int]:
+def page_of_films(query: FilmsQuery) -> tuple[str, int]:
     """The page with the similar cases of one or two films"""
-    finder = current()
     shown: dict[str, Any] = {"narrowing": query}
     try:
+        shown["finder"] = current(query.collection)
         search = parse_search(request)
+        finder = shown["finder"] = current(search.collection or query.collection)
         shown |= {"k": search.k, "each": search.group_by is None}
         search = search.model_copy(update={"filter": query.narrowed(search.filter)})
         shown["answer"] = finder.find(search)
         shown["films"] = _uploaded(search)
-    except (EncoderError, CollectionError, RequestError, HTTPException) as error:
+    except (EncoderError, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)
 
@@ -91,7 +95,7 @@ def page_of_films(query: Narrowing) -> tuple[str, int]:
 @api.get("/film/<path:study_id>", responses={200: content("image/jpeg"), 304: {"description": "unchanged"}})
 def thumbnail(path: StudyPath, query: ImageQuery) -> Response:
     """A small picture of one film of a study, for the page's cards"""
-    finder = current()
+    finder = current(query.collection)
     film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
     return thumbnail_response(film, query.view)
 
@@ -114,9 +118,14 @@ def _uploaded(search: Search) -> list[dict[str, str]]:
     return [{"view": view, "small": src, "whole": ""} for view, src in films.items()]
 
 
-def _stored(study: Study) -> list[dict[str, str]]:
+def _spoken(finder: Finder) -> str | None:
+    """Return the name by which addresses must tell a collection; None where it is the only one."""
+    return finder.name if len(mounted().finders) > 1 else None
+
+
+def _stored(study: Study, collection: str | None) -> list[dict[str, str]]:
     def address(route: str, view: str) -> str:
-        return url_for(route, study_id=study.study_id, view=view)
+        return url_for(route, study_id=study.study_id, view=view, collection=collection)
 
     return [
         {"view": view, "small": address("pages.thumbnail", view), "whole": address("studies.image", view)}
@@ -124,12 +133,14 @@ def _stored(study: Study) -> list[dict[str, str]]:
     ]
 
 
-def _render(refused: Exception | None = None, **shown: Any) -> tuple[str, int]:
-    finder = current()
+def _render(finder: Finder | None = None, refused: Exception | None = None, **shown: Any) -> tuple[str, int]:
+    finder = finder or current()
+    collection = _spoken(finder)
     status, _, message = refusal_of(refused) if refused else (200, "", "")
     narrowing: Narrowing = shown["narrowing"]
     given: dict[str, Any] = {"k": PAGE_HITS, "each": False} | shown
     carried = narrowing.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
+    carried |= {"collection": collection} if collection else {}
     html = render_template(
         "page.html",
         rows=len(finder.retriever),
@@ -137,8 +148,10 @@ def _render(refused: Exception | None = None, **shown: Any) -> tuple[str, int]:
         findings=FINDINGS,
         counts=sorted({*COUNTS, given["k"]}),
         carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
-        films_of=_stored,
-        mapped=has_map(None),
+        films_of=partial(_stored, collection=collection),
+        mapped=finder.map is not None,
+        collection=collection,
+        collections=mounted().names,
         message=message,
         **given,
     )

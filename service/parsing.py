@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from werkzeug.exceptions import UnsupportedMediaType
 
 from service.errors import RequestError
-from service.schemas import FilmOptions, Films, Search, parse_json
+from service.schemas import FilmOptions, Films, InCollection, Search, parse_json
 
 VIEWS = ("frontal", "lateral")
 MULTIPART = "multipart/form-data"
@@ -49,8 +49,8 @@ def parse_films(request: Request) -> Films:
     """Return the films of a multipart or JSON body; errors as `parse_search`."""
     if request.mimetype != MULTIPART:
         return _parse(Films, _json_object(request))
-    _refuse_fields(request)
-    return Films.model_construct(**_films(request))
+    options = _parse(InCollection, _fields(request))
+    return Films.model_construct(**options.model_dump(), **_films(request))
 
 
 def refuse_validation(error: ValidationError) -> NoReturn:
@@ -102,11 +102,6 @@ def _fields(request: Request) -> dict[str, str]:
         if view in request.form:
             raise RequestError(f"{view}: expected a file part, got a text field; in curl: -F {view}=@film.png")
     return {name: value for name, value in request.form.items() if value != ""}
-
-
-def _refuse_fields(request: Request) -> None:
-    if fields := _fields(request):
-        raise RequestError(f"{min(fields)}: expected a field of this request, got an unknown name")
 
 
 def _films(request: Request) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.embedder import Embedder
-from encoder.explain import Explainer, Explanation, OpenStudy
+from encoder.explain import VIEWS, Explainer, Explanation, OpenStudy
 from encoder.image import Source
 from encoder.overlay import as_png
 from encoder.predict import Options, Prediction, Predictor, predict_embedding
@@ -25,7 +25,7 @@ from index.familiarity import FamiliarityGate
 from index.labels import LabelPolicy, finding_targets, label_columns
 from index.retriever import Retriever
 from index.votes import Vote, hit_table, neighbour_votes
-from service.schemas import study_answer
+from service.answers import study_answer
 
 LONGEST = 1024
 """Longest side of a map in pixels: a map is smooth, and the page lays it over the film at any size."""
@@ -66,8 +66,13 @@ class Reader:
         )
         return {"percentile": found.percentile, "unfamiliar": found.unfamiliar, "sentence": sentence}
 
-    def predict(self, query: Query, *, k: int, tta: bool, passes: int, finding: str | None) -> dict[str, Any]:
-        """Return predictions, votes, familiarity and, for one finding, the contrast, as JSON holds them."""
+    def predict(
+        self, query: Query, *, k: int, tta: bool, passes: int, finding: str | None, mapped: bool = False
+    ) -> dict[str, Any]:
+        """Return predictions, votes, familiarity and, for one finding, the contrast, as JSON holds them.
+
+        Where they are to be mapped, also the maps of the first prediction; that needs a probe and the films.
+        """
         vector = self._vector(query)
         patient = query.subject.patient_id
         hits = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id).hits
@@ -77,32 +82,29 @@ class Reader:
         labelled = [name for name in names if name in self.retriever.columns]
         targets = finding_targets(table, labelled, POLICY)
         votes = dict(zip(labelled, neighbour_votes(hits, targets), strict=True))
-        rows = [_prediction(name, predicted.get(name), votes.get(name)) for name in names]
+        rows = sorted((_prediction(name, predicted.get(name), votes.get(name)) for name in names), key=_order)
         pair = contrast(self.retriever, vector, finding, query.subject) if finding else None
         return {
-            "predictions": sorted(rows, key=_order),
+            "predictions": rows,
             "notice": None if predicted else "No probe is loaded: only the neighbours vote.",
             "labels": POLICY.sentence(),
             "familiarity": self.familiarity(hits[0].similarity if hits else None),
             "contrast": None if pair is None else _contrast(pair),
+            "maps": _maps("query", self._why(self._open(query), rows[0]["finding"])) if mapped else [],
             "fingerprint": self.embedder.fingerprint,
         }
 
     def explain(
-        self, query: Query, hit: Sources | None, *, finding: str | None, method: str, stage: int | None, trust: bool
+        self, query: Query, hit: Query | None, *, finding: str | None, method: str, stage: int | None, trust: bool
     ) -> dict[str, Any]:
         """Return the maps of a finding, or of the query and a hit, as JSON holds them. Raises EncoderError."""
-        study = self._open(query.sources)
+        study = self._open(query)
+        options: dict[str, Any] = {"method": method, "stage": stage, "trust": trust}
         if hit is None:
-            assert self.probe is not None
             assert finding is not None
-            sides = {
-                "query": self._explainer.why_finding(
-                    study, self.probe, finding, method=method, stage=stage, trust=trust
-                )
-            }
+            sides = {"query": self._why(study, finding, **options)}
         else:
-            pair = self._explainer.why_similar(study, self._open(hit), method=method, stage=stage, trust=trust)
+            pair = self._explainer.why_similar(study, self._open(hit), **options)
             sides = dict(zip(("query", "hit"), pair, strict=True))
         return {
             "method": method, "stage": stage, "value": sides["query"].value,
@@ -110,8 +112,13 @@ class Reader:
             "fingerprint": self.embedder.fingerprint,
         }  # fmt: skip
 
-    def _open(self, sources: Sources) -> OpenStudy:
-        return OpenStudy.read(self.embedder, sources.get("frontal"), sources.get("lateral"))
+    def _why(self, study: OpenStudy, finding: str, **options: Any) -> Explanation:
+        assert self.probe is not None
+        return self._explainer.why_finding(study, self.probe, finding, **options)
+
+    def _open(self, query: Query) -> OpenStudy:
+        frontal, lateral = (query.sources.get(view) for view in VIEWS)
+        return OpenStudy.read(self.embedder, frontal, lateral, query.subject.projection)
 
     def _vector(self, query: Query) -> npt.NDArray[np.float32]:
         if query.stored is not None:

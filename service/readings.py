@@ -9,19 +9,13 @@ from flask import request
 from flask_openapi3 import APIBlueprint
 
 from index.contrast import Subject
+from service.answers import ExplainAnswer, PredictAnswer
 from service.errors import NotReady, ProbeMissing, RequestError
 from service.films import film_path
 from service.finder import Finder, current
 from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_query
-from service.schemas import (
-    Explain,
-    ExplainAnswer,
-    ExplainOptions,
-    Predict,
-    PredictAnswer,
-    PredictOptions,
-)
+from service.schemas import Explain, ExplainOptions, Predict, PredictOptions
 
 api = APIBlueprint(
     "readings", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 404, 409, 413, 415, 422, 500, 503)
@@ -31,28 +25,32 @@ api = APIBlueprint(
 @api.post("/v1/predict", responses={200: PredictAnswer}, openapi_extensions=film_body(PredictOptions, Predict))
 def predict() -> dict[str, Any]:
     """Probability and call of each finding, the neighbours' vote beside it, and how familiar the films are"""
-    finder = current()
     asked = parse_query(request, PredictOptions, Predict)
+    finder = current(asked.collection)
     if asked.finding is not None and asked.finding not in finder.retriever.columns:
         raise RequestError(f"finding: expected a label of this collection, got {asked.finding!r}")
-    query = query_of(finder, asked, films=asked.tta or bool(asked.dropout_passes))
-    return _reader(finder).predict(query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding)
+    reader = _reader(finder)
+    if asked.map:
+        _require_probe(reader)
+    query = query_of(finder, asked, films=asked.tta or asked.map or bool(asked.dropout_passes))
+    return reader.predict(
+        query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
+    )
 
 
 @api.post("/v1/explain", responses={200: ExplainAnswer}, openapi_extensions=film_body(ExplainOptions, Explain))
 def explain() -> dict[str, Any]:
     """Maps of what speaks for a finding in the films, or of what makes them and a stored study alike"""
-    finder = current()
     asked = parse_query(request, ExplainOptions, Explain)
+    finder = current(asked.collection)
     reader = _reader(finder)
     if asked.finding is not None:
-        if reader.probe is None:
-            raise ProbeMissing("the service was started without a probe; start it with --probe to explain findings")
+        _require_probe(reader)
         if asked.finding not in reader.probe.findings:
             known = ", ".join(reader.probe.findings)
             raise RequestError(f"finding: expected one of the probe ({known}), got {asked.finding!r}")
     query = query_of(finder, asked, films=True)
-    hit = stored_films(finder, asked.hit) if asked.hit is not None else None
+    hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
     return reader.explain(query, hit, finding=asked.finding, method=asked.method, stage=asked.stage, trust=asked.trust)
 
 
@@ -76,15 +74,22 @@ def query_of(finder: Finder, asked: Question, *, films: bool) -> Any:
     if asked.study_id is None:
         sources = {view: film for view in ("frontal", "lateral") if (film := getattr(asked, view)) is not None}
         return Query(sources, Subject(patient_id=asked.patient_id, views=tuple(sources)))
-    study = finder.retriever.study(asked.study_id)
-    sources = stored_films(finder, asked.study_id) if films else {}
-    return Query(sources, Subject.of(study), finder.retriever.embedding(asked.study_id))
+    return stored_query(finder, asked.study_id, films=films)
 
 
-def stored_films(finder: Finder, study_id: str) -> dict[str, Any]:
-    """Return the bytes of a stored study's films by view. Raises StudyNotFound, ImageMissing."""
+def stored_query(finder: Finder, study_id: str, *, films: bool) -> Any:
+    """Return a stored study, with the bytes of its films where they are needed. Raises StudyNotFound, ImageMissing."""
+    from service.reader import Query
+
     study = finder.retriever.study(study_id)
-    return {view: film_path(finder.image_root, study, view).read_bytes() for view in study.views}
+    views = study.views if films else ()
+    sources = {view: film_path(finder.image_root, study, view).read_bytes() for view in views}
+    return Query(sources, Subject.of(study), finder.retriever.embedding(study_id))
+
+
+def _require_probe(reader: Any) -> None:
+    if reader.probe is None:
+        raise ProbeMissing("the service was started without a probe; start it with --probe to explain findings")
 
 
 def _reader(finder: Finder) -> Any:

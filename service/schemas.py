@@ -1,10 +1,9 @@
-"""The shapes of requests and answers, as the OpenAPI document shows them, and how our values become them.
+"""The shapes of requests, as the OpenAPI document shows them.
 
 Pure: no request object, no index and no encoder is touched here.
 """
 
 import json
-import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,11 +17,10 @@ from pydantic import (
     model_validator,
 )
 
-from index.retriever import Answer, Hit
-from index.studies import Study
 from service.limits import MAX_HITS
 
-Plain = str | int | float | bool | None
+MAX_PASSES = 50
+"""Most Monte-Carlo dropout passes of one request: a spread of 50 draws is known to a tenth of itself."""
 
 
 def _refuse_constant(name: str) -> float:
@@ -60,7 +58,13 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class SearchOptions(_Request):
+class InCollection(_Request):
+    """Which of the mounted collections is asked."""
+
+    collection: str | None = Field(None, max_length=64, description="a name that /info lists; default: the first there")
+
+
+class SearchOptions(InCollection):
     """How to search, whatever the query is."""
 
     k: int = Field(10, ge=1, le=MAX_HITS, description="number of hits")
@@ -80,7 +84,7 @@ class FilmOptions(SearchOptions):
     patient_id: StudyId | None = Field(None, description="the query's own patient, to leave out")
 
 
-class Films(_Request):
+class Films(InCollection):
     """One study as base64, with at least one view."""
 
     frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
@@ -114,7 +118,7 @@ class Search(FilmOptions):
         return self
 
 
-class _AboutFilms(_Request):
+class _AboutFilms(InCollection):
     patient_id: StudyId | None = Field(None, description="the films' own patient, to leave out")
 
 
@@ -137,8 +141,11 @@ class PredictOptions(_AboutFilms):
 
     k: int = Field(20, ge=1, le=MAX_HITS, description="neighbours that vote")
     tta: bool = Field(False, description="average five looks at the films")
-    dropout_passes: int = Field(0, ge=0, le=50, description="Monte-Carlo dropout passes, for a spread; 0 or from 2")
+    dropout_passes: int = Field(
+        0, ge=0, le=MAX_PASSES, description="Monte-Carlo dropout passes, for a spread; 0 or from 2"
+    )
     finding: str | None = Field(None, description="also the nearest study with this finding and without it")
+    map: bool = Field(False, description="also the map of the most probable finding, on each film")
 
     @field_validator("dropout_passes")
     @classmethod
@@ -174,170 +181,13 @@ class Explain(ExplainOptions, _AboutStudy):
     """A stored study or films to explain."""
 
 
-class VoteAnswer(BaseModel):
-    """The neighbours' vote on a finding."""
-
-    share: float
-    low: float
-    high: float
-    neighbours: int
-    effective: float
-
-
-class PredictionAnswer(BaseModel):
-    """What is said of one finding."""
-
-    finding: str
-    probability: float | None = Field(description="calibrated; null without a probe")
-    spread: float | None
-    call: Literal["ruled in", "possible", "ruled out"] | None
-    thresholds: dict[str, float] | None
-    vote: VoteAnswer | None
-    disagrees: bool = Field(description="probe and vote lead to different decisions")
-
-
-class FamiliarityAnswer(BaseModel):
-    """How near the films are to the collection, beside how near its own studies are to each other."""
-
-    percentile: float
-    unfamiliar: bool
-    sentence: str
-
-
-class PredictAnswer(BaseModel):
-    """Predictions, the most probable first."""
-
-    predictions: list[PredictionAnswer]
-    notice: str | None
-    labels: str
-    familiarity: FamiliarityAnswer | None
-    contrast: dict[str, Any] | None
-    fingerprint: str
-
-
-class MapAnswer(BaseModel):
-    """One map on one film's own geometry, at most 1024 pixels a side."""
-
-    side: Literal["query", "hit"]
-    view: Literal["frontal", "lateral"]
-    width: int
-    height: int
-    png: str = Field(description="grey 8-bit PNG in base64; white is where it speaks most for the value")
-    deletion: float | None = None
-    insertion: float | None = None
-    random_deletion: float | None = None
-    random_insertion: float | None = None
-
-
-class ExplainAnswer(BaseModel):
-    """The maps, and the logit or cosine that they explain."""
-
-    method: str
-    stage: int | None
-    value: float
-    maps: list[MapAnswer]
-    fingerprint: str
-
-
 class StudyPath(BaseModel):
     """The slash of a study id may stand as it is or as %2F."""
 
     study_id: StudyId
 
 
-class ImageQuery(_Request):
+class ImageQuery(InCollection):
     """Which film of a study."""
 
     view: Literal["frontal", "lateral"] = "frontal"
-
-
-class StudyAnswer(BaseModel):
-    """One stored study."""
-
-    study_id: str
-    patient_id: str
-    views: list[str]
-    projection: str | None
-    age: float | None
-    sex: str | None
-    split: str | None
-    findings: dict[str, int | None] = Field(description="1 present, 0 absent, -1 uncertain, null not mentioned")
-    extra: dict[str, Plain]
-
-
-class HitAnswer(StudyAnswer):
-    """One similar study."""
-
-    rank: int
-    similarity: float = Field(description="cosine, higher is nearer")
-
-
-class SearchAnswer(BaseModel):
-    """The similar studies, most similar first."""
-
-    hits: list[HitAnswer]
-    matched_total: int = Field(description="studies that passed the filter and the exclusions")
-    exact: bool
-    fingerprint: str
-    took_ms: float
-    familiarity: "FamiliarityAnswer | None" = Field(None, description="of films: how near they are to the collection")
-
-
-class EmbeddingAnswer(BaseModel):
-    """The vector of the films: health data, for it can identify a patient."""
-
-    embedding: list[float]
-    fingerprint: str
-    embedding_dim: int
-
-
-class ErrorDetail(BaseModel):
-    """What was refused and why."""
-
-    code: str
-    message: str
-    request_id: str
-
-
-class ErrorBody(BaseModel):
-    """The one body of every refusal."""
-
-    error: ErrorDetail
-
-
-def _plain(value: Any) -> Plain:
-    """JSON knows no NaN and no dates."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def study_answer(study: Study) -> dict[str, Any]:
-    """Return a study as JSON holds it; its paths stay here."""
-    return {
-        "study_id": study.study_id,
-        "patient_id": study.patient_id,
-        "views": list(study.views),
-        "projection": study.projection,
-        "age": _plain(study.age),
-        "sex": study.sex,
-        "split": study.split,
-        "findings": dict(study.findings),
-        "extra": {name: _plain(value) for name, value in study.extra.items()},
-    }
-
-
-def hit_answer(hit: Hit) -> dict[str, Any]:
-    """Return a hit as JSON holds it."""
-    return {"rank": hit.rank, "similarity": hit.similarity, **study_answer(hit.study)}
-
-
-def search_answer(answer: Answer, fingerprint: str, seconds: float) -> dict[str, Any]:
-    """Return a whole answer as JSON holds it."""
-    return {
-        "hits": [hit_answer(hit) for hit in answer.hits],
-        "matched_total": answer.matched_total,
-        "exact": answer.exact,
-        "fingerprint": fingerprint,
-        "took_ms": round(1000 * seconds, 2),
-    }

@@ -9,10 +9,11 @@ from typing import Any
 from flask import request
 from flask_openapi3 import APIBlueprint
 
+from service.answers import EmbeddingAnswer, SearchAnswer, search_answer
 from service.finder import current
 from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_films, parse_search
-from service.schemas import EmbeddingAnswer, FilmOptions, Films, Search, SearchAnswer, search_answer
+from service.schemas import FilmOptions, Films, Search
 
 api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 500, 503))
 
@@ -25,8 +26,8 @@ api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals
 def search() -> dict[str, Any]:
     """Similar cases of one or two films, of an embedding, or of a stored study"""
     started = time.perf_counter()
-    finder = current()
     asked = parse_search(request)
+    finder = current(asked.collection)
     answer = finder.find(asked)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
     if finder.reader is not None and asked.study_id is None and asked.embedding is None and not asked.filter:
@@ -37,8 +38,8 @@ def search() -> dict[str, Any]:
 @api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))
 def embeddings() -> dict[str, Any]:
     """The unit vector of one or two films; it can identify a patient, so treat it as health data"""
-    finder = current()
     films = parse_films(request)
+    finder = current(films.collection)
     vector = finder.embed(films.frontal, films.lateral)
     return {
         "embedding": vector.tolist(),

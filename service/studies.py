@@ -9,35 +9,30 @@ from typing import Any
 from flask import Response
 from flask_openapi3 import APIBlueprint
 
+from service.answers import SearchAnswer, StudyAnswer, search_answer, study_answer
 from service.films import film_path, film_response
-from service.finder import current
+from service.finder import Finder, current
 from service.openapi import STUDIES, content, refusals
-from service.schemas import (
-    ImageQuery,
-    SearchAnswer,
-    SearchOptions,
-    StudyAnswer,
-    StudyPath,
-    search_answer,
-    study_answer,
-)
+from service.schemas import ImageQuery, InCollection, SearchOptions, StudyPath
 
 api = APIBlueprint("studies", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 500, 503))
 
 
 @api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})
-def study(path: StudyPath) -> dict[str, Any]:
+def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
     """What is known of a study"""
-    return study_answer(current().retriever.study(path.study_id))
+    return study_answer(current(query.collection).retriever.study(path.study_id))
 
 
 @api.get(
     "/v1/studies/<path:study_id>/image",
     responses={200: content("image/jpeg", "image/png"), 304: {"description": "unchanged"}, **refusals(422)},
 )
-def image(path: StudyPath, query: ImageQuery) -> Response:
+def image(path: StudyPath, query: ImageQuery) -> Response | dict[str, Any]:
     """One film of a study: JPEG and 8-bit PNG as stored, DICOM and 16-bit PNG as 8-bit PNG"""
-    finder = current()
+    finder = current(query.collection)
+    if (named := _named(finder, path.study_id, "image")) is not None:
+        return named
     film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
     return film_response(film, query.view)
 
@@ -46,6 +41,14 @@ def image(path: StudyPath, query: ImageQuery) -> Response:
 def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
     """Similar cases of a stored study; its own patient's are left out unless asked for"""
     started = time.perf_counter()
-    finder = current()
+    finder = current(query.collection)
+    if (named := _named(finder, path.study_id, "similar")) is not None:
+        return named
     answer = finder.similar(path.study_id, query)
     return search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
+
+
+def _named(finder: Finder, study_id: str, ending: str) -> dict[str, Any] | None:
+    """Return the study whose own id ends as the route does, unless there is one of the id without that ending."""
+    whole = f"{study_id}/{ending}"
+    return study_answer(finder.retriever.study(whole)) if not finder.has(study_id) and finder.has(whole) else None

@@ -35,16 +35,20 @@ FLAGS = (
 
 def build_collection(folder: Path) -> Path:
     """Write films, index, map and probe of 24 simulated patients, once a session."""
-    if (folder / "probe").exists():
-        return folder
-    films, studies, embeddings, index = (folder / name for name in ("films", "studies.parquet", "embeddings", "index"))
-    done("phantom", "--patients", 24, "--seed", 7, "--jobs", 1, "--out", films)
+    if not (folder / "probe").exists():
+        build_index(folder, patients=24, seed=7)
+        done("map", folder / "index")
+        done("probe", folder / "embeddings", "--cv", 2, "--out", folder / "probe")
+    return folder
+
+
+def build_index(folder: Path, *, patients: int, seed: int) -> None:
+    """Write films and index of simulated patients."""
+    films, studies, embeddings = (folder / name for name in ("films", "studies.parquet", "embeddings"))
+    done("phantom", "--patients", patients, "--seed", seed, "--jobs", 1, "--out", films)
     done("import", "chexpert", films / "train.csv", "--images", films, "--out", studies)
     done("export", studies, "--images", films, "--encoder", ENCODER, "--out", embeddings)
-    done("index", embeddings, "--out", index)
-    done("map", index)
-    done("probe", embeddings, "--cv", 2, "--out", folder / "probe")
-    return folder
+    done("index", embeddings, "--out", folder / "index")
 
 
 @contextmanager
@@ -60,8 +64,13 @@ def served(*words: str | Path) -> Iterator[str]:
 
 
 @contextmanager
-def at_the_page(base: Path) -> Iterator["Reader"]:
-    """Yield a reader at a fresh headless Chromium, who looks at the served collection; `base` keeps the collection."""
+def at_the_page(base: Path, *further: str) -> Iterator["Reader"]:
+    """Yield a reader at a fresh headless Chromium, who looks at the served collections.
+
+    Args:
+        base: keeps the collection that is always served.
+        further: collections served beside it, each as NAME=INDEX.
+    """
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         pytest.skip("the page's tests need chromium and chromedriver")
@@ -71,7 +80,7 @@ def at_the_page(base: Path) -> Iterator["Reader"]:
     for flag in (*FLAGS, f"user-data-dir={tempfile.mkdtemp(dir=base)}"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with served(world / "index", "--encoder", ENCODER, "--probe", world / "probe") as address:
+    with served(f"main={world / 'index'}", *further, "--encoder", ENCODER, "--probe", world / "probe") as address:
         chrome = Chrome(options=options, service=Service(driver))
         chrome.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
         try:
@@ -90,6 +99,11 @@ class Reader:
         """Load a path of the served page, and wait for its scripts."""
         self.chrome.get(self.address + path)
         self.wait("document.readyState === 'complete' && document.documentElement.className === 'scripted'")
+
+    def screen(self, width: int, height: int) -> None:
+        """Look at the page on a screen of that many pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def ask(self, script: str, *values: Any) -> Any:
         """Return what a script of the page returns."""
@@ -137,7 +151,8 @@ class Reader:
     def choose(self, view: str, film: Path | None = None) -> None:
         """Choose a file for a view, or the query's own film of that view."""
         own = self.films / QUERY / {"frontal": "view1_frontal.jpg", "lateral": "view2_lateral.jpg"}[view]
-        self.all(f"#films input[name={view}]")[0].send_keys(str(film or own))
+        field = f"#films input[name={view}]"
+        self._until(lambda: self.all(field), field)[0].send_keys(str(film or own))
 
     def hits(self) -> list[str]:
         """Return the studies of the cards, in order."""

@@ -20,6 +20,7 @@ from index.retriever import Retriever
 from index.studies import FINDINGS, Study, as_studies, studies_schema
 from index.vector_index import VectorIndex
 from service.app import create_app
+from service.finder import Finder, Mounted
 from service.limits import Limits
 
 FINGERPRINT = "f" * 64
@@ -65,10 +66,10 @@ def study_row(study_id: str, **changes: Any) -> dict[str, Any]:
     return row | dict.fromkeys(FINDINGS) | {"Pneumonia": 1, "Edema": -1, "Fracture": 0, "Etiology": None} | changes
 
 
-def build_retriever() -> Retriever:
-    """Return the real retriever over the four studies."""
-    rows = [study_row(study_id) for study_id in ANGLES]
-    rows[2] |= {"lateral_path": "patient00002/study1/view2_lateral.png", "sex": "Male", "Etiology": "virus"}
+def build_retriever(ending: str = "") -> Retriever:
+    """Return the real retriever over the four studies, each id with the same ending."""
+    rows = [study_row(study_id + ending) for study_id in ANGLES]
+    rows[2] |= {"lateral_path": f"patient00002/study1{ending}/view2_lateral.png", "sex": "Male", "Etiology": "virus"}
     rows[3] |= {"age": None, "sex": None, "projection": None}
     schema = studies_schema([pa.field("Etiology", pa.string())])
     angles = np.radians(list(ANGLES.values()))
@@ -78,17 +79,22 @@ def build_retriever() -> Retriever:
     return Retriever(Collection(manifest, studies, VectorIndex.build(vectors, "flat")))
 
 
-def save_films(root: Path) -> None:
+def save_films(root: Path, ending: str = "") -> None:
     """Write the frontal film of each study but the last, whose film is lost."""
     for study_id in list(ANGLES)[:-1]:
-        folder = root / study_id
+        folder = root / (study_id + ending)
         folder.mkdir(parents=True)
         (folder / "view1_frontal.png").write_bytes(film(90))
 
 
+def build_finder(name: str = "main", **fields: Any) -> Finder:
+    """Return what answers for the four studies, but for the fields given."""
+    return Finder(name, **({"retriever": build_retriever(), "embedder": FakeEmbedder()} | fields))
+
+
 def build_app(image_root: Path | None = None, **limits: Any) -> OpenAPI:
     """Return the application over the four studies."""
-    return create_app(build_retriever(), FakeEmbedder(), image_root, Limits(**limits))
+    return create_app(Mounted((build_finder(image_root=image_root),)), Limits(**limits))
 
 
 def build_client(image_root: Path | None = None, **limits: Any) -> FlaskClient:

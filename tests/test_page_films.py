@@ -71,6 +71,19 @@ def test_zoom_and_pan_are_linked_until_they_are_parted(reader: Reader) -> None:
     assert placed(reader, QUERY_FILM) == before
 
 
+def test_a_film_is_zoomed_without_the_other_view(reader: Reader) -> None:
+    compare(reader)
+    reader.press("b")
+    frontal, lateral = (f'.stage[data-side="query"][data-view="{view}"]' for view in ("frontal", "lateral"))
+    before = placed(reader, frontal), placed(reader, lateral)
+    reader.wheel(frontal, -300)
+    reader.wait("document.querySelector(arguments[0] + ' img').style.transform !== arguments[1]", frontal, before[0])
+
+    assert placed(reader, lateral) == before[1]
+    reader.press("r")
+    assert placed(reader, frontal) == before[0]
+
+
 def test_a_drag_changes_the_window_and_a_key_inverts_it(reader: Reader) -> None:
     compare(reader)
     assert window(reader, "query") == (1.0, 0.0)
@@ -83,6 +96,36 @@ def test_a_drag_changes_the_window_and_a_key_inverts_it(reader: Reader) -> None:
     reader.press("i")
     assert window(reader, "query")[0] == pytest.approx(-slope)
     assert reader.find("[data-do=invert]").get_attribute("aria-pressed") == "true"
+
+
+def test_parted_sides_keep_windows_of_their_own_and_are_inverted_together(reader: Reader) -> None:
+    compare(reader)
+    reader.press("k")
+    reader.drag(HIT_FILM, -100, 0)
+    assert window(reader, "query") == (1.0, 0.0)
+    assert window(reader, "hit")[0] > 1.2
+    assert reader.text("#window-title") == "Window of the query"
+
+    reader.press("i")
+    assert window(reader, "query")[0] == -1
+    assert window(reader, "hit")[0] < -1.2
+    reader.press("k")
+
+
+def test_a_film_stays_in_its_place_at_the_end_of_the_zoom(reader: Reader) -> None:
+    compare(reader)
+    for _ in range(8):
+        reader.wheel(QUERY_FILM, -800)
+    reader.wait("document.querySelector('.stage[data-side=query] img').style.transform.includes('scale(') "
+                "&& Number(document.querySelector('.scale-readout').textContent.split(' ')[0]) > 2000")  # fmt: skip
+    end = placed(reader, QUERY_FILM)
+    reader.ask("""
+        const stage = document.querySelector('.stage[data-side="query"]');
+        const { left, top } = stage.getBoundingClientRect();
+        stage.dispatchEvent(new WheelEvent("wheel", { deltaY: -800, clientX: left + 20, clientY: top + 20 }));
+    """)
+
+    assert placed(reader, QUERY_FILM) == end
 
 
 def test_a_heat_map_says_on_both_sides_why_two_studies_are_alike(reader: Reader) -> None:
@@ -117,7 +160,7 @@ def test_a_finding_is_explained_from_its_prediction(reader: Reader) -> None:
     assert reader.wait("document.querySelector('.stage canvas')?.width") > 100
     assert reader.find("#why-finding").get_attribute("value") == "Pleural Effusion"
     assert len(reader.all(".stage")) == 1
-    reader.wait("document.querySelectorAll('#trust li').length === 2")
+    reader.wait("document.querySelectorAll('#trust li').length === 1")
 
 
 def test_a_view_that_a_study_lacks_is_told(reader: Reader) -> None:
@@ -127,6 +170,22 @@ def test_a_view_that_a_study_lacks_is_told(reader: Reader) -> None:
     stage = reader.find(QUERY_FILM)
     assert "empty-stage" in str(stage.get_attribute("class"))
     assert stage.get_attribute("data-sentence") == "This study has no lateral film."
+
+
+def test_a_film_that_is_gone_is_told_on_its_card_on_its_stage_and_beside_the_map(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    film = reader.films / reader.hits()[0] / "view1_frontal.jpg"
+    film.rename(film.with_suffix(".away"))
+    try:
+        reader.open(f"/?study={QUERY}")
+        assert reader.wait("document.querySelector('.hit .film').matches('.lost')")
+        reader.press("1")
+        assert reader.wait("document.querySelector(arguments[0])?.matches('.lost')", HIT_FILM)
+        reader.press("s")
+        assert "is not in the image root" in reader.text("#why-status")
+    finally:
+        film.with_suffix(".away").rename(film)
+    assert all("404" in one for one in reader.complaints())
 
 
 def test_a_url_opens_the_same_films_with_the_same_map(reader: Reader) -> None:
@@ -140,6 +199,21 @@ def test_a_url_opens_the_same_films_with_the_same_map(reader: Reader) -> None:
     assert reader.find(HIT_FILM).get_attribute("data-view") == "lateral"
     assert reader.find("[name=why]:checked").get_attribute("value") == "similar"
     reader.wait("document.querySelectorAll('#trust li').length >= 2")
+
+
+@pytest.mark.parametrize(
+    ("words", "place", "sentence"),
+    [
+        ("hit=nobody", ".refused", "No study 'nobody'"),
+        ("hit={hit}&why=wealth", "#why-status", "expected one of the probe"),
+    ],
+)
+def test_what_a_url_names_and_nobody_knows_is_told(reader: Reader, words: str, place: str, sentence: str) -> None:
+    hit = compare(reader)
+    reader.open(f"/?study={QUERY}&{words.format(hit=hit)}")
+
+    reader.wait("document.querySelector(arguments[0])?.textContent.includes(arguments[1])", place, sentence)
+    assert all("Failed to load resource" in one for one in reader.complaints())
 
 
 def test_back_and_escape_close_the_films(reader: Reader) -> None:

@@ -80,10 +80,19 @@ def test_a_file_that_is_no_film_is_refused_in_words(reader: Reader, tmp_path: Pa
     assert all("415" in one for one in reader.complaints())
 
 
+def test_a_service_that_is_gone_is_told(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    reader.find(".predictions [data-finding]")
+    reader.ask("window.fetch = () => Promise.reject(new TypeError('no connection'))")
+    reader.click("[name=sex] option[value='']+option")
+
+    assert reader.text(".refused") == "The service cannot be reached."
+
+
 def test_an_unknown_study_is_refused_in_words(reader: Reader) -> None:
     reader.open("/?study=nobody")
 
-    assert "no study 'nobody'" in reader.text(".refused")
+    assert "No study 'nobody'" in reader.text(".refused")
     assert all("404" in one for one in reader.complaints())
 
 
@@ -170,4 +179,4 @@ def test_a_photograph_of_something_else_is_called_unfamiliar(reader: Reader, tmp
     reader.choose("frontal", tmp_path / "stripes.png")
     reader.click("#films > button")
 
-    assert reader.text("#unfamiliar").startswith("Unfamiliar film.")
+    assert reader.text("#unfamiliar").startswith("Unfamiliar: perhaps no chest film")

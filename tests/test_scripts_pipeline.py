@@ -21,6 +21,7 @@ from index.shards import load_embeddings
 from index.studies import FINDINGS
 from scripts.cli import precedent
 from service.loader import load as load_service
+from service.mounts import Mount
 
 HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS]
 PATIENTS = 30
@@ -96,7 +97,7 @@ def test_a_film_finds_its_own_study(collection: Path, index: Path) -> None:
 
 def test_alone_in_a_batch_and_through_the_api_a_study_has_one_vector(collection: Path, index: Path) -> None:
     embedder, retriever = Embedder.load(collection / "encoder.safetensors"), Retriever.load(index)
-    client = load_service(index, collection / "encoder.safetensors").test_client()
+    client = load_service([Mount("main", index)], collection / "encoder.safetensors").test_client()
     for study_id in ("patient00001/study1", "patient00002/study1"):
         study = retriever.study(study_id)
         paths = [collection / path if path else None for path in (study.frontal_path, study.lateral_path)]

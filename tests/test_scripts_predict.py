@@ -86,7 +86,7 @@ def test_without_an_index_the_probe_speaks_alone(world: Path) -> None:
     chances = {one["finding"]: one["probability"] for one in found["predictions"]}
     assert chances == pytest.approx(expected, abs=1e-5)
     assert list(chances.values()) == sorted(chances.values(), reverse=True)
-    assert set(found) == {"fingerprints", "options", "predictions"}
+    assert set(found) == {"fingerprints", "options", "predictions", "maps"}
     assert set(found["predictions"][0]) == {"finding", "probability", "spread", "call", "thresholds"}
 
 
@@ -132,6 +132,15 @@ def test_augmentation_and_dropout_are_options(world: Path) -> None:
     assert found["options"]["variants"] == ["plain", "turned left", "turned right", "brighter", "darker", "mirrored"]
     assert (found["options"]["passes"], found["options"]["seed"]) == (5, 3)
     assert all(one["spread"] > 0 for one in found["predictions"])
+
+
+def test_the_first_finding_is_mapped_where_a_folder_is_given(world: Path, tmp_path: Path) -> None:
+    found = answer(world, "--maps", tmp_path / "maps")
+
+    assert found["maps"] == [str(tmp_path / "maps" / "query_frontal.png")]
+    assert cv2.imread(found["maps"][0]).shape == (80, 80, 3)
+    assert np.load(tmp_path / "maps" / "query_frontal.npy").shape == (80, 80)
+    assert answer(world)["maps"] == []
 
 
 def test_an_ensemble_names_all_its_encoders(world: Path, tmp_path: Path) -> None:

@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from service_world import FINGERPRINT, build_app, build_client
-
-from index.errors import FingerprintMismatch
-from service import loader
+from service_world import FINGERPRINT, build_client
 
 PAGES = ["/", "/docs", "/?study=patient00001/study1"]
 
@@ -55,8 +52,9 @@ def test_info_names_the_encoder_and_no_path(client: FlaskClient) -> None:
     response = client.get("/info")
 
     info = response.get_json()
-    assert (info["fingerprint"], info["rows"], info["embedding_dim"]) == (FINGERPRINT, 4, 2)
-    assert "Etiology" in info["columns"]
+    assert (info["fingerprint"], info["embedding_dim"]) == (FINGERPRINT, 2)
+    assert info["collections"][0]["studies"] == 4
+    assert "Etiology" in info["collections"][0]["columns"]
     assert "secret" not in response.text
 
 
@@ -94,16 +92,3 @@ def test_the_service_needs_no_torch_until_it_loads_an_encoder() -> None:
     check = "import sys, service.loader; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
-
-
-def test_an_encoder_that_did_not_make_the_index_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    retriever = build_app().extensions["precedent"].retriever
-
-    class Other:
-        fingerprint = "0" * 64
-
-    monkeypatch.setattr(loader, "load_collection", lambda _: None)
-    monkeypatch.setattr(loader, "Retriever", lambda _: retriever)
-    monkeypatch.setattr("encoder.embedder.Embedder.load", lambda _, runtime: Other)
-    with pytest.raises(FingerprintMismatch, match="precedent export"):
-        loader.from_env({"PRECEDENT_INDEX": "i", "PRECEDENT_ENCODER": "e"})

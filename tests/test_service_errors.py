@@ -9,10 +9,11 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from service_world import FakeEmbedder, build_client, build_retriever, film
+from service_world import FakeEmbedder, build_client, build_finder, film
 
 from index.errors import ArtefactError
 from service.app import create_app
+from service.finder import Mounted
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ class _Broken(FakeEmbedder):
 def test_a_fault_is_logged_and_its_words_do_not_leave(
     error: Exception, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = create_app(build_retriever(), _Broken(error), None).test_client()
+    broken = create_app(Mounted((build_finder(embedder=_Broken(error)),))).test_client()
     response = broken.post("/v1/embeddings", data={"frontal": (io.BytesIO(film(0)), "a.png")})
 
     assert "secret" not in refused(response, status, code)
@@ -155,7 +156,8 @@ def test_a_fault_is_logged_and_its_words_do_not_leave(
 
 
 def test_readiness_says_when_the_work_cannot_be_done(caplog: pytest.LogCaptureFixture) -> None:
-    broken = create_app(build_retriever(), _Broken(RuntimeError("/srv/secret out of memory")), None).test_client()
+    embedder = _Broken(RuntimeError("/srv/secret out of memory"))
+    broken = create_app(Mounted((build_finder(embedder=embedder),))).test_client()
 
     assert "secret" not in refused(broken.get("/readyz"), 503, "not_ready")
     assert broken.get("/healthz").status_code == 200

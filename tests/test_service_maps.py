@@ -4,10 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
-from service_world import ANGLES, FINGERPRINT, build_app, build_client
+from service_world import ANGLES, FINGERPRINT, build_client, build_finder
 
 from index.projection import CollectionMap, Plane
 from service import maps
+from service.app import create_app
+from service.finder import Mounted
 
 IDS = list(ANGLES)
 
@@ -21,9 +23,7 @@ def build_points(ids: list[str]) -> CollectionMap:
 
 @pytest.fixture
 def client() -> FlaskClient:
-    app = build_app()
-    app.extensions[maps.EXTENSION] = {"main": build_points(IDS), "bare": None}
-    return app.test_client()
+    return create_app(Mounted((build_finder("main", map=build_points(IDS)), build_finder("bare")))).test_client()
 
 
 def test_a_map_is_answered_as_columns_with_its_plane(client: FlaskClient) -> None:

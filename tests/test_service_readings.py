@@ -3,6 +3,7 @@
 import base64
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from command_line import done
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
+from pyarrow import parquet as pq
 
 from encoder.explain import METHODS
+from encoder.predict import Predictor
 from service.loader import load
-from service.schemas import ExplainOptions
+from service.mounts import parse_mounts
+from service.schemas import MAX_PASSES, ExplainOptions
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def app(world: Path) -> OpenAPI:
-    return load(world / "index", world / "encoder.safetensors", probe_dir=world / "probe")
+    return load(parse_mounts([f"{world}/index"]), world / "encoder.safetensors", probe_dir=world / "probe")
 
 
 @pytest.fixture
@@ -60,6 +64,17 @@ def test_a_stored_study_gets_probabilities_votes_and_its_place_in_the_collection
     assert 0 <= answer["familiarity"]["percentile"] <= 100
 
 
+def test_the_most_probable_finding_is_mapped_where_that_is_asked_for(client: FlaskClient) -> None:
+    study = {"study_id": "patient00001/study1"}
+
+    plain, mapped = (client.post("/v1/predict", json=study | {"map": asked}).get_json() for asked in (False, True))
+
+    first = mapped["predictions"][0]["finding"]
+    explained = client.post("/v1/explain", json=study | {"finding": first, "trust": False}).get_json()
+    assert plain["maps"] == []
+    assert [one["png"] for one in mapped["maps"]] == [one["png"] for one in explained["maps"]] != []
+
+
 def test_films_can_be_looked_at_five_ways_with_a_spread_and_a_contrast(client: FlaskClient, world: Path) -> None:
     fields = {"tta": "true", "dropout_passes": "4", "finding": "Edema"}
 
@@ -69,6 +84,47 @@ def test_films_can_be_looked_at_five_ways_with_a_spread_and_a_contrast(client: F
     assert answer["contrast"]["finding"] == "Edema"
     present = answer["contrast"]["present"]
     assert present["study"]["findings"]["Edema"] == 1
+
+
+def test_dropout_is_bounded_by_the_limit_of_the_api(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"study_id": "patient00001/study1", "tta": True}
+    counted = _count_passes(monkeypatch)
+
+    most = client.post("/v1/predict", json={**asked, "dropout_passes": MAX_PASSES})
+    assert (most.status_code, counted) == (200, [(MAX_PASSES, 5)])
+    for beyond in (MAX_PASSES + 1, 10**9, -1):
+        refused = client.post("/v1/predict", json={**asked, "dropout_passes": beyond})
+        assert refused.status_code == 400
+        assert refused.get_json()["error"]["message"].startswith("dropout_passes: expected")
+    assert len(counted) == 1
+
+
+def test_test_time_augmentation_is_five_looks_and_no_number_of_the_callers(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"study_id": "patient00001/study1"}
+    counted = _count_passes(monkeypatch)
+
+    answer = client.post("/v1/predict", json={**asked, "tta": True}).get_json()
+    assert (counted, len(answer["predictions"])) == ([(0, 5)], 2)
+    for looks in (2, 1000, "many"):
+        refused = client.post("/v1/predict", json={**asked, "tta": looks})
+        assert refused.status_code == 400
+        assert refused.get_json()["error"]["message"].startswith("tta: expected")
+    assert len(counted) == 1
+
+
+def _count_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Return the list of (dropout passes, looks) that fills with each prediction from films."""
+    counted: list[tuple[int, int]] = []
+    predict = Predictor.predict
+
+    def counting(self: Predictor, films: Any, options: Any = None) -> Any:
+        counted.append((options.passes, len(options.variants)))
+        return predict(self, films, options)
+
+    monkeypatch.setattr(Predictor, "predict", counting)
+    return counted
 
 
 @pytest.mark.parametrize("aim", [{"finding": "Edema"}, {"hit": "patient00003/study1"}])
@@ -120,7 +176,7 @@ def test_a_stored_study_whose_film_is_gone_is_told(client: FlaskClient, world: P
 
 
 def test_without_a_probe_the_neighbours_vote_and_maps_of_findings_are_refused(world: Path) -> None:
-    client = load(world / "index", world / "encoder.safetensors").test_client()
+    client = load(parse_mounts([f"{world}/index"]), world / "encoder.safetensors").test_client()
 
     voted = client.post("/v1/predict", json={"study_id": "patient00001/study1"}).get_json()
     refused = client.post("/v1/explain", json={"study_id": "patient00001/study1", "finding": "Edema"})
@@ -129,6 +185,33 @@ def test_without_a_probe_the_neighbours_vote_and_maps_of_findings_are_refused(wo
     assert any(one["vote"] for one in voted["predictions"])
     assert refused.status_code == 409
     assert "--probe" in refused.get_json()["error"]["message"]
+
+
+@pytest.fixture(scope="module")
+def pair(world: Path) -> FlaskClient:
+    """Return a client of all studies, and of the first six under another name."""
+    pq.write_table(pq.read_table(world / "studies.parquet").slice(0, 6), world / "few.parquet")
+    films = [world / "few.parquet", "--images", world, "--encoder", world / "encoder.safetensors"]
+    done("export", *films, "--runtime", "torch", "--out", world / "few-embeddings")
+    done("index", world / "few-embeddings", "--out", world / "few")
+    mounts = parse_mounts([f"all={world}/index", f"few={world}/few"])
+    return load(mounts, world / "encoder.safetensors", probe_dir=world / "probe").test_client()
+
+
+def test_the_neighbours_that_vote_are_of_the_collection_asked(pair: FlaskClient) -> None:
+    body = {"study_id": "patient00001/study1", "k": 100}
+    answers = [pair.post("/v1/predict", json={**body, "collection": name}).get_json() for name in ("few", "all")]
+
+    few, many = (max(one["vote"]["neighbours"] for one in answer["predictions"]) for answer in answers)
+    assert few <= 5 < many
+
+
+@pytest.mark.parametrize("route", ["predict", "explain"])
+def test_a_study_of_another_collection_is_not_read(pair: FlaskClient, route: str) -> None:
+    body = {"study_id": "patient00016/study1", "finding": "Edema"}
+
+    assert pair.post(f"/v1/{route}", json=body).status_code == 200
+    assert pair.post(f"/v1/{route}", json={**body, "collection": "few"}).status_code == 404
 
 
 def test_requests_at_the_same_time_get_what_each_gets_alone(app: OpenAPI) -> None:

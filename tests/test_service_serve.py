@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from scripts.serve import bind, require_loopback
+from scripts.serve import bind, command, require_loopback
 
 RUN = """
 from scripts.serve import bind, serve
@@ -50,6 +51,24 @@ def test_the_server_answers_and_stops_cleanly_on_sigterm(server: tuple[subproces
         assert json.load(study)["patient_id"] == "patient00001"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["Main=."], "expected a name of a-z, 0-9, _ and - before '='"),
+        (["a=.", "a=./"], "expected one index for 'a'"),
+        (["ghost"], "there is no folder 'ghost'"),
+        (["a=.", "--images", "b=."], "expected image roots of a, got one of 'b'"),
+    ],
+)
+def test_collections_that_cannot_be_told_apart_are_refused_in_one_line(words: list[str], sentence: str) -> None:
+    result = CliRunner().invoke(command, [*words, "--encoder", __file__, "--port", "0"])
+
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+    assert sentence in result.output
 
 
 def test_a_port_in_use_is_told_in_one_line() -> None:

@@ -1,13 +1,13 @@
 // The service's API: what it is asked about the query, and its refusals as sentences. It knows no element of the page.
 
-import { address, asked } from "./asked.js";
+import { asked } from "./asked.js";
 
 /** A refusal whose message can be shown as it is. */
 export class Refused extends Error {}
 
-/** Returns the JSON of a GET. Raises Refused. */
-export function read(path, parameters = {}) {
-  return answer(fetch(address(path, parameters)));
+/** Returns the JSON of a GET of a whole address. Raises Refused. */
+export function read(whole) {
+  return answer(fetch(whole));
 }
 
 /** Returns the JSON of a POST about the query: its stored study by name, or its films. Raises Refused. */
@@ -15,7 +15,7 @@ export function ask(path, fields) {
   if (asked.study) return askOf(asked.study, path, fields);
   const body = new FormData();
   for (const [view, film] of Object.entries(asked.films)) body.append(view, film);
-  if (asked.patient && path !== "/v1/explain") body.append("patient_id", asked.patient);
+  if (asked.patient && path !== "/v1/embeddings") body.append("patient_id", asked.patient);
   for (const [name, value] of Object.entries(named(fields))) body.append(name, value);
   return answer(fetch(path, { method: "POST", body }));
 }

@@ -79,7 +79,7 @@ function tell(study) {
   const query = byId("query").querySelectorAll(".facts, .findings");
   byId("compare-facts").replaceChildren(
     element("h4", {}, "Query"), ...[...query].map((one) => one.cloneNode(true)),
-    ...(query.length ? [] : [element("p", { className: "facts" }, "your films: nothing is known of them")]),
+    ...(query.length ? [] : [element("p", { className: "facts" }, "Your films; nothing else is told of them.")]),
     ...(study ? [element("h4", {}, study.study_id), element("p", { className: "facts" }, factsLine(study)), findingsList(study)] : []),
   );
   const more = card?.querySelector(".more")?.href;
@@ -115,11 +115,24 @@ function closed() {
   else remember({ hit: "", view: "", why: "" }, false);
 }
 
+const main = () => lenses.of("query", "frontal");
+
+/** Returns one stage a view that has a film: the query's, or else the hit's. */
+function leading() {
+  const filmed = shown.stages.filter((stage) => !stage.film.hidden);
+  return filmed.filter((stage, at) => filmed.findIndex((one) => one.view === stage.view) === at);
+}
+
+/** Inverts both sides, linked or parted. */
+function invert(inverted) {
+  for (const side of ["query", "hit"]) lenses.change(side, "frontal", { inverted });
+}
+
 const ACTIONS = {
-  in: () => lenses.change("query", { zoom: lenses.sides.query.zoom * ZOOM_STEP }),
-  out: () => lenses.change("query", { zoom: lenses.sides.query.zoom / ZOOM_STEP }),
+  in: () => leading().forEach(({ lens, side, view }) => lenses.change(side, view, { zoom: lens.zoom * ZOOM_STEP })),
+  out: () => leading().forEach(({ lens, side, view }) => lenses.change(side, view, { zoom: lens.zoom / ZOOM_STEP })),
   reset: () => lenses.reset(),
-  invert: () => lenses.change("query", { inverted: !lenses.sides.query.inverted }),
+  invert: () => invert(!main().inverted),
   link: () => lenses.link(!lenses.linked),
   previous: () => step(-1),
   next: () => step(1),
@@ -129,8 +142,9 @@ const ACTIONS = {
 /** Does what a button or a key of the films asks for. */
 export function act(name) {
   const done = ACTIONS[name]();
-  dialog.querySelector("[data-do=invert]").setAttribute("aria-pressed", lenses.sides.query.inverted);
+  dialog.querySelector("[data-do=invert]").setAttribute("aria-pressed", main().inverted);
   dialog.querySelector("[data-do=link]").setAttribute("aria-pressed", lenses.linked);
+  byId("window-title").textContent = lenses.linked ? "Window" : "Window of the query";
   return done;
 }
 
@@ -143,15 +157,15 @@ export function drag(tool) {
 
 /** Moves the films by steps of the keyboard. */
 export function pan(across, down) {
-  shown.stages.find((stage) => !stage.film.hidden)?.pan(PAN_STEP * across, PAN_STEP * down);
+  for (const stage of leading()) stage.pan(PAN_STEP * across, PAN_STEP * down);
 }
 
 /** Makes the window's sliders and the films follow each other. */
 function slide() {
   const sliders = { width: byId("width"), level: byId("level") };
-  const lens = lenses.sides.query;
+  const lens = main();
   for (const [name, slider] of Object.entries(sliders)) {
-    slider.addEventListener("input", () => lenses.change("query", { [name]: Number(slider.value) }));
+    slider.addEventListener("input", () => lenses.change("query", "frontal", { [name]: Number(slider.value) }));
   }
   lens.watchers.add(() => {
     for (const [name, slider] of Object.entries(sliders)) {

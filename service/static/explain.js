@@ -5,6 +5,7 @@ import { asked } from "./asked.js";
 import { heatCanvas } from "./heat.js";
 
 const PATH = "/v1/explain";
+/** Differences up to this, of a probability or a cosine, count as none. */
 const CLEARLY = 0.05;
 const kept = new Map();
 let looked = { turn: -1 };
@@ -30,23 +31,30 @@ async function painted(answer) {
   return { ...answer, maps };
 }
 
-/** Returns a sentence on one map's deletion and insertion scores beside those of a random map. */
+/**
+ * Returns a sentence on one map's deletion and insertion, each the mean of a probability or of a similarity while from
+ * none to all of the film is blurred, or is alone sharp: the hottest parts first, or those of a random map.
+ */
 export function trustSentence(map) {
   if (!map.canvas) return "Blank: nothing in this view speaks for it.";
-  if (map.deletion === null || map.deletion === undefined) {
-    return "Not to be judged: blurring the whole film changes nothing.";
+  if (!isChecked(map)) return "";
+  if (Math.max(map.deletion, map.insertion, map.random_deletion, map.random_insertion) < CLEARLY) {
+    return "Not to be judged: the result is hardly over 0 whatever is blurred.";
   }
   const falls = map.random_deletion - map.deletion > CLEARLY;
   const rises = map.insertion - map.random_insertion > CLEARLY;
-  if (falls && rises) return "Holds: the hot area carries the result, far more than a random area does.";
-  if (falls || rises) return "Holds in part: only one of two checks beats a random map.";
-  return "Do not rely on it: no better than a random map.";
+  if (falls && rises) return "Holds: blurring the hot area costs more, and the hot area alone keeps more, than a random one.";
+  if (falls) return "Holds in part: blurring the hot area costs more than a random one, but alone it keeps no more.";
+  if (rises) return "Holds in part: the hot area alone keeps more than a random one, but blurring it costs no more.";
+  return "Do not rely on it: the hot area matters no more than a random one.";
 }
 
-/** Returns the figures behind the sentence; "" where there are none. */
-export function trustFigures(map) {
-  if (map.deletion === null || map.deletion === undefined || !map.canvas) return "";
+/** Returns the figures behind the sentence; "" where there are none. `name` is what they are means of. */
+export function trustFigures(map, name) {
+  if (!isChecked(map)) return "";
   const pair = (score, random) => `${score.toFixed(2)} (random ${random.toFixed(2)})`;
-  return `deletion ${pair(map.deletion, map.random_deletion)}, lower is better; `
-    + `insertion ${pair(map.insertion, map.random_insertion)}, higher is better`;
+  return `Mean ${name}, hot area blurred ${pair(map.deletion, map.random_deletion)}, `
+    + `hot area alone sharp ${pair(map.insertion, map.random_insertion)}`;
 }
+
+const isChecked = (map) => Boolean(map.canvas) && Number.isFinite(map.deletion);

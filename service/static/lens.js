@@ -1,24 +1,21 @@
-// How films are looked at: zoom, place, window and inversion, one lens a side, linked unless the reader parts them.
+// How films are looked at: a lens a film for its zoom and place, a window a side, all linked unless the reader parts them.
 
 const PLAIN = { zoom: 1, x: 0.5, y: 0.5, width: 255, level: 127.5, inverted: false };
-const ZOOMS = [0.5, 40];
-const within = (value, [low, high]) => Math.min(Math.max(value, low), high);
+const LIMITS = { zoom: [0.5, 40], x: [0, 1], y: [0, 1], width: [2, 510], level: [0, 255] };
+const WINDOW = ["width", "level", "inverted"];
 
-/** One side's way of looking. x and y are the point of the film in the middle of its stage, in [0, 1]. */
-export class Lens {
-  constructor(filter) {
-    this.filter = filter;
-    this.watchers = new Set();
-    Object.assign(this, PLAIN);
+/** Returns a lens's value kept within its limits. */
+export const within = (name, value) => Math.min(Math.max(value, LIMITS[name][0]), LIMITS[name][1]);
+
+/** One film's way of being looked at. x and y are the point of the film in the middle of its stage, in [0, 1]. */
+class Lens {
+  constructor(side, view, filter) {
+    Object.assign(this, PLAIN, { side, view, filter, watchers: new Set() });
   }
 
   change(values) {
     Object.assign(this, values);
-    this.zoom = within(this.zoom, ZOOMS);
-    this.x = within(this.x, [0, 1]);
-    this.y = within(this.y, [0, 1]);
-    this.width = within(this.width, [2, 510]);
-    this.level = within(this.level, [0, 255]);
+    for (const name of Object.keys(LIMITS)) this[name] = within(name, this[name]);
     this.#tune();
     for (const watcher of this.watchers) watcher();
   }
@@ -34,25 +31,34 @@ export class Lens {
   }
 }
 
-/** The two sides' lenses. */
+/** The lenses of two sides ("query", "hit") and two views; `filters` holds each side's SVG filter. */
 export class Lenses {
   constructor(filters) {
-    this.sides = { query: new Lens(filters.query), hit: new Lens(filters.hit) };
+    this.all = Object.keys(filters).flatMap((side) => ["frontal", "lateral"].map((view) => new Lens(side, view, filters[side])));
     this.linked = true;
   }
 
-  change(side, values) {
-    const changed = this.linked ? Object.values(this.sides) : [this.sides[side]];
-    for (const lens of changed) lens.change(values);
+  of(side, view) {
+    return this.all.find((lens) => lens.side === side && lens.view === view);
+  }
+
+  /** Zoom and place are the same view's on both sides where linked; a window is both views', and both sides' where linked. */
+  change(side, view, values) {
+    const windowed = WINDOW.some((name) => name in values);
+    for (const lens of this.all) {
+      if ((this.linked || lens.side === side) && (windowed || lens.view === view)) lens.change(values);
+    }
   }
 
   reset() {
-    for (const lens of Object.values(this.sides)) lens.change(PLAIN);
+    for (const lens of this.all) lens.change(PLAIN);
   }
 
+  /** Links the sides, and lays the hit's films as the query's, or parts them. */
   link(linked) {
     this.linked = linked;
-    const { zoom, x, y, width, level, inverted } = this.sides.query;
-    if (linked) this.sides.hit.change({ zoom, x, y, width, level, inverted });
+    for (const { side, view, zoom, x, y, width, level, inverted } of this.all) {
+      if (linked && side === "query") this.of("hit", view).change({ zoom, x, y, width, level, inverted });
+    }
   }
 }

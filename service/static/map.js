@@ -25,7 +25,7 @@ async function load(finding) {
   told.textContent = "Drawing the map…";
   try {
     const study = [...new Set([asked.study, ...hits().keys()])].filter(Boolean);
-    map = await read(dialog.dataset.source, { ...(finding ? { finding } : {}), study });
+    map = await read(address(dialog.dataset.source, { ...(finding ? { finding } : {}), study }));
     query = await queryPlace();
   } catch (error) {
     told.textContent = error.message;
@@ -65,10 +65,11 @@ function draw() {
 
 function list() {
   const words = byId("map-search").value.trim().toLowerCase();
+  byId("map-order").textContent = query ? "Studies, those nearest to the query on the map first" : "Studies";
   const [x, y] = query ?? [0, 0];
   const away = (at) => Math.hypot(map.x[at] - x, map.y[at] - y);
   const found = map.study_ids.map((id, at) => at).filter((at) => map.study_ids[at].toLowerCase().includes(words));
-  const rows = found.sort((one, other) => away(one) - away(other)).slice(0, LISTED);
+  const rows = (query ? found.sort((one, other) => away(one) - away(other)) : found).slice(0, LISTED);
   const labels = { 1: "● present", 0: "− absent", "-1": "? uncertain" };
   byId("map-list").replaceChildren(...rows.map((at) => {
     const id = map.study_ids[at];

@@ -48,6 +48,7 @@ function settle(films = {}, patient = "") {
   const shown = byId("query").childElementCount > 0;
   take(shown ? main.dataset.study : "", main.dataset.collection, shown ? films : {}, patient);
   settledAt = base();
+  for (const line of byId("results").querySelectorAll(".refused")) line.textContent = sentence(line.textContent);
   byId("report-button").disabled = !isAsked();
   byId("chosen").textContent = new FormData(filters).getAll("finding").join(", ") || "any";
   byId("unfilter").hidden = !filterWords().some(([name]) => ![...BODY_FIELDS, ...QUERY_FIELDS].includes(name));
@@ -62,7 +63,8 @@ async function searchFilms() {
     fill(await upload.send({ k, group_by: one === "true" ? "patient" : "" }, new URLSearchParams(words)));
     filters.querySelector("[name=study]")?.remove();
     byId("ask").open = byId("query").childElementCount === 0;
-    window.history.replaceState(null, "", window.location.pathname);
+    const own = new URLSearchParams(words.filter(([name]) => name === "collection"));
+    window.history.replaceState(null, "", own.size ? `?${own}` : window.location.pathname);
     settle(films, patient);
     predict();
     byId("results").focus({ preventScroll: true });

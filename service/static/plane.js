@@ -2,6 +2,8 @@
 
 const MARGIN = 28;
 const REACH = 14;
+/** Pixels of a root em where a mark has its plain size. */
+const PLAIN_EM = 15;
 const SHAPES = { 1: "present", "-1": "uncertain", 0: "absent" };
 const ORDER = ["blank", "absent", "uncertain", "present"];
 
@@ -10,6 +12,9 @@ function bounds(map) {
   map.bounds ??= [ends(map.x), ends(map.y)];
   return map.bounds;
 }
+
+/** How much larger than plain the page's text is, and marks with it. */
+const largeness = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / PLAIN_EM;
 
 /** Returns [left, top] in CSS pixels of a place of the map; both axes have one scale. */
 export function place(canvas, map, x, y) {
@@ -24,7 +29,7 @@ export function place(canvas, map, x, y) {
 
 /** Returns the row of the point nearest to a pixel, or -1 where none is near. */
 export function nearest(canvas, map, left, top) {
-  let [found, least] = [-1, REACH];
+  let [found, least] = [-1, REACH * largeness()];
   for (let at = 0; at < map.x.length; at += 1) {
     const [x, y] = place(canvas, map, map.x[at], map.y[at]);
     const away = Math.hypot(x - left, y - top);
@@ -42,7 +47,7 @@ export function paint(canvas, map, { query, hits, own, pointed }) {
   brush.scale(ratio, ratio);
   const theme = getComputedStyle(canvas);
   const colours = Object.fromEntries([...ORDER, "accent", "text"].map((name) => [name, theme.getPropertyValue(`--${name}`).trim()]));
-  const size = Math.max(2.5, Math.min(canvas.clientHeight / 150, 60 / Math.sqrt(map.x.length) + 2));
+  const size = largeness() * Math.min(5.5, 60 / Math.sqrt(map.x.length) + 2);
   for (const kind of ORDER) {
     for (let at = 0; at < map.x.length; at += 1) {
       if ((SHAPES[map.labels[at]] ?? "blank") === kind) mark(brush, kind, place(canvas, map, map.x[at], map.y[at]), size, colours);
@@ -61,7 +66,7 @@ function mark(brush, kind, [x, y], size, colours) {
   brush.beginPath();
   brush.strokeStyle = colours[kind];
   brush.fillStyle = colours[kind];
-  brush.lineWidth = 1.5;
+  brush.lineWidth = 0.3 * size;
   if (kind === "present") brush.arc(x, y, size * 1.25, 0, 7);
   else if (kind === "uncertain") {
     for (const [dx, dy] of [[0, -1.5], [1.5, 0], [0, 1.5], [-1.5, 0]]) brush.lineTo(x + dx * size, y + dy * size);
@@ -75,10 +80,10 @@ function ring(brush, [x, y], size, colour, name) {
   brush.beginPath();
   brush.arc(x, y, size * 1.25 + 4, 0, 7);
   brush.strokeStyle = colour;
-  brush.lineWidth = 1.5;
+  brush.lineWidth = 0.3 * size;
   brush.stroke();
   brush.fillStyle = colour;
-  brush.font = `${Math.round(9 + size)}px system-ui, sans-serif`;
+  brush.font = `${Math.round(9 * largeness() + size)}px system-ui, sans-serif`;
   brush.fillText(name, x + size + 7, y - size);
 }
 
@@ -90,6 +95,6 @@ function cross(brush, [x, y], size, colour) {
     brush.lineTo(x + arm * dx, y + arm * dy);
   }
   brush.strokeStyle = colour;
-  brush.lineWidth = 3;
+  brush.lineWidth = 0.6 * size;
   brush.stroke();
 }

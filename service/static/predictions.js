@@ -1,6 +1,6 @@
 // What a probe says of the query, beside it the neighbours' vote, and for one finding the nearest studies with and without.
 
-import { ask } from "./api.js";
+import { ask, sentence } from "./api.js";
 import { asked, isAsked, studyAddress } from "./asked.js";
 import { open } from "./compare.js";
 import { byId, drawn, element } from "./elements.js";
@@ -8,6 +8,7 @@ import { factsLine } from "./findings.js";
 import { offer } from "./why.js";
 
 const PATH = "/v1/predict";
+/** Rows shown at once; one that disagrees with the neighbours is always shown. */
 const FIRST = 6;
 const CALLS = { "ruled in": "▲", possible: "◆", "ruled out": "▽" };
 
@@ -58,16 +59,17 @@ function show(found, options) {
   const known = found.predictions.filter((one) => one.probability !== null);
   offer(known.map((one) => one.finding));
   const rows = found.predictions.map((one) => row(one, known.length > 0));
-  const list = element("ol", { className: "rows" }, ...rows.slice(0, FIRST));
-  const rest = rows.slice(FIRST);
+  const isFirst = (at) => rows.length <= FIRST + 1 || at < FIRST || found.predictions[at].disagrees;
+  const list = element("ol", { className: "rows" }, ...rows.filter((_, at) => isFirst(at)));
+  const rest = rows.filter((_, at) => !isFirst(at));
   const more = element("button", { type: "button", className: "quiet" }, `Show ${rest.length} more`);
   more.addEventListener("click", () => {
-    list.append(...rest);
+    list.replaceChildren(...rows);
     more.remove();
   });
   const legend = known.length
     ? "Bar: probability; ticks: thresholds to rule out and in. Line below: the neighbours' vote with its 95 % interval."
-    : found.notice ?? "No probe is loaded: only the neighbours vote.";
+    : `${found.notice ?? ""} Line: the share of neighbours that have it, with its 95 % interval.`;
   panel.replaceChildren(
     heading(options), element("p", { className: "hint" }, legend), list, ...(rest.length ? [more] : []),
     element("div", { id: "contrast", className: "contrast", "aria-live": "polite" }),
@@ -78,7 +80,10 @@ function show(found, options) {
 function warn(familiarity) {
   const notice = byId("unfamiliar");
   notice.hidden = !familiarity?.unfamiliar;
-  if (!notice.hidden) notice.textContent = `Unfamiliar film. ${familiarity.sentence}`;
+  if (notice.hidden) return;
+  notice.textContent = "Unfamiliar: perhaps no chest film, or of a kind that this collection lacks. "
+    + sentence(familiarity.sentence);
+  panel.querySelector("header").after(element("p", { className: "disagrees" }, "Unfamiliar film: these figures may not hold."));
 }
 
 function row(one, probed) {

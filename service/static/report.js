@@ -12,7 +12,6 @@ const HITS = 6;
 const ROWS = 8;
 const SIDE = 700;
 const STRENGTH = 0.6;
-const METHOD = "gradcam";
 
 const report = byId("report");
 let told = () => {};
@@ -53,7 +52,7 @@ export async function build() {
   report.replaceChildren(
     head(), section("report-films", query, because), section("report-columns", [predictions()], [facts()]),
     element("h2", {}, "Similar cases"), element("ol", { className: "report-hits" }, ...hits),
-    ...(alike.length ? [element("h2", {}, `Where the query and ${hitName(hit, cards)} are alike (Grad-CAM)`), section("report-films", likeness)] : []),
+    ...(alike.length ? [element("h2", {}, `Where the query and ${hitName(hit, cards)} are alike (${method().selectedOptions[0].label})`), section("report-films", likeness)] : []),
     foot(),
   );
 }
@@ -65,8 +64,11 @@ function hitName(study, cards) {
   return card ? `hit ${card.dataset.rank}` : study;
 }
 
+/** The map's method is what the reader chose beside the films. */
+const method = () => byId("method");
+
 /** Returns the maps of an aim with their figures; none where they cannot be had. */
-const mapsOf = (aim) => explain(aim, METHOD, { trust: true }).then((found) => found.maps, () => []);
+const mapsOf = (aim) => explain(aim, method().value, { trust: true }).then((found) => found.maps, () => []);
 
 /** Returns a figure a view of a side's films, with its map and how far that holds. */
 function row(films, maps, side, name) {
@@ -80,7 +82,7 @@ function row(films, maps, side, name) {
 async function laid(source, map, words = "") {
   const film = new Image();
   film.src = source;
-  if (!(await film.decode().then(() => true, () => false))) return element("figure", {}, element("figcaption", {}, `${words}: film not available`));
+  if (!(await film.decode().then(() => true, () => false))) return element("figure", {}, element("figcaption", {}, `${words}. This film is not available.`));
   const scale = Math.min(1, SIDE / Math.max(film.naturalWidth, film.naturalHeight));
   const canvas = element("canvas", { width: film.naturalWidth * scale, height: film.naturalHeight * scale });
   const brush = canvas.getContext("2d");

@@ -1,6 +1,7 @@
 // One film on its stage: drawn through a lens, moved by mouse, finger and wheel, with a heat map over it.
 
 import { element } from "./elements.js";
+import { within } from "./lens.js";
 
 const WHEEL = 0.0015;
 const WIDTH_A_PIXEL = 0.8;
@@ -10,7 +11,7 @@ const LEVEL_A_PIXEL = 0.5;
 export class Stage {
   constructor(side, view, lenses, tool) {
     Object.assign(this, { side, view, lenses, tool, pointers: new Map(), heat: null });
-    this.lens = lenses.sides[side];
+    this.lens = lenses.of(side, view);
     this.film = element("img", { draggable: false });
     this.figure = element("div", { className: "film-layer" }, this.film);
     this.figure.style.filter = `url(#lens-${side})`;
@@ -99,7 +100,7 @@ export class Stage {
     else if (last.pans) this.pan(across, down);
     else {
       const { width, level } = this.lens;
-      this.lenses.change(this.side, { width: width + WIDTH_A_PIXEL * across, level: level + LEVEL_A_PIXEL * down });
+      this.lenses.change(this.side, this.view, { width: width + WIDTH_A_PIXEL * across, level: level + LEVEL_A_PIXEL * down });
     }
   }
 
@@ -112,7 +113,7 @@ export class Stage {
   /** Moves the film by pixels of the screen. */
   pan(across, down) {
     const scale = this.#scale();
-    this.lenses.change(this.side, {
+    this.lenses.change(this.side, this.view, {
       x: this.lens.x - across / (this.film.naturalWidth * scale),
       y: this.lens.y - down / (this.film.naturalHeight * scale),
     });
@@ -128,11 +129,11 @@ export class Stage {
     const box = this.box.getBoundingClientRect();
     const away = [clientX - box.left - box.width / 2, clientY - box.top - box.height / 2];
     const before = this.#scale();
-    this.lens.zoom *= factor;
-    const after = this.#scale();
+    const zoom = within("zoom", this.lens.zoom * factor);
+    const after = (before * zoom) / this.lens.zoom;
     const shift = 1 / before - 1 / after;
-    this.lenses.change(this.side, {
-      zoom: this.lens.zoom,
+    this.lenses.change(this.side, this.view, {
+      zoom,
       x: this.lens.x + (away[0] * shift) / this.film.naturalWidth,
       y: this.lens.y + (away[1] * shift) / this.film.naturalHeight,
     });

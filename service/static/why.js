@@ -38,9 +38,9 @@ async function refresh() {
   const kind = chosen();
   shown.why = kind === "none" ? null : kind === "similar" ? "similar" : byId("why-finding").value;
   remember({ why: shown.why && shown.hit ? shown.why : "" }, false);
-  byId("trust").replaceChildren();
   byId("why-status").textContent = "";
   lay([]);
+  judge([]);
   if (!shown.why) return;
   byId("why-status").textContent = "Working the map out…";
   try {
@@ -48,10 +48,10 @@ async function refresh() {
     if (turn !== latest) return;
     lay(maps);
     byId("why-status").textContent = "Checking the map…";
-    const judged = await mapsOf(shown.why, true);
+    const checked = await mapsOf(shown.why, true);
     if (turn !== latest) return;
     byId("why-status").textContent = "";
-    byId("trust").replaceChildren(...judged.map(judgement));
+    judge(checked);
   } catch (error) {
     if (turn === latest) byId("why-status").textContent = error.message;
   }
@@ -68,6 +68,7 @@ async function mapsOf(why, trust) {
 }
 
 let laid = [];
+let judged = [];
 
 function lay(maps) {
   laid = maps;
@@ -77,9 +78,18 @@ function lay(maps) {
   }
 }
 
+const isShown = (map) => shown.stages.some(({ side, view }) => side === map.side && view === map.view);
+
+/** Says of the maps in view how far they hold. */
+function judge(maps) {
+  judged = maps;
+  byId("trust").replaceChildren(...maps.filter(isShown).map(judgement));
+}
+
 function judgement(map) {
+  const measured = shown.why === "similar" ? "similarity" : "probability";
   const name = `${map.side === "query" ? "Query" : "Hit"}, ${map.view}: `;
-  return element("li", {}, element("strong", {}, name), trustSentence(map), element("small", {}, trustFigures(map)));
+  return element("li", {}, element("strong", {}, name), trustSentence(map), element("small", {}, trustFigures(map, measured)));
 }
 
 function strengthen(value) {
@@ -106,10 +116,13 @@ export function prepare() {
   for (const radio of dialog.querySelectorAll("[name=why]")) radio.addEventListener("change", refresh);
   byId("method").addEventListener("change", refresh);
   byId("why-finding").addEventListener("change", () => want(byId("why-finding").value));
-  dialog.addEventListener("staged", () => lay(laid));
+  dialog.addEventListener("staged", () => {
+    lay(laid);
+    judge(judged);
+  });
   dialog.addEventListener("opened", ({ detail }) => {
     byId("why-similar").hidden = !shown.hit;
-    laid = [];
+    [laid, judged] = [[], []];
     want(detail.why === "similar" && !shown.hit ? null : detail.why);
   });
 }

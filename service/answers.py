@@ -1,0 +1,197 @@
+"""The shapes of answers, as the OpenAPI document shows them, and how our values become them.
+
+Pure: no request object, no index and no encoder is touched here.
+"""
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from index.retriever import Answer, Hit
+from index.studies import Study
+
+Plain = str | int | float | bool | None
+
+
+class VoteAnswer(BaseModel):
+    """The neighbours' vote on a finding."""
+
+    share: float
+    low: float
+    high: float
+    neighbours: int
+    effective: float
+
+
+class PredictionAnswer(BaseModel):
+    """What is said of one finding."""
+
+    finding: str
+    probability: float | None = Field(description="calibrated; null without a probe")
+    spread: float | None
+    call: Literal["ruled in", "possible", "ruled out"] | None
+    thresholds: dict[str, float] | None
+    vote: VoteAnswer | None
+    disagrees: bool = Field(description="probe and vote lead to different decisions")
+
+
+class FamiliarityAnswer(BaseModel):
+    """How near the films are to the collection, beside how near its own studies are to each other."""
+
+    percentile: float
+    unfamiliar: bool
+    sentence: str
+
+
+class MapAnswer(BaseModel):
+    """One map on one film's own geometry, at most 1024 pixels a side."""
+
+    side: Literal["query", "hit"]
+    view: Literal["frontal", "lateral"]
+    width: int
+    height: int
+    png: str = Field(description="grey 8-bit PNG in base64; white is where it speaks most for the value")
+    deletion: float | None = None
+    insertion: float | None = None
+    random_deletion: float | None = None
+    random_insertion: float | None = None
+
+
+class PredictAnswer(BaseModel):
+    """Predictions, the most probable first."""
+
+    predictions: list[PredictionAnswer]
+    notice: str | None
+    labels: str
+    familiarity: FamiliarityAnswer | None
+    contrast: dict[str, Any] | None
+    maps: list[MapAnswer] = Field(description="of the first prediction, where they were asked for")
+    fingerprint: str
+
+
+class ExplainAnswer(BaseModel):
+    """The maps, and the logit or cosine that they explain."""
+
+    method: str
+    stage: int | None
+    value: float
+    maps: list[MapAnswer]
+    fingerprint: str
+
+
+class StudyAnswer(BaseModel):
+    """One stored study."""
+
+    study_id: str
+    patient_id: str
+    views: list[str]
+    projection: str | None
+    age: float | None
+    sex: str | None
+    split: str | None
+    findings: dict[str, int | None] = Field(description="1 present, 0 absent, -1 uncertain, null not mentioned")
+    extra: dict[str, Plain]
+
+
+class HitAnswer(StudyAnswer):
+    """One similar study."""
+
+    rank: int
+    similarity: float = Field(description="cosine, higher is nearer")
+
+
+class SearchAnswer(BaseModel):
+    """The similar studies, most similar first."""
+
+    hits: list[HitAnswer]
+    matched_total: int = Field(description="studies that passed the filter and the exclusions")
+    exact: bool
+    fingerprint: str
+    took_ms: float
+    familiarity: "FamiliarityAnswer | None" = Field(None, description="of films: how near they are to the collection")
+
+
+class EmbeddingAnswer(BaseModel):
+    """The vector of the films: health data, for it can identify a patient."""
+
+    embedding: list[float]
+    fingerprint: str
+    embedding_dim: int
+
+
+class CollectionAnswer(BaseModel):
+    """One mounted collection."""
+
+    name: str
+    studies: int
+    embedding_dim: int
+    kind: str | None = Field(description="of its index")
+    recall_at_10: float | None = Field(description="of its index against an exact one, measured when it was built")
+    images: bool = Field(description="whether its image root is known, so that films and maps can be answered")
+    map: bool
+    built_at: str | None
+    columns: list[str] = Field(description="what a filter may name")
+
+
+class InfoAnswer(BaseModel):
+    """What is served; the first collection answers where a request names none."""
+
+    name: str
+    version: str
+    fingerprint: str
+    embedding_dim: int
+    collections: list[CollectionAnswer]
+    limits: dict[str, int]
+
+
+class ErrorDetail(BaseModel):
+    """What was refused and why."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorBody(BaseModel):
+    """The one body of every refusal."""
+
+    error: ErrorDetail
+
+
+def _plain(value: Any) -> Plain:
+    """JSON knows no NaN and no dates."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def study_answer(study: Study) -> dict[str, Any]:
+    """Return a study as JSON holds it; its paths stay here."""
+    return {
+        "study_id": study.study_id,
+        "patient_id": study.patient_id,
+        "views": list(study.views),
+        "projection": study.projection,
+        "age": _plain(study.age),
+        "sex": study.sex,
+        "split": study.split,
+        "findings": dict(study.findings),
+        "extra": {name: _plain(value) for name, value in study.extra.items()},
+    }
+
+
+def hit_answer(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON holds it."""
+    return {"rank": hit.rank, "similarity": hit.similarity, **study_answer(hit.study)}
+
+
+def search_answer(answer: Answer, fingerprint: str, seconds: float) -> dict[str, Any]:
+    """Return a whole answer as JSON holds it."""
+    return {
+        "hits": [hit_answer(hit) for hit in answer.hits],
+        "matched_total": answer.matched_total,
+        "exact": answer.exact,
+        "fingerprint": fingerprint,
+        "took_ms": round(1000 * seconds, 2),
+    }

@@ -1,0 +1,74 @@
+"""Which folders are to be served under which names, from the words of a command line or an environment.
+
+It reads words and looks whether folders are there; it must not open an index.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import MountError
+
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_NOT_OF_A_NAME = re.compile(r"[^a-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """An index folder and the name it is asked by."""
+
+    name: str
+    index_dir: Path
+    image_root: Path | None = None
+    """The folder that the studies' paths are relative to; None takes the one named in the index."""
+
+
+def parse_mounts(indexes: Sequence[str], images: Sequence[str] = ()) -> list[Mount]:
+    """Return the mounts that the words name, in their order.
+
+    Args:
+        indexes: NAME=FOLDER, or FOLDER, whose own name is then taken: in lower case, with - for other characters.
+        images: NAME=ROOT for one collection, or ROOT for all that have none of their own.
+
+    Raises:
+        MountError: no index, a bad name, a name twice, roots of unknown collections, or a folder that is not there.
+    """
+    folders = [_split(word) for word in indexes]
+    named = _unique([(_name_of(folder) if name is None else name, folder) for name, folder in folders], "index")
+    if not named:
+        raise MountError("expected an index folder, or NAME=FOLDER for each of several, got none")
+    roots = _unique([_split(word) for word in images], "image root")
+    if unknown := sorted(name for name in roots if name is not None and name not in named):
+        raise MountError(f"expected image roots of {', '.join(map(str, named))}, got one of {unknown[0]!r}")
+    return [Mount(str(name), folder, roots.get(name, roots.get(None))) for name, folder in named.items()]
+
+
+def _split(word: str) -> tuple[str | None, Path]:
+    name, sign, folder = word.strip().partition("=")
+    if not sign:
+        name, folder = "", name
+    elif not _NAME.fullmatch(name):
+        raise MountError(
+            f"expected a name of a-z, 0-9, _ and - before '=', at most 64 characters, got {name!r}; write NAME=FOLDER"
+        )
+    if not folder or not Path(folder).is_dir():
+        raise MountError(f"expected a folder, or NAME=FOLDER, got {word!r}; there is no folder {folder!r}")
+    return name or None, Path(folder)
+
+
+def _name_of(folder: Path) -> str:
+    """A folder may be called anything, and served alone it needs no name."""
+    return _NOT_OF_A_NAME.sub("-", folder.resolve().name.lower()).strip("-")[:64] or "main"
+
+
+def _unique(pairs: Sequence[tuple[str | None, Path]], what: str) -> dict[str | None, Path]:
+    found: dict[str | None, Path] = {}
+    for name, folder in pairs:
+        if name in found:
+            whose = "all collections" if name is None else repr(name)
+            raise MountError(
+                f"expected one {what} for {whose}, got {str(found[name])!r} and {str(folder)!r}; write NAME=FOLDER"
+            )
+        found[name] = folder
+    return found

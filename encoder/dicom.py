@@ -26,12 +26,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from encoder.body_part import part_elsewhere, stated_part
 from encoder.dicom_display import Stored, display_table, look_up
 from encoder.dicom_frame import decode_frame, is_known_frame
 from encoder.errors import ImageError
 
 _KEYWORDS = [
     "Modality",
+    "BodyPartExamined",
+    "AnatomicRegionSequence",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "NumberOfFrames",
@@ -93,7 +96,8 @@ def read_dicom(data: bytes, check_size: Callable[[int, int], None]) -> npt.NDArr
         check_size: called with width and height before the pixels are decoded; raises to refuse them.
 
     Raises:
-        ImageError: the file is damaged, is no single grey radiograph, or uses an encoding nobody here reads.
+        ImageError: the file is damaged, is no single grey radiograph, is said to show another part of the body than
+            the chest, or uses an encoding nobody here reads.
     """
     syntax = _transfer_syntax(data)
     if syntax not in _NATIVE and syntax != RLELossless and not is_known_frame(syntax):
@@ -163,6 +167,8 @@ def _check_header(header: pydicom.Dataset) -> None:
     modality = str(header.get("Modality", "")).strip()
     if modality in _SECTIONS:
         raise ImageError(f"Modality {modality!r} is not a radiograph; expected CR, DX or a like projection")
+    if part := part_elsewhere(stated_part(header)):
+        raise ImageError(f"body part {part!r} is not the chest; expected a chest film; correct a header that is wrong")
     _expect(header, "SamplesPerPixel", (1,), default=1)
     _expect(header, "NumberOfFrames", (1,), default=1)
     _expect(header, "BitsAllocated", (8, 16))

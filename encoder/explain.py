@@ -24,6 +24,8 @@ from encoder.trust import Trust, trust_of
 
 VIEWS = ("frontal", "lateral")
 METHODS = (*CAMS, *PIXEL_METHODS)
+DEFAULT_METHOD = "gradcam++"
+"""Of the CAMs the one that points at small findings most often (`precedent pointing`) and is least often blank."""
 Map = npt.NDArray[np.float32]
 
 
@@ -102,7 +104,7 @@ class Explainer:
         self.embedder = embedder
 
     def why_finding(
-        self, study: OpenStudy, probe: LinearProbe, finding: str, *, method: str = "gradcam",
+        self, study: OpenStudy, probe: LinearProbe, finding: str, *, method: str = DEFAULT_METHOD,
         stage: int | None = None, trust: bool = False,
     ) -> Explanation:  # fmt: skip
         """Return where a study's films speak for a finding: the gradient of the probe's logit.
@@ -118,7 +120,7 @@ class Explainer:
         return self._explain(study, Aim.of_finding(probe, finding), method, stage, trust)
 
     def why_similar(
-        self, query: OpenStudy, hit: OpenStudy, *, method: str = "gradcam", stage: int | None = None,
+        self, query: OpenStudy, hit: OpenStudy, *, method: str = DEFAULT_METHOD, stage: int | None = None,
         trust: bool = False,
     ) -> tuple[Explanation, Explanation]:  # fmt: skip
         """Return what of the query's films, and what of the hit's, makes the two alike.

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, CollectionError, StudiesError
 from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
+from index.layouts import sample_layouts
 from index.shards import load_embeddings, load_manifest
 from index.vector_index import KINDS, VectorIndex, resolve_kind
 from index.vectors import Embeddings
@@ -21,7 +22,7 @@ from index.vectors import Embeddings
 FORMAT = "precedent-index"
 VERSION = 1
 MANIFEST = "manifest.json"
-_SUFFIXES = {"exact": ".faiss", "approximate": ".faiss", "studies": ".parquet"}
+_SUFFIXES = {"exact": ".faiss", "approximate": ".faiss", "studies": ".parquet", "layouts": ".parquet"}
 _HELD_ROWS = 200
 
 
@@ -32,6 +33,8 @@ class Collection:
     manifest: dict[str, Any]
     studies: pa.Table
     vectors: VectorIndex
+    layouts: pa.Table | None = None
+    """Of a sample of its films, by patient; None where it was exported without."""
 
 
 def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Collection:
@@ -59,10 +62,11 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Coll
         "image_root": export.get("image_root"),
         "recall_at_10": _recall_at_10(index, matrix),
     }
-    manifest["files"] = _save_files(out, index, studies)
+    layouts = sample_layouts(embeddings)
+    manifest["files"] = _save_files(out, index, studies, layouts)
     save_json(out / MANIFEST, manifest)
     _remove_unnamed(out, manifest)
-    return Collection(manifest, studies, index)
+    return Collection(manifest, studies, index, layouts)
 
 
 def load_collection(folder: Path) -> Collection:
@@ -83,14 +87,19 @@ def load_collection(folder: Path) -> Collection:
     studies = pq.read_table(paths["studies"]).combine_chunks()
     if not len(vectors) == studies.num_rows == manifest["rows"]:
         raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {studies.num_rows} studies; {remedy}")
-    return Collection(manifest, studies, vectors)
+    layouts = pq.read_table(paths["layouts"]) if "layouts" in paths else None
+    return Collection(manifest, studies, vectors, layouts)
 
 
-def _save_files(out: Path, index: VectorIndex, studies: pa.Table) -> dict[str, dict[str, str]]:
+def _save_files(
+    out: Path, index: VectorIndex, studies: pa.Table, layouts: pa.Table | None
+) -> dict[str, dict[str, str]]:
     out.mkdir(parents=True, exist_ok=True)
     fresh = {role: out / f".{role}.new" for role in _SUFFIXES}
     index.save(fresh["exact"], fresh["approximate"])
     pq.write_table(studies, fresh["studies"], compression="zstd")
+    if layouts is not None:
+        pq.write_table(layouts, fresh["layouts"], compression="zstd")
     files = {}
     for role, path in fresh.items():
         if path.exists():

@@ -22,7 +22,6 @@ from index.imported import Imported, Notices, years
 from index.studies import CORE_COLUMNS, FINDINGS, as_studies, studies_schema
 
 FILM_MODALITIES = ("CR", "DX", "DR", "RG", "XR")
-CHEST = ("CHEST", "THORAX")
 LEAST_KEY = 16  # bytes; patient numbers are few enough to be guessed one by one under a shorter key
 _FRONTAL = {"AP", "PA", "FRONTAL", "ANTEROPOSTERIOR", "POSTEROANTERIOR", "ANTERO", "POSTERO"}
 _LATERAL = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
@@ -32,7 +31,8 @@ _SEX = {"M": "Male", "F": "Female", "O": "Other"}
 _TEXTS = ("SeriesDescription", "ProtocolName")  # not the study's description, which speaks of all its films
 _TAGS = [
     "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "Modality",
-    "BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "InstanceNumber", *_TEXTS,
+    "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence", "PatientOrientation",
+    "InstanceNumber", *_TEXTS,
 ]  # fmt: skip
 # What pydicom lets out of a file that is no DICOM, or of a broken header.
 _UNREADABLE = (
@@ -42,11 +42,13 @@ _UNREADABLE = (
 _REASONS = {
     "no DICOM": "files left out, not a readable DICOM header",
     "modality": f"files left out, their modality is none of {', '.join(FILM_MODALITIES)}",
+    "body part": "films left out, their header names a part of the body other than the chest",
     "identity": "films left out, their header names no patient or no study",
     "repeated": "films left out, the same instance is there already",
 }
 
 Watch = Callable[[Sequence[Path]], Iterable[Path]]
+Elsewhere = Callable[[pydicom.Dataset], bool]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class _Film:
     patient: str
     study: str
     modality: str
-    body_part: str
+    elsewhere: bool
     view: str  # frontal, lateral or ""
     projection: str
     sex: str
@@ -70,6 +72,7 @@ def import_dicom(
     strict: bool = False,
     unknown_view: Literal["frontal", "skip"] = "frontal",
     pseudonym_key: bytes | None = None,
+    elsewhere: Elsewhere = lambda header: False,
     watch: Watch = iter,
 ) -> Imported:
     """Return one row a study of the DICOM films below a folder, grouped by PatientID and StudyInstanceUID.
@@ -85,12 +88,13 @@ def import_dicom(
     files' own below the folder: a key does not hide a name that a file or folder carries.
 
     Noted and got over, or refused when `strict`: files that are no DICOM or whose header cannot be read, a
-    modality that is no film, a PatientID or StudyInstanceUID that is missing, the same instance twice (each
-    left out), an unknown view, an age that is none (null), and a body part other than the chest (kept).
+    modality that is no film, a body part other than the chest, a PatientID or StudyInstanceUID that is missing,
+    the same instance twice (each left out), an unknown view, and an age that is none (null).
 
     Args:
         folder: walked wholly; links to folders are not followed.
         pseudonym_key: at least `LEAST_KEY` bytes; the same key gives the same ids in every import.
+        elsewhere: whether a header says that its film shows no chest.
         watch: is given the files and gives them back one by one, for a progress bar.
 
     Raises:
@@ -100,7 +104,7 @@ def import_dicom(
         raise StudiesError(f"expected a key of {LEAST_KEY} bytes or more, got {len(pseudonym_key)}; make another")
     files = _files(folder)
     notices = Notices(strict)
-    films = _sorted_out(folder, watch(files), notices)
+    films = _sorted_out(folder, watch(files), elsewhere, notices)
     fate = "left out" if unknown_view == "skip" else "kept, the frontal of a study without one"
     unknown = [film.path for film in films if not film.view]
     notices.add("view", f"films of unknown view, {fate}", unknown)
@@ -127,13 +131,13 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in found if file.is_file())  # a pipe would block whoever opens it
 
 
-def _sorted_out(folder: Path, files: Iterable[Path], notices: Notices) -> list[_Film]:
+def _sorted_out(folder: Path, files: Iterable[Path], elsewhere: Elsewhere, notices: Notices) -> list[_Film]:
     """The films that can be used, each left-out file noted under its reason."""
     films: dict[str, _Film] = {}
     left: dict[str, list[str]] = {reason: [] for reason in _REASONS}
     for file in files:
         path = file.relative_to(folder).as_posix()
-        film = _read_film(file, path)
+        film = _read_film(file, path, elsewhere)
         reason = "no DICOM" if film is None else _reason_against(film, films)
         if reason:
             left[reason].append(path)
@@ -141,31 +145,31 @@ def _sorted_out(folder: Path, files: Iterable[Path], notices: Notices) -> list[_
             films[film.instance or path] = film
     for reason, paths in left.items():
         notices.add(reason, _REASONS[reason], paths)
-    elsewhere = (film.path for film in films.values() if film.body_part and film.body_part not in CHEST)
-    notices.add("body part", "films kept whose header says a body part other than the chest", elsewhere)
     return list(films.values())
 
 
 def _reason_against(film: _Film, films: dict[str, _Film]) -> str:
     if film.modality not in FILM_MODALITIES:
         return "modality"
+    if film.elsewhere:
+        return "body part"
     if not film.patient or not film.study:
         return "identity"
     return "repeated" if film.instance in films else ""
 
 
-def _read_film(file: Path, path: str) -> _Film | None:
+def _read_film(file: Path, path: str, elsewhere: Elsewhere) -> _Film | None:
     """What the table needs of one header, or None where there is none to read."""
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom quotes a value that breaks its VR, in a warning and in its log
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-            return _film(header, path)
+            return _film(header, path, elsewhere(header))
         except _UNREADABLE:
             return None
 
 
-def _film(header: pydicom.Dataset, path: str) -> _Film:
+def _film(header: pydicom.Dataset, path: str, elsewhere: bool) -> _Film:
     position = _text(header, "ViewPosition").upper()
     number = _text(header, "InstanceNumber")
     return _Film(
@@ -174,7 +178,7 @@ def _film(header: pydicom.Dataset, path: str) -> _Film:
         patient=_text(header, "PatientID"),
         study=_text(header, "StudyInstanceUID"),
         modality=_text(header, "Modality").upper(),
-        body_part=_text(header, "BodyPartExamined").upper(),
+        elsewhere=elsewhere,
         view=_view(header),
         projection=position if position in _PROJECTIONS else "",
         sex=_SEX.get(_text(header, "PatientSex").upper(), ""),

@@ -85,12 +85,15 @@ class ShardFolder:
         views: Sequence[Sequence[str]],
         embeddings: Embeddings,
         failures: Sequence[Failure],
+        layouts: Sequence[Sequence[bytes]] | None = None,
     ) -> None:
-        """Write one finished shard: the (n,) embedded studies, the views each had, and who failed."""
+        """Write one finished shard: the (n,) embedded studies, the views and layouts each had, and who failed."""
         vectors = as_embeddings(embeddings, self.plan.embedding_dim) if len(studies) else embeddings
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, self.plan.embedding_dim)
         table = studies.append_column("views", pa.array(list(map(list, views)), pa.list_(pa.string())))
+        if layouts is not None:
+            table = table.append_column("layouts", pa.array(list(map(list, layouts)), pa.list_(pa.binary())))
         table = table.append_column("embedding", column).replace_schema_metadata(
             {_KEY: json.dumps(_shard_metadata(self.plan, failures))}
         )
@@ -148,13 +151,25 @@ def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
         path = folder / shard["file"]
         require_unchanged(path, shard["sha256"], remedy)
         table = pq.read_table(path)
-        yield table.drop_columns(["embedding"]), _vectors_of(table, manifest["embedding_dim"])
+        apart = [name for name in ("embedding", "layouts") if name in table.column_names]
+        yield table.drop_columns(apart), _vectors_of(table, manifest["embedding_dim"])
 
 
 def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
     """Return all studies of an export and their embeddings (N, D), row for row."""
     tables, vectors = zip(*load_shards(folder), strict=True)
     return pa.concat_tables(tables, promote_options="default").combine_chunks(), np.concatenate(vectors)
+
+
+def load_layouts(folder: Path) -> pa.Table | None:
+    """Return `patient_id` and `layouts` of an export's studies; null, or None in all, where a shard lacks them."""
+    paths = [folder / shard["file"] for shard in load_manifest(folder)["shards"]]
+    found = [pq.read_table(path, columns=["patient_id", "layouts"]) for path in paths if _has_layouts(path)]
+    return pa.concat_tables(found) if found else None
+
+
+def _has_layouts(path: Path) -> bool:
+    return "layouts" in pq.read_schema(path).names
 
 
 def _vectors_of(table: pa.Table, embedding_dim: int) -> Embeddings:

@@ -4,12 +4,6 @@ precedent bench probe --rows 190000 --dim 512 --findings 14 --repeat 3
 """
 
 import json
-import os
-import platform
-from collections.abc import Callable
-from importlib.metadata import version
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import click
@@ -19,7 +13,7 @@ import torch
 from encoder.probe import LinearProbe
 from encoder.scores import auroc
 from encoder.strength import Floats, scaled_rows
-from scripts.terminal import progress_bar
+from scripts.measured import interleaved, machine_facts, medians
 
 _SEED = 0
 _SPECTRUM_DECADES = 2
@@ -55,11 +49,10 @@ def probe(rows: int, dim: int, findings: int, repeat: int, strength: float, json
     def theirs() -> Floats:
         return _sklearn_logits(embeddings, targets, strength)
 
-    seconds, logits = _interleaved({"ours": ours, "scikit-learn": theirs}, repeat)
+    seconds, logits = interleaved({"ours": ours, "scikit-learn": theirs}, repeat, description="probe")
     figures = _figures(seconds, logits, targets) | {
         "rows": rows, "dim": dim, "findings": findings, "strength": strength, "repeat": repeat,
-        "cores": os.cpu_count(), "torch_threads": torch.get_num_threads(), "machine": platform.machine(),
-        "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
+        "torch_threads": torch.get_num_threads(), **machine_facts("torch", "numpy", "scikit-learn"),
     }  # fmt: skip
     click.echo(json.dumps(figures) if json_wanted else _sentence(figures))
 
@@ -84,30 +77,17 @@ def _sklearn_logits(embeddings: Floats, targets: Floats, strength: float) -> Flo
     return np.stack([model.fit(rows, target).decision_function(rows) for target in targets.T], axis=1)
 
 
-def _interleaved(
-    subjects: dict[str, Callable[[], Floats]], repeat: int
-) -> tuple[dict[str, list[float]], dict[str, Floats]]:
-    """Return seconds of each run and the last answers; the subjects take turns, so both see the same machine."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    answers: dict[str, Floats] = {}
-    with progress_bar("runs") as bar:
-        for name, subject in bar.track(list(subjects.items()) * repeat, description="probe"):
-            start = perf_counter()
-            answers[name] = subject()
-            seconds[name].append(perf_counter() - start)
-    return seconds, answers
-
-
 def _figures(seconds: dict[str, list[float]], logits: dict[str, Floats], targets: Floats) -> dict[str, Any]:
     areas = {
         name: [auroc(column.astype(np.float64), target) for column, target in zip(values.T, targets.T, strict=True)]
         for name, values in logits.items()
     }
     gaps = np.abs(np.subtract(areas["ours"], areas["scikit-learn"]))
+    middle = medians(seconds)
     return {
         "seconds": seconds,
-        "median_seconds": {name: median(runs) for name, runs in seconds.items()},
-        "ratio": median(seconds["scikit-learn"]) / median(seconds["ours"]),
+        "median_seconds": middle,
+        "ratio": middle["scikit-learn"] / middle["ours"],
         "mean_auroc": {name: float(np.mean(values)) for name, values in areas.items()},
         "largest_auroc_difference": float(gaps.max()),
     }

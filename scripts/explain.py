@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from encoder.embedder import Embedder
-from encoder.explain import METHODS, Explainer, Explanation, OpenStudy
+from encoder.explain import DEFAULT_METHOD, METHODS, Explainer, Explanation, OpenStudy
 from encoder.overlay import COLOURS, as_png, overlay
 from encoder.probe import LinearProbe
 from index.errors import ArtefactError
@@ -34,7 +34,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--finding", help="Explain this finding of --probe.")
 @click.option("--probe", type=_PATH, help="Folder of the encoder's probe.")
 @click.option("--hit", help="Explain why the query is like this stored study.")
-@click.option("--method", type=click.Choice(METHODS), default="gradcam", show_default=True)
+@click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
 @click.option("--stage", type=click.IntRange(0), help="Resolution to explain at, 0 for 1/2 (default: the last maps).")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Strength of the colour.")
 @click.option("--colours", type=click.Choice(list(COLOURS)), default="inferno", show_default=True)

@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import ImageError
+from encoder.layout import study_layouts
 from encoder.runtime import RUNTIMES
 from index.files import sha256_of
 from index.shards import ExportPlan, Failure, ShardFolder
@@ -38,6 +39,7 @@ class Prepared:
     row: int
     films: StudyFilms | None = None
     views: tuple[str, ...] = ()
+    layouts: tuple[bytes, ...] = ()
     failure: Failure | None = None
 
 
@@ -61,7 +63,8 @@ class FilmReader:
         except (ImageError, OSError) as refusal:
             return self._failed(row, str(refusal))
         study = StudyFilms(films.get("frontal"), films.get("lateral"), self._projections[row])
-        return Prepared(row, study, tuple(films))
+        layouts = tuple(layout.tobytes() for layout in study_layouts(study))
+        return Prepared(row, study, tuple(films), layouts)
 
     def _failed(self, row: int, reason: str) -> Prepared:
         return Prepared(row, failure=Failure(self._ids[row], reason))
@@ -120,8 +123,7 @@ def export(
             vectors: list[np.ndarray] = []
             while group := list(islice(of_shard, batch)):
                 vectors.extend(_embed(embedder, group))
-                # Only what the shard needs is kept: the films go, the views and the failures stay.
-                done.extend(Prepared(study.row, None, study.views, study.failure) for study in group)
+                done.extend(replace(study, films=None) for study in group)  # the shard needs all but the films
                 bar.advance(task, len(group))
             _save(folder, shard, table, done, vectors)
 
@@ -165,4 +167,5 @@ def _save(
         [study.views for study in embedded],
         matrix,
         [study.failure for study in done if study.failure is not None],
+        [study.layouts for study in embedded],
     )

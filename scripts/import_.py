@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import track
 
+from encoder.body_part import is_elsewhere
 from index.chexpert import import_chexpert
 from index.dicom import import_dicom
 from index.imported import Imported
@@ -116,7 +117,9 @@ def dicom(
     precedent import dicom films/ --out studies.parquet
     """
     key = pseudonym_key.read().strip() if pseudonym_key is not None else None
-    found = import_dicom(folder, strict=strict, unknown_view=unknown_view, pseudonym_key=key, watch=_watched)
+    found = import_dicom(
+        folder, strict=strict, unknown_view=unknown_view, pseudonym_key=key, elsewhere=is_elsewhere, watch=_watched
+    )
     _save(found, out, as_json)
 
 

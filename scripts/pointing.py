@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from encoder.embedder import Embedder
-from encoder.explain import METHODS, VIEWS, Explainer, OpenStudy
+from encoder.explain import DEFAULT_METHOD, METHODS, VIEWS, Explainer, OpenStudy
 from encoder.pointing import Box, grown, peak_in_box
 from encoder.probe import LinearProbe
 from index.errors import ArtefactError
@@ -44,7 +44,7 @@ class Tally:
 @click.option("--boxes", type=_PATH, required=True, help="CSV of Path, Finding, x0, y0, x1, y1 in pixels.")
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
 @click.option("--probe", type=_PATH, required=True, help="Folder of the encoder's probe.")
-@click.option("--method", type=click.Choice(METHODS), default="gradcam", show_default=True)
+@click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
 @click.option("--stage", type=click.IntRange(0), help="Resolution to explain at (default: the last maps).")
 @click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Studies a finding, at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

@@ -16,12 +16,14 @@ import numpy.typing as npt
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.explain import Explainer, OpenStudy
+from encoder.layout import study_layouts
 from encoder.predict import MAX_PASSES, Options, Prediction, Predictor
 from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME, VARIANTS
 from index.collection import Collection, load_collection
 from index.contrast import Subject, contrast
 from index.familiarity import FamiliarityGate
+from index.layouts import Layout
 from index.retriever import Answer, Retriever
 from index.votes import Vote, hit_table, neighbour_votes
 from scripts.embedded import Wanted, label_options
@@ -48,14 +50,18 @@ class Neighbours:
         collection = load_collection(index)
         return cls(collection, Retriever(collection), k, wanted, subject, contrasted)
 
-    def surroundings(self, query: npt.NDArray[np.float32], findings: Sequence[str]) -> Surroundings:
-        """Return what the collection says of a query (D,), with a vote on each finding."""
+    def surroundings(
+        self, query: npt.NDArray[np.float32], layouts: Sequence[Layout], findings: Sequence[str]
+    ) -> Surroundings:
+        """Return what the collection says of a query (D,) and its films' layouts, with a vote on each finding."""
         answer = self.retriever.search(query, self.k, exclude_patient=self.subject.patient_id)
         gate = FamiliarityGate.build(self.collection)
         return Surroundings(
             votes=self._votes(answer, findings),
             labels=self.wanted.sentence(),
-            familiarity=gate.judge(answer.hits[0].similarity) if answer.hits else None,
+            familiarity=gate.judge(
+                answer.hits[0].similarity if answer.hits else None, layouts, patient=self.subject.patient_id
+            ),
             contrast=contrast(self.retriever, query, self.contrasted, self.subject) if self.contrasted else None,
         )
 
@@ -121,7 +127,8 @@ def command(
         neighbours = Neighbours.load(index, k, wanted, subject, contrasted)
         embedder = predictor.members[0][0]
         neighbours.retriever.require_fingerprint(embedder.fingerprint)
-        around = neighbours.surroundings(embedder.embed(films[:1])[0], [one.finding for one in predictions])
+        names = [one.finding for one in predictions]
+        around = neighbours.surroundings(embedder.embed(films[:1])[0], study_layouts(films[0]), names)
     pictures = _mapped(predictor, (frontal, lateral, projection), predictions[0].finding, maps) if maps else []
     prints = tuple(embedder.fingerprint for embedder, _ in predictor.members)
     report = Report(prints, options, predictions, around, pictures)

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from encoder.predict import Options, Prediction
 from index.contrast import Contrast, Counterpart
-from index.familiarity import UNFAMILIAR_BELOW, Familiarity
+from index.familiarity import Familiarity
 from index.votes import Vote
+from scripts.familiarity_report import familiarity_line, familiarity_object
 from scripts.report import NOT_DEFINED, as_json
 
 _WIDTH = 110  # what the longest rows need; a narrower terminal wraps them itself
@@ -56,9 +57,7 @@ def as_object(report: Report) -> dict[str, Any]:
     }
     if around is not None:
         found["labels"] = around.labels
-        found["familiarity"] = around.familiarity and {
-            **asdict(around.familiarity), "unfamiliar": around.familiarity.unfamiliar, "bar": UNFAMILIAR_BELOW
-        }  # fmt: skip
+        found["familiarity"] = familiarity_object(around.familiarity)
         found["contrast"] = around.contrast and {
             "finding": around.contrast.finding,
             "present": _counterpart_object(around.contrast.present),
@@ -131,22 +130,10 @@ def _sentences(around: Surroundings | None) -> Iterator[str]:
     if around is None:
         return
     yield f"vote: weighted share with 95 % interval, of the effective number of neighbours; {around.labels}"
-    yield _familiarity_sentence(around.familiarity)
+    yield familiarity_line(around.familiarity)
     if around.contrast is not None:
         for side, one in (("with", around.contrast.present), ("without", around.contrast.absent)):
             yield f"nearest study {side} {around.contrast.finding}: {_counterpart(one)}"
-
-
-def _familiarity_sentence(familiarity: Familiarity | None) -> str:
-    if familiarity is None:
-        return "familiarity: not defined, the index has no studies of other patients to compare"
-    verdict = "familiar"
-    if familiarity.unfamiliar:
-        verdict = f"UNFAMILIAR (below {UNFAMILIAR_BELOW:g}): perhaps no chest film, or of a kind that the index lacks"
-    return (
-        f"familiarity: nearest study at {familiarity.similarity:.4f}, percentile {familiarity.percentile:.1f} of the "
-        f"index's own ({familiarity.reference:,} patients): {verdict}"
-    )
 
 
 def _counterpart(one: Counterpart | None) -> str:

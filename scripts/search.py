@@ -9,13 +9,18 @@ from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 from rich.box import SIMPLE
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from index.collection import load_collection
+from index.familiarity import FamiliarityGate
 from index.filters import parse_where
+from index.layouts import Layout
 from index.retriever import Answer, Hit, Retriever
 from index.studies import Study
+from scripts.familiarity_report import familiarity_line, familiarity_object
 
 _PATH = click.Path(path_type=Path)
 
@@ -47,19 +52,26 @@ def command(
     films = frontal is not None or lateral is not None
     if (study is not None) == films:
         raise click.UsageError("give either --study, or --frontal and/or --lateral")
-    retriever = Retriever.load(index)
+    collection = load_collection(index)
+    retriever = Retriever(collection)
     options["where"] = parse_where(where, retriever.schema)
+    familiarity = None
     if study is not None:
         answer = retriever.similar(study, k, exclude_same_patient=not same_patient, **options)
     else:
-        query = _embed(retriever, frontal, lateral, encoder)
+        query, layouts = _read(retriever, frontal, lateral, encoder)
         answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
+        nearest = answer.hits[0].similarity if answer.hits and not where else None
+        familiarity = FamiliarityGate.build(collection).judge(nearest, layouts, patient=patient)
     if as_json:
-        click.echo(json.dumps(as_object(answer)))
+        said = {"familiarity": familiarity_object(familiarity)} if films else {}
+        click.echo(json.dumps(as_object(answer) | said))
         return
     if study is not None:
         click.echo(f"similar to {study}: {_findings(retriever.study(study))}")
     Console().print(as_table(answer))
+    if films:
+        click.echo(familiarity_line(familiarity))
 
 
 def as_object(answer: Answer) -> dict[str, Any]:
@@ -103,11 +115,16 @@ def _findings(study: Study) -> str:
     return ", ".join(present + uncertain) or "none named"
 
 
-def _embed(retriever: Retriever, frontal: Path | None, lateral: Path | None, encoder: Path | None) -> np.ndarray:
+def _read(
+    retriever: Retriever, frontal: Path | None, lateral: Path | None, encoder: Path | None
+) -> tuple[npt.NDArray[np.float32], list[Layout]]:
+    """Return the embedding (D,) of the films, and their layouts."""
     if encoder is None:
         raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
     from encoder.embedder import Embedder  # a search by stored study needs no torch
+    from encoder.layout import study_layouts
 
     embedder = Embedder.load(encoder, runtime="auto")
     retriever.require_fingerprint(embedder.fingerprint)
-    return embedder.embed_study(frontal, lateral)
+    films = embedder.read_films(frontal, lateral)
+    return embedder.embed([films])[0], study_layouts(films)

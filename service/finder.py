@@ -48,14 +48,14 @@ class Finder:
         """Return the (D,) unit vector of the given films."""
         return self.embedder.embed_study(frontal, lateral)
 
-    def find(self, search: Search) -> Answer:
-        """Return the nearest studies of a stored study, of a vector, or of films."""
+    def find(self, search: Search, vector: npt.NDArray[np.float32] | None = None) -> Answer:
+        """Return the nearest studies of a stored study, of a vector, or of films, whose vector may be at hand."""
         if search.study_id is not None:
             return self.similar(search.study_id, search)
         if search.embedding is not None:
             query = np.asarray(search.embedding, dtype=np.float32)
         else:
-            query = self.embed(search.frontal, search.lateral)
+            query = self.embed(search.frontal, search.lateral) if vector is None else vector
         patient = search.patient_id if search.exclude_same_patient else None
         return self.retriever.search(query, exclude_patient=patient, **_shared(search))
 

@@ -4,7 +4,7 @@ Knows both wings and no HTTP; torch comes with it, so only who serves films impo
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from encoder.embedder import Embedder
 from encoder.explain import VIEWS, Explainer, Explanation, OpenStudy
 from encoder.image import Source
+from encoder.layout import Layout, study_layouts
 from encoder.overlay import as_png
 from encoder.predict import Options, Prediction, Predictor, predict_embedding
 from encoder.probe import LinearProbe
@@ -43,6 +44,16 @@ class Query:
     stored: npt.NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a study comes to: its vector, and how each of its films looks from afar."""
+
+    vector: npt.NDArray[np.float32]
+    """(D,)."""
+    layouts: Sequence[Layout] = ()
+    """None of a stored study, whose films are not read."""
+
+
 class Reader:
     """One collection's reader. Safe under threads: nothing in it changes after construction."""
 
@@ -55,16 +66,22 @@ class Reader:
         self._gate = FamiliarityGate.build(collection)
         self._explainer = Explainer(embedder)
 
-    def familiarity(self, similarity: float | None) -> dict[str, Any] | None:
-        """Return where a nearest similarity stands among the collection's own, with a sentence; None without one."""
-        found = None if similarity is None else self._gate.judge(similarity)
+    def look(self, frontal: Source | None, lateral: Source | None) -> Look:
+        """Return what the films of one study come to. Raises ImageError."""
+        films = self.embedder.read_films(frontal, lateral)
+        return Look(self.embedder.embed([films])[0], study_layouts(films))
+
+    def familiarity(self, similarity: float | None, look: Look, patient: str | None = None) -> dict[str, Any] | None:
+        """Return where films stand among the collection's own, with a sentence; None where nothing can be said.
+
+        Args:
+            similarity: of the nearest study in the whole collection, where it was asked for.
+            patient: whose own films are no neighbours of these.
+        """
+        found = self._gate.judge(similarity, look.layouts, patient=patient)
         if found is None:
             return None
-        sentence = (
-            f"its nearest study is at {found.similarity:.2f}; {found.percentile:.0f} % of the collection's own studies "
-            "are no nearer to another patient's"
-        )
-        return {"percentile": found.percentile, "unfamiliar": found.unfamiliar, "sentence": sentence}
+        return {"percentile": found.percentile, "unfamiliar": found.unfamiliar, "sentence": found.sentence}
 
     def predict(
         self, query: Query, *, k: int, tta: bool, passes: int, finding: str | None, mapped: bool = False
@@ -73,8 +90,8 @@ class Reader:
 
         Where they are to be mapped, also the maps of the first prediction; that needs a probe and the films.
         """
-        vector = self._vector(query)
-        patient = query.subject.patient_id
+        look = self._look(query)
+        vector, patient = look.vector, query.subject.patient_id
         hits = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id).hits
         predicted = {one.finding: one for one in self._predicted(query, vector, tta, passes)}
         table = hit_table(hits, self.retriever.schema)
@@ -88,7 +105,7 @@ class Reader:
             "predictions": rows,
             "notice": None if predicted else "No probe is loaded: only the neighbours vote.",
             "labels": POLICY.sentence(),
-            "familiarity": self.familiarity(hits[0].similarity if hits else None),
+            "familiarity": self.familiarity(hits[0].similarity if hits else None, look, patient),
             "contrast": None if pair is None else _contrast(pair),
             "maps": _maps("query", self._why(self._open(query), rows[0]["finding"])) if mapped else [],
             "fingerprint": self.embedder.fingerprint,
@@ -120,10 +137,10 @@ class Reader:
         frontal, lateral = (query.sources.get(view) for view in VIEWS)
         return OpenStudy.read(self.embedder, frontal, lateral, query.subject.projection)
 
-    def _vector(self, query: Query) -> npt.NDArray[np.float32]:
+    def _look(self, query: Query) -> Look:
         if query.stored is not None:
-            return query.stored
-        return self.embedder.embed_study(query.sources.get("frontal"), query.sources.get("lateral"))
+            return Look(query.stored)
+        return self.look(query.sources.get("frontal"), query.sources.get("lateral"))
 
     def _predicted(self, query: Query, vector: npt.NDArray[np.float32], tta: bool, passes: int) -> list[Prediction]:
         if self.probe is None:

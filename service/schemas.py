@@ -164,7 +164,7 @@ class ExplainOptions(_AboutFilms):
 
     finding: str | None = None
     hit: StudyId | None = Field(None, description="a stored study")
-    method: Literal["gradcam", "gradcam++", "layercam", "integrated_gradients", "gradient_shap"] = "gradcam"
+    method: Literal["gradcam", "gradcam++", "layercam", "integrated_gradients", "gradient_shap"] = "gradcam++"
     stage: int | None = Field(
         None, ge=0, le=4, description="resolution to explain at, 0 for 1/2; default: the last maps"
     )

@@ -28,10 +28,13 @@ def search() -> dict[str, Any]:
     started = time.perf_counter()
     asked = parse_search(request)
     finder = current(asked.collection)
-    answer = finder.find(asked)
+    films = asked.study_id is None and asked.embedding is None
+    look = finder.reader.look(asked.frontal, asked.lateral) if films and finder.reader is not None else None
+    answer = finder.find(asked, look and look.vector)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
-    if finder.reader is not None and asked.study_id is None and asked.embedding is None and not asked.filter:
-        found["familiarity"] = finder.reader.familiarity(answer.hits[0].similarity if answer.hits else None)
+    if look is not None:
+        nearest = answer.hits[0].similarity if answer.hits and not asked.filter else None
+        found["familiarity"] = finder.reader.familiarity(nearest, look, asked.patient_id)
     return found
 
 

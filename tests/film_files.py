@@ -2,10 +2,12 @@
 
 import io
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from PIL import Image as Pillow
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
@@ -41,6 +43,15 @@ def dicom(pixels: Pixels = RAMP, **elements: Any) -> bytes:
         setattr(film, keyword, value) if value is not None else delattr(film, keyword)
     file = io.BytesIO()
     film.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def called_chest(film: Path) -> bytes:
+    """Return a DICOM film whose header says chest, whatever it shows."""
+    header = pydicom.dcmread(film)
+    header.BodyPartExamined = "CHEST"
+    file = io.BytesIO()
+    header.save_as(file)
     return file.getvalue()
 
 

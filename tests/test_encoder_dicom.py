@@ -6,12 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from film_files import RAMP, dicom, is_film_or_refused, mutated
+from film_files import RAMP, called_chest, dicom, is_film_or_refused, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset
 
+from encoder.body_part import part_elsewhere
 from encoder.errors import ImageError
 from encoder.image import read_image
+
+
+def region(meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeMeaning = meaning
+    return code
 
 
 def test_deflated_dicom_is_refused_before_it_is_inflated() -> None:
@@ -58,6 +66,8 @@ def test_padding_is_black_and_does_not_count_for_the_range() -> None:
             "'RGB' is not a radiograph; expected MONOCHROME1 or MONOCHROME2",
         ),
         ({"Modality": "CT"}, "Modality 'CT' is not a radiograph"),
+        ({"BodyPartExamined": "HAND"}, "body part 'HAND' is not the chest; .* correct a header that is wrong"),
+        ({"AnatomicRegionSequence": [region("Lower leg")]}, "body part 'LEG' is not the chest"),
         ({"SamplesPerPixel": 3}, "SamplesPerPixel 1, got 3"),
         ({"Rows": 0}, "Rows 1 to 65535, got 0"),
         ({"Rows": 47}, "bytes of pixels for 64 x 47"),
@@ -92,24 +102,46 @@ def test_mutated_real_dicom_files_are_films_or_are_refused(shared_data: Path) ->
     assert all(is_film_or_refused(mutated(seeds[i % len(seeds)], source)) for i in range(48))
 
 
-def test_every_real_dicom_is_read_but_the_nonconformant_one(shared_data: Path) -> None:
-    refused = []
+@pytest.mark.parametrize("part", [None, "CHEST", "CHEST_HAND", "CHESTABDOMEN", "TORAX", "W033", "RIBS"])
+def test_a_header_that_names_no_part_elsewhere_is_read(part: str | None) -> None:
+    told = {} if part is None else {"BodyPartExamined": part, "AnatomicRegionSequence": [region("Hand")]}
+
+    assert read_image(dicom(**told)).shape == RAMP.shape
+
+
+@pytest.mark.parametrize(
+    ("stated", "word"),
+    [
+        ("EXTREMITY", "EXTREMITY"), ("Both knees", "KNEE"), ("C-SPINE", "SPINE"), ("THORACIC SPINE", "SPINE"),
+        ("Left foot/AP", "FOOT"), ("CHEST PA", None), ("THORAX LUNGS", None), ("BODY", None), ("", None),
+    ],
+)  # fmt: skip
+def test_only_a_plain_word_of_another_part_counts(stated: str, word: str | None) -> None:
+    assert part_elsewhere(stated) == word
+
+
+def test_every_real_chest_is_read_but_the_nonconformant_one_and_other_parts_are_refused(shared_data: Path) -> None:
+    refused: dict[str, str] = {}
     for path in sorted((shared_data / "dicom").glob("*/*.dcm")):
         try:
             film = read_image(path)
-        except ImageError:
-            refused.append(path.stem)
+        except ImageError as error:
+            refused[f"{path.parent.name}/{path.name}"] = str(error)
         else:
             assert (film.min(), film.max()) == (0, 1)
+    elsewhere = [name for name, reason in refused.items() if "is not the chest" in reason]
 
-    assert [name.rsplit("_")[-1] for name in refused] == ["nonconformant"]
+    assert [name for name in refused if name not in elsewhere] == [
+        "chest/pylibjpeg_966_DX_J2Klossless_mono1_12bit_nonconformant.dcm"
+    ]
+    assert elsewhere == [f"not-chest/{path.name}" for path in sorted((shared_data / "dicom/not-chest").iterdir())]
 
 
 def test_one_tibia_in_five_encodings_is_one_film(shared_data: Path) -> None:
     folder = shared_data / "dicom" / "not-chest"
 
-    exact = [read_image(folder / f"nema_RG3_{kind}.dcm") for kind in ("RLE", "J2KR", "JLSL", "JPLL")]
-    lossy = read_image(folder / "nema_RG3_JPLY.dcm")
+    kinds = ("RLE", "J2KR", "JLSL", "JPLL", "JPLY")
+    *exact, lossy = (read_image(called_chest(folder / f"nema_RG3_{kind}.dcm")) for kind in kinds)
 
     assert all(np.array_equal(exact[0], other) for other in exact[1:])
     assert np.abs(lossy - exact[0]).max() < 0.06

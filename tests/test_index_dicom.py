@@ -7,6 +7,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from encoder.body_part import is_elsewhere
 from index.dicom import import_dicom, pseudonym
 from index.errors import StudiesError
 from index.imported import Imported
@@ -101,7 +102,9 @@ def test_an_unknown_view_does_not_displace_a_known_frontal(tmp_path: Path) -> No
 
 
 def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
-    write_film(tmp_path / "good", BodyPartExamined="HAND", PatientAge="999Y")
+    write_film(tmp_path / "good", BodyPartExamined="CHEST", PatientAge="999Y")
+    write_film(tmp_path / "hand", BodyPartExamined="HAND")
+    write_film(tmp_path / "knee", AnatomicRegionSequence=[a_code("Knee")])
     (tmp_path / "copy").write_bytes((tmp_path / "good").read_bytes())
     (tmp_path / "notes.txt").write_text("no film")
     # A header that is cut off is read as far as it goes, and then names no modality.
@@ -109,11 +112,11 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     write_film(tmp_path / "ct", Modality="CT")
     write_film(tmp_path / "nobody", PatientID="")
 
-    found = import_dicom(tmp_path)
+    found = import_dicom(tmp_path, elsewhere=is_elsewhere)
 
-    expected = {"no DICOM": 1, "modality": 2, "identity": 1, "repeated": 1, "body part": 1, "age": 1}
+    expected = {"no DICOM": 1, "modality": 2, "body part": 2, "identity": 1, "repeated": 1, "age": 1}
     assert kinds(found) == expected
-    assert (found.images, len(found.table)) == (6, 1)
+    assert (found.images, len(found.table)) == (8, 1)
     with pytest.raises(StudiesError, match="a strict import allows none"):
         import_dicom(tmp_path, strict=True)
 
@@ -188,10 +191,10 @@ def test_a_folder_without_films_is_refused(tmp_path: Path, there: bool) -> None:
 
 
 def test_the_real_films_are_imported_or_left_out_with_a_reason(shared_data: Path) -> None:
-    found = import_dicom(shared_data / "dicom")
+    found = import_dicom(shared_data / "dicom", elsewhere=is_elsewhere)
     paths = [path for row in found.table.to_pylist() for path in (row["frontal_path"], *row["other_paths"])]
 
-    assert (found.images, len(found.table)) == (12, 6)
-    assert kinds(found) == {"identity": 1, "repeated": 1, "body part": 6, "view": 1}
-    assert len(paths) == 10
+    assert (found.images, len(found.table)) == (12, 3)
+    assert kinds(found) == {"body part": 6, "identity": 1, "repeated": 1, "view": 1}
+    assert len(paths) == 4
     assert all(pydicom.dcmread(shared_data / "dicom" / path, stop_before_pixels=True) for path in paths)

@@ -1,12 +1,15 @@
 """The familiarity gate against brute force: other patients only, percentiles, repeatability, and its false alarms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from index import familiarity
 from index.collection import Collection
-from index.familiarity import UNFAMILIAR_BELOW, FamiliarityGate
+from index.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate
+from index.layouts import LayoutGate
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings
 
@@ -84,6 +87,32 @@ def test_foreign_vectors_are_flagged_and_new_ones_of_the_kind_hardly_ever(rng: n
 
     assert flagged(foreign) > 0.95
     assert flagged(new) == pytest.approx(UNFAMILIAR_BELOW / 100, abs=0.03)
+
+
+def test_films_are_judged_by_their_layouts_and_studies_without_films_by_embeddings(rng: np.random.Generator) -> None:
+    vectors, films = cone(rng, 200), rng.integers(-40, 40, size=(200, 24)).astype(np.int8)
+    layouts = pa.table({"patient_id": PATIENTS[:200], "layout": [film.tobytes() for film in films]})
+    gate = FamiliarityGate.build(replace(collection_of(vectors, PATIENTS[:200]), layouts=layouts))
+    far = np.full(24, 100, dtype=np.int8)
+
+    assert [one and one.measure for one in (gate.judge(0.9), gate.judge(0.9, [far]))] == ["embedding", "layout"]
+    assert gate.judge(None) is None
+    assert gate.judge(None, [films[0]]) == Familiarity(None, 100.0, 200, "layout")
+    assert gate.judge(1.0, [far]) == Familiarity(1.0, 0.0, 200, "layout")
+
+
+def test_the_less_familiar_of_two_films_counts_and_twice(rng: np.random.Generator) -> None:
+    films = rng.integers(-40, 40, size=(200, 24)).astype(np.int8)
+    layouts = pa.table({"patient_id": PATIENTS[:200], "layout": [film.tobytes() for film in films]})
+    gate = FamiliarityGate(np.empty(0), LayoutGate.build(layouts))
+    new = rng.integers(-40, 40, size=24).astype(np.int8)
+    one, both = gate.judge(None, [new]), gate.judge(None, [films[0], new])
+
+    assert one is not None
+    assert both is not None
+    assert 0 < one.percentile < 100
+    assert both.percentile == min(100, 2 * one.percentile)
+    assert both.sentence.startswith(f"{both.percentile:.1f} % of the collection's own films are as unlike")
 
 
 def test_one_patient_alone_gives_nothing_to_compare(rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 from pyarrow import parquet as pq
 
-from encoder.explain import METHODS
+from encoder.explain import DEFAULT_METHOD, METHODS
 from encoder.predict import Predictor
 from service.loader import load
 from service.mounts import parse_mounts
@@ -230,10 +230,10 @@ def test_requests_at_the_same_time_get_what_each_gets_alone(app: OpenAPI) -> Non
 def test_an_uploaded_film_is_told_how_familiar_it_is(client: FlaskClient, world: Path) -> None:
     answer = client.post("/v1/search", data=upload(world, k="1")).get_json()
 
-    assert answer["familiarity"]["sentence"].startswith("its nearest study is at")
+    assert answer["familiarity"]["sentence"].startswith("100.0 % of the collection's own films are as unlike")
     assert client.post("/v1/search", json={"study_id": "patient00001/study1"}).get_json().get("familiarity") is None
 
 
 def test_the_api_names_every_method_that_the_encoder_has() -> None:
     schema = ExplainOptions.model_json_schema()["properties"]["method"]
-    assert tuple(schema["enum"]) == METHODS
+    assert (schema["default"], tuple(schema["enum"])) == (DEFAULT_METHOD, METHODS)

@@ -81,7 +81,7 @@ function warn(familiarity) {
   const notice = byId("unfamiliar");
   notice.hidden = !familiarity?.unfamiliar;
   if (notice.hidden) return;
-  notice.textContent = "Unfamiliar: perhaps no chest film, or of a kind that this collection lacks. "
+  notice.textContent = "Unfamiliar: perhaps no chest film, a turned or inverted one, or of a kind that this collection lacks. "
     + sentence(familiarity.sentence);
   panel.querySelector("header").after(element("p", { className: "disagrees" }, "Unfamiliar film: these figures may not hold."));
 }

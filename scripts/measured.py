@@ -1,0 +1,80 @@
+"""What every measurement shares: subjects that take turns, medians, a table of text, and the machine's own facts.
+
+Knows clocks and the machine; it must not know what is being measured.
+"""
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from scripts.terminal import progress_bar
+
+
+def interleaved[Answer](
+    subjects: Mapping[str, Callable[[], Answer]], repeat: int, *, warm_up: int = 0, description: str = "measure"
+) -> tuple[dict[str, list[float]], dict[str, Answer]]:
+    """Return the seconds of each run and the last answers.
+
+    The subjects take turns, so that all see the same machine; the first `warm_up` turns of each are run and not
+    counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    answers: dict[str, Answer] = {}
+    with progress_bar("runs") as bar:
+        for turn, name in bar.track(
+            [(turn, name) for turn in range(warm_up + repeat) for name in subjects], description=description
+        ):
+            start = perf_counter()
+            answers[name] = subjects[name]()
+            took = perf_counter() - start
+            if turn >= warm_up:
+                seconds[name].append(took)
+    return seconds, answers
+
+
+def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the median seconds of each subject."""
+    return {name: median(runs) for name, runs in seconds.items()}
+
+
+def machine_facts(*packages: str) -> dict[str, Any]:
+    """Return cores, processor, load when asked, and the versions of the packages that did the work."""
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "load_1_min": round(os.getloadavg()[0], 2),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def resident_bytes() -> dict[str, int]:
+    """Return this process's memory in bytes: `anonymous` is its own, `file` is mapped and can be dropped; Linux only."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    kibibytes = {"anonymous": "RssAnon", "file": "RssFile"}
+    return {name: 1024 * int(fields[field].split()[0]) for name, field in kibibytes.items()}
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return lines of aligned cells: the first column to the left, the others to the right."""
+    lines = [list(headings), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in cells).rstrip()
+        for cells in (enumerate(zip(line, widths, strict=True)) for line in lines)
+    )
+
+
+def _processor() -> str:
+    """Return the processor's own name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -15,8 +15,8 @@ from index.splits import folds_by_patient
 from scripts.embedded import Embedded
 from scripts.material import Material, Parts
 from scripts.probe import Learning
-from scripts.probe_report import publish
-from scripts.probe_scores import Predictions, scored
+from scripts.reports.probe import publish
+from scripts.reports.probe_scores import Predictions, scored
 
 DRAWS = 1000
 

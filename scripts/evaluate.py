@@ -18,9 +18,9 @@ from index.files import save_json
 from index.relevance import Rule, class_rule, collection_rules, single_rules
 from index.splits import load_parts, require_disjoint_patients
 from scripts.embedded import Embedded, Wanted, label_options
-from scripts.evaluation_report import print_tables, save_report
 from scripts.pixels import raw_pixels
-from scripts.report import as_json
+from scripts.reports.evaluation import print_tables, save_report
+from scripts.reports.page import as_json
 
 MAIN = "embeddings"
 PREFIXES = (384, 256)

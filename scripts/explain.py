@@ -18,7 +18,7 @@ from encoder.probe import LinearProbe
 from index.errors import ArtefactError
 from index.files import save_json
 from index.retriever import Retriever
-from scripts.report import as_json as plain
+from scripts.reports.page import as_json as plain
 
 _PATH = click.Path(path_type=Path)
 

@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from scripts.terminal import progress_bar
 
+Answer = TypeVar("Answer")
 
-def interleaved[Answer](
+
+def interleaved(
     subjects: Mapping[str, Callable[[], Answer]], repeat: int, *, warm_up: int = 0, description: str = "measure"
 ) -> tuple[dict[str, list[float]], dict[str, Answer]]:
     """Return the seconds of each run and the last answers.
@@ -54,7 +56,7 @@ def machine_facts(*packages: str) -> dict[str, Any]:
 
 
 def resident_bytes() -> dict[str, int]:
-    """Return this process's memory in bytes: `anonymous` is its own, `file` is mapped and can be dropped; Linux only."""
+    """Return this process's memory in bytes: `anonymous` is its own, `file` can be dropped; Linux only."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     kibibytes = {"anonymous": "RssAnon", "file": "RssFile"}

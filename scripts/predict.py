@@ -28,7 +28,7 @@ from index.retriever import Answer, Retriever
 from index.votes import Vote, hit_table, neighbour_votes
 from scripts.embedded import Wanted, label_options
 from scripts.explain import save_maps
-from scripts.prediction_report import Report, Surroundings, as_object, print_report
+from scripts.reports.prediction import Report, Surroundings, as_object, print_report
 
 _PATH = click.Path(path_type=Path)
 

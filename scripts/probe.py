@@ -17,8 +17,8 @@ from index.bootstrap import patient_draws
 from index.errors import StudiesError
 from index.splits import Rows, folds_by_patient, load_parts, require_disjoint_patients, split_by_patient
 from scripts.embedded import Embedded, Wanted, label_options
-from scripts.probe_report import publish
-from scripts.probe_scores import Predictions, scored
+from scripts.reports.probe import publish
+from scripts.reports.probe_scores import Predictions, scored
 
 SPLIT = {"train": 0.7, "valid": 0.1, "test": 0.2}
 VALID_SHARE = 0.125

@@ -20,7 +20,7 @@ from index.filters import parse_where
 from index.layouts import Layout
 from index.retriever import Answer, Hit, Retriever
 from index.studies import Study
-from scripts.familiarity_report import familiarity_line, familiarity_object
+from scripts.reports.familiarity import familiarity_line, familiarity_object
 
 _PATH = click.Path(path_type=Path)
 

@@ -17,7 +17,7 @@ from index.bootstrap import Draws, patient_draws
 from index.splits import require_disjoint_patients
 from scripts import evaluate, probe
 from scripts.probe import Learning
-from scripts.probe_scores import POINTS
+from scripts.reports.probe_scores import POINTS
 
 FAST = ("--findings", "Pneumonia,Edema", "--draws", "500")
 VERBS = ("probe", "evaluate")

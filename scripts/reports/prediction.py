@@ -15,8 +15,8 @@ from encoder.predict import Options, Prediction
 from index.contrast import Contrast, Counterpart
 from index.familiarity import Familiarity
 from index.votes import Vote
-from scripts.familiarity_report import familiarity_line, familiarity_object
-from scripts.report import NOT_DEFINED, as_json
+from scripts.reports.familiarity import familiarity_line, familiarity_object
+from scripts.reports.page import NOT_DEFINED, as_json
 
 _WIDTH = 110  # what the longest rows need; a narrower terminal wraps them itself
 

@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from scripts.report import number, number_with_interval, picture, save_page, table
+from scripts.reports.page import number, number_with_interval, picture, save_page, table
 
 Space = dict[str, Any]
 _WIDEST = 1000

@@ -1,6 +1,6 @@
 """The probe's report: a short table for the terminal, every figure and four pictures a finding for the page.
 
-Knows the structure that `scripts.probe_scores.scored` returns; it must not know how a probe is learnt.
+Knows the structure that `scripts.reports.probe_scores.scored` returns; it must not know how a probe is learnt.
 """
 
 import json
@@ -18,9 +18,9 @@ from rich.table import Table
 
 from encoder.scores import CALLED, RANKED, reliability
 from index.files import save_json
-from scripts.probe_scores import POINTS, Columns, Predictions
-from scripts.report import as_json as plain
-from scripts.report import number, number_with_interval, picture, save_page, table
+from scripts.reports.page import as_json as plain
+from scripts.reports.page import number, number_with_interval, picture, save_page, table
+from scripts.reports.probe_scores import POINTS, Columns, Predictions
 
 _SHOWN = {
     "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "sens", "specificity": "spec", "f1": "F1", "brier": "Brier",

@@ -1,7 +1,9 @@
 """Fixtures from small to large; every random number comes from `rng`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,9 @@ from index.retriever import Retriever
 from index.studies import FINDINGS, studies_schema
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings
+
+if TYPE_CHECKING:
+    from page_world import Reader
 
 DIM = 16
 
@@ -98,3 +103,27 @@ def retriever_of(studies: pa.Table, vectors: Embeddings, kind: str = "flat") -> 
     """Return a retriever that was never on disk."""
     manifest = {"fingerprint": "f" * 64, "rows": len(vectors), "kind": kind, "image_root": None}
     return Retriever(Collection(manifest, studies, VectorIndex.build(vectors, kind)))
+
+
+@pytest.fixture(scope="module")
+def further() -> list[str]:
+    """Return the collections served beside the page's own, as NAME=INDEX; a module may have some."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def visitor(tmp_path_factory: pytest.TempPathFactory, further: list[str]) -> Iterator["Reader"]:
+    """Yield a reader at a real Chromium who looks at a real server, one a module."""
+    from page_world import at_the_page  # skips where there is no selenium
+
+    with at_the_page(tmp_path_factory.getbasetemp(), *further) as reader:
+        yield reader
+
+
+@pytest.fixture
+def reader(visitor: "Reader") -> Iterator["Reader"]:
+    """Yield the reader, in front of a page whose console must stay silent."""
+    visitor.screen(1280, 800)
+    visitor.complaints()
+    yield visitor
+    assert visitor.complaints() == []

@@ -1,25 +1,10 @@
 """A reader looks at films: side by side, zoomed, windowed and inverted together, with heat maps, all kept in the URL."""
 
-from collections.abc import Iterator
-
 import pytest
-from page_world import ONE_VIEW, QUERY, Reader, at_the_page
+from page_world import ONE_VIEW, QUERY, Reader
 
 pytestmark = pytest.mark.slow
 QUERY_FILM, HIT_FILM = ('.stage[data-side="query"]', '.stage[data-side="hit"]')
-
-
-@pytest.fixture(scope="module")
-def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    with at_the_page(tmp_path_factory.getbasetemp()) as reader:
-        yield reader
-
-
-@pytest.fixture
-def reader(visitor: Reader) -> Iterator[Reader]:
-    visitor.complaints()
-    yield visitor
-    assert visitor.complaints() == []
 
 
 def compare(reader: Reader, study: str = QUERY, words: str = "") -> str:

@@ -2,26 +2,12 @@
 
 import base64
 import re
-from collections.abc import Iterator
 
 import pytest
-from page_world import QUERY, Reader, at_the_page
+from page_world import QUERY, Reader
 
 pytestmark = pytest.mark.slow
 ESCAPE = "\ue00c"
-
-
-@pytest.fixture(scope="module")
-def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    with at_the_page(tmp_path_factory.getbasetemp()) as reader:
-        yield reader
-
-
-@pytest.fixture
-def reader(visitor: Reader) -> Iterator[Reader]:
-    visitor.complaints()
-    yield visitor
-    assert visitor.complaints() == []
 
 
 def test_the_map_lists_the_query_first_and_marks_its_hits(reader: Reader) -> None:

@@ -1,30 +1,15 @@
 """The page fits its reader: screens of any size, colours that stand out, true sentences, a bar while films travel."""
 
 import re
-from collections.abc import Iterator
 from itertools import product
 
 import pytest
-from page_world import ONE_VIEW, QUERY, ROOT, Reader, at_the_page
+from page_world import ONE_VIEW, QUERY, ROOT, Reader
 
 STATIC = ROOT / "service" / "static"
 SMALL, LARGE = (1280, 800), (3840, 2160)
 TEXTS = ("text", "quiet", "accent", "present", "uncertain", "absent", "refused")
 GROUNDS = ("ground", "panel", "raised")
-
-
-@pytest.fixture(scope="module")
-def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    with at_the_page(tmp_path_factory.getbasetemp()) as reader:
-        yield reader
-
-
-@pytest.fixture
-def reader(visitor: Reader) -> Iterator[Reader]:
-    visitor.complaints()
-    yield visitor
-    visitor.screen(*SMALL)
-    assert visitor.complaints() == []
 
 
 def colour(name: str) -> tuple[int, int, int]:

@@ -1,25 +1,11 @@
 """A reader searches at the page: films, filters, stored studies, predictions, refusals, and what the URL keeps."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from page_world import QUERY, Reader, at_the_page
+from page_world import QUERY, Reader
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    with at_the_page(tmp_path_factory.getbasetemp()) as reader:
-        yield reader
-
-
-@pytest.fixture
-def reader(visitor: Reader) -> Iterator[Reader]:
-    visitor.complaints()
-    yield visitor
-    assert visitor.complaints() == []
 
 
 def send(reader: Reader) -> None:

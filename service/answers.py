@@ -109,7 +109,9 @@ class SearchAnswer(BaseModel):
     exact: bool
     fingerprint: str
     took_ms: float
-    familiarity: "FamiliarityAnswer | None" = Field(None, description="of films: how near they are to the collection")
+    familiarity: "FamiliarityAnswer | None" = Field(
+        None, description="how near the query is to the collection; null where a filter hides what is nearest"
+    )
 
 
 class EmbeddingAnswer(BaseModel):

@@ -3,6 +3,7 @@
 A request looks it up once and keeps it, so that another may take its place; it knows no other HTTP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -62,6 +63,20 @@ class Finder:
     def similar(self, study_id: str, options: SearchOptions) -> Answer:
         """Return the nearest studies of the stored study `study_id`."""
         return self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **_shared(options))
+
+    def familiarity(
+        self, answer: Answer, asked: SearchOptions, layouts: Sequence[Any] = (), patient: str | None = None
+    ) -> dict[str, Any] | None:
+        """Return how near the query is to the collection; None without a reader, or where nothing can be said.
+
+        The nearest hit says it only where the search left out nothing but the query's own patient.
+        """
+        if self.reader is None:
+            return None
+        whole = asked.exclude_same_patient and not asked.filter
+        nearest = answer.hits[0].similarity if answer.hits and whole else None
+        found: dict[str, Any] | None = self.reader.familiarity(nearest, layouts, patient)
+        return found
 
 
 def _shared(options: SearchOptions) -> dict[str, Any]:

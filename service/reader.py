@@ -71,14 +71,17 @@ class Reader:
         films = self.embedder.read_films(frontal, lateral)
         return Look(self.embedder.embed([films])[0], study_layouts(films))
 
-    def familiarity(self, similarity: float | None, look: Look, patient: str | None = None) -> dict[str, Any] | None:
-        """Return where films stand among the collection's own, with a sentence; None where nothing can be said.
+    def familiarity(
+        self, similarity: float | None, layouts: Sequence[Layout] = (), patient: str | None = None
+    ) -> dict[str, Any] | None:
+        """Return where a study stands among the collection's own, with a sentence; None where nothing can be said.
 
         Args:
             similarity: of the nearest study in the whole collection, where it was asked for.
+            layouts: of its films, where they are at hand.
             patient: whose own films are no neighbours of these.
         """
-        found = self._gate.judge(similarity, look.layouts, patient=patient)
+        found = self._gate.judge(similarity, layouts, patient=patient)
         if found is None:
             return None
         return {"percentile": found.percentile, "unfamiliar": found.unfamiliar, "sentence": found.sentence}
@@ -105,7 +108,7 @@ class Reader:
             "predictions": rows,
             "notice": None if predicted else "No probe is loaded: only the neighbours vote.",
             "labels": POLICY.sentence(),
-            "familiarity": self.familiarity(hits[0].similarity if hits else None, look, patient),
+            "familiarity": self.familiarity(hits[0].similarity if hits else None, look.layouts, patient),
             "contrast": None if pair is None else _contrast(pair),
             "maps": _maps("query", self._why(self._open(query), rows[0]["finding"])) if mapped else [],
             "fingerprint": self.embedder.fingerprint,

@@ -32,9 +32,7 @@ def search() -> dict[str, Any]:
     look = finder.reader.look(asked.frontal, asked.lateral) if films and finder.reader is not None else None
     answer = finder.find(asked, look and look.vector)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
-    if look is not None:
-        nearest = answer.hits[0].similarity if answer.hits and not asked.filter else None
-        found["familiarity"] = finder.reader.familiarity(nearest, look, asked.patient_id)
+    found["familiarity"] = finder.familiarity(answer, asked, look.layouts if look else (), asked.patient_id)
     return found
 
 

@@ -45,7 +45,8 @@ def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
     if (named := _named(finder, path.study_id, "similar")) is not None:
         return named
     answer = finder.similar(path.study_id, query)
-    return search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
+    found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
+    return found | {"familiarity": finder.familiarity(answer, query)}
 
 
 def _named(finder: Finder, study_id: str, ending: str) -> dict[str, Any] | None:

@@ -231,7 +231,18 @@ def test_an_uploaded_film_is_told_how_familiar_it_is(client: FlaskClient, world:
     answer = client.post("/v1/search", data=upload(world, k="1")).get_json()
 
     assert answer["familiarity"]["sentence"].startswith("100.0 % of the collection's own films are as unlike")
-    assert client.post("/v1/search", json={"study_id": "patient00001/study1"}).get_json().get("familiarity") is None
+
+
+def test_a_stored_study_is_told_so_too_unless_a_filter_hides_what_is_nearest(client: FlaskClient) -> None:
+    study = {"study_id": "patient00001/study1"}
+    only = {"must": [{"key": "age", "range": {"gte": 0}}]}
+
+    posted, filtered = (client.post("/v1/search", json=study | words).get_json() for words in ({}, {"filter": only}))
+    read = client.get("/v1/studies/patient00001/study1/similar").get_json()
+
+    assert posted["familiarity"]["sentence"].startswith("its nearest study is at")
+    assert read["familiarity"] == posted["familiarity"]
+    assert filtered["familiarity"] is None
 
 
 def test_the_api_names_every_method_that_the_encoder_has() -> None:

@@ -44,14 +44,6 @@ class NotReady(RuntimeError):
     """The service cannot embed or search at present."""
 
 
-class Busy(RuntimeError):
-    """As much of one kind of work as is allowed at a time; the same request may be answered a little later."""
-
-
-class ClientGone(RuntimeError):
-    """Nobody waits for the answer any more."""
-
-
 @dataclass(frozen=True)
 class Refusal:
     """How one class of error is told: status, code, and a sentence where the error's own must not leave."""
@@ -59,8 +51,6 @@ class Refusal:
     status: int
     code: str
     message: str | None = None
-    retry_after: int | None = None
-    """Seconds after which it is worth asking again."""
 
 
 TABLE: dict[type[Exception], Refusal] = {
@@ -74,8 +64,6 @@ TABLE: dict[type[Exception], Refusal] = {
     NotAnImage: Refusal(415, "not_an_image"),
     ImageError: Refusal(422, "image_not_usable"),
     VectorsError: Refusal(422, "embedding_not_usable"),
-    Busy: Refusal(429, "busy", retry_after=1),
-    ClientGone: Refusal(499, "client_gone", "the client went away before the answer"),
     NotReady: Refusal(503, "not_ready"),
     CollectionError: Refusal(503, "not_ready", "the collection cannot be read at present; see the log"),
     EncoderError: Refusal(503, "not_ready", "the encoder cannot be used at present; see the log"),
@@ -89,12 +77,8 @@ def refusal_of(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, HTTPException):
         code = error.name.lower().replace(" ", "_")
         return error.code or 500, code, error.description or error.name
-    row = _row_of(error)
+    row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
     return row.status, row.code, row.message or str(error)
-
-
-def _row_of(error: Exception) -> Refusal:
-    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
 
 
 def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
@@ -106,10 +90,7 @@ def _answer(error: Exception) -> tuple[Response, int]:
     status, code, message = refusal_of(error)
     if status >= 500:
         log.error("request %s: %s", g.get("request_id", ""), code, exc_info=error)
-    response = jsonify(error_body(code, message))
-    if (seconds := _row_of(error).retry_after) is not None:
-        response.headers["Retry-After"] = str(seconds)
-    return response, status
+    return jsonify(error_body(code, message)), status
 
 
 def _http(error: HTTPException) -> BaseResponse:

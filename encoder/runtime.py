@@ -134,6 +134,8 @@ class _Requests:
         hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
         self._compiled = Core().compile_model(fixed, "CPU", hints)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # OpenVINO's Python side sets itself up in its first calls; two threads in there at once may wait for ever.
+        self.finish(self.start(np.zeros(list(self._compiled.input(0).shape), dtype=np.float32)))
 
     def start(self, films: Films) -> Any:
         """Send films on their way and return their request."""

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import settings
 
 from encoder.config import EncoderConfig
 from encoder.embedder import Embedder
@@ -22,6 +23,9 @@ from index.vectors import Embeddings
 
 if TYPE_CHECKING:
     from page_world import Reader
+
+settings.register_profile("untimed", deadline=None)  # a busy machine decides no test
+settings.load_profile("untimed")
 
 DIM = 16
 

@@ -19,7 +19,7 @@ from encoder.errors import EncoderError
 from encoder.image import Source, read_image
 from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
-from encoder.runtime import choose_runtime, with_runtime
+from encoder.runtime import OpenVinoEncoder, choose_runtime, with_runtime
 
 Film = npt.NDArray[np.float32]
 """(C, S, S): one preprocessed film."""
@@ -80,7 +80,7 @@ class Embedder:
         self.fingerprint = fingerprint_of(encoder, preprocessing)
         self.embedding_dim = encoder.embedding_dim
         self.runtime = choose_runtime(runtime, self.device.type)
-        self._runner = with_runtime(self.encoder, self.runtime, preprocessing.size, cache, self.fingerprint)
+        self.runner = with_runtime(self.encoder, self.runtime, preprocessing.size, cache, self.fingerprint)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", runtime: str = "torch") -> Self:
@@ -90,7 +90,7 @@ class Embedder:
     def with_encoder(self, encoder: StudyEncoder) -> Self:
         """Return an embedder like this one around another encoder, which runs in torch."""
         other = copy.copy(self)
-        other.encoder = other._runner = encoder
+        other.encoder = other.runner = encoder
         return other
 
     def read_film(self, source: Source, *, name: str | None = None) -> Film:
@@ -123,7 +123,7 @@ class Embedder:
                     positions.append(position_code("lateral" if view else study.projection))
             if study.frontal is None or study.lateral is None:
                 rows[:, number] = len(films) - 1
-        return self._forward(np.stack(films), rows, np.array(positions))
+        return self._forward(films, rows, np.array(positions))
 
     def embed_study(self, frontal: Source | None, lateral: Source | None) -> npt.NDArray[np.float32]:
         """Return the embedding (D,) of the films of one study, given as paths or bytes. Raises ImageError."""
@@ -131,12 +131,15 @@ class Embedder:
 
     @torch.inference_mode()
     def _forward(
-        self, films: Film, rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
+        self, films: Sequence[Film], rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
-        stack = torch.from_numpy(films).to(self.device, memory_format=torch.channels_last)
         frontal_rows, lateral_rows = torch.from_numpy(rows).to(self.device)
         codes = torch.from_numpy(positions).to(self.device)
-        return self._runner.forward_rows(stack, frontal_rows, lateral_rows, codes).cpu().numpy()
+        if isinstance(self.runner, OpenVinoEncoder):
+            pooled = self.runner.pool_films_of(films, frontal_rows, lateral_rows, codes)
+            return self.runner.fuse_pooled(*pooled).numpy()
+        stack = torch.from_numpy(np.stack(films)).to(self.device, memory_format=torch.channels_last)
+        return self.runner.forward_rows(stack, frontal_rows, lateral_rows, codes).cpu().numpy()
 
 
 def _upload_name(source: Source, view: str) -> str | None:

@@ -87,10 +87,13 @@ class Preprocessing:
             ImageError: another shape or type, or values outside [0, 1].
         """
         _check_film(image)
-        film = _with_contrast(resample(image, self._film_shape(image.shape)), self.contrast)
-        source, target = self._overlap(film.shape)
+        shape = self._film_shape(image.shape)
+        source, target = self._overlap(shape)
         square = np.zeros((self.size, self.size), dtype=np.float32)
-        square[target.slices] = film[source.slices]
+        if self.contrast == "none":
+            square[target.slices] = resample(image, shape, source.slices)
+        else:  # contrast is a matter of the whole film
+            square[target.slices] = _with_contrast(resample(image, shape), self.contrast)[source.slices]
         mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
         return (square[None] - mean) / std  # (C, S, S)
 
@@ -186,8 +189,6 @@ def _check_film(image: Array) -> None:
 
 
 def _with_contrast(film: Array, contrast: Contrast) -> Array:
-    if contrast == "none":
-        return film
     grey = np.rint(film * np.float32(255)).astype(np.uint8)
     clahe = cv2.createCLAHE(CLAHE_CLIP, CLAHE_TILES)
     grey = clahe.apply(grey) if contrast == "clahe" else cv2.equalizeHist(grey)

@@ -6,28 +6,24 @@ it is a hundredth of the work.
 
 import copy
 import importlib.util
-import queue
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from encoder.compiled import CompiledBranch, Films
 from encoder.errors import EncoderError
 from encoder.model import StudyEncoder
 
 RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
 AUTO = "auto"
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # what the layers that are not int8 run in
-_CHUNK = 4
-"""Films a request: OpenVINO is fastest where a shape is fixed and the maps of a few films fit a core's cache."""
 _MOST_FILMS = 4096
-Films = npt.NDArray[np.float32]
+_LAYOUT = 2
+"""Of a kept model's inputs and outputs: raised where they change, so that an older conversion is made anew."""
 
 
 @dataclass(frozen=True)
@@ -80,78 +76,23 @@ class OpenVinoEncoder(StudyEncoder):
         self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return what both views are pooled to, (B, F) each; both branches run side by side."""
-        encoder, stack = self._encoder[0], films.numpy()
+        return self.pool_films_of(list(films.numpy()), frontal_rows, lateral_rows, positions)
+
+    def pool_films_of(
+        self, films: Sequence[Films], frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `pool_rows` does, of films (C, S, S) that need not lie in one stack: each is copied once."""
         if len(self._branches) == 1:
-            pooled = encoder.finish_pooled(self._pooled([(0, stack)])[0], positions)
-            return pooled[frontal_rows], pooled[lateral_rows]
-        first, second = self._pooled([(0, stack[frontal_rows.numpy()]), (1, stack[lateral_rows.numpy()])])
-        return first, second
+            pooled = torch.from_numpy(self._branches[0].start(films).result())
+            finished = self._encoder[0].finish_pooled(pooled, positions)
+            return finished[frontal_rows], finished[lateral_rows]
+        both = zip(self._branches, (frontal_rows, lateral_rows), strict=True)
+        running = [branch.start([films[row] for row in rows.tolist()]) for branch, rows in both]
+        return torch.from_numpy(running[0].result()), torch.from_numpy(running[1].result())
 
     def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
         """Return the embeddings (B, D) of two pooled views, (B, F) each."""
         return self._encoder[0].fuse_pooled(frontal, lateral)
-
-    def _pooled(self, jobs: Sequence[tuple[int, Films]]) -> list[Tensor]:
-        """Return the pooled films of each job (branch, films), all chunks of all jobs in flight together."""
-        running = [self._branches[branch].start(films) for branch, films in jobs]
-        return [torch.from_numpy(of_job.result()) for of_job in running]
-
-
-class CompiledBranch:
-    """A branch's model, compiled for chunks of films and for one film. Safe under threads."""
-
-    def __init__(self, model: Any, precision: str) -> None:
-        self._requests = {size: _Requests(model, precision, size) for size in (_CHUNK, 1)}
-
-    def start(self, films: Films) -> "Running":
-        """Send films (M, C, S, S) on their way, in chunks; what is left over goes film by film."""
-        whole = len(films) - len(films) % _CHUNK
-        bounds = [(row, _CHUNK) for row in range(0, whole, _CHUNK)] + [(row, 1) for row in range(whole, len(films))]
-        return Running(
-            [(self._requests[size], self._requests[size].start(films[row : row + size])) for row, size in bounds]
-        )
-
-
-class Running:
-    """Films on their way through a branch."""
-
-    def __init__(self, chunks: Sequence[tuple["_Requests", Any]]) -> None:
-        self._chunks = chunks
-
-    def result(self) -> Films:
-        """Wait for the films and return their pooled values (M, F)."""
-        return np.concatenate([owner.finish(request) for owner, request in self._chunks])
-
-
-class _Requests:
-    """A model compiled for one number of films, and its idle requests: each is in one hand at a time."""
-
-    def __init__(self, model: Any, precision: str, size: int) -> None:
-        from openvino import Core
-
-        fixed = model.clone()
-        fixed.reshape([size, *list(model.input(0).partial_shape)[1:]])
-        hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
-        self._compiled = Core().compile_model(fixed, "CPU", hints)
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        # OpenVINO's Python side sets itself up in its first calls; two threads in there at once may wait for ever.
-        self.finish(self.start(np.zeros(list(self._compiled.input(0).shape), dtype=np.float32)))
-
-    def start(self, films: Films) -> Any:
-        """Send films on their way and return their request."""
-        try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = self._compiled.create_infer_request()
-        request.start_async([np.ascontiguousarray(films)], share_inputs=True)
-        return request
-
-    def finish(self, request: Any) -> Films:
-        """Wait for a request, return its pooled values and let the next chunk have it."""
-        request.wait()
-        values = np.array(request.get_output_tensor().data, dtype=np.float32)
-        self._idle.put(request)
-        return values
 
 
 def with_runtime(
@@ -182,7 +123,7 @@ def with_runtime(
 
 def path_of(cache: Path | None, fingerprint: str, branch: int, precision: str) -> Path | None:
     """Return where a converted branch lies, or None without a cache."""
-    return cache / f"{fingerprint[:16]}-{branch}-{precision}.xml" if cache is not None else None
+    return cache / f"{fingerprint[:16]}-{branch}-{precision}-v{_LAYOUT}.xml" if cache is not None else None
 
 
 class PooledBranch(nn.Module):

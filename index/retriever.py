@@ -3,8 +3,10 @@
 Knows studies and vectors; knows nothing of films, encoders or HTTP.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,13 +16,15 @@ import pyarrow.compute as pc
 
 from index.collection import Collection, load_collection
 from index.errors import CollectionError, FingerprintMismatch, StudyNotFound
-from index.filters import Mask, Where, filter_mask
+from index.filters import Where, filter_mask
 from index.studies import Study
+from index.vector_index import Rows, Selection
 from index.vectors import Embeddings, as_embeddings
 
 SIMILARITY_DECIMALS = 6
 """Similarities that agree to six decimals are a tie; float32 sums differ in the seventh."""
 _SLACK = 16
+_FILTERS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class Retriever:
         self._id_order[pc.sort_indices(ids).to_numpy()] = np.arange(len(ids))
         patients = collection.studies["patient_id"].combine_chunks().dictionary_encode()
         self._patients = patients.indices.to_numpy()
+        self._by_patient = np.argsort(self._patients, kind="stable")
+        self._starts = np.searchsorted(self._patients[self._by_patient], np.arange(len(patients.dictionary) + 1))
+        self._remembered = lru_cache(maxsize=_FILTERS_KEPT)(self._select)
         self._code_of = {patient: code for code, patient in enumerate(patients.dictionary.to_pylist())}
 
     @classmethod
@@ -129,35 +136,38 @@ class Retriever:
         if group_by not in (None, "patient"):
             raise CollectionError(f"expected group_by 'patient' or nothing, got {group_by!r}")
         vector = as_embeddings(query, self.embedding_dim)[:1]
-        mask = self._mask(where, exclude_patient, exclude_study)
-        matched = len(self) if mask is None else int(mask.sum())
-        exact = self._vectors.is_exact(exact, mask)
-        rows, similarities, exact = self._nearest(vector, k, mask, matched, group_by == "patient", exact)
+        among = None if not where else self._selection(where)
+        excluded = self._excluded(exclude_patient, exclude_study)
+        exact = self._vectors.is_exact(exact, among)
+        rows, similarities, exact = self._nearest(vector, k, among, excluded, group_by == "patient", exact)
         if min_similarity is not None:
             rows = rows[similarities >= min_similarity]
+        studies = map(Study.from_row, self._studies.take(rows).to_pylist())
         hits = [
-            Hit(rank, float(similarity), self._study_at(row))
-            for rank, (row, similarity) in enumerate(zip(rows, similarities, strict=False), start=1)
+            Hit(rank, float(similarity), study)
+            for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=False), start=1)
         ]
+        matched = len(self) - len(excluded) if among is None else among.passing - int(among.mask[excluded].sum())
         return Answer(hits, matched, exact)
 
     def _nearest(
-        self, vector: Embeddings, k: int, mask: Mask | None, matched: int, one_a_patient: bool, exact: bool
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], bool]:
+        self, vector: Embeddings, k: int, among: Selection | None, excluded: Rows, one_a_patient: bool, exact: bool
+    ) -> tuple[Rows, npt.NDArray[np.float64], bool]:
         """Fetch ever more rows until nothing unfetched could still be among the first k."""
-        fetch = min(k + _SLACK, matched)
+        passing = len(self) if among is None else among.passing
+        fetch = min(k + len(excluded) + _SLACK, passing)
         while fetch:
-            found = self._vectors.search(vector, fetch, mask=mask, exact=exact)[1][0]
+            found = self._vectors.search(vector, fetch, among=among, exact=exact)[1][0]
             found = found[found >= 0]
-            if len(found) < fetch and not exact:  # the graph walk ran dry before the rows did
+            if len(found) < fetch and not exact:  # the approximate way ran dry before the rows did
                 exact = True
                 continue
-            rows, similarities = self._ordered(vector, found)
+            rows, similarities = self._ordered(vector, found[~np.isin(found, excluded)])
             kept = self._first_of_patients(rows) if one_a_patient else np.arange(len(rows))
             settled = len(kept) >= k and similarities[kept[k - 1]] > similarities[-1]
-            if settled or fetch == matched:
+            if settled or fetch == passing:
                 return rows[kept[:k]], similarities[kept[:k]], exact
-            fetch = min(4 * fetch, matched)
+            fetch = min(4 * fetch, passing)
         return np.empty(0, np.int64), np.empty(0), exact
 
     def _ordered(
@@ -172,13 +182,24 @@ class Retriever:
     def _first_of_patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.sort(np.unique(self._patients[rows], return_index=True)[1])
 
-    def _mask(self, where: Where | None, exclude_patient: str | None, exclude_study: str | None) -> Mask | None:
-        masks = [] if not where else [filter_mask(where, self._studies)]
-        if exclude_patient is not None and exclude_patient in self._code_of:
-            masks.append(self._patients != self._code_of[exclude_patient])
-        if exclude_study is not None and exclude_study in self._row_of:
-            masks.append(np.arange(len(self)) != self._row_of[exclude_study])
-        return np.logical_and.reduce(masks) if masks else None
+    def _selection(self, where: Where) -> Selection:
+        try:
+            return self._remembered(json.dumps(where))
+        except TypeError:  # no JSON: a mapping of another type, or a value that the filter refuses
+            return self._vectors.select(filter_mask(where, self._studies))
+
+    def _select(self, text: str) -> Selection:
+        return self._vectors.select(filter_mask(json.loads(text), self._studies))
+
+    def _excluded(self, patient: str | None, study: str | None) -> Rows:
+        """Return the rows of a patient and of a study, where they are given and known."""
+        rows = np.empty(0, np.int64)
+        if patient is not None and patient in self._code_of:
+            code = self._code_of[patient]
+            rows = self._by_patient[self._starts[code] : self._starts[code + 1]]
+        if study is not None and study in self._row_of:
+            rows = np.union1d(rows, self._row_of[study])
+        return rows
 
     def _row(self, study_id: str) -> int:
         try:

@@ -1,77 +1,80 @@
-"""Nearest rows by inner product; the only place that imports FAISS.
+"""Nearest rows by inner product; with its table of kinds the only place that imports FAISS.
 
 Knows vectors and row numbers; knows nothing of studies, patients or filters' grammar.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
+from index.effort import EFFORTS, Effort
 from index.errors import ArtefactError
+from index.kinds import EXACT_UP_TO, KINDS, Wanted, empty_store, lists_by_row
 from index.vectors import Embeddings
 
 Similarities = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-EXACT_UP_TO = 50_000
-"""Rows that `auto` still searches exactly: a scan of 50,000 x 512 takes some 15 ms on two cores."""
+__all__ = ["EXACT_SHARE", "EXACT_UP_TO", "Mask", "Rows", "Selection", "Similarities", "VectorIndex"]
+
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""
-_HNSW_LINKS = 32
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One way to search beside the exact one."""
+class Selection:
+    """The rows that a filter passes, as FAISS wants them: made once, used by any number of searches."""
 
-    build: Callable[[Embeddings], faiss.Index]
-    parameters: Callable[[faiss.IDSelector | None, int], faiss.SearchParameters]
-
-
-def _build_hnsw(embeddings: Embeddings) -> faiss.Index:
-    index = faiss.IndexHNSWFlat(embeddings.shape[1], _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = 80
-    index.add(embeddings)
-    return index
-
-
-def _hnsw_parameters(selector: faiss.IDSelector | None, k: int) -> faiss.SearchParameters:
-    # A filter leaves gaps in the graph walk: a wider beam keeps recall up.
-    beam = max(128 if selector is None else 512, 2 * k)
-    return faiss.SearchParametersHNSW(efSearch=beam, sel=selector)
-
-
-APPROXIMATE_KINDS = {"hnsw": Kind(_build_hnsw, _hnsw_parameters)}
-KINDS = ("auto", "flat", *APPROXIMATE_KINDS)
-
-
-def resolve_kind(kind: str, rows: int) -> str:
-    """Return the kind that `auto` stands for at this size; any other stays itself."""
-    if kind != "auto":
-        return kind
-    return "flat" if rows <= EXACT_UP_TO else "hnsw"
+    mask: Mask
+    passing: int
+    few: bool
+    """Whether so few pass that they are scanned exactly."""
+    rows: Rows
+    """(passing,) where few pass, else empty."""
+    selector: faiss.IDSelector
+    lists: int | None = None
+    list_selector: faiss.IDSelector | None = None
 
 
 class VectorIndex:
-    """Exact inner product over all rows and, for an approximate kind, a quicker second way. Immutable."""
+    """All vectors and, for an approximate kind, a quicker second way to the nearest. Immutable; safe under threads."""
 
-    def __init__(self, exact: faiss.Index, approximate: faiss.Index | None = None, kind: str = "flat") -> None:
+    def __init__(
+        self,
+        exact: faiss.Index,
+        approximate: faiss.Index | None = None,
+        kind: str = "flat",
+        effort: Effort = EFFORTS[0],
+    ) -> None:
         self._exact = exact
         self._approximate = approximate
         self.kind = kind
+        self.effort = effort
+        refined = approximate is not None and KINDS[kind].refined
+        self._quick = faiss.IndexRefine(approximate, exact) if refined else approximate
+        self._lists = lists_by_row(approximate)
 
     @classmethod
-    def build(cls, embeddings: Embeddings, kind: str = "flat") -> "VectorIndex":
-        """Return an index over (N, D) unit vectors; `kind` is flat or a key of APPROXIMATE_KINDS."""
-        exact = faiss.IndexFlatIP(embeddings.shape[1])
-        exact.add(embeddings)
-        approximate = None if kind == "flat" else APPROXIMATE_KINDS[kind].build(embeddings)
-        return cls(exact, approximate, kind)
+    def build(cls, embeddings: Embeddings | Iterable[Embeddings], kind: str = "flat") -> "VectorIndex":
+        """Return an index over (N, D) unit vectors, given whole or in blocks; `kind` is a key of KINDS."""
+        blocks = [embeddings] if isinstance(embeddings, np.ndarray) else embeddings
+        exact = None
+        for block in blocks:
+            exact = exact or empty_store(kind, block.shape[1])
+            exact.add(block)
+        assert exact is not None  # an empty export is refused before
+        build = KINDS[kind].build
+        return cls(exact, None if build is None else build(exact), kind)
+
+    def with_effort(self, effort: Effort) -> "VectorIndex":
+        """Return the same vectors, searched with that effort."""
+        return VectorIndex(self._exact, self._approximate, self.kind, effort)
 
     def save(self, exact: Path, approximate: Path) -> None:
         """Write the exact part and, where there is one, the approximate part."""
@@ -80,18 +83,18 @@ class VectorIndex:
             faiss.write_index(self._approximate, str(approximate))
 
     @classmethod
-    def load(cls, exact: Path, approximate: Path | None, kind: str) -> "VectorIndex":
+    def load(cls, exact: Path, approximate: Path | None, kind: str, effort: Effort = EFFORTS[0]) -> "VectorIndex":
         """Return the index of files whose SHA-256 was checked before; the exact part is memory-mapped.
 
         Raises:
             ArtefactError: FAISS cannot read a file.
         """
         try:
-            flat = faiss.read_index(str(exact), faiss.IO_FLAG_MMAP_IFC)
+            store = faiss.read_index(str(exact), faiss.IO_FLAG_MMAP_IFC)
             quick = None if approximate is None else faiss.read_index(str(approximate))
         except RuntimeError as error:
             raise ArtefactError(f"FAISS cannot read {str(exact.parent)!r}; run precedent index again") from error
-        return cls(flat, quick, kind)
+        return cls(store, quick, kind, effort)
 
     def __len__(self) -> int:
         return int(self._exact.ntotal)
@@ -101,31 +104,86 @@ class VectorIndex:
         """D of every row."""
         return int(self._exact.d)
 
+    @property
+    def precision(self) -> str:
+        """How the vectors are kept: fp32 or fp16."""
+        return "fp16" if KINDS[self.kind].half else "fp32"
+
     def vectors(self, rows: Rows) -> Embeddings:
         """Return the stored (n, D) vectors of rows."""
         return self._exact.reconstruct_batch(np.ascontiguousarray(rows, dtype=np.int64))
 
-    def is_exact(self, exact: bool, mask: Mask | None) -> bool:
+    def select(self, mask: Mask) -> Selection:
+        """Return the rows of a mask (N,) bool, ready for any number of searches."""
+        passing = int(np.count_nonzero(mask))
+        if passing < EXACT_SHARE * len(self):
+            rows = np.flatnonzero(mask)
+            return Selection(mask, passing, True, rows, faiss.IDSelectorArray(rows))
+        selection = Selection(mask, passing, False, np.empty(0, np.int64), _selector_of(mask))
+        if self._lists is None:
+            return selection
+        list_of, count = self._lists
+        held = np.bincount(list_of[mask], minlength=count) > 0
+        return replace(selection, lists=int(np.count_nonzero(held)), list_selector=_selector_of(held))
+
+    def is_exact(self, exact: bool, selection: Selection | None) -> bool:
         """Return whether a search over these rows would be exact."""
-        few = mask is not None and mask.sum() < EXACT_SHARE * len(self)
-        return exact or self._approximate is None or few
+        return exact or self._quick is None or (selection is not None and selection.few)
 
     def search(
-        self, queries: Embeddings, k: int, *, mask: Mask | None = None, exact: bool = False
+        self, queries: Embeddings, k: int, *, among: Selection | None = None, exact: bool = False
     ) -> tuple[Similarities, Rows]:
         """Return the k nearest rows of each query, most similar first.
 
         Args:
             queries: (Q, D) unit vectors.
             k: at least 1; what is missing to k is filled with row -1.
-            mask: (N,) bool, the rows that may be found; None for all.
+            among: the rows that may be found; None for all.
+            exact: compare every vector, in the precision it is kept in.
 
         Returns:
             similarities: (Q, k) cosine in [-1, 1], descending; rows: (Q, k) int64.
         """
-        selector = None if mask is None else faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-        if self.is_exact(exact, mask):
-            return self._exact.search(queries, k, params=faiss.SearchParameters(sel=selector) if selector else None)
-        assert self._approximate is not None  # is_exact would have said so
-        parameters = APPROXIMATE_KINDS[self.kind].parameters(selector, k)
-        return self._approximate.search(queries, k, params=parameters)
+        with _alone(len(queries)):
+            if self.is_exact(exact, among):
+                return self._exact.search(queries, k) if among is None else self._scan(queries, k, among)
+            return self._approach(queries, k, among)
+
+    def _approach(self, queries: Embeddings, k: int, among: Selection | None) -> tuple[Similarities, Rows]:
+        """Search the quick way."""
+        parameters = KINDS[self.kind].parameters
+        assert self._quick is not None  # is_exact would have said so
+        assert parameters is not None
+        wanted = Wanted(k, len(self), self.effort)
+        if among is not None:
+            wanted = Wanted(k, among.passing, self.effort, among.selector, among.lists, among.list_selector)
+        return self._quick.search(queries, k, params=parameters(self._approximate, wanted))
+
+    def _scan(self, queries: Embeddings, k: int, among: Selection) -> tuple[Similarities, Rows]:
+        """Compare the vectors of the passing rows alone."""
+        if not (among.few and KINDS[self.kind].half):
+            return self._exact.search(queries, k, params=faiss.SearchParameters(sel=among.selector))
+        # FAISS looks at every row for a filter on halves: copying out the few that pass is quicker.
+        codes = faiss.rev_swig_ptr(self._exact.codes.data(), len(self) * self._exact.code_size)
+        some = empty_store(self.kind, self.embedding_dim)
+        some.add_sa_codes(codes.reshape(len(self), -1)[among.rows])
+        similarities, places = some.search(queries, k)
+        return similarities, np.append(among.rows, -1)[places]
+
+
+@contextmanager
+def _alone(queries: int) -> Iterator[None]:
+    """Let one query run on the thread that asks: to wake others for its millisecond takes longer where they are busy.
+
+    OpenMP keeps this number for each thread apart, so no other search sees it.
+    """
+    threads = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(1 if queries == 1 else threads)
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _selector_of(mask: Mask) -> faiss.IDSelector:
+    return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))

@@ -13,6 +13,10 @@ import torch
 from encoder.probe import LinearProbe
 from encoder.scores import auroc
 from encoder.strength import Floats, scaled_rows
+from scripts.bench_encode import command as encode
+from scripts.bench_export import command as export
+from scripts.bench_search import search
+from scripts.bench_serve import command as serve
 from scripts.measured import interleaved, machine_facts, medians
 
 _SEED = 0
@@ -23,6 +27,12 @@ _SPECTRUM_DECADES = 2
 @click.group()
 def command() -> None:
     """Measure the parts that are meant to be fast."""
+
+
+command.add_command(search)
+command.add_command(encode)
+command.add_command(export)
+command.add_command(serve)
 
 
 @command.command()

@@ -105,8 +105,11 @@ def quantize_(path: Path, studies: Path, images: Path, count: int) -> None:
         for one in bar.track(paths, description="read films"):
             frontal, lateral = (one[key] and images / one[key] for key in ("frontal_path", "lateral_path"))
             films.append(embedder.read_films(frontal, lateral))
-    for written in quantize(embedder, films, path.resolve().parent / "runtime"):
-        click.echo(f"{written}: calibrated on {len(films)} studies")
+    for made in quantize(embedder, films, path.resolve().parent / "runtime"):
+        click.echo(
+            f"{made.path}: {made.layers} of {made.of} convolutions in 8 bits, mean cosine {made.cosine:.4f} to fp32 "
+            f"on films that did not calibrate; {len(films)} studies read"
+        )
 
 
 @command.command()

@@ -6,16 +6,19 @@ precedent export studies.parquet --images CheXpert/ --encoder encoder.safetensor
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
 import pyarrow as pa
+import torch
 
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import ImageError
@@ -27,9 +30,13 @@ from index.studies import load_studies
 from index.vectors import space_health
 from scripts.terminal import progress_bar
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 VIEWS = ("frontal", "lateral")
 FAILED_EXIT_CODE = 3
 _HEALTH_SAMPLE = 2048
+_IN_FLIGHT = 2
+"""Batches the encoder has at once, so that it need not wait for one to be fused and the next to be put together."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,29 @@ def command(
     )
     folder = ShardFolder(out, plan)
     reader = FilmReader(embedder, table, images, views)
-    export(embedder, table, reader, folder, batch=batch, threads=threads or (os.cpu_count() or 1) + 1)
+    with one_torch_thread(embedder):
+        export(embedder, table, reader, folder, batch=batch, threads=threads_for(threads))
     manifest = finish(folder, images)
     click.echo(f"runtime {embedder.runtime.name}" + (f": {embedder.runtime.note}" if embedder.runtime.note else ""))
     if manifest["failed"] and not allow_failures:
         sys.exit(FAILED_EXIT_CODE)
+
+
+def threads_for(asked: int | None) -> int:
+    """Return how many threads decode: those asked for, or one more than there are cores."""
+    return asked or (os.cpu_count() or 1) + 1
+
+
+@contextmanager
+def one_torch_thread(embedder: Embedder) -> Iterator[None]:
+    """Give OpenVINO the cores: torch's own threads, which only fuse then, would spin beside its and cost a sixth."""
+    before = torch.get_num_threads()
+    if embedder.runtime.name != "torch":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def export(
@@ -115,15 +140,16 @@ def export(
     """Write every unfinished shard: threads decode ahead while the encoder works; memory is bounded by the batch."""
     shards = folder.unfinished()
     rows = [row for shard in shards for row in range(*folder.plan.slice_of(shard).indices(table.num_rows))]
-    with progress_bar("studies") as bar, ThreadPoolExecutor(threads) as pool:
+    with progress_bar("studies") as bar, ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(_IN_FLIGHT) as lanes:
         task = bar.add_task("export", total=table.num_rows, completed=table.num_rows - len(rows))
-        prepared = _read_ahead(pool, reader, rows, ahead=4 * batch)
+        prepared = in_order(pool, reader.read, rows, ahead=4 * batch)
         for shard, of_shard in groupby(prepared, key=lambda study: study.row // folder.plan.shard_rows):
             done: list[Prepared] = []
             vectors: list[np.ndarray] = []
-            while group := list(islice(of_shard, batch)):
-                vectors.extend(_embed(embedder, group))
-                done.extend(replace(study, films=None) for study in group)  # the shard needs all but the films
+            embed = partial(_embedded, embedder)
+            for group, embedded in in_order(lanes, embed, _groups(of_shard, batch), ahead=_IN_FLIGHT):
+                vectors.extend(embedded)
+                done.extend(group)
                 bar.advance(task, len(group))
             _save(folder, shard, table, done, vectors)
 
@@ -140,20 +166,28 @@ def finish(folder: ShardFolder, images: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_ahead(pool: ThreadPoolExecutor, reader: FilmReader, rows: Sequence[int], ahead: int) -> Iterator[Prepared]:
-    """Yield the studies in order while at most `ahead` of them are being read or wait."""
-    waiting: deque[Future[Prepared]] = deque()
-    for row in rows:
-        waiting.append(pool.submit(reader.read, row))
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Done], items: Iterable[Item], ahead: int
+) -> Iterator[Done]:
+    """Yield what becomes of the items, in their order, while at most `ahead` of them are being worked on or wait."""
+    waiting: deque[Future[Done]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
-def _embed(embedder: Embedder, group: Sequence[Prepared]) -> list[np.ndarray]:
+def _groups(studies: Iterator[Prepared], batch: int) -> Iterator[list[Prepared]]:
+    while group := list(islice(studies, batch)):
+        yield group
+
+
+def _embedded(embedder: Embedder, group: Sequence[Prepared]) -> tuple[list[Prepared], list[np.ndarray]]:
+    """Return the studies without their films, which the shard has no use for, and the vectors of those that had any."""
     films = [study.films for study in group if study.films is not None]
-    return list(embedder.embed(films)) if films else []
+    return [replace(study, films=None) for study in group], list(embedder.embed(films)) if films else []
 
 
 def _save(

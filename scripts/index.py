@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from index.collection import build_collection
-from index.vector_index import EXACT_UP_TO, KINDS
+from index.collection import KIND_NAMES, build_collection
+from index.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
 
 
 @click.command()
@@ -17,10 +17,12 @@ from index.vector_index import EXACT_UP_TO, KINDS
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
 @click.option(
     "--kind",
-    type=click.Choice(KINDS),
+    type=click.Choice(KIND_NAMES),
     default="auto",
     show_default=True,
-    help=f"auto: exact up to {EXACT_UP_TO:,} studies, an approximate kind with its measured recall beyond.",
+    help=f"auto: flat up to {EXACT_UP_TO:,} studies, ivf up to {FP32_UP_TO:,}, ivf-half beyond. "
+    + "; ".join(f"{name}: {kind.says}" for name, kind in KINDS.items())
+    + ".",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(embeddings: Path, out: Path, kind: str, as_json: bool) -> None:

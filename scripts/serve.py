@@ -10,12 +10,21 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 from flask import Flask
 from waitress.server import create_server
 
+if TYPE_CHECKING:
+    from service.limits import Limits
+
+THREADS = 56
+"""32 clients that upload films without a pause, each waiting on a thread of its own, fill 32 of the 42 places that
+`limits_for` gives uploads of these; they mostly sleep, for reading films is bounded by the cores, embedding by the
+batches. The rest answers searches for vectors and pages meanwhile."""
+RECEIVED_BYTES = 1 << 20
+"""Read from a connection at once, and held of a body before it goes to a file: a film is one read, not a hundred."""
 BODY_SLACK = 4
 """waitress drops a body this many limits long in its own words; below, the service's error body answers."""
 
@@ -27,7 +36,7 @@ BODY_SLACK = 4
 @click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
-@click.option("--threads", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
 @click.option("--public-name", multiple=True, help="Host name under which a reverse proxy publishes the service.")
 def command(
     indexes: tuple[str, ...],
@@ -58,7 +67,7 @@ def command(
     except MountError as refusal:
         raise click.ClickException(str(refusal)) from None
     with bind(host, port) as listener:
-        limits = replace(Limits(), hosts=(*Limits.hosts, host, *public_name))
+        limits = replace(limits_for(threads), hosts=(*Limits.hosts, host, *public_name))
         app = load(mounts, encoder, limits, probe, runtime="auto")
         serve(app, listener, threads=threads)
 
@@ -91,12 +100,24 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: Flask, listener: socket.socket, *, threads: int = 4) -> None:
+def limits_for(threads: int) -> "Limits":
+    """Return limits under which neither uploads nor maps can take every thread."""
+    from service.limits import Limits
+
+    return replace(Limits(), studies=max(1, 3 * threads // 4), readings_waiting=threads // 8)
+
+
+def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS) -> None:
     """Serve `app` until SIGINT or SIGTERM, and let running requests finish for five seconds."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for its films all at once
     body = BODY_SLACK * app.config["MAX_CONTENT_LENGTH"]
-    server = create_server(app, sockets=[listener], threads=threads, max_request_body_size=body, ident=None)
+    server = create_server(
+        app, sockets=[listener], threads=threads, max_request_body_size=body, ident=None,
+        channel_request_lookahead=1,  # a closed connection is noticed while its request waits
+        connection_limit=max(100, 2 * threads), asyncore_use_poll=True,
+        recv_bytes=RECEIVED_BYTES, inbuf_overflow=RECEIVED_BYTES,
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, _stop)
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)

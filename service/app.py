@@ -13,6 +13,8 @@ from service.answers import ErrorBody
 from service.finder import EXTENSION, Mounted
 from service.limits import Limits
 from service.parsing import refuse_validation
+from service.readings import TURNSTILE
+from service.turnstile import Turnstile
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -39,6 +41,7 @@ def create_app(mounted: Mounted, limits: Limits = DEFAULT_LIMITS) -> OpenAPI:
     _limit(app, limits)
     app.extensions[EXTENSION] = mounted
     app.extensions["precedent_readiness"] = health.Readiness()
+    app.extensions[TURNSTILE] = Turnstile("maps and predictions with dropout", limits.readings, limits.readings_waiting)
     for room in (pages, search, readings, studies, maps, health):
         app.register_api(room.api)
     app.register_blueprint(pages.swagger)

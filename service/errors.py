@@ -44,6 +44,14 @@ class NotReady(RuntimeError):
     """The service cannot embed or search at present."""
 
 
+class Busy(RuntimeError):
+    """As much of one kind of work as is allowed at a time; the same request may be answered a little later."""
+
+
+class ClientGone(RuntimeError):
+    """Nobody waits for the answer any more."""
+
+
 @dataclass(frozen=True)
 class Refusal:
     """How one class of error is told: status, code, and a sentence where the error's own must not leave."""
@@ -51,6 +59,8 @@ class Refusal:
     status: int
     code: str
     message: str | None = None
+    retry_after: int | None = None
+    """Seconds after which it is worth asking again."""
 
 
 TABLE: dict[type[Exception], Refusal] = {
@@ -64,6 +74,8 @@ TABLE: dict[type[Exception], Refusal] = {
     NotAnImage: Refusal(415, "not_an_image"),
     ImageError: Refusal(422, "image_not_usable"),
     VectorsError: Refusal(422, "embedding_not_usable"),
+    Busy: Refusal(429, "busy", retry_after=1),
+    ClientGone: Refusal(499, "client_gone", "the client went away before the answer"),
     NotReady: Refusal(503, "not_ready"),
     CollectionError: Refusal(503, "not_ready", "the collection cannot be read at present; see the log"),
     EncoderError: Refusal(503, "not_ready", "the encoder cannot be used at present; see the log"),
@@ -77,8 +89,12 @@ def refusal_of(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, HTTPException):
         code = error.name.lower().replace(" ", "_")
         return error.code or 500, code, error.description or error.name
-    row = next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
+    row = _row_of(error)
     return row.status, row.code, row.message or str(error)
+
+
+def _row_of(error: Exception) -> Refusal:
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
 
 
 def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
@@ -90,7 +106,10 @@ def _answer(error: Exception) -> tuple[Response, int]:
     status, code, message = refusal_of(error)
     if status >= 500:
         log.error("request %s: %s", g.get("request_id", ""), code, exc_info=error)
-    return jsonify(error_body(code, message)), status
+    response = jsonify(error_body(code, message))
+    if (seconds := _row_of(error).retry_after) is not None:
+        response.headers["Retry-After"] = str(seconds)
+    return response, status
 
 
 def _http(error: HTTPException) -> BaseResponse:

@@ -15,7 +15,7 @@ from flask import current_app
 from flask_openapi3 import APIBlueprint
 
 from service.answers import InfoAnswer
-from service.errors import NotReady
+from service.errors import Busy, NotReady
 from service.films import as_png
 from service.finder import Finder, Mounted, mounted
 from service.limits import MAX_HITS
@@ -38,7 +38,7 @@ class Readiness:
         """Return how long an embedding and a search of each collection took, measured at most KEPT_SECONDS ago.
 
         Raises:
-            NotReady: one of them failed.
+            NotReady: one of them failed. Busy: too many films wait to try one more, which is no verdict.
         """
         with self.lock:
             if time.monotonic() - self.clock >= KEPT_SECONDS:
@@ -52,6 +52,8 @@ def _probe(served: Mounted) -> dict[str, Any] | NotReady:
     started = time.perf_counter()
     try:
         vector = served.finder().embed(_synthetic_film(), None)
+    except Busy:
+        raise
     except (ValueError, OSError, RuntimeError) as error:
         return _not_ready("a test film could not be embedded; see the log", error)
     embed_ms, search_ms = _milliseconds(started), {}
@@ -93,7 +95,7 @@ def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@api.get("/readyz", responses=refusals(503))
+@api.get("/readyz", responses=refusals(429, 503))
 def readyz() -> dict[str, Any]:
     """A test film can be embedded, and searched for in every collection; the verdict is at most some seconds old"""
     readiness: Readiness = current_app.extensions["precedent_readiness"]

@@ -11,7 +11,7 @@ MAX_HITS = 1000
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on a request body, and the names it may be addressed to."""
+    """Bounds on a request body and on what is worked on at a time, and the names the service may be addressed to."""
 
     body_bytes: int = 64 * 1024 * 1024
     """A whole request. Two 16-bit films of 4000 x 4000 pixels, uncompressed, are 61 MiB."""
@@ -21,6 +21,15 @@ class Limits:
 
     parts: int = 32
     """Parts of a multipart body: two files and the options."""
+
+    studies: int = 42
+    """Uploaded studies on their way to a vector at a time: 32 clients that never pause, and ten more."""
+
+    readings: int = 1
+    """Maps and predictions with dropout at a time: one keeps every core busy for a second or more."""
+
+    readings_waiting: int = 7
+    """More of them that wait, each on a thread of its own."""
 
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Accepted Host headers. A foreign web page whose name is re-pointed to the loopback is refused."""

@@ -14,15 +14,18 @@ from flask_openapi3 import OpenAPI
 
 from index.collection import MANIFEST, load_collection
 from index.errors import FingerprintMismatch
+from index.familiarity import FamiliarityGate
 from index.projection import load_map
 from index.retriever import Retriever
 from service.app import create_app
+from service.batching import BatchingEmbedder
+from service.departure import departure
 from service.finder import Finder, Mounted
 from service.limits import Limits
 from service.mounts import Mount, parse_mounts
 
 if TYPE_CHECKING:
-    from encoder.embedder import Embedder
+    from encoder.embedder import Embedder, StudyFilms
     from encoder.probe import LinearProbe
 
 
@@ -49,10 +52,14 @@ def load(
 
     embedder = Embedder.load(encoder_path, runtime=runtime)
     probe = LinearProbe.load(probe_dir) if probe_dir else None
-    return create_app(Mounted(tuple(load_finder(mount, embedder, probe) for mount in mounts)), limits or Limits())
+    limits = limits or Limits()
+    batches = BatchingEmbedder(embedder, places=limits.studies, departure=departure)
+    return create_app(Mounted(tuple(load_finder(mount, embedder, batches, probe) for mount in mounts)), limits)
 
 
-def load_finder(mount: Mount, embedder: "Embedder", probe: "LinearProbe | None" = None) -> Finder:
+def load_finder(
+    mount: Mount, embedder: "Embedder", batches: "BatchingEmbedder[StudyFilms]", probe: "LinearProbe | None" = None
+) -> Finder:
     """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
     from service.reader import Reader
 
@@ -63,9 +70,10 @@ def load_finder(mount: Mount, embedder: "Embedder", probe: "LinearProbe | None" 
     except FingerprintMismatch as error:
         raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
     written = datetime.fromtimestamp((mount.index_dir / MANIFEST).stat().st_mtime, UTC)
+    reader = Reader(embedder, batches, retriever, FamiliarityGate.build(collection), probe)
     return Finder(
-        mount.name, retriever, embedder, mount.image_root or _known_root(retriever),
-        Reader(embedder, collection, probe), load_map(mount.index_dir), written.isoformat(timespec="seconds"),
+        mount.name, retriever, batches, mount.image_root or _known_root(retriever),
+        reader, load_map(mount.index_dir), written.isoformat(timespec="seconds"),
     )  # fmt: skip
 
 

@@ -12,26 +12,25 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from encoder.embedder import Embedder
+from encoder.embedder import Embedder, StudyFilms
 from encoder.explain import VIEWS, Explainer, Explanation, OpenStudy
-from encoder.image import Source
 from encoder.layout import Layout, study_layouts
 from encoder.overlay import as_png
 from encoder.predict import Options, Prediction, Predictor, predict_embedding
 from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME
-from index.collection import Collection
 from index.contrast import Contrast, Counterpart, Subject, contrast
 from index.familiarity import FamiliarityGate
 from index.labels import LabelPolicy, finding_targets, label_columns
 from index.retriever import Retriever
 from index.votes import Vote, hit_table, neighbour_votes
 from service.answers import study_answer
+from service.batching import BatchingEmbedder
 
 LONGEST = 1024
 """Longest side of a map in pixels: a map is smooth, and the page lays it over the film at any size."""
 POLICY = LabelPolicy.named("known-good")
-Sources = Mapping[str, Source]
+Sources = Mapping[str, bytes]
 """The films of a study by view."""
 
 
@@ -57,19 +56,29 @@ class Look:
 class Reader:
     """One collection's reader. Safe under threads: nothing in it changes after construction."""
 
-    def __init__(self, embedder: Embedder, collection: Collection, probe: LinearProbe | None = None) -> None:
-        """Raise EncoderError where the probe belongs to another encoder."""
+    def __init__(
+        self,
+        embedder: Embedder,
+        batches: BatchingEmbedder[StudyFilms],
+        retriever: Retriever,
+        gate: FamiliarityGate,
+        probe: LinearProbe | None = None,
+    ) -> None:
+        """Read with an embedder, and embed in the batches that all readers share.
+
+        Raises:
+            EncoderError: the probe belongs to another encoder.
+        """
         if probe is not None:
             probe.require_fingerprint(embedder.fingerprint)
-        self.embedder, self.probe = embedder, probe
-        self.retriever = Retriever(collection)
-        self._gate = FamiliarityGate.build(collection)
+        self.embedder, self.probe, self.retriever = embedder, probe, retriever
+        self._batches, self._gate = batches, gate
         self._explainer = Explainer(embedder)
 
-    def look(self, frontal: Source | None, lateral: Source | None) -> Look:
-        """Return what the films of one study come to. Raises ImageError."""
-        films = self.embedder.read_films(frontal, lateral)
-        return Look(self.embedder.embed([films])[0], study_layouts(films))
+    def look(self, frontal: bytes | None, lateral: bytes | None) -> Look:
+        """Return what the films of one study come to. Raises ImageError, Busy, ClientGone."""
+        films, vector = self._batches.read_and_embed(frontal, lateral)
+        return Look(vector, study_layouts(films))
 
     def familiarity(
         self, similarity: float | None, layouts: Sequence[Layout] = (), patient: str | None = None

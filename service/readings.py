@@ -3,22 +3,28 @@
 They hold no rule of their own: parse, ask the reader, serialise.
 """
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol, cast
 
-from flask import request
+from flask import current_app, request
 from flask_openapi3 import APIBlueprint
 
 from index.contrast import Subject
 from service.answers import ExplainAnswer, PredictAnswer
-from service.errors import NotReady, ProbeMissing, RequestError
+from service.departure import departure
+from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
 from service.films import film_path
 from service.finder import Finder, current
 from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_query
 from service.schemas import Explain, ExplainOptions, Predict, PredictOptions
+from service.turnstile import Turnstile
+
+TURNSTILE = "precedent_readings"
 
 api = APIBlueprint(
-    "readings", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 404, 409, 413, 415, 422, 500, 503)
+    "readings", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 404, 409, 413, 415, 422, 429, 500, 503)
 )
 
 
@@ -32,10 +38,12 @@ def predict() -> dict[str, Any]:
     reader = _reader(finder)
     if asked.map:
         _require_probe(reader)
-    query = query_of(finder, asked, films=asked.tta or asked.map or bool(asked.dropout_passes))
-    return reader.predict(
-        query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
-    )
+    heavy = asked.tta or asked.map or bool(asked.dropout_passes)
+    with _turn() if heavy else nullcontext():
+        query = query_of(finder, asked, films=heavy)
+        return reader.predict(
+            query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
+        )
 
 
 @api.post("/v1/explain", responses={200: ExplainAnswer}, openapi_extensions=film_body(ExplainOptions, Explain))
@@ -49,9 +57,21 @@ def explain() -> dict[str, Any]:
         if asked.finding not in reader.probe.findings:
             known = ", ".join(reader.probe.findings)
             raise RequestError(f"finding: expected one of the probe ({known}), got {asked.finding!r}")
-    query = query_of(finder, asked, films=True)
-    hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
-    return reader.explain(query, hit, finding=asked.finding, method=asked.method, stage=asked.stage, trust=asked.trust)
+    options = {"method": asked.method, "stage": asked.stage, "trust": asked.trust}
+    with _turn():
+        query = query_of(finder, asked, films=True)
+        hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
+        return reader.explain(query, hit, finding=asked.finding, **options)
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait for a turn at work that keeps every core busy, few at a time, so that searches are answered meanwhile."""
+    gone = departure()
+    with cast(Turnstile, current_app.extensions[TURNSTILE]):
+        if gone():
+            raise ClientGone
+        yield
 
 
 class Question(Protocol):

@@ -15,7 +15,7 @@ from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_films, parse_search
 from service.schemas import FilmOptions, Films, Search
 
-api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 500, 503))
+api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 429, 500, 503))
 
 
 @api.post(

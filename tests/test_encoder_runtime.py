@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from encoder.checkpoint import save_encoder
+from encoder.compiled import CompiledBranch
 from encoder.config import EncoderConfig
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
+from encoder.mixed_precision import MixedModel
 from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
-from encoder.runtime import RUNTIMES, choose_runtime, has_bf16
+from encoder.quantize import quantize
+from encoder.runtime import RUNTIMES, choose_runtime, convert, has_bf16
 from encoder.single import build_encoder
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -93,3 +96,67 @@ def test_the_choice_of_a_runtime_is_explained(monkeypatch: pytest.MonkeyPatch) -
     assert choose_runtime("auto", "cpu").name == "torch"
     with pytest.raises(EncoderError, match=r"cxr-precedent\[fast\]"):
         choose_runtime("openvino-fp32", "cpu")
+
+
+def backbone_rows(encoder: StudyEncoder, films: list[StudyFilms]) -> int:
+    """Return how many films pass the backbones while these studies are embedded."""
+    seen: list[int] = []
+    hooks = [b.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0]))) for b in encoder.backbones]
+    Embedder(encoder, Preprocessing(size=64), device="cpu").embed(films)
+    for hook in hooks:
+        hook.remove()
+    return sum(seen)
+
+
+def test_with_shared_weights_a_film_passes_the_backbone_once_and_a_single_film_costs_half() -> None:
+    encoder = build_encoder(EncoderConfig(**SHAPES["shared"]))  # type: ignore[arg-type]
+    pairs = [StudyFilms(one.frontal, one.frontal) for one in studies(4)]
+    singles = [StudyFilms(one.frontal, None) for one in studies(4)]
+    assert backbone_rows(encoder, pairs) == 8
+    assert backbone_rows(encoder, singles) == 4
+
+
+def test_openvino_too_runs_a_single_film_of_shared_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = build_encoder(EncoderConfig(**SHAPES["shared"]))  # type: ignore[arg-type]
+    fast = Embedder(encoder, Preprocessing(size=64), device="cpu", runtime="openvino-fp32")
+    seen: list[int] = []
+    start = CompiledBranch.start
+    monkeypatch.setattr(CompiledBranch, "start", lambda self, films: seen.append(len(films)) or start(self, films))
+    fast.embed([StudyFilms(one.frontal, None) for one in studies(5)])
+    assert seen == [5]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # nncf's own use of what it depends on
+def test_int8_takes_only_the_layers_that_it_was_told(tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="nncf is not installed")
+    network = build_encoder(EncoderConfig(**SHAPES["shared"])).eval()  # type: ignore[arg-type]
+    films = [one.frontal for one in studies(8) if one.frontal is not None]
+    model = convert(network, 0, 64)
+    plain = CompiledBranch(model, "fp32").start(films).result()
+    mixed = MixedModel(model, films)
+
+    none, first, all_ = (mixed.model(layers) for layers in ([], mixed.layers[:1], mixed.layers))
+
+    np.testing.assert_allclose(CompiledBranch(none, "fp32").start(films).result(), plain, atol=1e-5)
+    assert 0 == rounded(none) < rounded(first) < rounded(all_)
+    losses = iter(range(len(mixed.layers)))
+    assert mixed.chosen(lambda _: next(losses), budget=3) == mixed.layers[:3]
+
+
+def rounded(model: object) -> int:
+    """Return how many inputs of a model are rounded to 8 bits."""
+    return sum(op.get_type_name() == "FakeQuantize" for op in model.get_ordered_ops())  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_int8_model_that_was_made_is_read_and_near_to_torch(tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="nncf is not installed")
+    network = build_encoder(EncoderConfig(**SHAPES["shared"])).eval()  # type: ignore[arg-type]
+    plain = Embedder(network, Preprocessing(size=64), device="cpu")
+    [made] = quantize(plain, studies(12), tmp_path)
+    fast = Embedder(network, Preprocessing(size=64), device="cpu", runtime="openvino-int8", cache=tmp_path)
+    cosines = (plain.embed(studies(12)) * fast.embed(studies(12))).sum(axis=1)
+    assert made.layers <= made.of
+    assert min(made.cosine, cosines.mean()) >= 0.99

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pytest
 from conftest import DIM
 
-from index.collection import build_collection, load_collection
+from index.collection import build_collection, load_collection, with_enough_effort
+from index.effort import EFFORTS, Effort
 from index.errors import ArtefactError, CollectionError
+from index.kinds import KINDS, resolve_kind
 from index.retriever import Retriever
 from index.shards import ExportPlan, ShardFolder
-from index.vector_index import VectorIndex, resolve_kind
+from index.vector_index import VectorIndex
 from index.vectors import Embeddings
 
 
@@ -34,7 +36,7 @@ def embeddings(tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings) -> P
     return export(tmp_path / "embeddings", studies, unit_vectors)
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_collection_answers_as_the_built_one(kind: str, embeddings: Path, tmp_path: Path) -> None:
     built = Retriever(build_collection(embeddings, tmp_path / "index", kind=kind))
     loaded = Retriever.load(tmp_path / "index")
@@ -50,7 +52,7 @@ def test_auto_is_exact_for_a_small_collection(embeddings: Path, tmp_path: Path) 
     assert (manifest["kind"], manifest["recall_at_10"]) == ("flat", 1.0)
 
 
-@pytest.mark.parametrize(("rows", "kind"), [(1, "flat"), (50_000, "flat"), (50_001, "hnsw")])
+@pytest.mark.parametrize(("rows", "kind"), [(1, "flat"), (50_000, "flat"), (50_001, "ivf"), (500_001, "ivf-half")])
 def test_auto_leaves_exactness_beyond_fifty_thousand_rows(rows: int, kind: str) -> None:
     assert resolve_kind("auto", rows) == kind
     assert resolve_kind("flat", rows) == "flat"
@@ -116,8 +118,34 @@ def test_an_unfinished_or_empty_export_is_refused(tmp_path: Path, studies: pa.Ta
 
 
 def test_an_unknown_kind_is_refused(embeddings: Path, tmp_path: Path) -> None:
-    with pytest.raises(CollectionError, match="auto, flat, hnsw"):
+    with pytest.raises(CollectionError, match="auto, flat, ivf"):
         build_collection(embeddings, tmp_path / "index", kind="best")
+
+
+def test_the_manifest_states_kind_precision_and_effort(embeddings: Path, tmp_path: Path) -> None:
+    manifest = build_collection(embeddings, tmp_path / "index", kind="ivf-half").manifest
+    assert (manifest["kind"], manifest["precision"]) == ("ivf-half", "fp16")
+    assert load_collection(tmp_path / "index").vectors.effort == Effort(**manifest["effort"])
+
+
+def test_a_collection_from_before_efforts_still_loads_and_an_unknown_kind_does_not(
+    embeddings: Path, tmp_path: Path
+) -> None:
+    manifest = build_collection(embeddings, tmp_path / "index", kind="hnsw").manifest
+    older = {key: value for key, value in manifest.items() if key not in ("effort", "precision")}
+    (tmp_path / "index" / "manifest.json").write_text(json.dumps(older))
+    assert load_collection(tmp_path / "index").vectors.effort == Effort()
+    (tmp_path / "index" / "manifest.json").write_text(json.dumps(manifest | {"kind": "tree"}))
+    with pytest.raises(ArtefactError, match=r"'tree', unknown to this version; run: precedent index"):
+        load_collection(tmp_path / "index")
+
+
+def test_a_build_takes_the_least_effort_that_finds_enough(rng: np.random.Generator) -> None:
+    vectors = rng.normal(size=(6000, DIM)).astype(np.float32)
+    index = VectorIndex.build(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), "ivf")
+    assert with_enough_effort(index)[0].effort in EFFORTS[1:]  # nearest among the shapeless need a long shortlist
+    chosen, recall = with_enough_effort(VectorIndex.build(index.vectors(np.arange(150)), "ivf"))
+    assert (chosen.effort, recall) == (EFFORTS[0], 1.0)
 
 
 def test_the_manifest_names_each_file_with_its_digest(embeddings: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.errors import CollectionError, FingerprintMismatch, StudyNotFound, VectorsError
+from index.kinds import KINDS
 from index.retriever import Answer, Retriever
 from index.vectors import Embeddings
 
@@ -62,7 +63,7 @@ def test_ties_come_in_the_order_of_their_ids_even_across_the_cut() -> None:
     assert ids(answer) == ["patient00/study1", "patient01/study1", "patient02/study1"]
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_filter_still_gives_k_hits_whenever_k_rows_pass(
     kind: str, studies: pa.Table, unit_vectors: Embeddings
 ) -> None:
@@ -71,6 +72,19 @@ def test_a_filter_still_gives_k_hits_whenever_k_rows_pass(
     answer = retriever.search(unit_vectors[0], int(women.sum()), where=FEMALE)
     assert ids(answer) == brute_force(studies, unit_vectors, unit_vectors[0], women)
     assert answer.matched_total == women.sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_filter_and_an_excluded_patient_hold_together_however_often_the_filter_is_asked(
+    kind: str, studies: pa.Table, unit_vectors: Embeddings
+) -> None:
+    retriever = retriever_of(studies, unit_vectors, kind)
+    women = np.array([sex == "Female" for sex in studies["sex"].to_pylist()])
+    for patient in studies["patient_id"].to_pylist()[:6] * 2:
+        others = women & np.array([other != patient for other in studies["patient_id"].to_pylist()])
+        answer = retriever.search(unit_vectors[0], 200, where=FEMALE, exclude_patient=patient)
+        assert ids(answer) == brute_force(studies, unit_vectors, unit_vectors[0], others)
+        assert answer.matched_total == others.sum()
 
 
 def test_few_passing_rows_are_scanned_exactly(studies: pa.Table, unit_vectors: Embeddings) -> None:

@@ -1,0 +1,189 @@
+"""`precedent bench encode`: studies a second and one study's time of every way to run an encoder that is here.
+
+Knows runtimes and their rivals; the clock and the table are in `scripts.measured`.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.embedder import Embedder, StudyFilms
+from encoder.errors import EncoderError
+from index.studies import load_studies
+from scripts.bench_export import embedder_of, encoder_alone
+from scripts.measured import interleaved, machine_facts, medians, text_table
+from scripts.rivals import Vectors, rivals_of
+
+EAGER = "torch eager fp32"
+TOP = 10
+Way = Callable[[list[StudyFilms]], Vectors]
+
+
+class Clocked:
+    """A subject that also counts the processor's time, which other work on the machine changes little."""
+
+    def __init__(self, subject: Callable[[], Vectors | None]) -> None:
+        self._subject = subject
+        self._seconds: list[float] = []
+
+    def __call__(self) -> Vectors | None:
+        start = process_time()
+        answer = self._subject()
+        self._seconds.append(process_time() - start)
+        return answer
+
+    def middle(self) -> float:
+        """Return the median of all runs but the first, which warms up, in seconds of all cores together."""
+        return median(self._seconds[1:])
+
+
+@click.command("encode")
+@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file (default: a dual B0, random weights).")
+@click.option("--studies", type=click.Path(path_type=Path), help="Table of studies to encode (default: noise).")
+@click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Image root of the studies.")
+@click.option("--count", type=click.IntRange(1), default=32, show_default=True, help="Studies to encode.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--compile/--no-compile", "compiled", default=True, help="Also torch.compile, which takes minutes.")
+@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repeats.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+def command(
+    encoder: Path | None, studies: Path | None, images: Path | None, count: int, batch: int, device: str,
+    compiled: bool, repeat: int, json_wanted: bool,
+) -> None:  # fmt: skip
+    """Encode studies in torch, torch.compile, ONNX Runtime and OpenVINO, and say how far each is from torch in fp32.
+
+    \b
+    precedent bench encode --no-compile
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plain = embedder_of(encoder, device, "torch", Path(folder))
+        encoder = encoder or Path(folder) / "encoder.safetensors"
+        films = _noise(plain, count) if studies is None or images is None else _read(plain, studies, images, count)
+        ways, absent = rivals_of(plain, compiled=compiled, batch=batch, folder=Path(folder))
+        limit = _add_openvino(ways, absent, encoder, plain, len(films))
+        figures = _measured(ways, limit, films, batch, repeat)
+    facts = machine_facts("torch", "timm", "onnxruntime", "openvino") | {
+        "device": str(plain.device), "backbone": plain.encoder.config.backbone, "side": plain.preprocessing.size,
+        "shared": len(plain.encoder.backbones) == 1, "studies": len(films), "batch": batch, "repeat": repeat,
+        "torch_threads": torch.get_num_threads(), "absent": absent,
+    }  # fmt: skip
+    click.echo(json.dumps({"ways": figures, **facts}) if json_wanted else _report(figures, facts))
+
+
+def _noise(embedder: Embedder, count: int) -> list[StudyFilms]:
+    """Return studies of two films of noise, which cost what films cost."""
+    side, channels = embedder.preprocessing.size, embedder.preprocessing.channels
+    films = np.random.default_rng(0).normal(size=(count, 2, channels, side, side)).astype(np.float32)
+    return [StudyFilms(frontal, lateral) for frontal, lateral in films]
+
+
+def _read(embedder: Embedder, studies: Path, images: Path, count: int) -> list[StudyFilms]:
+    """Return the films of the table's studies, spread evenly; a missing view is given the other one's film."""
+    table = load_studies(studies)
+    rows = np.unique(np.linspace(0, table.num_rows - 1, min(count, table.num_rows)).round().astype(int)).tolist()
+    read = []
+    for row in table.select(["frontal_path", "lateral_path"]).take(rows).to_pylist():
+        frontal, lateral = (row[key] and images / row[key] for key in ("frontal_path", "lateral_path"))
+        study = embedder.read_films(frontal, lateral)
+        read.append(StudyFilms(study.frontal if study.frontal is not None else study.lateral, study.lateral))
+    return [StudyFilms(one.frontal, one.lateral if one.lateral is not None else one.frontal) for one in read]
+
+
+def _add_openvino(
+    ways: dict[str, Way], absent: dict[str, str], path: Path, plain: Embedder, studies: int
+) -> Callable[[], None]:
+    """Add our own runtimes to the ways, or why they are absent; return the backbones alone in the default runtime."""
+    if plain.device.type != "cpu":
+        return encoder_alone(plain, plain.runner, studies)
+    for name in ("openvino-fp32", "openvino-bf16", "openvino-int8"):
+        try:
+            embedder = Embedder.load(path, device="cpu", runtime=name)
+        except EncoderError as refusal:
+            absent[name] = str(refusal)
+            continue
+        if embedder.runtime.name == name:
+            ways[name] = embedder.embed
+        else:
+            absent[name] = embedder.runtime.note
+    default = Embedder.load(path, device="cpu", runtime="auto")
+    return encoder_alone(default, default.runner, studies)
+
+
+def _measured(
+    ways: dict[str, Way], limit: Callable[[], None], films: list[StudyFilms], batch: int, repeat: int
+) -> dict[str, dict[str, Any]]:
+    """Return of each way its rate, one study's time, and how near its vectors are to those of torch in fp32."""
+    batches = [films[start : start + batch] for start in range(0, len(films), batch)]
+
+    def whole(way: Way) -> Callable[[], Vectors]:
+        return lambda: np.concatenate([way(some) for some in batches])
+
+    def alone(way: Way) -> Callable[[], Vectors]:
+        return lambda: way(films[:1])
+
+    subjects = {name: Clocked(whole(way)) for name, way in ways.items()} | {"encoder alone": Clocked(limit)}
+    seconds, answers = interleaved(subjects, repeat, warm_up=1, description="batches")
+    single, _ = interleaved({name: alone(way) for name, way in ways.items()}, 3 * repeat, warm_up=2, description="one")
+    middle, one = medians(seconds), medians(single)
+    figures: dict[str, dict[str, Any]] = {
+        name: {
+            "studies_per_second": len(films) / middle[name], "times_eager": middle[EAGER] / middle[name],
+            "one_study_ms": 1000 * one[name], "seconds": seconds[name],
+            "processor_ms": 1000 * subjects[name].middle() / len(films), **agreement(answers[EAGER], answers[name]),
+        }
+        for name in ways
+    }  # fmt: skip
+    figures["encoder alone"] = {
+        "studies_per_second": len(films) / middle["encoder alone"], "seconds": seconds["encoder alone"],
+        "times_eager": middle[EAGER] / middle["encoder alone"],
+        "processor_ms": 1000 * subjects["encoder alone"].middle() / len(films),
+    }  # fmt: skip
+    return figures
+
+
+def agreement(expected: Vectors | None, found: Vectors | None) -> dict[str, float]:
+    """Return the cosine to the expected vectors (N, D), its mean and least, and which share of the top ten is kept."""
+    assert expected is not None
+    assert found is not None
+    cosines = (expected * found).sum(axis=1)
+    facts = {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())}
+    if len(expected) <= 2 * TOP:
+        return facts
+    kept = [len(set(a) & set(b)) / TOP for a, b in zip(_nearest(expected), _nearest(found), strict=True)]
+    return facts | {"top_10_kept": float(np.mean(kept))}
+
+
+def _nearest(vectors: Vectors) -> list[list[int]]:
+    similarities = vectors @ vectors.T
+    np.fill_diagonal(similarities, -2)
+    nearest: npt.NDArray[np.int64] = np.argsort(-similarities, axis=1)[:, :TOP]
+    return [list(map(int, row)) for row in nearest]
+
+
+def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
+    forms = {
+        "studies_per_second": "{:.1f}", "times_eager": "{:.2f}", "processor_ms": "{:.1f}", "one_study_ms": "{:.1f}",
+        "cosine_mean": "{:.5f}", "cosine_least": "{:.4f}", "top_10_kept": "{:.3f}",
+    }  # fmt: skip
+    rows = [
+        [name, *(form.format(one[key]) if key in one else "" for key, form in forms.items())]
+        for name, one in figures.items()
+    ]
+    headings = ["way", "studies/s", "x eager", "CPU ms a study", "one study ms", "cosine mean", "least", "top 10 kept"]
+    absent = "".join(f"\n{name}: {reason}" for name, reason in facts["absent"].items())
+    return text_table(headings, rows) + (
+        f"{absent}\n{facts['backbone']} at {facts['side']} px, {'shared' if facts['shared'] else 'separate'} weights, "
+        f"{facts['studies']} studies of two films, batch {facts['batch']}, {facts['device']}; medians of "
+        f"{facts['repeat']}; {facts['cores']} cores ({facts['processor']}), {facts['torch_threads']} torch threads, "
+        f"load {facts['load_1_min']}; " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    )

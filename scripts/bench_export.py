@@ -1,0 +1,191 @@
+"""`precedent bench export`: from files of films to finished Parquet, beside the plain way and the machine's limit.
+
+Knows the export and its rivals; the clock and the table are in `scripts.measured`.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydicom
+import torch
+from PIL import Image as Pillow
+from torch.utils.data import DataLoader, Dataset
+
+from encoder.checkpoint import save_encoder
+from encoder.config import EncoderConfig
+from encoder.embedder import Embedder
+from encoder.model import DualEfficientNetEncoder, StudyEncoder
+from encoder.preprocess import Preprocessing
+from encoder.runtime import RUNTIMES
+from index.shards import ExportPlan, ShardFolder
+from scripts.bench_films import KINDS, write_collection
+from scripts.export import FilmReader, export, one_torch_thread, threads_for
+from scripts.measured import interleaved, machine_facts, medians, text_table
+
+CHEXPERT_FILMS = 223_414
+_IN_MEMORY = 64
+Films = npt.NDArray[np.float32]
+
+
+@click.command("export")
+@click.option("--kind", "kinds", type=click.Choice(list(KINDS)), multiple=True, default=list(KINDS), show_default=True)
+@click.option("--films", type=click.IntRange(4), default=256, show_default=True, help="Small films; a tenth are large.")
+@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file (default: a dual B0, random weights).")
+@click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
+@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repeats.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+def command(
+    kinds: tuple[str, ...], films: int, encoder: Path | None, runtime: str, device: str, batch: int, repeat: int,
+    json_wanted: bool,
+) -> None:  # fmt: skip
+    """Export made films: small JPEG, full JPEG and DICOM; also timm in torch with Pillow and a DataLoader.
+
+    \b
+    precedent bench export --kind small --films 64
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        embedder = embedder_of(encoder, device, runtime, Path(folder))
+        with one_torch_thread(embedder):
+            figures = {kind: _measured(embedder, kind, films, batch, repeat, Path(folder) / kind) for kind in kinds}
+    facts = machine_facts("torch", "timm", "pillow", "opencv-python-headless", "pyarrow", "pydicom") | {
+        "runtime": embedder.runtime.name, "note": embedder.runtime.note, "device": str(embedder.device),
+        "backbone": embedder.encoder.config.backbone, "side": embedder.preprocessing.size, "repeat": repeat,
+    }  # fmt: skip
+    click.echo(json.dumps({"kinds": figures, **facts}) if json_wanted else _report(figures, facts))
+
+
+def embedder_of(path: Path | None, device: str, runtime: str, cache: Path) -> Embedder:
+    """Return the embedder of a file, or of random weights: how fast it is does not depend on them."""
+    if path is None:
+        torch.manual_seed(0)
+        path = cache / "encoder.safetensors"
+        save_encoder(path, DualEfficientNetEncoder(EncoderConfig()), Preprocessing())
+    return Embedder.load(path, device=device, runtime=runtime)
+
+
+def _measured(embedder: Embedder, kind: str, films: int, batch: int, repeat: int, folder: Path) -> dict[str, Any]:
+    """Return seconds and rates of the three subjects over one collection."""
+    folder.mkdir()
+    count = max(2, films // 2 if kind == "small" else films // 20)
+    table = write_collection(folder, kind, count)
+    outputs = (folder / f"out{number}" for number in range(10_000))
+    subjects: dict[str, Callable[[], object]] = {
+        "precedent export": lambda: _ours(embedder, table, folder, next(outputs), batch),
+        "plain torch": lambda: plain_export(embedder, table, folder, next(outputs), batch),
+        "encoder alone": encoder_alone(embedder, embedder.runner, count),
+    }
+    seconds, _ = interleaved(subjects, repeat, warm_up=1, description=kind)
+    rates = {name: 2 * count / middle for name, middle in medians(seconds).items()}
+    ours = rates["precedent export"]
+    return {
+        "films": 2 * count, "seconds": seconds, "films_per_second": rates,
+        "share_of_limit": ours / rates["encoder alone"], "times_plain": ours / rates["plain torch"],
+        "chexpert_hours": CHEXPERT_FILMS / ours / 3600,
+    }  # fmt: skip
+
+
+def _ours(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: int) -> None:
+    plan = ExportPlan(embedder.fingerprint, embedder.embedding_dim, "0" * 64, table.num_rows, 2048, "both")
+    shards = ShardFolder(out, plan)
+    reader = FilmReader(embedder, table, folder, "both")
+    export(embedder, table, reader, shards, batch=batch, threads=threads_for(None))
+    shards.finish(image_root=str(folder))
+
+
+class _PlainFilms(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """What users write: Pillow or pydicom, one resize, a crop, the mean and the standard deviation."""
+
+    def __init__(self, table: pa.Table, folder: Path, preprocessing: Preprocessing) -> None:
+        self._paths = [table[f"{view}_path"].to_pylist() for view in ("frontal", "lateral")]
+        self._folder, self._side = folder, preprocessing.size
+        self._mean, self._std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+
+    def __len__(self) -> int:
+        return len(self._paths[0])
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        frontal, lateral = (self._film(self._folder / paths[row]) for paths in self._paths)
+        return frontal, lateral
+
+    def _film(self, path: Path) -> torch.Tensor:
+        picture = _read_dicom(path) if path.suffix == ".dcm" else Pillow.open(path)
+        scale = self._side / min(picture.size)
+        shape = [max(self._side, round(side * scale)) for side in picture.size]
+        small = picture.convert("RGB").resize((shape[0], shape[1]), Pillow.Resampling.BILINEAR)
+        left, top = ((side - self._side) // 2 for side in small.size)
+        pixels = np.array(small.crop((left, top, left + self._side, top + self._side)), dtype=np.float32) / 255
+        return (torch.from_numpy(pixels).permute(2, 0, 1)[: len(self._mean)] - self._mean) / self._std
+
+
+def _read_dicom(path: Path) -> Pillow.Image:
+    pixels = pydicom.dcmread(path).pixel_array.astype(np.float32)
+    return Pillow.fromarray(((pixels - pixels.min()) / np.ptp(pixels) * 255).astype(np.uint8))
+
+
+def plain_export(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: int) -> Films:
+    """Write the embeddings (N, D) as a user of timm would: eager fp32, a worker a core, one Parquet file; return them.
+
+    Eager torch has its threads back meanwhile, one a core.
+    """
+    loader = DataLoader(_PlainFilms(table, folder, embedder.preprocessing), batch_size=batch, num_workers=_cores())
+    before = torch.get_num_threads()
+    torch.set_num_threads(_cores())
+    try:
+        with torch.inference_mode():
+            parts = [embedder.encoder(*(view.to(embedder.device) for view in views)).cpu() for views in loader]
+    finally:
+        torch.set_num_threads(before)
+    vectors: Films = torch.cat(parts).numpy()
+    pq.write_table(table.append_column("embedding", pa.array(list(vectors))), out.with_suffix(".parquet"))
+    return vectors
+
+
+def encoder_alone(embedder: Embedder, runner: StudyEncoder, studies: int) -> Callable[[], None]:
+    """Return what runs the backbones alone over as many films, which lie in memory: no export can be faster."""
+    side, channels = embedder.preprocessing.size, embedder.preprocessing.channels
+    values = np.random.default_rng(0).normal(size=(2 * _IN_MEMORY, channels, side, side)).astype(np.float32)
+    films = torch.from_numpy(values).to(embedder.device)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for start in range(0, studies, _IN_MEMORY):
+            count = min(_IN_MEMORY, studies - start)
+            rows = torch.arange(2 * count, device=embedder.device)
+            runner.pool_rows(films[: 2 * count], rows[:count], rows[count:])[0].cpu()
+
+    return run
+
+
+def _cores() -> int:
+    return threads_for(None) - 1
+
+
+def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
+    rows = [
+        [
+            kind,
+            *(f"{one['films_per_second'][name]:.1f}" for name in ("precedent export", "plain torch", "encoder alone")),
+            f"{one['share_of_limit']:.0%}",
+            f"{one['times_plain']:.1f}",
+            f"{one['chexpert_hours']:.2f} h",
+            f"{one['chexpert_hours'] * facts['cores']:.2f} h",
+        ]
+        for kind, one in figures.items()
+    ]
+    headings = ["films/s", "export", "plain", "encoder alone", "share", "x plain", "CheXpert", "core-hours"]
+    return text_table(headings, rows) + (
+        f"\n{facts['backbone']} at {facts['side']} px, {facts['runtime']} on {facts['device']}, plain in torch eager "
+        f"fp32; medians of {facts['repeat']}; CheXpert: {CHEXPERT_FILMS:,} such films; {facts['cores']} cores "
+        f"({facts['processor']}), load {facts['load_1_min']}; "
+        + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    )

@@ -1,0 +1,86 @@
+"""Films to measure with: noise of a film's coarseness and grain, written as the files that a collection has.
+
+Knows file formats; it must not know what is measured.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+
+from index.studies import studies_schema
+
+Pixels = npt.NDArray[Any]
+_SEED = 0
+_DISTINCT = 8
+"""Pictures drawn of a kind; the files repeat them, for drawing takes longer than what is measured."""
+_JPEG_QUALITY = 90
+
+
+class Kind(NamedTuple):
+    """One kind of file: the size of its film (H, W), its greatest value, and how it is written."""
+
+    suffix: str
+    shape: tuple[int, int]
+    highest: int
+    encode: Callable[[Pixels], bytes]
+
+
+def draw(shape: tuple[int, int], highest: int, rng: np.random.Generator) -> Pixels:
+    """Return a picture (H, W) of soft patches under grain, 0 to `highest`, that a JPEG packs as it packs a film."""
+    height, width = shape
+    coarse = rng.normal(size=(24, 20)).astype(np.float32)
+    soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    soft = (soft - soft.min()) / (soft.max() - soft.min())
+    grain = rng.normal(0.0, 0.008, shape).astype(np.float32)
+    return np.rint(np.clip(soft * 0.9 + 0.05 + grain, 0, 1) * highest).astype(np.uint8 if highest < 256 else np.uint16)
+
+
+def as_jpeg(pixels: Pixels) -> bytes:
+    """Return the picture as a grey JPEG."""
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1])
+
+
+def as_dicom(pixels: Pixels) -> bytes:
+    """Return the picture as an uncompressed DICOM of 12 bits."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPInstanceUID = ExplicitVRLittleEndian, UID("1.2.3")
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    film = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    film.Modality, film.BodyPartExamined, film.PhotometricInterpretation = "DX", "CHEST", "MONOCHROME2"
+    film.Rows, film.Columns = pixels.shape
+    film.SamplesPerPixel, film.PixelRepresentation = 1, 0
+    film.BitsAllocated, film.BitsStored, film.HighBit = 16, 12, 11
+    film.add_new("PixelData", "OW", pixels.tobytes())
+    file = io.BytesIO()
+    film.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+KINDS = {
+    "small": Kind(".jpg", (390, 320), 255, as_jpeg),
+    "full": Kind(".jpg", (2828, 2320), 255, as_jpeg),
+    "dicom": Kind(".dcm", (2828, 2320), 4095, as_dicom),
+}
+"""CheXpert-small's JPEG, CheXpert's own, and a detector's DICOM."""
+
+
+def write_collection(folder: Path, kind: str, studies: int) -> pa.Table:
+    """Write films of a kind, a frontal and a lateral a study, and return their table of studies."""
+    made, rng = KINDS[kind], np.random.default_rng(_SEED)
+    files = [made.encode(draw(made.shape, made.highest, rng)) for _ in range(min(_DISTINCT, 2 * studies))]
+    rows = []
+    for number in range(studies):
+        names = [f"study{number}_{view}{made.suffix}" for view in ("frontal", "lateral")]
+        for view, name in enumerate(names):
+            (folder / name).write_bytes(files[(2 * number + view) % len(files)])
+        study = f"patient{number:05d}/study1"
+        rows.append({"study_id": study, "patient_id": study[:12], "frontal_path": names[0], "lateral_path": names[1]})
+    return pa.Table.from_pylist(rows, studies_schema([]))

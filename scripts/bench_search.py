@@ -1,0 +1,212 @@
+"""`precedent bench search`: speed, memory and recall of the index kinds on made embeddings, beside the plain way.
+
+precedent bench search --rows 10000 --rows 100000
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import click
+import numpy as np
+
+from index.collection import KIND_NAMES, with_enough_effort
+from index.kinds import resolve_kind
+from index.vector_index import VectorIndex
+from index.vectors import Embeddings
+from scripts.drawn import Drawn, Mask, Rows, share_found, true_neighbours
+from scripts.measured import interleaved, machine_facts, medians, resident_bytes, text_table
+
+SIZES = (10_000, 100_000, 224_000, 1_000_000)
+SHARES = (0.001, 0.01, 0.1, 0.5)
+_K = 10
+_PLAIN_QUERIES = 3
+_OUR_QUERIES = 50
+_PLAIN_UP_TO = 2_000_000
+"""Rows beyond which the plain way would not fit into the memory of a small machine."""
+_MS = 1000
+_HEADINGS = (
+    "rows", "kind", "kept in", "recall@10", "ours ms", "codes read ms", "plain ms", "vectors read ms", "batch q/s",
+    "build s", "load s", "disk B/vector", "own MB", "mapped MB",
+)  # fmt: skip
+_FILTER_HEADINGS = ("filter", "passing", "exact", "recall@10", "ms", "rate of unfiltered")
+
+
+@click.command()
+@click.option("--rows", type=click.IntRange(100), multiple=True, default=SIZES, show_default=True, help="Repeatable.")
+@click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
+@click.option("--kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
+@click.option("--queries", type=click.IntRange(10), default=200, show_default=True, help="That recall is taken over.")
+@click.option("--batch", type=click.IntRange(2), default=1000, show_default=True, help="Queries searched together.")
+@click.option(
+    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved turns, after one more."
+)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the measured index lies; removed afterwards.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+def search(
+    rows: tuple[int, ...],
+    dim: int,
+    kind: str,
+    queries: int,
+    batch: int,
+    repeat: int,
+    folder: Path | None,
+    json_wanted: bool,
+) -> None:
+    """Build, save, map and search an index of each size, and scan the same rows the plain way, in turns.
+
+    The embeddings are drawn from a model of those of trained encoders: `scripts/drawn.py` says how. The plain way is a
+    flat FAISS index of fp32, one query at a time. The machine's limits stand beside: the time in which one core reads
+    every one-bit code, and every fp32 vector, once.
+
+    \b
+    precedent bench search --rows 100000 --json
+    """
+    figures = {
+        "k": _K, "dim": dim, "repeat": repeat, "batch": batch, "queries": queries,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "sizes": [_measure(Drawn(count, dim), kind, queries, batch, repeat, folder) for count in rows],
+        **machine_facts("faiss-cpu", "numpy"),
+    }  # fmt: skip
+    click.echo(json.dumps(figures) if json_wanted else _sentences(figures))
+
+
+def _measure(drawn: Drawn, kind: str, count: int, batch: int, repeat: int, folder: Path | None) -> dict[str, Any]:
+    """Return the figures of one size."""
+    queries = drawn.queries(max(count, batch))
+    filters = _filters(drawn)
+    masks = [np.ones(drawn.rows, dtype=bool), *filters.values()]
+    truths = true_neighbours(drawn.blocks(), queries[:count], masks, _K)
+    with TemporaryDirectory(dir=folder, prefix="bench-") as place:
+        index, facts = _built(drawn, kind, Path(place))
+        found = index.search(queries[:count], _K)[1]
+        facts["recall_at_10"] = share_found(truths[0], found)
+        facts["resident_bytes"] = _difference(facts.pop("before"), resident_bytes())
+        facts["filters"] = _filtered(index, queries, filters, truths[1:], repeat)
+        return facts | _timed(index, drawn, queries, batch, repeat)
+
+
+def _built(drawn: Drawn, kind: str, place: Path) -> tuple[VectorIndex, dict[str, Any]]:
+    """Return the index as a service holds it, mapped from files, and what it took to get there."""
+    start = perf_counter()
+    built, estimate = with_enough_effort(VectorIndex.build(drawn.blocks(), resolve_kind(kind, drawn.rows)))
+    seconds = perf_counter() - start
+    exact, codes = place / "exact.faiss", place / "codes.faiss"
+    built.save(exact, codes)
+    effort = built.effort
+    del built
+    before, start = resident_bytes(), perf_counter()
+    index = VectorIndex.load(exact, codes if codes.exists() else None, resolve_kind(kind, drawn.rows), effort)
+    sizes = {path.stem: path.stat().st_size for path in (exact, codes) if path.exists()}
+    return index, {
+        "rows": drawn.rows, "kind": index.kind, "precision": index.precision, "effort": asdict(index.effort),
+        "build_seconds": seconds, "load_seconds": perf_counter() - start, "before": before,
+        "estimated_recall_at_10": estimate,
+        "bytes_a_vector": {name: size / drawn.rows for name, size in sizes.items()},
+    }  # fmt: skip
+
+
+def _filters(drawn: Drawn) -> dict[str, Mask]:
+    """Return (N,) masks: rows by chance, and rows that lie furthest along a direction, for each share."""
+    along = np.concatenate([block @ drawn.direction() for block in drawn.blocks()])
+    order = np.argsort(-along)
+    chance = np.random.default_rng(2).permutation(drawn.rows)
+    masks = {}
+    for share in SHARES:
+        for name, ranked in (("by chance", chance), ("by what it shows", order)):
+            mask = np.zeros(drawn.rows, dtype=bool)
+            mask[ranked[: max(round(share * drawn.rows), 1)]] = True
+            masks[f"{share:.1%} {name}"] = mask
+    return masks
+
+
+def _filtered(
+    index: VectorIndex, queries: Embeddings, filters: dict[str, Mask], truths: list[Rows], repeat: int
+) -> list[dict[str, Any]]:
+    count = len(truths[0])
+    subjects = {"no filter": _one_by_one(index, queries[:count])}
+    subjects |= {name: _one_by_one(index, queries[:count], mask) for name, mask in filters.items()}
+    seconds, found = interleaved(subjects, repeat, warm_up=1, description=f"{len(index):,} filtered")
+    middle = medians(seconds)
+    return [
+        {
+            "filter": name,
+            "passing": int(np.count_nonzero(mask)),
+            "exact": index.select(mask).few or index.kind == "flat",
+            "recall_at_10": share_found(truth, found[name]),
+            "one_query_ms": _MS * middle[name] / count,
+            "rate_of_unfiltered": middle["no filter"] / middle[name],
+        }
+        for (name, mask), truth in zip(filters.items(), truths, strict=True)
+    ]
+
+
+def _one_by_one(index: VectorIndex, queries: Embeddings, mask: Mask | None = None) -> Callable[[], Rows]:
+    among = None if mask is None else index.select(mask)
+    return lambda: np.concatenate([index.search(query[None], _K, among=among)[1] for query in queries])
+
+
+def _timed(index: VectorIndex, drawn: Drawn, queries: Embeddings, batch: int, repeat: int) -> dict[str, Any]:
+    """Return milliseconds of one query and queries a second, each beside the plain way and the machine's limit."""
+    codes = np.ones(drawn.rows * drawn.dim // 64, dtype=np.uint64)
+    subjects: dict[str, tuple[Callable[[], Any], int]] = {
+        "ours": (_one_by_one(index, queries[:_OUR_QUERIES]), _OUR_QUERIES),
+        "ours, batch": (lambda: index.search(queries[:batch], _K)[1], batch),
+        "codes read once": (codes.max, 1),
+    }
+    if drawn.rows <= _PLAIN_UP_TO:
+        plain = VectorIndex.build(drawn.blocks(), "flat")
+        vectors = np.ones(drawn.rows * drawn.dim // 2, dtype=np.uint64)
+        subjects["plain"] = (_one_by_one(plain, queries[:_PLAIN_QUERIES]), _PLAIN_QUERIES)
+        subjects["vectors read once"] = (vectors.max, 1)
+    calls = {name: call for name, (call, _) in subjects.items()}
+    seconds, _ = interleaved(calls, repeat, warm_up=1, description=f"{drawn.rows:,} rows")
+    each = {name: middle / subjects[name][1] for name, middle in medians(seconds).items()}
+    return {
+        "milliseconds": {name: _MS * value for name, value in each.items()},
+        "queries_a_second": {name: 1 / value for name, value in each.items() if "read" not in name},
+        "seconds": seconds,
+    }
+
+
+def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: after[name] - before[name] for name in after}
+
+
+def _sentences(figures: dict[str, Any]) -> str:
+    sizes = figures["sizes"]
+    versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    return "\n\n".join(
+        (
+            text_table(_HEADINGS, [_line(size) for size in sizes]),
+            text_table(_FILTER_HEADINGS, [_filter_line(size, cell) for size in sizes for cell in size["filters"]]),
+            f"{figures['dim']} dimensions, k {figures['k']}; milliseconds are of one query, queries a second of a "
+            f"batch of {figures['batch']}; medians of {figures['repeat']} turns after one more.\n"
+            f"{figures['cores']} cores ({figures['processor']}), {figures['threads']} threads, "
+            f"load {figures['load_1_min']}; {versions}.",
+        )
+    )
+
+
+def _line(size: dict[str, Any]) -> list[str]:
+    times, resident = size["milliseconds"], size["resident_bytes"]
+    return [
+        f"{size['rows']:,}", size["kind"], size["precision"], f"{size['recall_at_10']:.3f}",
+        f"{times['ours']:.2f}", f"{times['codes read once']:.2f}",
+        *(f"{times[name]:.1f}" if name in times else "-" for name in ("plain", "vectors read once")),
+        f"{size['queries_a_second']['ours, batch']:,.0f}", f"{size['build_seconds']:.0f}",
+        f"{size['load_seconds']:.2f}", f"{sum(size['bytes_a_vector'].values()):,.0f}",
+        *(f"{resident[name] / 1e6:,.0f}" for name in ("anonymous", "file")),
+    ]  # fmt: skip
+
+
+def _filter_line(size: dict[str, Any], cell: dict[str, Any]) -> list[str]:
+    return [
+        f"{size['rows']:,}, {cell['filter']}", f"{cell['passing']:,}", "yes" if cell["exact"] else "no",
+        f"{cell['recall_at_10']:.3f}", f"{cell['one_query_ms']:.2f}", f"{cell['rate_of_unfiltered']:.2f}",
+    ]  # fmt: skip

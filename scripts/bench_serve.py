@@ -1,0 +1,224 @@
+"""`precedent bench serve`: what a real server takes for a vector and for a film, beside the bare calls and an export.
+
+Knows the server's address and the calls behind it; the load is made in `scripts.clients`, clock and table in
+`scripts.measured`.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from encoder.embedder import Embedder
+from index.collection import KIND_NAMES, build_collection
+from index.retriever import Retriever
+from index.shards import ExportPlan, ShardFolder
+from index.studies import studies_schema
+from scripts.bench_films import KINDS, draw
+from scripts.clients import Asked, Load, film_request, running, served, vector_request
+from scripts.drawn import Drawn
+from scripts.export import FilmReader, export, one_torch_thread, threads_for
+from scripts.measured import interleaved, machine_facts, text_table
+
+CLIENTS = (1, 8, 32)
+_DEMO = Path(__file__).with_name("demo_encoder.safetensors")
+_FILMS = 8
+_VECTORS = 64
+_K = 10
+_PERCENTILES = (50, 95, 99)
+_MS = 1000
+_SHARD_ROWS = 50_000
+
+
+@click.command("serve")
+@click.option("--rows", type=click.IntRange(100), default=20_000, show_default=True, help="Studies in the index.")
+@click.option("--index-kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
+@click.option("--encoder", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=_DEMO)
+@click.option("--kind", type=click.Choice(list(KINDS)), default="small", show_default=True, help="Of the films.")
+@click.option("--vectors", type=click.IntRange(1), default=320, show_default=True, help="Queries by vector a run.")
+@click.option("--films", type=click.IntRange(1), default=192, show_default=True, help="Queries by film a run.")
+@click.option(
+    "--repeat", type=click.IntRange(1), default=3, show_default=True, help="Interleaved turns, after one more."
+)
+@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+def command(
+    rows: int, index_kind: str, encoder: Path, kind: str, vectors: int, films: int, repeat: int, json_wanted: bool
+) -> None:
+    """Ask a server over loopback with 1, 8 and 32 clients; also search, embed and export in this process.
+
+    The index holds made vectors; the films are made. The server is `precedent serve` in a process of its own.
+
+    \b
+    precedent bench serve --rows 20000
+    """
+    with TemporaryDirectory(prefix="bench-") as name:
+        folder, embedder = Path(name), Embedder.load(encoder, runtime="auto")
+        drawn = Drawn(rows, embedder.embedding_dim)
+        retriever = build_index(drawn, embedder.fingerprint, index_kind, folder)
+        files = write_films(folder / "films", kind)
+        words = [str(folder / "index"), "--encoder", str(encoder), "--port", "0"]
+        with one_torch_thread(embedder), running(words) as server:
+            trial = Trial(embedder, retriever, drawn, files, server.url, folder)
+            figures = trial.measure(vectors, films, repeat) | {
+                "ready_seconds": server.ready_seconds, "server_memory_bytes": server.memory_bytes(),
+                "server_own_bytes": server.memory_bytes("RssAnon"),
+            }  # fmt: skip
+    facts = machine_facts("flask", "waitress", "faiss-cpu", "torch") | {
+        "rows": rows, "dim": drawn.dim, "index_kind": retriever.manifest["kind"], "films": kind,
+        "runtime": embedder.runtime.name, "side": embedder.preprocessing.size, "repeat": repeat,
+    }  # fmt: skip
+    click.echo(json.dumps(figures | facts) if json_wanted else _report(figures, facts))
+
+
+def build_index(drawn: Drawn, fingerprint: str, kind: str, folder: Path) -> Retriever:
+    """Return the retriever of `folder`/index, made of drawn vectors as an export would have left them."""
+    plan = ExportPlan(fingerprint, drawn.dim, "0" * 64, drawn.rows, _SHARD_ROWS, "frontal")
+    shards, start = ShardFolder(folder / "embeddings", plan), 0
+    for number, block in enumerate(drawn.blocks()):
+        shards.save_shard(number, _studies(start, len(block)), [["frontal"]] * len(block), block, [])
+        start += len(block)
+    shards.finish(image_root="")
+    build_collection(folder / "embeddings", folder / "index", kind=kind)
+    return Retriever.load(folder / "index")
+
+
+def _studies(start: int, count: int) -> pa.Table:
+    """Return studies, two a patient, each with a film's name and labels of its own."""
+    rows = [
+        {
+            "study_id": f"patient{number // 2:06d}/study{number % 2 + 1}",
+            "patient_id": f"patient{number // 2:06d}",
+            "frontal_path": f"patient{number // 2:06d}/study{number % 2 + 1}/view1_frontal.jpg",
+            "projection": ("AP", "PA")[number % 3 == 0],
+            "sex": ("Female", "Male")[number // 2 % 2],
+            "age": float(number // 2 % 90),
+            "Edema": (1, 0, -1, None)[number % 4],
+        }
+        for number in range(start, start + count)
+    ]
+    return pa.Table.from_pylist(rows, studies_schema([]))
+
+
+def write_films(folder: Path, kind: str) -> list[Path]:
+    """Return the files of some made films of a kind."""
+    folder.mkdir()
+    made, rng = KINDS[kind], np.random.default_rng(0)
+    files = [folder / f"{number}{made.suffix}" for number in range(_FILMS)]
+    for file in files:
+        file.write_bytes(made.encode(draw(made.shape, made.highest, rng)))
+    return files
+
+
+class Trial:
+    """One server, and the calls that it stands in front of."""
+
+    def __init__(
+        self, embedder: Embedder, retriever: Retriever, drawn: Drawn, files: list[Path], url: str, folder: Path
+    ) -> None:
+        self._embedder, self._retriever, self._url, self._folder = embedder, retriever, url, folder
+        self._queries, self._files = drawn.queries(_VECTORS), files
+        self._films = [file.read_bytes() for file in files]
+        self._runs = 0
+
+    def measure(self, vectors: int, films: int, repeat: int) -> dict[str, Any]:
+        """Return latencies and rates by what is asked and by how many clients; the subjects take turns."""
+        loads: dict[str, list[Load]] = {}
+        subjects: dict[str, Callable[[], Load]] = {
+            "vector bare": lambda: _timed(self._search, self._queries, vectors),
+            "film bare": lambda: _timed(self._embed, self._films, films // 4 or 1),
+        }
+        asked = {
+            "vector": [vector_request(query.tolist(), _K) for query in self._queries],
+            "film": [film_request(film, _K) for film in self._films],
+        }
+        for clients in CLIENTS:
+            for what, count in (("vector", vectors), ("film", films)):
+                subjects[f"{what} {clients}"] = partial(self._ask, asked[what], clients, count)
+        subjects["film export"] = lambda: self._export(films)
+        kept = {name: partial(_keep, loads.setdefault(name, []), run) for name, run in subjects.items()}
+        interleaved(kept, repeat, warm_up=1, description="serve")
+        return _figures({name: runs[1:] for name, runs in loads.items()})
+
+    def _search(self, query: Any) -> None:
+        self._retriever.search(query, _K)
+
+    def _embed(self, film: bytes) -> None:
+        self._retriever.search(self._embedder.embed_study(film, None), _K)
+
+    def _ask(self, asked: list[Asked], clients: int, count: int) -> Load:
+        return served(self._url, asked, clients, count if clients > 1 else max(1, count // 4))
+
+    def _export(self, films: int) -> Load:
+        """Return how long an export of the same films takes; it has no latencies."""
+        names = [file.name for file in islice(cycle(self._files), films)]
+        rows = [
+            {"study_id": f"study{row}", "patient_id": f"patient{row}", "frontal_path": name}
+            for row, name in enumerate(names)
+        ]
+        table = pa.Table.from_pylist(rows, studies_schema([]))
+        plan = ExportPlan(self._embedder.fingerprint, self._embedder.embedding_dim, "0" * 64, films, 2048, "frontal")
+        self._runs += 1
+        shards = ShardFolder(self._folder / f"export{self._runs}", plan)
+        reader = FilmReader(self._embedder, table, self._files[0].parent, "frontal")
+        start = perf_counter()
+        export(self._embedder, table, reader, shards, batch=16, threads=threads_for(None))
+        return Load([], perf_counter() - start, films)
+
+
+def _keep(runs: list[Load], run: Callable[[], Load]) -> None:
+    runs.append(run())
+
+
+def _timed(call: Callable[[Any], None], queries: Any, count: int) -> Load:
+    """Return the load that one caller makes without a server."""
+    latencies, begun = [], perf_counter()
+    for query in islice(cycle(queries), count):
+        start = perf_counter()
+        call(query)
+        latencies.append(perf_counter() - start)
+    return Load(latencies, perf_counter() - begun, count)
+
+
+def _figures(loads: dict[str, list[Load]]) -> dict[str, Any]:
+    """Return medians over the turns, and what HTTP costs and keeps: each turn is compared with itself."""
+    subjects: dict[str, Any] = {}
+    for name, runs in loads.items():
+        subjects[name] = {"queries_per_second": median(run.rate for run in runs), "busy": sum(run.busy for run in runs)}
+        if runs[0].latencies:
+            cuts = np.median([np.percentile(run.latencies, _PERCENTILES) for run in runs], axis=0)
+            subjects[name]["ms"] = dict(zip(("p50", "p95", "p99"), (_MS * cuts).tolist(), strict=True))
+    pairs = zip(loads[f"film {CLIENTS[-1]}"], loads["film export"], strict=True)
+    return {
+        "subjects": subjects,
+        "http_ms": {
+            what: subjects[f"{what} 1"]["ms"]["p50"] - subjects[f"{what} bare"]["ms"]["p50"]
+            for what in ("vector", "film")
+        },
+        "share_of_export": median(ours.rate / offline.rate for ours, offline in pairs),
+    }  # fmt: skip
+
+
+def _report(figures: dict[str, Any], facts: dict[str, Any]) -> str:
+    rows = [
+        [name, *(f"{one['ms'][cut]:.2f}" if "ms" in one else "-" for cut in ("p50", "p95", "p99")),
+         f"{one['queries_per_second']:.1f}", str(one["busy"])]
+        for name, one in figures["subjects"].items()
+    ]  # fmt: skip
+    return text_table(["query, clients", "p50 ms", "p95 ms", "p99 ms", "a second", "refused"], rows) + (
+        f"\nHTTP adds {figures['http_ms']['vector']:.2f} ms to a vector and {figures['http_ms']['film']:.2f} ms to a "
+        f"film (p50, one client); {CLIENTS[-1]} clients get {figures['share_of_export']:.0%} of the export's films\n"
+        f"ready in {figures['ready_seconds']:.1f} s, {figures['server_memory_bytes'] / 1e6:.0f} MB resident, "
+        f"{figures['server_own_bytes'] / 1e6:.0f} MB its own\n"
+        f"{facts['rows']:,} x {facts['dim']} ({facts['index_kind']}), {facts['films']} films at {facts['side']} px, "
+        f"{facts['runtime']}; medians of {facts['repeat']}; {facts['cores']} cores ({facts['processor']}), load "
+        f"{facts['load_1_min']}; " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    )

@@ -1,0 +1,178 @@
+"""Films of many requests on their way through one encoder: what gathers while it works goes through it together.
+
+Knows threads and the service's view of an encoder; it must not know HTTP, nor how a vector is made.
+"""
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import ClientGone, NotReady
+from service.turnstile import Turnstile
+
+log = logging.getLogger("precedent.service")
+
+Films = TypeVar("Films")
+Vector = npt.NDArray[np.float32]
+Gone = Callable[[], bool]
+"""Whether nobody waits for the answer any more."""
+
+BATCH = 16
+"""Studies a batch: what `precedent export` takes, beyond which an encoder gains nothing."""
+CHUNK = 4
+"""Studies that are better embedded together: OpenVINO takes four for half of what each costs it alone."""
+LANES = 2
+"""Batches the encoder has at once, so that it need not wait for one to be fused and the next to be put together."""
+
+
+class FilmEmbedder(Protocol[Films]):
+    """What is asked of an encoder here: to read the films of a study, and to embed those of several together."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, config and preprocessing."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length D of a vector."""
+
+    def read_films(self, frontal: bytes | None, lateral: bytes | None) -> Films:
+        """Return the films of one study as the encoder takes them. Raises ImageError."""
+
+    def embed(self, studies: Sequence[Films]) -> Vector:
+        """Return the (B, D) unit vectors of studies."""
+
+
+@dataclass(frozen=True)
+class _Ticket(Generic[Films]):
+    films: Films
+    gone: Gone
+    vector: "Future[Vector]" = field(default_factory=Future)
+
+
+def stays() -> bool:
+    """Say that the caller is still there."""
+    return False
+
+
+class BatchingEmbedder(Generic[Films]):
+    """An embedder for many threads at once: each reads its own films, and those that are read are embedded together.
+
+    A batch is what waits when the encoder has room, never more than `batch`. Nothing waits for the clock: only fewer
+    than a chunk wait, and only for films that are being read at that moment. A study that cannot be read or embedded
+    fails alone. It is a `service.embedder.Embedder`.
+    """
+
+    def __init__(
+        self,
+        embedder: FilmEmbedder[Films],
+        *,
+        places: int,
+        batch: int = BATCH,
+        departure: Callable[[], Gone] = lambda: stays,
+    ) -> None:
+        """Wrap an embedder.
+
+        Args:
+            places: studies that may be here at a time, from upload to vector; one more is turned away.
+            departure: asked in the caller's thread; returns what tells whether that caller has gone.
+        """
+        self._embedder, self._batch, self._departure = embedder, batch, departure
+        self.fingerprint, self.embedding_dim = embedder.fingerprint, embedder.embedding_dim
+        self._places = Turnstile("studies to embed", places)
+        # Reading is the processor's work, and a large film takes some hundred megabytes meanwhile.
+        self._readers = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
+        self._lock = threading.Lock()
+        self._coming = 0
+        self._waiting: deque[_Ticket[Films]] = deque()
+        self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="embed")
+
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Vector:
+        """Return the (D,) unit vector of one study; errors as `read_and_embed`."""
+        return self.read_and_embed(frontal, lateral)[1]
+
+    def read_and_embed(self, frontal: bytes | None, lateral: bytes | None) -> tuple[Films, Vector]:
+        """Return the films of one study and their (D,) unit vector.
+
+        Raises:
+            ImageError: a view that is no image, or not usable as a radiograph.
+            Busy: too many studies are here already. ClientGone: nobody waits for the answer.
+        """
+        with self._places:
+            ticket = self._ticket(frontal, lateral, self._departure())
+            return ticket.films, ticket.vector.result()
+
+    def _ticket(self, frontal: bytes | None, lateral: bytes | None, gone: Gone) -> _Ticket[Films]:
+        """Read films and put them among those that wait."""
+        with self._lock:
+            self._coming += 1
+        ticket = None
+        try:
+            with self._readers:
+                _require_client(gone)
+                ticket = _Ticket(self._embedder.read_films(frontal, lateral), gone)
+        finally:
+            with self._lock:
+                self._coming -= 1
+                if ticket is not None:
+                    self._waiting.append(ticket)
+            self._lanes.submit(self._embed_waiting)  # also where nothing was read: others may have waited for it
+        return ticket
+
+    def _embed_waiting(self) -> None:
+        """Embed a batch of what waits."""
+        taken = self._take()
+        try:
+            if taken:
+                self._lanes.submit(self._embed_waiting)  # for the rest, whatever becomes of these
+            if here := [ticket for ticket in taken if not ticket.gone()]:
+                self._settle(here)
+        finally:
+            _leave_nobody_waiting(taken)
+
+    def _take(self) -> list[_Ticket[Films]]:
+        """Return the studies to embed next: whole chunks, or all that wait where no more are coming."""
+        with self._lock:
+            count = min(len(self._waiting), self._batch)
+            if self._coming:
+                count -= count % CHUNK
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def _settle(self, tickets: Sequence[_Ticket[Films]]) -> None:
+        """Give each ticket its vector or, of what cannot be embedded even alone, its error."""
+        try:
+            vectors = self._embedder.embed([ticket.films for ticket in tickets])
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+            if len(tickets) > 1:
+                for ticket in tickets:
+                    self._settle([ticket])
+            else:
+                tickets[0].vector.set_exception(error)
+            return
+        for ticket, vector in zip(tickets, vectors, strict=True):
+            ticket.vector.set_result(vector)
+
+
+def _leave_nobody_waiting(tickets: Sequence[_Ticket[Films]]) -> None:
+    """Answer those whose client has gone, or whom an error that nobody foresaw has left without vector or error."""
+    for ticket in tickets:
+        if ticket.vector.done():
+            continue
+        if ticket.gone():
+            ticket.vector.set_exception(ClientGone())
+        else:
+            log.error("a batch of %d studies failed", len(tickets), exc_info=True)
+            ticket.vector.set_exception(NotReady("the encoder failed on these films; see the service's log"))
+
+
+def _require_client(gone: Gone) -> None:
+    if gone():
+        raise ClientGone

@@ -25,7 +25,7 @@ Film = npt.NDArray[np.float32]
 """(C, S, S): one preprocessed film."""
 
 
-_LEAST_SIDE = 2.5
+_LEAST_SIDE = 3
 """A JPEG is decoded to no less than so many times the side of the network's square."""
 
 

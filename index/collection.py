@@ -57,7 +57,7 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Coll
     if not export["rows"]:
         raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its failed.parquet")
     tables: list[pa.Table] = []
-    index = VectorIndex.build(_blocks(embeddings, tables), resolve_kind(kind, export["rows"]))
+    index = VectorIndex.build(_blocks(embeddings, tables), resolve_kind(kind, export["rows"]), export["rows"])
     studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
     if pc.count_distinct(studies["study_id"]).as_py() < len(studies):
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")

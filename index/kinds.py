@@ -115,11 +115,14 @@ def resolve_kind(kind: str, rows: int) -> str:
     return "ivf" if rows <= FP32_UP_TO else "ivf-half"
 
 
-def empty_store(kind: str, dim: int) -> faiss.Index:
-    """Return an index of no vectors yet, in the precision of the kind."""
+def empty_store(kind: str, dim: int, room: int = 0) -> faiss.Index:
+    """Return an index of no vectors yet, in the precision of the kind, with room for so many."""
+    store: faiss.Index = faiss.IndexFlatIP(dim)
     if KINDS[kind].half:
-        return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    return faiss.IndexFlatIP(dim)
+        store = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    store.codes.resize(room * store.code_size)  # without it the vectors are copied as they grow, at twice the memory
+    store.codes.resize(0)
+    return store
 
 
 def lists_by_row(codes: faiss.Index | None) -> tuple[npt.NDArray[np.int32], int] | None:

@@ -25,6 +25,8 @@ __all__ = ["EXACT_SHARE", "EXACT_UP_TO", "Mask", "Rows", "Selection", "Similarit
 
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""
+_COPIED_ROWS = 16_384
+"""Rows that a selection may hold a copy of: 17 MB of 512 dimensions in half precision."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Selection:
     selector: faiss.IDSelector
     lists: int | None = None
     list_selector: faiss.IDSelector | None = None
+    copied: faiss.Index | None = None
+    """Half-precision vectors of a few rows, side by side."""
 
 
 class VectorIndex:
@@ -61,12 +65,19 @@ class VectorIndex:
         self._lists = lists_by_row(approximate)
 
     @classmethod
-    def build(cls, embeddings: Embeddings | Iterable[Embeddings], kind: str = "flat") -> "VectorIndex":
-        """Return an index over (N, D) unit vectors, given whole or in blocks; `kind` is a key of KINDS."""
+    def build(
+        cls, embeddings: Embeddings | Iterable[Embeddings], kind: str = "flat", rows: int | None = None
+    ) -> "VectorIndex":
+        """Return an index over (N, D) unit vectors, given whole or in blocks.
+
+        Args:
+            kind: a key of KINDS.
+            rows: N, where it is known; blocks are then held once, and at their peak twice where it is not.
+        """
         blocks = [embeddings] if isinstance(embeddings, np.ndarray) else embeddings
         exact = None
         for block in blocks:
-            exact = exact or empty_store(kind, block.shape[1])
+            exact = exact or empty_store(kind, block.shape[1], rows or len(block))
             exact.add(block)
         assert exact is not None  # an empty export is refused before
         build = KINDS[kind].build
@@ -118,7 +129,8 @@ class VectorIndex:
         passing = int(np.count_nonzero(mask))
         if passing < EXACT_SHARE * len(self):
             rows = np.flatnonzero(mask)
-            return Selection(mask, passing, True, rows, faiss.IDSelectorArray(rows))
+            copied = self._copied(rows) if KINDS[self.kind].half and passing <= _COPIED_ROWS else None
+            return Selection(mask, passing, True, rows, faiss.IDSelectorArray(rows), copied=copied)
         selection = Selection(mask, passing, False, np.empty(0, np.int64), _selector_of(mask))
         if self._lists is None:
             return selection
@@ -163,12 +175,16 @@ class VectorIndex:
         """Compare the vectors of the passing rows alone."""
         if not (among.few and KINDS[self.kind].half):
             return self._exact.search(queries, k, params=faiss.SearchParameters(sel=among.selector))
-        # FAISS looks at every row for a filter on halves: copying out the few that pass is quicker.
+        copied = self._copied(among.rows) if among.copied is None else among.copied
+        similarities, places = copied.search(queries, k)
+        return similarities, np.append(among.rows, -1)[places]
+
+    def _copied(self, rows: Rows) -> faiss.Index:
+        """Return an index of some rows in half precision, where FAISS would look at all to filter them."""
         codes = faiss.rev_swig_ptr(self._exact.codes.data(), len(self) * self._exact.code_size)
         some = empty_store(self.kind, self.embedding_dim)
-        some.add_sa_codes(codes.reshape(len(self), -1)[among.rows])
-        similarities, places = some.search(queries, k)
-        return similarities, np.append(among.rows, -1)[places]
+        some.add_sa_codes(codes.reshape(len(self), -1)[rows])
+        return some
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def _measure(drawn: Drawn, kind: str, count: int, batch: int, repeat: int, folde
 def _built(drawn: Drawn, kind: str, place: Path) -> tuple[VectorIndex, dict[str, Any]]:
     """Return the index as a service holds it, mapped from files, and what it took to get there."""
     start = perf_counter()
-    built, estimate = with_enough_effort(VectorIndex.build(drawn.blocks(), resolve_kind(kind, drawn.rows)))
+    built, estimate = with_enough_effort(VectorIndex.build(drawn.blocks(), resolve_kind(kind, drawn.rows), drawn.rows))
     seconds = perf_counter() - start
     exact, codes = place / "exact.faiss", place / "codes.faiss"
     built.save(exact, codes)
@@ -160,7 +160,7 @@ def _timed(index: VectorIndex, drawn: Drawn, queries: Embeddings, batch: int, re
         "codes read once": (codes.max, 1),
     }
     if drawn.rows <= _PLAIN_UP_TO:
-        plain = VectorIndex.build(drawn.blocks(), "flat")
+        plain = VectorIndex.build(drawn.blocks(), "flat", drawn.rows)
         vectors = np.ones(drawn.rows * drawn.dim // 2, dtype=np.uint64)
         subjects["plain"] = (_one_by_one(plain, queries[:_PLAIN_QUERIES]), _PLAIN_QUERIES)
         subjects["vectors read once"] = (vectors.max, 1)

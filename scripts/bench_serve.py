@@ -23,6 +23,7 @@ from index.collection import KIND_NAMES, build_collection
 from index.retriever import Retriever
 from index.shards import ExportPlan, ShardFolder
 from index.studies import studies_schema
+from scripts.bench_export import embedder_of
 from scripts.bench_films import KINDS, draw
 from scripts.clients import Asked, Load, film_request, running, served, vector_request
 from scripts.drawn import Drawn
@@ -30,7 +31,6 @@ from scripts.export import FilmReader, export, one_torch_thread, threads_for
 from scripts.measured import interleaved, machine_facts, text_table
 
 CLIENTS = (1, 8, 32)
-_DEMO = Path(__file__).with_name("demo_encoder.safetensors")
 _FILMS = 8
 _VECTORS = 64
 _K = 10
@@ -42,16 +42,23 @@ _SHARD_ROWS = 50_000
 @click.command("serve")
 @click.option("--rows", type=click.IntRange(100), default=20_000, show_default=True, help="Studies in the index.")
 @click.option("--index-kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
-@click.option("--encoder", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=_DEMO)
+@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file (default: a dual B0, random weights).")
 @click.option("--kind", type=click.Choice(list(KINDS)), default="small", show_default=True, help="Of the films.")
 @click.option("--vectors", type=click.IntRange(1), default=320, show_default=True, help="Queries by vector a run.")
-@click.option("--films", type=click.IntRange(1), default=192, show_default=True, help="Queries by film a run.")
+@click.option("--films", type=click.IntRange(1), default=96, show_default=True, help="Queries by film a run.")
 @click.option(
     "--repeat", type=click.IntRange(1), default=3, show_default=True, help="Interleaved turns, after one more."
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(
-    rows: int, index_kind: str, encoder: Path, kind: str, vectors: int, films: int, repeat: int, json_wanted: bool
+    rows: int,
+    index_kind: str,
+    encoder: Path | None,
+    kind: str,
+    vectors: int,
+    films: int,
+    repeat: int,
+    json_wanted: bool,
 ) -> None:
     """Ask a server over loopback with 1, 8 and 32 clients; also search, embed and export in this process.
 
@@ -61,11 +68,12 @@ def command(
     precedent bench serve --rows 20000
     """
     with TemporaryDirectory(prefix="bench-") as name:
-        folder, embedder = Path(name), Embedder.load(encoder, runtime="auto")
+        folder = Path(name)
+        embedder = embedder_of(encoder, "auto", "auto", folder)
         drawn = Drawn(rows, embedder.embedding_dim)
         retriever = build_index(drawn, embedder.fingerprint, index_kind, folder)
         files = write_films(folder / "films", kind)
-        words = [str(folder / "index"), "--encoder", str(encoder), "--port", "0"]
+        words = [str(folder / "index"), "--encoder", str(encoder or folder / "encoder.safetensors"), "--port", "0"]
         with one_torch_thread(embedder), running(words) as server:
             trial = Trial(embedder, retriever, drawn, files, server.url, folder)
             figures = trial.measure(vectors, films, repeat) | {
@@ -74,7 +82,8 @@ def command(
             }  # fmt: skip
     facts = machine_facts("flask", "waitress", "faiss-cpu", "torch") | {
         "rows": rows, "dim": drawn.dim, "index_kind": retriever.manifest["kind"], "films": kind,
-        "runtime": embedder.runtime.name, "side": embedder.preprocessing.size, "repeat": repeat,
+        "backbone": embedder.encoder.config.backbone, "runtime": embedder.runtime.name,
+        "side": embedder.preprocessing.size, "repeat": repeat,
     }  # fmt: skip
     click.echo(json.dumps(figures | facts) if json_wanted else _report(figures, facts))
 
@@ -218,7 +227,8 @@ def _report(figures: dict[str, Any], facts: dict[str, Any]) -> str:
         f"film (p50, one client); {CLIENTS[-1]} clients get {figures['share_of_export']:.0%} of the export's films\n"
         f"ready in {figures['ready_seconds']:.1f} s, {figures['server_memory_bytes'] / 1e6:.0f} MB resident, "
         f"{figures['server_own_bytes'] / 1e6:.0f} MB its own\n"
-        f"{facts['rows']:,} x {facts['dim']} ({facts['index_kind']}), {facts['films']} films at {facts['side']} px, "
-        f"{facts['runtime']}; medians of {facts['repeat']}; {facts['cores']} cores ({facts['processor']}), load "
-        f"{facts['load_1_min']}; " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+        f"{facts['rows']:,} x {facts['dim']} ({facts['index_kind']}), {facts['films']} films, {facts['backbone']} at "
+        f"{facts['side']} px, {facts['runtime']}; medians of {facts['repeat']}; "
+        f"{facts['cores']} cores ({facts['processor']}), load {facts['load_1_min']}; "
+        + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     )

@@ -7,7 +7,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -52,7 +52,7 @@ def machine_facts(*packages: str) -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "load_1_min": round(os.getloadavg()[0], 2),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: version(name) for name in packages if _is_installed(name)},
     }
 
 
@@ -76,6 +76,11 @@ def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in cells).rstrip()
         for cells in (enumerate(zip(line, widths, strict=True)) for line in lines)
     )
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether there is such a package: some ways are only measured where theirs is."""
+    return next(iter(distributions(name=package)), None) is not None
 
 
 def _processor() -> str:

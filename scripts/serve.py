@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from service.limits import Limits
 
 THREADS = 56
-"""32 clients that upload films without a pause, each waiting on a thread of its own, fill 32 of the 42 places that
+"""32 clients that upload films without a pause, each waiting on a thread of its own, fill 32 of the 35 places that
 `limits_for` gives uploads of these; they mostly sleep, for reading films is bounded by the cores, embedding by the
 batches. The rest answers searches for vectors and pages meanwhile."""
-RECEIVED_BYTES = 1 << 20
-"""Read from a connection at once, and held of a body before it goes to a file: a film is one read, not a hundred."""
+RECEIVED_BYTES = 1 << 18
+"""Read from a connection at once: a film of a megabyte comes in four reads, not in a hundred and thirty."""
 BODY_SLACK = 4
 """waitress drops a body this many limits long in its own words; below, the service's error body answers."""
 
@@ -104,7 +104,7 @@ def limits_for(threads: int) -> "Limits":
     """Return limits under which neither uploads nor maps can take every thread."""
     from service.limits import Limits
 
-    return replace(Limits(), studies=max(1, 3 * threads // 4), readings_waiting=threads // 8)
+    return replace(Limits(), studies=max(1, 5 * threads // 8), readings_waiting=threads // 8)
 
 
 def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS) -> None:
@@ -116,7 +116,7 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS) -> Non
         app, sockets=[listener], threads=threads, max_request_body_size=body, ident=None,
         channel_request_lookahead=1,  # a closed connection is noticed while its request waits
         connection_limit=max(100, 2 * threads), asyncore_use_poll=True,
-        recv_bytes=RECEIVED_BYTES, inbuf_overflow=RECEIVED_BYTES,
+        recv_bytes=RECEIVED_BYTES,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, _stop)
     host, port = listener.getsockname()[:2]

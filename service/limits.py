@@ -22,8 +22,8 @@ class Limits:
     parts: int = 32
     """Parts of a multipart body: two files and the options."""
 
-    studies: int = 42
-    """Uploaded studies on their way to a vector at a time: 32 clients that never pause, and ten more."""
+    studies: int = 35
+    """Uploaded studies on their way to a vector at a time: 32 clients that never pause, and a few more."""
 
     readings: int = 1
     """Maps and predictions with dropout at a time: one keeps every core busy for a second or more."""

@@ -5,6 +5,7 @@ Whatever is wrong with them together is refused here, before the first request.
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,33 +48,48 @@ def load(
         FingerprintMismatch: an index was built with another encoder.
         ArtefactError, CheckpointError: a file that is missing, truncated or changed.
     """
+    limits = limits or Limits()
+    with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
+        opening = [pool.submit(_open, mount.index_dir) for mount in mounts]
+        embedder, probe = _load_encoder(encoder_path, probe_dir, runtime)
+        opened = [one.result() for one in opening]
+    batches = BatchingEmbedder(embedder, places=limits.studies, departure=departure)
+    finders = [_finder(mount, *one, embedder, batches, probe) for mount, one in zip(mounts, opened, strict=True)]
+    return create_app(Mounted(tuple(finders)), limits)
+
+
+def _load_encoder(path: Path, probe_dir: Path | None, runtime: str) -> "tuple[Embedder, LinearProbe | None]":
     from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
     from encoder.probe import LinearProbe
 
-    embedder = Embedder.load(encoder_path, runtime=runtime)
-    probe = LinearProbe.load(probe_dir) if probe_dir else None
-    limits = limits or Limits()
-    batches = BatchingEmbedder(embedder, places=limits.studies, departure=departure)
-    return create_app(Mounted(tuple(load_finder(mount, embedder, batches, probe) for mount in mounts)), limits)
+    return Embedder.load(path, runtime=runtime), LinearProbe.load(probe_dir) if probe_dir else None
 
 
-def load_finder(
-    mount: Mount, embedder: "Embedder", batches: "BatchingEmbedder[StudyFilms]", probe: "LinearProbe | None" = None
+def _open(folder: Path) -> tuple[Retriever, FamiliarityGate]:
+    collection = load_collection(folder)
+    return Retriever(collection), FamiliarityGate.build(collection)
+
+
+def _finder(
+    mount: Mount,
+    retriever: Retriever,
+    gate: FamiliarityGate,
+    embedder: "Embedder",
+    batches: "BatchingEmbedder[StudyFilms]",
+    probe: "LinearProbe | None",
 ) -> Finder:
     """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
     from service.reader import Reader
 
-    collection = load_collection(mount.index_dir)
-    retriever = Retriever(collection)
     try:
         retriever.require_fingerprint(embedder.fingerprint)
     except FingerprintMismatch as error:
         raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
     written = datetime.fromtimestamp((mount.index_dir / MANIFEST).stat().st_mtime, UTC)
-    reader = Reader(embedder, batches, retriever, FamiliarityGate.build(collection), probe)
     return Finder(
         mount.name, retriever, batches, mount.image_root or _known_root(retriever),
-        reader, load_map(mount.index_dir), written.isoformat(timespec="seconds"),
+        Reader(embedder, batches, retriever, gate, probe), load_map(mount.index_dir),
+        written.isoformat(timespec="seconds"),
     )  # fmt: skip
 
 

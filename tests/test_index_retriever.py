@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import DIM, retriever_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import CollectionError, FingerprintMismatch, StudyNotFound, VectorsError
@@ -44,6 +44,7 @@ def test_every_row_finds_itself_first(retriever: Retriever, studies: pa.Table) -
         assert (first.study.study_id, first.similarity) == (study_id, pytest.approx(1.0))
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**16))
 def test_permuting_the_rows_permutes_nothing_that_is_seen(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -26,7 +26,8 @@ Film = npt.NDArray[np.float32]
 
 
 _LEAST_SIDE = 3
-"""A JPEG is decoded to no less than so many times the side of the network's square."""
+"""A JPEG is decoded to no less than so many times the side of the network's square. Over 29 films and four trained
+encoders the least cosine to the whole film's vector was 0.9968; with 2.5 it was 0.9889."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class Embedder:
     def read_film(self, source: Source, *, name: str | None = None) -> Film:
         """Return one file or upload as the network wants it, (C, S, S). Raises ImageError.
 
-        A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never to less than two and a half times the side of the
-        network's square, short side: the embedding stays within a cosine of 0.995 of the whole film's.
+        A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never to less than three times the side of the network's
+        square, short side: the embedding stays within a cosine of 0.995 of the whole film's.
         """
         return self.preprocessing(
             read_image(source, name=name, least_side=round(_LEAST_SIDE * self.preprocessing.size))

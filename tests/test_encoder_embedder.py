@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from encoder.backbone import load_backbone_weights
 from encoder.checkpoint import fingerprint_of, load_encoder, save_encoder
 from encoder.config import EncoderConfig
 from encoder.embedder import Embedder, Film, StudyFilms
 from encoder.errors import CheckpointError, EncoderError, ImageError
+from encoder.image import read_image
 from encoder.model import DualEfficientNetEncoder
 from encoder.preprocess import Preprocessing
+from encoder.single import build_encoder
 
 PREPROCESSING = Preprocessing(size=64)
 
@@ -90,6 +93,31 @@ def test_whatever_changes_a_vector_changes_the_fingerprint(tiny_encoder: DualEff
         fingerprint_of(tiny_encoder, dataclasses.replace(PREPROCESSING, contrast="equalize")),
     }
     assert len(prints) == 6
+
+
+@pytest.mark.slow  # real films and weights
+def test_a_large_jpeg_is_read_smaller_and_embedded_nearly_alike(shared_data: Path, shared_weights: Path) -> None:
+    config = EncoderConfig(architecture="single", backbone="tf_efficientnetv2_b0", embedding_dim=0)
+    encoder = build_encoder(config)
+    load_backbone_weights(encoder.backbones[0], config.backbone, str(shared_weights))
+    embedder = Embedder(encoder, Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3), device="cpu")
+    large = [film for path in sorted((shared_data / "dicom" / "chest").iterdir()) if (film := whole(path)) is not None]
+    files = [cv2.imencode(".jpg", np.rint(film * 255), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes() for film in large]
+
+    reduced = embedder.embed([embedder.read_films(file, None) for file in files])
+    full = embedder.embed([StudyFilms(embedder.preprocessing(read_image(file)), None) for file in files])
+
+    assert len(files) >= 3
+    assert 0.995 <= (reduced * full).sum(axis=1).min() < 1 - 1e-6  # equal vectors would mean that none was reduced
+
+
+def whole(path: Path) -> Film | None:
+    """Return a film of more than 1,344 pixels each way, six sides of the network's square."""
+    try:
+        film = read_image(path)
+    except ImageError:
+        return None
+    return film if min(film.shape) >= 6 * 224 else None
 
 
 def test_what_is_no_encoder_is_refused(tiny_encoder: DualEfficientNetEncoder, tmp_path: Path) -> None:

@@ -5,19 +5,31 @@ Knows OpenVINO; it must not know encoders, checkpoints or where a model came fro
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Films = npt.NDArray[np.float32]
+Made = TypeVar("Made")
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # what the layers that are not int8 run in
 _CHUNK = 4
 """Films a request: OpenVINO is fastest where a shape is fixed and the maps of a few films fit a core's cache."""
 _first_run = threading.Lock()
 """OpenVINO's Python side sets itself up in its first calls: two threads there at once wait for each other for ever."""
+
+
+def apart(make: Callable[[], Made]) -> Made:
+    """Return what is made, in a thread of its own, where OpenVINO compiles.
+
+    On processors with AMX it gives the thread that compiles another stack for signals and frees that stack with the
+    model: the next signal that Python handles in that thread would end the process.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="compile") as thread:
+        return thread.submit(make).result()
 
 
 class CompiledBranch:
@@ -50,12 +62,9 @@ class _Requests:
     """A model compiled for one number of films, and its idle requests: each is in one hand at a time."""
 
     def __init__(self, model: Any, precision: str, size: int) -> None:
-        from openvino import Core
-
         fixed = model.clone()
         fixed.reshape([size, *list(model.input(0).partial_shape)[1:]])
-        hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
-        self._compiled = Core().compile_model(fixed, "CPU", hints)
+        self._compiled = apart(lambda: _compiled(fixed, precision))
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with _first_run:
             self.finish(self.start([np.zeros(list(fixed.input(0).shape)[1:], np.float32)] * size))
@@ -76,3 +85,10 @@ class _Requests:
         values = np.array(request.get_output_tensor().data, dtype=np.float32)
         self._idle.put(request)
         return values
+
+
+def _compiled(model: Any, precision: str) -> Any:
+    from openvino import Core
+
+    hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+    return Core().compile_model(model, "CPU", hints)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.compiled import CompiledBranch
+from encoder.compiled import CompiledBranch, apart
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
 from encoder.mixed_precision import MixedModel
@@ -66,7 +66,7 @@ def _quantized(
 ) -> Quantized:
     model = convert(embedder.encoder, branch, embedder.preprocessing.size)
     judge = _Judge(embedder.encoder, branch, judged)
-    mixed = MixedModel(model, calibrated)
+    mixed = apart(lambda: MixedModel(model, calibrated))
     layers = mixed.chosen(judge.loss_of, BUDGET)
     chosen = mixed.model(layers)
     path = path_of(cache, embedder.fingerprint, branch, "int8")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoder.compiled import CompiledBranch, Films
+from encoder.compiled import CompiledBranch, Films, apart
 from encoder.errors import EncoderError
 from encoder.model import StudyEncoder
 
@@ -58,7 +58,7 @@ def has_bf16() -> bool:
     """Return whether OpenVINO finds bf16 arithmetic in this processor."""
     from openvino import Core
 
-    return "BF16" in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in apart(lambda: Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 class OpenVinoEncoder(StudyEncoder):

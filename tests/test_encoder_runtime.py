@@ -1,3 +1,4 @@
+import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,26 @@ def test_openvino_gives_the_vectors_of_torch(encoder: StudyEncoder, runtime: str
 
     assert fast.runtime.name == runtime
     assert cosines.min() >= least
+
+
+def test_making_and_dropping_models_leaves_the_threads_signal_stack_alone(encoder: StudyEncoder) -> None:
+    before = signal_stack()
+    models = [Embedder(encoder, Preprocessing(size=64), device="cpu", runtime="openvino-fp32") for _ in range(3)]
+    assert signal_stack() == before
+    while models:
+        models.pop(0)  # oldest first: what each put back would be what a later one had freed
+    assert signal_stack() == before
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+def signal_stack() -> tuple[int | None, int, int]:
+    """Return where signals of this thread are handled, `stack_t` of sigaltstack(2)."""
+    found = _SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+    return found.address, found.flags, found.size
 
 
 def test_alone_or_in_a_batch_or_among_threads_a_study_gets_the_same_vector(encoder: StudyEncoder) -> None:

@@ -5,6 +5,8 @@ precedent encoder create --backbone efficientnet_b0 --dim 512 --weights none --o
 
 import dataclasses
 import json
+import logging
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -97,6 +99,10 @@ def quantize_(path: Path, studies: Path, images: Path, count: int) -> None:
     """
     from encoder.quantize import quantize
 
+    with suppress(ImportError):  # quantize says what to install
+        import nncf
+
+        nncf.set_log_level(logging.WARNING)  # else it names every layer that it leaves as it is
     table, embedder = load_studies(studies), Embedder.load(path)
     rows = np.unique(np.linspace(0, table.num_rows - 1, min(count, table.num_rows)).round().astype(int)).tolist()
     paths = table.select(["frontal_path", "lateral_path"]).take(rows).to_pylist()

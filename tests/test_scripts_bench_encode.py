@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from encoder.checkpoint import save_encoder
 from encoder.model import DualEfficientNetEncoder
 from encoder.preprocess import Preprocessing
-from scripts.bench_encode import agreement
-from scripts.bench_films import KINDS, write_collection
+from scripts.benches.encode import agreement
+from scripts.benches.films import KINDS, write_collection
 from scripts.cli import precedent
 
 

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from scripts import bench
-from scripts.drawn import Drawn, share_found, true_neighbours
-from scripts.measured import interleaved, medians, resident_bytes, text_table
+from scripts.benches.drawn import Drawn, share_found, true_neighbours
+from scripts.benches.measured import interleaved, medians, resident_bytes, text_table
 
 SMALL = ["search", "--rows", "2000", "--dim", "16", "--queries", "10", "--batch", "20", "--repeat", "1"]
 

@@ -11,9 +11,9 @@ from encoder.checkpoint import save_encoder
 from encoder.image import read_image
 from encoder.model import DualEfficientNetEncoder
 from encoder.preprocess import Preprocessing
-from scripts.bench_serve import build_index, command, write_films
-from scripts.clients import Load, film_request, vector_request
-from scripts.drawn import Drawn
+from scripts.benches.clients import Load, film_request, vector_request
+from scripts.benches.drawn import Drawn
+from scripts.benches.serve import build_index, command, write_films
 from scripts.serve import THREADS, limits_for
 
 

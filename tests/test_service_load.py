@@ -23,8 +23,8 @@ from encoder.checkpoint import save_encoder
 from encoder.embedder import Embedder
 from index.collection import build_collection
 from index.shards import ExportPlan, ShardFolder
-from scripts.bench_films import as_jpeg, draw
-from scripts.clients import film_request
+from scripts.benches.clients import film_request
+from scripts.benches.films import as_jpeg, draw
 from service.app import create_app
 from service.batching import BatchingEmbedder
 from service.departure import departure

@@ -1,7 +1,7 @@
 """`precedent bench serve`: what a real server takes for a vector and for a film, beside the bare calls and an export.
 
-Knows the server's address and the calls behind it; the load is made in `scripts.clients`, clock and table in
-`scripts.measured`.
+Knows the server's address and the calls behind it; the load is made in `scripts.benches.clients`, clock and table in
+`scripts.benches.measured`.
 """
 
 import json
@@ -23,12 +23,12 @@ from index.collection import KIND_NAMES, build_collection
 from index.retriever import Retriever
 from index.shards import ExportPlan, ShardFolder
 from index.studies import studies_schema
-from scripts.bench_export import embedder_of
-from scripts.bench_films import KINDS, draw
-from scripts.clients import Asked, Load, film_request, running, served, vector_request
-from scripts.drawn import Drawn
+from scripts.benches.clients import Asked, Load, film_request, running, served, vector_request
+from scripts.benches.drawn import Drawn
+from scripts.benches.export import embedder_of
+from scripts.benches.films import KINDS, draw
+from scripts.benches.measured import interleaved, machine_facts, text_table
 from scripts.export import FilmReader, export, one_torch_thread, threads_for
-from scripts.measured import interleaved, machine_facts, text_table
 
 CLIENTS = (1, 8, 32)
 _FILMS = 8

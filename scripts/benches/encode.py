@@ -1,6 +1,6 @@
 """`precedent bench encode`: studies a second and one study's time of every way to run an encoder that is here.
 
-Knows runtimes and their rivals; the clock and the table are in `scripts.measured`.
+Knows runtimes and their rivals; the clock and the table are in `scripts.benches.measured`.
 """
 
 import json
@@ -19,9 +19,9 @@ import torch
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
 from index.studies import load_studies
-from scripts.bench_export import embedder_of, encoder_alone
-from scripts.measured import interleaved, machine_facts, medians, text_table
-from scripts.rivals import Vectors, rivals_of
+from scripts.benches.export import embedder_of, encoder_alone
+from scripts.benches.measured import interleaved, machine_facts, medians, text_table
+from scripts.benches.rivals import Vectors, rivals_of
 
 EAGER = "torch eager fp32"
 TOP = 10

@@ -1,6 +1,6 @@
 """`precedent bench export`: from files of films to finished Parquet, beside the plain way and the machine's limit.
 
-Knows the export and its rivals; the clock and the table are in `scripts.measured`.
+Knows the export and its rivals; the clock and the table are in `scripts.benches.measured`.
 """
 
 import json
@@ -26,9 +26,9 @@ from encoder.model import DualEfficientNetEncoder, StudyEncoder
 from encoder.preprocess import Preprocessing
 from encoder.runtime import RUNTIMES
 from index.shards import ExportPlan, ShardFolder
-from scripts.bench_films import KINDS, write_collection
+from scripts.benches.films import KINDS, write_collection
+from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.export import FilmReader, export, one_torch_thread, threads_for
-from scripts.measured import interleaved, machine_facts, medians, text_table
 
 CHEXPERT_FILMS = 223_414
 _IN_MEMORY = 64

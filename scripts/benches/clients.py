@@ -72,7 +72,7 @@ def running(words: Sequence[str]) -> Iterator[Server]:
     """
     started = perf_counter()
     command = [sys.executable, "-u", "-m", "scripts.cli", "serve", *words]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         assert process.stdout is not None
         try:

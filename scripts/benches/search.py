@@ -19,8 +19,8 @@ from index.collection import KIND_NAMES, with_enough_effort
 from index.kinds import resolve_kind
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings
-from scripts.drawn import Drawn, Mask, Rows, share_found, true_neighbours
-from scripts.measured import interleaved, machine_facts, medians, resident_bytes, text_table
+from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
+from scripts.benches.measured import interleaved, machine_facts, medians, resident_bytes, text_table
 
 SIZES = (10_000, 100_000, 224_000, 1_000_000)
 SHARES = (0.001, 0.01, 0.1, 0.5)
@@ -37,7 +37,7 @@ _HEADINGS = (
 _FILTER_HEADINGS = ("filter", "passing", "exact", "recall@10", "ms", "rate of unfiltered")
 
 
-@click.command()
+@click.command("search")
 @click.option("--rows", type=click.IntRange(100), multiple=True, default=SIZES, show_default=True, help="Repeatable.")
 @click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
 @click.option("--kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
@@ -48,7 +48,7 @@ _FILTER_HEADINGS = ("filter", "passing", "exact", "recall@10", "ms", "rate of un
 )
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the measured index lies; removed afterwards.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
-def search(
+def command(
     rows: tuple[int, ...],
     dim: int,
     kind: str,
@@ -60,9 +60,9 @@ def search(
 ) -> None:
     """Build, save, map and search an index of each size, and scan the same rows the plain way, in turns.
 
-    The embeddings are drawn from a model of those of trained encoders: `scripts/drawn.py` says how. The plain way is a
-    flat FAISS index of fp32, one query at a time. The machine's limits stand beside: the time in which one core reads
-    every one-bit code, and every fp32 vector, once.
+    The embeddings are drawn from a model of those of trained encoders: `scripts/benches/drawn.py` says how. The plain
+    way is a flat FAISS index of fp32, one query at a time. The machine's limits stand beside: the time in which one
+    core reads every one-bit code, and every fp32 vector, once.
 
     \b
     precedent bench search --rows 100000 --json

@@ -6,18 +6,16 @@ Knows the file's layout; knows nothing of training or of what the vectors are us
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from encoder.config import EncoderConfig
 from encoder.errors import CheckpointError, EncoderError
 from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
 from encoder.single import build_encoder
+from encoder.tensor_files import load_tensors, save_tensors
 
 FORMAT = "precedent-encoder"
 VERSION = "1"
@@ -42,22 +40,25 @@ def save_encoder(
         "preprocessing": preprocessing.to_json(),
     }
     state = {
-        name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-        for name, value in encoder.state_dict().items()
+        name: value.to(dtype) if value.is_floating_point() else value for name, value in encoder.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(state, partial, metadata=metadata)
-    os.replace(partial, path)
+    save_tensors(path, state, metadata)
 
 
 def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
     """Return the encoder in evaluation mode, float32, and its preprocessing.
 
     Raises:
-        CheckpointError: the file is missing, truncated, not an encoder of ours, or of a newer version.
+        CheckpointError: the file is missing, truncated, changed, not an encoder of ours, or of a newer version.
     """
-    metadata, state = _read(path)
+    try:
+        metadata, stored = load_tensors(path, "copy it again, or make it anew")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no encoder file {str(path)!r}; make one with: precedent encoder create --out {path}"
+        ) from error
+    state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{str(path)!r} holds weights but no encoder; make one with: precedent encoder create --weights {path}"
@@ -95,18 +96,3 @@ def _stated(config: EncoderConfig) -> dict[str, object]:
     """Return the options that are not at their default, so that an option added later leaves older encoders theirs."""
     defaults = dataclasses.asdict(EncoderConfig())
     return {key: value for key, value in dataclasses.asdict(config).items() if value != defaults[key]}
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-            return file.metadata() or {}, {
-                name: value.float() if value.is_floating_point() else value for name, value in state.items()
-            }
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"no encoder file {str(path)!r}; make one with: precedent encoder create --out {path}"
-        ) from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file ({error})") from error

@@ -4,6 +4,7 @@ It keeps no tag that names a person and must not know of files on disk, tensors 
 """
 
 import io
+import re
 import struct
 import threading
 import warnings
@@ -76,6 +77,9 @@ _PARSER_ERRORS = (
     struct.error,
     MemoryError,
 )
+_QUOTED = re.compile(r"""b?['"].*['"]""")
+"""What a parser quotes of the header, which may be a name: from the first quotation mark to the last."""
+_COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB")
 _quiet = threading.Lock()
 
 
@@ -102,7 +106,8 @@ def read_dicom(data: bytes, check_size: Callable[[int, int], None]) -> npt.NDArr
     syntax = _transfer_syntax(data)
     if syntax not in _NATIVE and syntax != RLELossless and not is_known_frame(syntax):
         deflated = "; inflate it first" if syntax == DeflatedExplicitVRLittleEndian else ""
-        raise ImageError(f"expected pixel data in a known encoding, got {syntax.name!r}{deflated}")
+        named = repr(syntax.name) if syntax.name != syntax else "one that no standard names"
+        raise ImageError(f"expected pixel data in a known encoding, got {named}{deflated}")
     try:
         header = _read_header(data)
         _check_header(header)
@@ -114,7 +119,7 @@ def read_dicom(data: bytes, check_size: Callable[[int, int], None]) -> npt.NDArr
     except _PARSER_ERRORS as error:
         if isinstance(error, ImageError):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = _QUOTED.sub("...", " ".join(str(error).split())) or type(error).__name__
         raise ImageError(f"expected a whole DICOM radiograph, got a damaged or unusual one ({reason})") from error
 
 
@@ -161,9 +166,8 @@ def _silence() -> Iterator[None]:
 def _check_header(header: pydicom.Dataset) -> None:
     polarity = str(header.get("PhotometricInterpretation", "")).strip()
     if polarity not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(
-            f"PhotometricInterpretation {polarity!r} is not a radiograph; expected MONOCHROME1 or MONOCHROME2"
-        )
+        told = repr(polarity) if polarity in ("", *_COLOURS) else "of another name"
+        raise ImageError(f"PhotometricInterpretation {told} is not a radiograph; expected MONOCHROME1 or MONOCHROME2")
     modality = str(header.get("Modality", "")).strip()
     if modality in _SECTIONS:
         raise ImageError(f"Modality {modality!r} is not a radiograph; expected CR, DX or a like projection")
@@ -186,7 +190,7 @@ def _expect(header: pydicom.Dataset, keyword: str, allowed: tuple[int, ...] | ra
     value = default if value is None else value
     if not isinstance(value, int) or value not in allowed:
         wanted = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(str, allowed))
-        raise ImageError(f"expected {keyword} {wanted}, got {value}")
+        raise ImageError(f"expected {keyword} {wanted}, got {value if isinstance(value, int) else 'no whole number'}")
     return int(value)
 
 

@@ -104,11 +104,16 @@ class Embedder:
             read_image(source, name=name, least_side=round(_LEAST_SIDE * self.preprocessing.size))
         )
 
-    def read_films(self, frontal: Source | None, lateral: Source | None) -> StudyFilms:
-        """Return the films of one study. Raises ImageError; EncoderError where both are missing."""
+    def read_films(self, frontal: Source | None, lateral: Source | None, projection: str | None = None) -> StudyFilms:
+        """Return the films of one study, the frontal's projection known or not.
+
+        Raises:
+            ImageError: a film that cannot be used. EncoderError: both are missing.
+        """
         return StudyFilms(
             None if frontal is None else self.read_film(frontal, name=_upload_name(frontal, "frontal")),
             None if lateral is None else self.read_film(lateral, name=_upload_name(lateral, "lateral")),
+            projection,
         )
 
     def embed(self, studies: Sequence[StudyFilms]) -> npt.NDArray[np.float32]:

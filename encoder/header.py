@@ -59,7 +59,8 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
         raise ImageError("expected a JPEG frame header before the first scan, got none; the file is damaged")
     # Inside a scan every 0xFF is followed by 0x00 or a restart, so this pair is always a further scan.
     scans = data.count(b"\xff\xda", position)
-    kept.append(data[position:])
+    last = data.find(b"\xff\xd9", position) if scans == 1 else -1  # what follows the end is no part of the picture
+    kept.append(data[position : last + 2] if last >= 0 else data[position:])
     return PictureHeader(*header[:4], scans=scans, progressive=header[4]), b"".join(kept)
 
 

@@ -26,11 +26,12 @@ from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, PictureHeader, parse_j
 Source = str | os.PathLike[str] | bytes
 Image = npt.NDArray[np.float32]
 
-MAX_PIXELS = 64_000_000  # the largest detectors in use give about 17 million
-MAX_FILE_BYTES = 160_000_000  # MAX_PIXELS of 16 bits uncompressed, and room for a header
+MAX_PIXELS = 40_000_000  # the largest detectors in use give about 17 million, a CR plate 20; reading takes 0.4 GB
+MAX_FILE_BYTES = 100_000_000  # MAX_PIXELS of 16 bits uncompressed, and room for a header
 MIN_SIDE = 32
 MAX_ASPECT = 8
 MAX_SATURATION = 30.0  # mean HSV saturation on 0..255; a grey film stored as RGB stays far below
+_STRIP = 1_000_000  # pixels of a colour picture that are made grey at a time
 _PASSES = 6  # passes of a many-scan JPEG over max_pixels; keeps its decoding near a second
 _DECODER_ERRORS = (
     OSError,
@@ -94,7 +95,7 @@ def _read(data: bytes, max_pixels: int, least_side: int | None) -> Image:
         return _read_picture(data, parse_png, PngImageFile, max_pixels)
     if is_dicom(data):
         return read_dicom(data, lambda width, height: check_size(width, height, max_pixels))
-    raise NotAnImage(f"expected a JPEG, PNG or DICOM (Part 10) file, got bytes that start with {data[:8].hex(' ')}")
+    raise NotAnImage(f"expected a JPEG, PNG or DICOM (Part 10) file, got bytes that start with {data[:4].hex(' ')}")
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -122,18 +123,25 @@ def _read_picture(
     check_size(header.width, header.height, max_pixels)
     _check_scans(header, max_pixels)
     try:
-        # The format's own class: Pillow's open() adds a pixel limit and warnings that belong to the process.
-        with decoder(io.BytesIO(essence)) as picture:
-            if least_side:
-                _draft(picture, least_side)
-            picture.load()
-            grey = _as_grey(picture)
+        grey = _decode(decoder, essence, least_side)
     except _DECODER_ERRORS as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"expected a whole picture, got a damaged one ({error or type(error).__name__})") from error
     image: Image = np.divide(grey, np.float32(255 if grey.dtype == np.uint8 else 1), dtype=np.float32)
     return image
+
+
+def _decode(
+    decoder: type[JpegImageFile] | type[PngImageFile], essence: bytes, least_side: int | None
+) -> npt.NDArray[Any]:
+    """Return (H, W) as stored; what the decoder held, four bytes a pixel of a colour picture, is free afterwards."""
+    # The format's own class: Pillow's open() adds a pixel limit and warnings that belong to the process.
+    with decoder(io.BytesIO(essence)) as picture:
+        if least_side:
+            _draft(picture, least_side)
+        picture.load()
+        return _as_grey(picture)
 
 
 def _draft(picture: JpegImageFile | PngImageFile, least_side: int) -> None:
@@ -161,30 +169,41 @@ def _as_grey(picture: Pillow.Image) -> npt.NDArray[Any]:
         return np.array(picture)
     if picture.mode not in ("L", "LA", "P", "PA", "RGB", "RGBA"):
         raise ImageError(f"expected a grey or RGB picture, got mode {picture.mode!r}; export it as 8-bit grey")
+    if picture.mode == "L" and "transparency" not in picture.info:
+        return np.array(picture)
+    return _greyed(picture)
+
+
+def _greyed(picture: Pillow.Image) -> npt.NDArray[np.uint8]:
+    """Return a picture with colour or alpha as (H, W), strip by strip: whole copies of it would take a gigabyte."""
+    width, height = picture.size
+    step = max(1, round(math.sqrt(width * height / 1_000_000)))  # of a sample of about a million pixels
+    rows = max(step, _STRIP // width // step * step)
+    grey = np.empty((height, width), np.uint8)
+    saturations = []
+    for top in range(0, height, rows):
+        strip = _without_alpha(picture.crop((0, top, width, min(top + rows, height))))
+        saturations.append(_saturation(strip.reduce(step)) * strip.height)
+        grey[top : top + rows] = np.asarray(strip.convert("L"))
+    _check_saturation(sum(saturations) / height)
+    return grey
+
+
+def _without_alpha(picture: Pillow.Image) -> Pillow.Image:
+    """Return the picture in RGB, laid on black where it is not opaque."""
     if picture.mode.endswith("A") or "transparency" in picture.info:
-        picture = _on_black(picture)
-    if picture.mode == "P":
-        picture = picture.convert("RGB")
-    if picture.mode == "RGB":
-        _check_saturation(np.asarray(picture.reduce(_step(picture.size))))
-        picture = picture.convert("L")
-    return np.array(picture)
+        opaque = picture.convert("RGBA")
+        black = Pillow.new("RGBA", opaque.size, (0, 0, 0, 255))
+        picture = Pillow.alpha_composite(black, opaque)
+    return picture.convert("RGB")
 
 
-def _on_black(picture: Pillow.Image) -> Pillow.Image:
-    """Return the picture without its alpha, laid on black where it is not opaque."""
-    opaque = picture.convert("RGBA")
-    black = Pillow.new("RGBA", opaque.size, (0, 0, 0, 255))
-    return Pillow.alpha_composite(black, opaque).convert("RGB")
+def _saturation(picture: Pillow.Image) -> float:
+    """Return the mean HSV saturation of an RGB picture, 0 to 255."""
+    return float(cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2HSV)[..., 1].mean())
 
 
-def _step(size: tuple[int, int]) -> int:
-    """Return the reduction that keeps the sample for the saturation rule near a million pixels."""
-    return max(1, round(math.sqrt(size[0] * size[1] / 1_000_000)))
-
-
-def _check_saturation(rgb: npt.NDArray[np.uint8]) -> None:
-    saturation = float(cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1].mean())
+def _check_saturation(saturation: float) -> None:
     if saturation > MAX_SATURATION:
         raise ImageError(
             f"expected a grey radiograph, got a colour picture (mean saturation {saturation:.0f} of 255, "

@@ -4,7 +4,6 @@ Knows embeddings, targets and fold numbers as arrays; it must not know tables of
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from encoder.calibration import Method, OperatingPoints, calibration, operating_points, sigmoid
 from encoder.errors import CheckpointError, EncoderError
 from encoder.strength import STRENGTHS, ClassWeight, Floats, best_strengths, scaled_rows, solve_strengths
+from encoder.tensor_files import load_tensors, save_tensors, save_text
 
 FORMAT = "precedent-probe"
 VERSION = "1"
@@ -129,9 +127,9 @@ class LinearProbe:
             )
 
     def save(self, folder: Path) -> None:
-        """Write probe.safetensors and then probe.json into the folder; each appears whole or not at all."""
+        """Write probe.safetensors, which holds all of it, and probe.json, the same but for the weights, to be read."""
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {name: torch.from_numpy(getattr(self, name)).contiguous() for name in _ARRAYS}
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
         details = {
             "format": FORMAT,
             "version": VERSION,
@@ -141,16 +139,14 @@ class LinearProbe:
             "skipped": self.skipped,
             "operating_points": {name: vars(points) for name, points in self.points.items()},
         }
-        partial = folder / f".{WEIGHTS}.partial"
-        save_file(arrays, partial, metadata={"format": FORMAT, "fingerprint": self.fingerprint})
-        os.replace(partial, folder / WEIGHTS)
-        partial = folder / f".{DETAILS}.partial"
-        partial.write_text(json.dumps(details, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, folder / DETAILS)
+        text = json.dumps(details, indent=2, ensure_ascii=False) + "\n"
+        metadata = {"format": FORMAT, "fingerprint": self.fingerprint, "details": text}
+        save_tensors(folder / WEIGHTS, arrays, metadata)
+        save_text(folder / DETAILS, text)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Return the probe of a folder. Raises CheckpointError where it is missing or its two files differ."""
+        """Return the probe of a folder. Raises CheckpointError where it is missing or has changed."""
         details, arrays, fingerprint = _read(folder)
         if details.get("format") != FORMAT or details.get("version") != VERSION:
             raise CheckpointError(f"{str(folder)!r} holds no probe of version {VERSION}; run: precedent probe")
@@ -195,10 +191,14 @@ def _check(embeddings: Floats, targets: Floats, findings: Sequence[str], folds: 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Floats], str]:
     try:
-        details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
-        with safe_open(folder / WEIGHTS, framework="np") as file:
-            return details, {name: file.get_tensor(name) for name in _ARRAYS}, file.metadata()["fingerprint"]
+        metadata, tensors = load_tensors(folder / WEIGHTS, "run: precedent probe again")
+        arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+        # A probe of an older version has its details beside its weights only.
+        details = json.loads(metadata.get("details") or (folder / DETAILS).read_text(encoding="utf-8"))
+        return details, arrays, metadata["fingerprint"]
     except FileNotFoundError as error:
         raise CheckpointError(f"no probe in {str(folder)!r}; run: precedent probe EMBEDDINGS --out {folder}") from error
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{str(folder)!r} holds no readable probe ({error})") from error

@@ -7,20 +7,18 @@ rest is JSON, TOML and CSV, and each file appears whole or not at all.
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from encoder.checkpoint import save_encoder
 from encoder.errors import CheckpointError, RecipeError
 from encoder.recipe import Recipe
 from encoder.single import build_encoder
+from encoder.tensor_files import load_tensors, save_tensors, save_text
 from encoder.train import Progress, Trainer
 
 ENCODER, STATE, RECIPE, METRICS = "encoder.safetensors", "last.safetensors", "recipe.toml", "metrics.csv"
@@ -48,7 +46,7 @@ class RunFolder:
         """Write the state to go on from, the curves so far, and the encoder if it is the best yet."""
         if best:
             self._save_best(trainer)
-        _save_whole(self.path / STATE, _tensors_of(trainer), {"run": json.dumps(_numbers_of(trainer))})
+        save_tensors(self.path / STATE, _tensors_of(trainer), {"run": json.dumps(_numbers_of(trainer))})
         self._write_metrics(trainer.progress.history)
 
     def resume(self, trainer: Trainer) -> bool:
@@ -61,17 +59,15 @@ class RunFolder:
         if not path.exists():
             return False
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-                numbers = json.loads(file.metadata()["run"])
-            _restore(trainer, tensors, numbers)
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            metadata, tensors = load_tensors(path, "start anew")
+            _restore(trainer, tensors, json.loads(metadata["run"]))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{str(path)!r} cannot be gone on from ({error}); use another --out") from error
         return True
 
     def report(self, content: Mapping[str, Any]) -> None:
         """Write the run's closing figures, report.json."""
-        _write_whole(self.path / "report.json", json.dumps(dict(content), indent=2) + "\n")
+        save_text(self.path / "report.json", json.dumps(dict(content), indent=2) + "\n")
 
     def _save_best(self, trainer: Trainer) -> None:
         encoder = build_encoder(self.recipe.encoder)
@@ -79,18 +75,18 @@ class RunFolder:
         save_encoder(self.path / ENCODER, encoder, self.recipe.preprocessing)
         names = json.dumps(trainer.studies.target_names)
         exclusive = json.dumps(trainer.studies.exclusive)
-        _save_whole(self.path / CLASSIFIER, trainer.head_state(), {"targets": names, "exclusive": exclusive})
+        save_tensors(self.path / CLASSIFIER, trainer.head_state(), {"targets": names, "exclusive": exclusive})
 
     def _write_metrics(self, history: list[dict[str, float]]) -> None:
         lines = [",".join(history[0])]
         lines += [",".join(f"{value:.6g}" for value in row.values()) for row in history]
-        _write_whole(self.path / METRICS, "\n".join(lines) + "\n")
+        save_text(self.path / METRICS, "\n".join(lines) + "\n")
 
     def _claim(self, name: str, content: str) -> None:
         path = self.path / name
         if not path.exists():
-            _write_whole(path, content)
-        elif path.read_text(encoding="utf-8") != content:
+            save_text(path, content)
+        elif path.read_bytes() != content.encode():
             raise RecipeError(
                 f"{str(self.path)!r} holds a run with another {name}; give another --out, or the same recipe to go on"
             )
@@ -133,15 +129,3 @@ def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[s
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _save_whole(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
-    os.replace(partial, path)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

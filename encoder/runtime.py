@@ -5,6 +5,7 @@ it is a hundredth of the work.
 """
 
 import copy
+import hashlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from encoder.compiled import CompiledBranch, Films, apart
 from encoder.errors import EncoderError
 from encoder.model import StudyEncoder
+from encoder.tensor_files import save_text, written_whole
 
 RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
 AUTO = "auto"
@@ -140,10 +142,8 @@ class PooledBranch(nn.Module):
 
 def _converted(encoder: StudyEncoder, branch: int, size: int, path: Path | None) -> Any:
     """Return the OpenVINO model of a branch, read where it was kept."""
-    from openvino import Core
-
-    if path is not None and path.is_file() and path.with_suffix(".bin").is_file():
-        return Core().read_model(path)
+    if (kept := _kept(path)) is not None:
+        return kept
     model = convert(encoder, branch, size)
     if path is not None:
         keep_model(model, path)  # a read-only folder is no fault: the next start converts again
@@ -165,26 +165,44 @@ def convert(encoder: StudyEncoder, branch: int, size: int) -> Any:
 
 
 def keep_model(model: Any, path: Path) -> bool:
-    """Write a model beside its checkpoint, whole or not at all, and return whether that could be done."""
+    """Write a model and then its SHA-256 beside the checkpoint, and return whether that could be done."""
     import openvino
 
-    partial = path.with_name(f".partial-{path.name}")
+    weights, sums = path.with_suffix(".bin"), path.with_suffix(".sha256")
     try:
         path.parent.mkdir(exist_ok=True)
-        openvino.save_model(model, partial, compress_to_fp16=False)
-        partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        partial.replace(path)
+        with written_whole(weights), written_whole(path) as partial:
+            openvino.save_model(model, partial, compress_to_fp16=False)  # and the weights, of the same name
+        save_text(sums, _sums(path))
     except (OSError, RuntimeError):
         return False
     return True
 
 
-def _int8_model(path: Path | None) -> Any:
+def _kept(path: Path | None) -> Any:
+    """Return the model that was kept there; None where there is none, or it is not as it was written."""
     from openvino import Core
 
-    if path is None or not path.is_file():
+    if path is None:
+        return None
+    try:
+        if path.with_suffix(".sha256").read_text(encoding="utf-8") == _sums(path):
+            return Core().read_model(path)
+    except (OSError, UnicodeDecodeError):
+        pass
+    return None
+
+
+def _sums(path: Path) -> str:
+    """Return the SHA-256 of a model's two files, as `sha256sum -c` reads them."""
+    files = (path, path.with_suffix(".bin"))
+    return "".join(f"{hashlib.sha256(one.read_bytes()).hexdigest()}  {one.name}\n" for one in files)
+
+
+def _int8_model(path: Path | None) -> Any:
+    if (kept := _kept(path)) is None:
         raise EncoderError(
-            "expected an int8 model beside the checkpoint, got none; run: "
+            "expected an int8 model beside the checkpoint, as it was written, got none; run: "
             "precedent encoder quantize ENCODER --studies STUDIES --images IMAGES"
         )
-    return Core().read_model(path)
+    return kept

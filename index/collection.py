@@ -4,7 +4,7 @@ File names carry their content's SHA-256 and the manifest is renamed into place 
 collection or the new one, never a mixture. Knows nothing of how a vector was made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from index.changes import FILE as CHANGES
 from index.effort import EFFORTS, Effort
 from index.errors import ArtefactError, CollectionError, StudiesError
 from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
+from index.folder import held_alone
 from index.kinds import KINDS, resolve_kind
 from index.layouts import sample_layouts
 from index.shards import load_manifest, load_shards
@@ -61,6 +63,21 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Coll
     studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
     if pc.count_distinct(studies["study_id"]).as_py() < len(studies):
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")
+    facts = {"fingerprint": export["fingerprint"], "image_root": export.get("image_root")}
+    out.mkdir(parents=True, exist_ok=True)
+    with held_alone(out):
+        _require_no_changes(out)
+        return save_collection(out, index, studies, sample_layouts(embeddings), **facts)
+
+
+def save_collection(
+    out: Path, index: VectorIndex, studies: pa.Table, layouts: pa.Table | None, **facts: Any
+) -> Collection:
+    """Write a collection to the folder `out`, which the caller holds alone, in place of one that is there.
+
+    Args:
+        facts: what else the manifest has to say.
+    """
     index, recall = with_enough_effort(index)
     manifest = {
         "format": FORMAT,
@@ -70,15 +87,22 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Coll
         "effort": asdict(index.effort),
         "rows": len(index),
         "embedding_dim": index.embedding_dim,
-        "fingerprint": export["fingerprint"],
-        "image_root": export.get("image_root"),
+        **facts,
         "recall_at_10": recall,
     }
-    layouts = sample_layouts(embeddings)
     manifest["files"] = _save_files(out, index, studies, layouts)
-    save_json(out / MANIFEST, manifest)
+    save_json(out / MANIFEST, manifest, sealed=True)
     _remove_unnamed(out, manifest)
     return Collection(manifest, studies, index, layouts)
+
+
+def _require_no_changes(out: Path) -> None:
+    """Refuse to put an export in the place of studies that no export holds."""
+    if (out / CHANGES).exists():
+        raise CollectionError(
+            f"studies were added to or deleted from {str(out)!r} after it was built, of which an export knows nothing; "
+            "give another folder with --out, or remove this one to give up those changes"
+        )
 
 
 def load_collection(folder: Path) -> Collection:
@@ -109,30 +133,38 @@ def load_collection(folder: Path) -> Collection:
 def _save_files(
     out: Path, index: VectorIndex, studies: pa.Table, layouts: pa.Table | None
 ) -> dict[str, dict[str, str]]:
-    out.mkdir(parents=True, exist_ok=True)
     fresh = {role: out / f".{role}.new" for role in _SUFFIXES}
-    index.save(fresh["exact"], fresh["approximate"])
-    pq.write_table(studies, fresh["studies"], compression="zstd")
-    if layouts is not None:
-        pq.write_table(layouts, fresh["layouts"], compression="zstd")
-    files = {}
-    for role, path in fresh.items():
-        if path.exists():
-            sha256 = sha256_of(path)
-            name = f"{role}-{sha256[:16]}{_SUFFIXES[role]}"
-            with written_whole(out / name) as partial:
-                path.replace(partial)
-            files[role] = {"name": name, "sha256": sha256}
-    return files
+    _remove(fresh.values())  # of a build that was killed, and perhaps of another kind
+    try:
+        index.save(fresh["exact"], fresh["approximate"])
+        pq.write_table(studies, fresh["studies"], compression="zstd")
+        if layouts is not None:
+            pq.write_table(layouts, fresh["layouts"], compression="zstd")
+        return {role: _named(out, role, path) for role, path in fresh.items() if path.exists()}
+    finally:
+        _remove(fresh.values())
+
+
+def _named(out: Path, role: str, fresh: Path) -> dict[str, str]:
+    """Give a file the name that tells its content, and return what the manifest says of it."""
+    sha256 = sha256_of(fresh)
+    name = f"{role}-{sha256[:16]}{_SUFFIXES[role]}"
+    with written_whole(out / name) as partial:
+        fresh.replace(partial)
+    return {"name": name, "sha256": sha256}
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _remove_unnamed(out: Path, manifest: dict[str, Any]) -> None:
-    """Remove the files of the collection that this one replaced; a reader that has them open keeps them."""
+    """Remove files of collections that this one replaced, and of builds that were killed; open files stay readable."""
     named = {entry["name"] for entry in manifest["files"].values()}
     for role, suffix in _SUFFIXES.items():
-        for path in out.glob(f"{role}-*{suffix}"):
-            if path.name not in named:
-                path.unlink()
+        _remove(path for path in out.glob(f"{role}-*{suffix}") if path.name not in named)
+        _remove(out.glob(f".{role}-*{suffix}.partial"))
 
 
 def _blocks(embeddings: Path, tables: list[pa.Table]) -> Iterator[Embeddings]:

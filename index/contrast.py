@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from index.filters import Where
-from index.retriever import Hit, Retriever
+from index.searchable import Hit, Searchable
 from index.studies import FINDINGS, Study
 
 AGE_REACH = 5.0
@@ -61,7 +61,7 @@ class Contrast:
     absent: Counterpart | None
 
 
-def contrast(retriever: Retriever, query: npt.ArrayLike, finding: str, subject: Subject | None = None) -> Contrast:
+def contrast(retriever: Searchable, query: npt.ArrayLike, finding: str, subject: Subject | None = None) -> Contrast:
     """Return the contrast of a query for one finding; each side is matched as far as it can be.
 
     Present is a label of 1. Absent is a label of 0 or, where the finding is not labelled, a normal study
@@ -79,7 +79,7 @@ def contrast(retriever: Retriever, query: npt.ArrayLike, finding: str, subject: 
     return Contrast(finding, present, absent)
 
 
-def _nearest(retriever: Retriever, query: npt.ArrayLike, side: Where, subject: Subject) -> Counterpart | None:
+def _nearest(retriever: Searchable, query: npt.ArrayLike, side: Where, subject: Subject) -> Counterpart | None:
     demands = _demands(subject)
     known = [name for name in RELAXED_FIRST if name in demands]
     for given_up in range(len(known) + 1):

@@ -30,3 +30,15 @@ class ArtefactError(CollectionError):
 
 class StudyNotFound(CollectionError):
     """A study id that this collection does not hold."""
+
+
+class StudyExists(CollectionError):
+    """A study id that this collection holds already, with other content."""
+
+
+class WriteFailed(CollectionError):
+    """A change that could not be brought to the disk; what was there before is as it was."""
+
+
+class StaleMap(ArtefactError):
+    """A map of another state of its collection, as a build or a killed compaction leaves it."""

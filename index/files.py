@@ -13,6 +13,12 @@ from typing import Any
 
 from index.errors import ArtefactError
 
+SEAL = "precedent.seal"
+"""Key, of a manifest or of a Parquet file's metadata, under which a file tells the SHA-256 of its own content."""
+_UNKNOWN = f"{16 * '0'}:{64 * '0'}"
+UNSEALED = f"{SEAL}:{_UNKNOWN}"
+"""What a Parquet file says under that key until `seal` has put its length and its SHA-256 in."""
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -24,34 +30,75 @@ def written_whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
+def save_json(path: Path, content: dict[str, Any], *, sealed: bool = False) -> None:
+    """Write a JSON object, whole or not at all; a sealed one is refused by `load_json` once anything in it changed."""
+    if sealed:
+        content = content | {SEAL: _digest(content)}
     with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
-    """Return a JSON object of ours.
+    """Return a JSON object of ours, less its seal.
 
     Raises:
-        ArtefactError: the file is missing or is no JSON object; `what` and `remedy` go into the sentence.
+        ArtefactError: the file is missing, is no JSON object or is not as it was sealed; `what` and `remedy` go into
+            the sentence.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtefactError(f"no {what} at {str(path)!r}; {remedy}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{str(path)!r} is no longer readable as the {what} ({error}); {remedy}") from error
     if not isinstance(content, dict):
         raise ArtefactError(f"expected a JSON object in {str(path)!r}, got {type(content).__name__}; {remedy}")
+    if (told := content.pop(SEAL, None)) is not None and told != _digest(content):
+        raise ArtefactError(f"the {what} {str(path)!r} has changed since it was written; {remedy}")
     return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def seal(path: Path) -> None:
+    """Put the SHA-256 of a file into it, where it says UNSEALED."""
+    content = path.read_bytes()
+    place, digest = _sealed(content)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(digest)
+
+
+def require_seal(path: Path, remedy: str) -> None:
+    """Raise ArtefactError where a file is not as it was sealed.
+
+    One without a seal, of an older version, passes, and so does one of another length than its seal says: whoever
+    reads a table and saves other rows takes the metadata along. A file that was cut off is no Parquet file any more.
+    """
+    content = path.read_bytes()
+    place, told = _sealed(content)
+    found = content[place : place + len(told)]
+    if place >= 0 and found[:16] == told[:16] and found != told:
+        raise ArtefactError(f"{str(path)!r} has changed since it was written; {remedy}")
+
+
+def _sealed(content: bytes) -> tuple[int, bytes]:
+    """Return where a file's seal begins, -1 where it has none, and what it should be."""
+    key, unknown = f"{SEAL}:".encode(), _UNKNOWN.encode()
+    place = content.rfind(key) + len(key)
+    if place < len(key):
+        return -1, b""
+    sha256 = hashlib.sha256(content[:place] + unknown + content[place + len(unknown) :])
+    return place, f"{len(content):016d}:{sha256.hexdigest()}".encode()
 
 
 def sha256_of(path: Path) -> str:
@@ -72,7 +119,8 @@ def require_unchanged(path: Path, sha256: str, remedy: str) -> None:
         )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

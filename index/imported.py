@@ -35,6 +35,8 @@ class Notice:
 
     def __str__(self) -> str:
         """One line: the sentence, the count and the examples."""
+        if not self.examples:
+            return f"{self.sentence}: {self.count}"
         more = ", ..." if self.count > len(self.examples) else ""
         return f"{self.sentence}: {self.count} ({', '.join(self.examples)}{more})"
 
@@ -55,8 +57,10 @@ class Notices:
 
     strict: bool = False
     met: list[Notice] = field(default_factory=list)
+    shown: int = 3
+    """Places that a notice names; 0 where a place, such as a file's name, may name a patient."""
 
-    def add(self, kind: str, sentence: str, places: Iterable[object], shown: int = 3) -> None:
+    def add(self, kind: str, sentence: str, places: Iterable[object]) -> None:
         """Note the places, if there are any.
 
         Raises:
@@ -65,7 +69,7 @@ class Notices:
         found = [str(place) for place in places]
         if not found:
             return
-        notice = Notice(kind, sentence, len(found), tuple(found[:shown]))
+        notice = Notice(kind, sentence, len(found), tuple(found[: self.shown]))
         if self.strict:
             raise StudiesError(f"{notice}; a strict import allows none")
         self.met.append(notice)

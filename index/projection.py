@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.collection import load_collection
-from index.errors import ArtefactError, VectorsError
+from index.errors import ArtefactError, StaleMap, VectorsError
 from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
 from index.labels import label_columns
 from index.vector_index import VectorIndex
@@ -84,14 +84,17 @@ class CollectionMap:
         return list(self.points.column_names[3:])
 
 
-def build_map(folder: Path) -> CollectionMap:
+def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
     """Work out the map of the collection in a folder, and keep it there beside the index.
+
+    Args:
+        plane: that of an earlier state, on which studies stay where they were; None takes the collection's own.
 
     Raises:
         ArtefactError: no collection there. VectorsError: its vectors have one dimension only.
     """
     collection = load_collection(folder)
-    plane = Plane.of(collection.vectors)
+    plane = plane or Plane.of(collection.vectors)
     places = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])
     points = collection.studies.select(["study_id", *label_columns(collection.studies)])
     for position, name in enumerate("xy"):
@@ -105,7 +108,7 @@ def load_map(folder: Path) -> CollectionMap | None:
     """Return the map of the collection in a folder; None where `build_map` has not been run.
 
     Raises:
-        ArtefactError: the map has changed since it was written, or is of another state of the index.
+        ArtefactError: the map has changed since it was written. StaleMap: it is of another state of the index.
     """
     if not (folder / MANIFEST).exists():
         return None
@@ -114,7 +117,7 @@ def load_map(folder: Path) -> CollectionMap | None:
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"expected a map of version {VERSION} in {str(folder)!r}; {remedy}")
     if manifest["of"] != _identity(load_json(folder / "manifest.json", "index manifest", remedy)):
-        raise ArtefactError(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
+        raise StaleMap(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
     path = folder / Path(manifest["name"]).name
     require_unchanged(path, manifest["sha256"], remedy)
     points = pq.read_table(path)
@@ -131,17 +134,21 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
     }  # fmt: skip
     table = found.points.replace_schema_metadata({_PLANE: json.dumps(plane)})
     fresh = folder / ".map.new"
-    pq.write_table(table, fresh, compression="zstd")
-    sha256 = sha256_of(fresh)
-    name = f"map-{sha256[:16]}.parquet"
-    with written_whole(folder / name) as partial:
-        fresh.replace(partial)
+    try:
+        pq.write_table(table, fresh, compression="zstd")
+        sha256 = sha256_of(fresh)
+        name = f"map-{sha256[:16]}.parquet"
+        with written_whole(folder / name) as partial:
+            fresh.replace(partial)
+    finally:
+        fresh.unlink(missing_ok=True)
     save_json(
         folder / MANIFEST,
         {
             "format": FORMAT, "version": VERSION, "name": name, "sha256": sha256, "rows": len(found),
             "shares": found.plane.shares, "fingerprint": found.fingerprint, "of": _identity(index_manifest),
         },
+        sealed=True,
     )  # fmt: skip
     for old in folder.glob("map-*.parquet"):
         if old.name != name:

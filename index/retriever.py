@@ -4,8 +4,9 @@ Knows studies and vectors; knows nothing of films, encoders or HTTP.
 """
 
 import json
+from collections.abc import Collection as Several
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,11 +16,14 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from index.collection import Collection, load_collection
-from index.errors import CollectionError, FingerprintMismatch, StudyNotFound
+from index.errors import CollectionError, StudyNotFound
 from index.filters import Where, filter_mask
+from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
 from index.vector_index import Rows, Selection
 from index.vectors import Embeddings, as_embeddings
+
+__all__ = ["SIMILARITY_DECIMALS", "Answer", "Hit", "Retriever"]
 
 SIMILARITY_DECIMALS = 6
 """Similarities that agree to six decimals are a tie; float32 sums differ in the seventh."""
@@ -27,27 +31,8 @@ _SLACK = 16
 _FILTERS_KEPT = 16
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One similar study; rank counts from 1, similarity is the cosine in [-1, 1]."""
-
-    rank: int
-    similarity: float
-    study: Study
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a search found."""
-
-    hits: list[Hit]
-    matched_total: int
-    """Rows that passed filter and patient rules, whether or not they are among the hits."""
-    exact: bool
-
-
-class Retriever:
-    """Searches one collection. Immutable, and safe under threads: every choice is an argument of the call."""
+class Retriever(Searchable):
+    """Searches one collection. Immutable, and safe under threads."""
 
     def __init__(self, collection: Collection) -> None:
         self._studies = collection.studies
@@ -65,33 +50,39 @@ class Retriever:
         self._starts = np.searchsorted(self._patients[self._by_patient], np.arange(len(patients.dictionary) + 1))
         self._remembered = lru_cache(maxsize=_FILTERS_KEPT)(self._select)
         self._code_of = {patient: code for code, patient in enumerate(patients.dictionary.to_pylist())}
+        self._moved: frozenset[str] = frozenset()
+        self._left_out = np.empty(0, dtype=np.int64)
 
     @classmethod
     def load(cls, folder: Path | str) -> Self:
         """Return the retriever of a collection on disk. Raises ArtefactError."""
         return cls(load_collection(Path(folder)))
 
-    def __len__(self) -> int:
-        return len(self._vectors)
+    def without(self, study_ids: Several[str]) -> Self:
+        """Return a retriever that no longer finds those studies of the collection, nor any left out before.
 
-    @property
-    def columns(self) -> list[str]:
-        """Columns that a filter may name."""
-        return list(self._studies.schema.names)
+        It shares all the rest with this one, so it costs nothing that grows with the collection.
+        """
+        fewer = copy(self)
+        fewer._moved = self._moved.union(one for one in study_ids if one in self._row_of)
+        fewer._left_out = np.sort(np.array([self._row_of[one] for one in fewer._moved], dtype=np.int64))
+        return fewer
+
+    def __len__(self) -> int:
+        return len(self._vectors) - len(self._left_out)
+
+    def __contains__(self, study_id: str) -> bool:
+        return study_id in self._row_of and study_id not in self._moved
 
     @property
     def schema(self) -> Any:
-        """The Arrow schema behind `columns`."""
+        """The Arrow schema of the studies."""
         return self._studies.schema
 
-    def require_fingerprint(self, fingerprint: str) -> None:
-        """Raise FingerprintMismatch unless the vectors here were made by that encoder."""
-        if fingerprint != self.fingerprint:
-            raise FingerprintMismatch(
-                f"the index was built with encoder {self.fingerprint[:12]}, this encoder is {fingerprint[:12]}; "
-                "run: precedent export STUDIES --images ROOT --encoder ENCODER --out EMBEDDINGS && "
-                "precedent index EMBEDDINGS --out INDEX"
-            )
+    @property
+    def moved(self) -> frozenset[str]:
+        """The studies of the collection that are left out."""
+        return self._moved
 
     def study(self, study_id: str) -> Study:
         """Return a stored study. Raises StudyNotFound."""
@@ -100,11 +91,6 @@ class Retriever:
     def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
         """Return the vector (D,) of a stored study. Raises StudyNotFound."""
         return self._vectors.vectors(np.array([self._row(study_id)]))[0]
-
-    def similar(self, study_id: str, k: int = 10, *, exclude_same_patient: bool = True, **options: Any) -> Answer:
-        """Return the studies most similar to a stored one, which is never its own hit; options as in `search`."""
-        patient = self.study(study_id).patient_id if exclude_same_patient else None
-        return self.search(self.embedding(study_id), k, exclude_patient=patient, exclude_study=study_id, **options)
 
     def search(
         self,
@@ -118,19 +104,7 @@ class Retriever:
         min_similarity: float | None = None,
         exact: bool = False,
     ) -> Answer:
-        """Return the k most similar studies that pass, most similar first, ties by study_id.
-
-        Args:
-            query: (D,) unit vector.
-            k: at least 1; fewer hits come back only where fewer rows qualify.
-            where: the filter grammar of `index.filters`.
-            group_by: "patient" keeps the most similar study of each patient.
-            min_similarity: hits below this cosine are dropped.
-            exact: scan every row even where an approximate index would do.
-
-        Raises:
-            VectorsError: a query of a wrong shape or norm. FilterError: bad `where`. CollectionError: k below 1.
-        """
+        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
         if k < 1:
             raise CollectionError(f"expected k of at least 1, got {k}")
         if group_by not in (None, "patient"):
@@ -147,15 +121,17 @@ class Retriever:
             Hit(rank, float(similarity), study)
             for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=False), start=1)
         ]
-        matched = len(self) - len(excluded) if among is None else among.passing - int(among.mask[excluded].sum())
+        matched = (
+            len(self._vectors) - len(excluded) if among is None else among.passing - int(among.mask[excluded].sum())
+        )
         return Answer(hits, matched, exact)
 
     def _nearest(
         self, vector: Embeddings, k: int, among: Selection | None, excluded: Rows, one_a_patient: bool, exact: bool
     ) -> tuple[Rows, npt.NDArray[np.float64], bool]:
         """Fetch ever more rows until nothing unfetched could still be among the first k."""
-        passing = len(self) if among is None else among.passing
-        fetch = min(k + len(excluded) + _SLACK, passing)
+        passing = len(self._vectors) if among is None else among.passing
+        fetch = min(k + len(excluded) - len(self._left_out) + _SLACK, passing)
         while fetch:
             found = self._vectors.search(vector, fetch, among=among, exact=exact)[1][0]
             found = found[found >= 0]
@@ -192,20 +168,19 @@ class Retriever:
         return self._vectors.select(filter_mask(json.loads(text), self._studies))
 
     def _excluded(self, patient: str | None, study: str | None) -> Rows:
-        """Return the rows of a patient and of a study, where they are given and known."""
-        rows = np.empty(0, np.int64)
+        """Return the rows left out, and those of a patient and of a study, where they are given and known."""
+        rows = self._left_out
         if patient is not None and patient in self._code_of:
             code = self._code_of[patient]
-            rows = self._by_patient[self._starts[code] : self._starts[code + 1]]
+            rows = np.union1d(rows, self._by_patient[self._starts[code] : self._starts[code + 1]])
         if study is not None and study in self._row_of:
             rows = np.union1d(rows, self._row_of[study])
         return rows
 
     def _row(self, study_id: str) -> int:
-        try:
-            return self._row_of[study_id]
-        except KeyError:
-            raise StudyNotFound(f"no study {study_id!r} in this index") from None
+        if study_id not in self:
+            raise StudyNotFound(f"no study {study_id!r} in this index")
+        return self._row_of[study_id]
 
     def _study_at(self, row: int) -> Study:
         columns: Mapping[str, Any] = self._studies.slice(int(row), 1).to_pylist()[0]

@@ -15,7 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, FingerprintMismatch
-from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
+from index.files import (
+    SEAL,
+    UNSEALED,
+    load_json,
+    require_seal,
+    require_unchanged,
+    save_json,
+    seal,
+    sha256_of,
+    written_whole,
+)
 from index.vectors import Embeddings, as_embeddings
 
 SCHEMA_VERSION = "1"
@@ -62,7 +72,7 @@ class ShardFolder:
 
         Raises:
             FingerprintMismatch: it holds shards of another encoder or preprocessing.
-            ArtefactError: it holds shards of another studies table or shard size.
+            ArtefactError: it holds shards of another studies table or shard size, or one that has changed.
         """
         self.folder = folder
         self.plan = plan
@@ -95,10 +105,11 @@ class ShardFolder:
         if layouts is not None:
             table = table.append_column("layouts", pa.array(list(map(list, layouts)), pa.list_(pa.binary())))
         table = table.append_column("embedding", column).replace_schema_metadata(
-            {_KEY: json.dumps(_shard_metadata(self.plan, failures))}
+            {_KEY: json.dumps(_shard_metadata(self.plan, failures)), SEAL: UNSEALED}
         )
         with written_whole(self.path_of(shard)) as partial:
             pq.write_table(table, partial, compression={"embedding": "none"} | _zstd_but_embedding(table))
+            seal(partial)
 
     def sample(self, count: int) -> Embeddings:
         """Return about `count` embeddings, spread evenly over the finished shards."""
@@ -126,7 +137,7 @@ class ShardFolder:
                 for path in paths
             ],
         }
-        save_json(self.folder / MANIFEST, manifest)
+        save_json(self.folder / MANIFEST, manifest, sealed=True)
         return manifest
 
     def _failures_of(self, shard: int) -> list[Failure]:
@@ -200,6 +211,7 @@ def _metadata_of(path: Path) -> dict[str, Any]:
 
 
 def _require_same_plan(path: Path, plan: ExportPlan) -> None:
+    require_seal(path, "remove it and run the export again")
     found = _metadata_of(path)
     if found["fingerprint"] != plan.fingerprint:
         raise FingerprintMismatch(

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, StudiesError
-from index.files import written_whole
+from index.files import SEAL, UNSEALED, require_seal, seal, written_whole
 
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"precedent.studies.version"
@@ -50,7 +50,7 @@ _CORE_TYPES: dict[str, pa.DataType] = {
     "split": pa.string(),
 }
 CORE_COLUMNS = tuple(_CORE_TYPES)
-_SHARD_COLUMNS = ("views", "embedding")  # an embedding shard adds these two to the row
+SHARD_COLUMNS = ("views", "embedding")  # an embedding shard adds these two to the row
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
 
 Value = str | float | int | None
@@ -86,7 +86,7 @@ class Study:
             StudiesError: a core column or a finding is absent.
         """
         _require_columns(row)
-        known = {*CORE_COLUMNS, *FINDINGS, *_SHARD_COLUMNS}
+        known = {*CORE_COLUMNS, *FINDINGS, *SHARD_COLUMNS}
         core = {name: _none_if_nan(row[name]) for name in CORE_COLUMNS}
         core["other_paths"] = tuple(row["other_paths"] or ())
         return cls(
@@ -104,7 +104,7 @@ def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
     """
     fields = [pa.field(name, kind) for name, kind in _CORE_TYPES.items()]
     fields += [pa.field(name, pa.int8()) for name in FINDINGS]
-    taken = {*CORE_COLUMNS, *FINDINGS, *_SHARD_COLUMNS}
+    taken = {*CORE_COLUMNS, *FINDINGS, *SHARD_COLUMNS}
     for one in extra:
         if one.name in taken:
             raise StudiesError(f"expected extra columns of other names, got {one.name!r}; rename it")
@@ -142,20 +142,23 @@ def save_studies(table: pa.Table, path: str | os.PathLike[str]) -> None:
         StudiesError: the table breaks a rule of `as_studies`. OSError: the file cannot be written.
     """
     checked = as_studies(table)
+    checked = checked.replace_schema_metadata(checked.schema.metadata | {SEAL: UNSEALED})
     with written_whole(Path(path)) as partial:
         pq.write_table(checked, partial, compression="zstd")
+        seal(partial)
 
 
 def load_studies(path: str | os.PathLike[str]) -> pa.Table:
     """Return the studies table of a Parquet file that `save_studies` wrote.
 
     Raises:
-        ArtefactError: missing, not Parquet, truncated, or of another schema version.
+        ArtefactError: missing, not Parquet, truncated, changed, or of another schema version.
         StudiesError: a rule of `as_studies` is broken.
     """
     source = Path(path)
     if not source.is_file():
         raise ArtefactError(f"expected a studies table at {str(path)!r}, got none; run: precedent import")
+    require_seal(source, "import it again")
     try:
         with pq.ParquetFile(source) as parquet:
             table = parquet.read()

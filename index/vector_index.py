@@ -25,6 +25,10 @@ __all__ = ["EXACT_SHARE", "EXACT_UP_TO", "Mask", "Rows", "Selection", "Similarit
 
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""
+MOST_BYTES = 1 << 36
+"""Of one array of an index file: 32 million vectors of 512 dimensions."""
+_MOST_LOOPS = 1 << 24
+_WRITTEN_BYTES = 1 << 20
 _COPIED_ROWS = 16_384
 """Rows that a selection may hold a copy of: 17 MB of 512 dimensions in half precision."""
 
@@ -89,9 +93,9 @@ class VectorIndex:
 
     def save(self, exact: Path, approximate: Path) -> None:
         """Write the exact part and, where there is one, the approximate part."""
-        faiss.write_index(self._exact, str(exact))
+        _write(self._exact, exact)
         if self._approximate is not None:
-            faiss.write_index(self._approximate, str(approximate))
+            _write(self._approximate, approximate)
 
     @classmethod
     def load(cls, exact: Path, approximate: Path | None, kind: str, effort: Effort = EFFORTS[0]) -> "VectorIndex":
@@ -199,6 +203,21 @@ def _alone(queries: int) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(threads)
+
+
+def limit_reading(most_bytes: int = MOST_BYTES) -> None:
+    """Let FAISS refuse, in the whole process, a file that claims arrays of more bytes, or lists without end.
+
+    For programs to call, not for libraries: a file's SHA-256 is checked before in any case.
+    """
+    faiss.set_deserialization_vector_byte_limit(most_bytes)
+    faiss.set_deserialization_loop_limit(_MOST_LOOPS)
+
+
+def _write(index: faiss.Index, path: Path) -> None:
+    """Write an index by Python's file: FAISS's own says nothing where the disk is full for its last block."""
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write, _WRITTEN_BYTES))
 
 
 def _selector_of(mask: Mask) -> faiss.IDSelector:

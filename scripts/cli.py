@@ -10,6 +10,7 @@ import click
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError
+from service.silence import keep_silent
 
 VERBS = {
     "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
@@ -18,6 +19,12 @@ VERBS = {
     "train": "Train an encoder by a recipe.",
     "export": "Embed every study of a table into Parquet shards.",
     "index": "Index an export for search.",
+    "add": "Embed further studies and add them to an index.",
+    "delete": "Delete studies from an index.",
+    "compact": "Make one index of what was built, added and deleted.",
+    "snapshot": "Copy a collection as it is at this moment.",
+    "restore": "Make an index of such a copy.",
+    "verify": "Look at every byte of an index.",
     "map": "Lay an index onto a plane, for the page to draw.",
     "search": "Find the studies most similar to a stored one or to a film.",
     "probe": "Fit and judge a linear probe on frozen embeddings.",
@@ -26,6 +33,9 @@ VERBS = {
     "pointing": "Count how often the maps peak where the findings are.",
     "evaluate": "Measure retrieval: precision beside chance, other patients only.",
     "serve": "Answer over HTTP, with a page.",
+    "token": "Make, list and revoke the tokens that open a served collection.",
+    "audit": "Find any edit of a served collection's audit log.",
+    "doctor": "Look an installation over and say what to do.",
     "bench": "Measure speed beside the plain way, in the same run.",
 }
 
@@ -60,6 +70,7 @@ def precedent() -> None:
 
 def main() -> None:
     """Run the command line; a refusal is one line on stderr and exit code 1, never a traceback."""
+    keep_silent()
     try:
         precedent.main(standalone_mode=True)
     except (EncoderError, CollectionError) as refusal:

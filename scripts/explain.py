@@ -17,7 +17,8 @@ from encoder.overlay import COLOURS, as_png, overlay
 from encoder.probe import LinearProbe
 from index.errors import ArtefactError
 from index.files import save_json
-from index.retriever import Retriever
+from index.living import LivingCollection
+from index.searchable import Searchable
 from scripts.reports.page import as_json as plain
 
 _PATH = click.Path(path_type=Path)
@@ -62,7 +63,7 @@ def command(
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
     wanted = {side: name for side, name in (("query", study), ("hit", hit)) if name is not None}
-    sides = Stored(embedder, Retriever.load(index), images).open_all(wanted) if index else {}
+    sides = Stored(embedder, LivingCollection(index), images).open_all(wanted) if index else {}
     if study is None:
         sides = {"query": OpenStudy.read(embedder, frontal, lateral, projection), **sides}
     if finding is not None and probe is not None:
@@ -80,7 +81,7 @@ def command(
 class Stored:
     """Opens the films of studies that an index holds."""
 
-    def __init__(self, embedder: Embedder, retriever: Retriever, images: Path | None) -> None:
+    def __init__(self, embedder: Embedder, retriever: Searchable, images: Path | None) -> None:
         retriever.require_fingerprint(embedder.fingerprint)
         self._embedder, self._retriever = embedder, retriever
         self._images = images or retriever.manifest.get("image_root")

@@ -4,10 +4,11 @@ precedent import chexpert train.csv valid.csv --images ROOT --out studies.parque
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import click
 import pyarrow.compute as pc
@@ -20,6 +21,7 @@ from index.dicom import import_dicom
 from index.imported import Imported
 from index.joined import join_studies
 from index.nih import import_nih
+from index.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.studies import load_studies, save_studies
 
 
@@ -97,30 +99,59 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
     show_default=True,
     help="A film whose header does not say its view: the frontal of a study without one, or left out.",
 )
+@click.option("--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned in.")
 @click.option(
-    "--pseudonym-key",
-    type=click.File("rb"),
-    help="File with a secret of 16 bytes or more; patient and study ids become keyed hashes.",
+    "--pseudonymise",
+    "key_file",
+    type=click.Path(path_type=Path),
+    metavar="KEYFILE",
+    help="File with a secret key; patient and study ids become keyed hashes, ages over 89 become 90.",
 )
+@click.option("--new-key", is_flag=True, help="Make KEYFILE first.")
+@click.option("--copy-to", type=click.Path(path_type=Path), help="Folder of copies without tags, named by pseudonym.")
+@click.option("--keep-paths", is_flag=True, help="No copies: the table names the archive's own files.")
 @_add_shared_options
 def dicom(
-    folder: Path,
-    unknown_view: Literal["frontal", "skip"],
-    pseudonym_key: BinaryIO | None,
-    out: Path,
-    strict: bool,
-    as_json: bool,
-) -> None:
+    folder: Path, unknown_view: Literal["frontal", "skip"], keep_burned_in: bool, key_file: Path | None,
+    new_key: bool, copy_to: Path | None, keep_paths: bool, out: Path, strict: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
 
     \b
     precedent import dicom films/ --out studies.parquet
+    precedent import dicom films/ --out table/studies.parquet --pseudonymise keys/site.key --new-key --copy-to copies/
     """
-    key = pseudonym_key.read().strip() if pseudonym_key is not None else None
+    pseudonyms = None
+    if key_file is None and (new_key or copy_to or keep_paths):
+        raise click.UsageError("expected --pseudonymise KEYFILE with --new-key, --copy-to and --keep-paths")
+    if key_file is not None:
+        if (copy_to is None) != keep_paths:
+            raise click.UsageError(
+                "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
+            )
+        pseudonyms = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
     found = import_dicom(
-        folder, strict=strict, unknown_view=unknown_view, pseudonym_key=key, elsewhere=is_elsewhere, watch=_watched
-    )
+        folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
+        copies=partial(_copies, copy_to) if copy_to else None, elsewhere=is_elsewhere, watch=_watched,
+    )  # fmt: skip
     _save(found, out, as_json)
+
+
+def _pseudonyms(key_file: Path, new_key: bool, folder: Path, out: Path, copy_to: Path | None) -> Pseudonyms:
+    """The pseudonyms under the key of a file that lies in nothing that is read or passed on."""
+    require_apart(key_file, [folder, out, *([copy_to] if copy_to else [])])
+    if copy_to is not None:
+        require_apart(copy_to, [folder])
+        require_apart(folder, [copy_to])
+    if new_key:
+        make_key(key_file)
+    return Pseudonyms(load_key(key_file))
+
+
+def _copies(folder: Path, films: Sequence[tuple[Path, str]]) -> Iterator[str | None]:
+    from scripts.untagged import copy_untagged  # OpenCV is loaded by those who copy
+
+    return copy_untagged(folder, films)
 
 
 @command.command()

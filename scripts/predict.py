@@ -20,11 +20,12 @@ from encoder.layout import study_layouts
 from encoder.predict import MAX_PASSES, Options, Prediction, Predictor
 from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME, VARIANTS
-from index.collection import Collection, load_collection
+from index.collection import Collection
 from index.contrast import Subject, contrast
 from index.familiarity import FamiliarityGate
 from index.layouts import Layout
-from index.retriever import Answer, Retriever
+from index.living import LivingCollection
+from index.searchable import Answer, Searchable
 from index.votes import Vote, hit_table, neighbour_votes
 from scripts.embedded import Wanted, label_options
 from scripts.explain import save_maps
@@ -38,7 +39,7 @@ class Neighbours:
     """What a collection is asked about a query."""
 
     collection: Collection
-    retriever: Retriever
+    retriever: Searchable
     k: int
     wanted: Wanted
     subject: Subject
@@ -47,8 +48,8 @@ class Neighbours:
     @classmethod
     def load(cls, index: Path, k: int, wanted: Wanted, subject: Subject, contrasted: str | None) -> Self:
         """Return what is to be asked of the collection in the folder `index`. Raises ArtefactError."""
-        collection = load_collection(index)
-        return cls(collection, Retriever(collection), k, wanted, subject, contrasted)
+        living = LivingCollection(index)
+        return cls(living.collection, living.now(), k, wanted, subject, contrasted)
 
     def surroundings(
         self, query: npt.NDArray[np.float32], layouts: Sequence[Layout], findings: Sequence[str]

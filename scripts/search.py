@@ -14,11 +14,11 @@ from rich.box import SIMPLE
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from index.collection import load_collection
 from index.familiarity import FamiliarityGate
 from index.filters import parse_where
 from index.layouts import Layout
-from index.retriever import Answer, Hit, Retriever
+from index.living import LivingCollection
+from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
 from scripts.reports.familiarity import familiarity_line, familiarity_object
 
@@ -52,8 +52,7 @@ def command(
     films = frontal is not None or lateral is not None
     if (study is not None) == films:
         raise click.UsageError("give either --study, or --frontal and/or --lateral")
-    collection = load_collection(index)
-    retriever = Retriever(collection)
+    retriever = LivingCollection(index).now()
     options["where"] = parse_where(where, retriever.schema)
     familiarity = None
     if study is not None:
@@ -62,7 +61,7 @@ def command(
         query, layouts = _read(retriever, frontal, lateral, encoder)
         answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
         nearest = answer.hits[0].similarity if answer.hits and not where else None
-        familiarity = FamiliarityGate.build(collection).judge(nearest, layouts, patient=patient)
+        familiarity = FamiliarityGate.build(retriever.collection).judge(nearest, layouts, patient=patient)
     if as_json:
         said = {"familiarity": familiarity_object(familiarity)} if films else {}
         click.echo(json.dumps(as_object(answer) | said))
@@ -116,7 +115,7 @@ def _findings(study: Study) -> str:
 
 
 def _read(
-    retriever: Retriever, frontal: Path | None, lateral: Path | None, encoder: Path | None
+    retriever: Searchable, frontal: Path | None, lateral: Path | None, encoder: Path | None
 ) -> tuple[npt.NDArray[np.float32], list[Layout]]:
     """Return the embedding (D,) of the films, and their layouts."""
     if encoder is None:

@@ -5,26 +5,33 @@ It owns the process: argv, signals, the listening socket; what is served it take
 
 import ipaddress
 import logging
+import os
 import signal
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 import click
 from flask import Flask
-from waitress.server import create_server
+
+from scripts.listening import closed_by_signals, listen, run
+from service.activation import ACTIVATION, Activation
+from service.closing import CLOSING
+from service.doors import EXTENSION as DOORS
 
 if TYPE_CHECKING:
     from service.limits import Limits
+
+log = logging.getLogger("precedent.serve")
 
 THREADS = 56
 """32 clients that upload films without a pause, each waiting on a thread of its own, fill 32 of the 35 places that
 `limits_for` gives uploads of these; they mostly sleep, for reading films is bounded by the cores, embedding by the
 batches. The rest answers searches for vectors and pages meanwhile."""
-RECEIVED_BYTES = 1 << 18
-"""Read from a connection at once: a film of a megabyte comes in four reads, not in a hundred and thirty."""
 BODY_SLACK = 4
 """waitress drops a body this many limits long in its own words; below, the service's error body answers."""
 
@@ -34,10 +41,17 @@ BODY_SLACK = 4
 @click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--probe", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Probe of predictions.")
 @click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="An IPv4 address; one of others needs --tokens.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
-@click.option("--public-name", multiple=True, help="Host name under which a reverse proxy publishes the service.")
+@click.option("--public-name", multiple=True, help="Host name or address by which others ask for the service.")
+@click.option("--tokens", type=click.Path(dir_okay=False, path_type=Path), help="File of `precedent token create`.")
+@click.option("--audit", type=click.Path(dir_okay=False, path_type=Path), help="Append a line a call to this log.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    help="Of the log on stderr. Default: text, faults alone, on a terminal; else JSON, a line a request.",
+)
 def command(
     indexes: tuple[str, ...],
     encoder: Path,
@@ -47,6 +61,9 @@ def command(
     port: int,
     threads: int,
     public_name: tuple[str, ...],
+    tokens: Path | None,
+    audit: Path | None,
+    log_format: Literal["json", "text"] | None,
 ) -> None:
     """Serve page and API of the folders INDEX until Ctrl-C or SIGTERM.
 
@@ -55,35 +72,49 @@ def command(
     \b
     precedent serve index/ --encoder encoder.safetensors
     precedent serve main=index/ nih=nih-index/ --encoder encoder.safetensors --images nih=nih-films/
+    precedent serve index/ --encoder encoder.safetensors --tokens tokens.json --audit audit.jsonl
     """
-    from service.errors import MountError
+    from service import doors, witness
+    from service.audit import AuditLog
+    from service.errors import AuditError, MountError, NotReady, TokensError
     from service.limits import Limits
     from service.loader import load
+    from service.logs import configure
     from service.mounts import parse_mounts
+    from service.tokens import TokenFile
 
-    require_loopback(host)
+    require_doors(host, tokens)
     try:
         mounts = parse_mounts(indexes, images)
-    except MountError as refusal:
+        known = TokenFile(tokens) if tokens is not None else None
+        calls = AuditLog(audit) if audit is not None else None
+    except (MountError, TokensError, AuditError) as refusal:
         raise click.ClickException(str(refusal)) from None
     with bind(host, port) as listener:
+        configure(log_format or ("text" if sys.stderr.isatty() else "json"))
         limits = replace(limits_for(threads), hosts=(*Limits.hosts, host, *public_name))
-        app = load(mounts, encoder, limits, probe, runtime="auto")
+        try:
+            app = load(mounts, encoder, limits, probe, runtime="auto")
+        except NotReady as fault:
+            raise click.ClickException(f"{fault}: {fault.__cause__}") from None
+        doors.lock(app, known)
+        if calls is not None:
+            witness.register(app, calls)
         serve(app, listener, threads=threads)
+    if calls is not None:
+        click.echo(f"audit log {audit}: {calls.close()}")
 
 
-def require_loopback(host: str) -> None:
-    """Refuse an address that other machines could reach: the service knows no credentials."""
-    if host == "localhost":
-        return
+def require_doors(host: str, tokens: Path | None) -> None:
+    """Refuse an address that other machines could reach where nobody is asked for a token."""
     try:
-        local = ipaddress.IPv4Address(host).is_loopback
+        address = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        local = False
-    if not local:
+        raise click.ClickException(f"expected an IPv4 address, got {host!r}; name it with --public-name") from None
+    if tokens is None and not address.is_loopback:
         raise click.ClickException(
-            f"expected an IPv4 loopback address, got {host!r}; the service asks for no credentials, so put a "
-            "reverse proxy with authentication in front and name it with --public-name"
+            f"expected a loopback address, got {host!r}, which others can reach; ask them for tokens: precedent token "
+            "create NAME --scope read --tokens FILE, and --tokens FILE here"
         )
 
 
@@ -100,6 +131,19 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+@contextmanager
+def renewed_by_signals(activation: Activation | None) -> Iterator[None]:
+    """Have SIGHUP put what lies in the folders in the place of what is served, where it came from folders."""
+    if activation is None:
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda _signal, _frame: activation.in_background())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def limits_for(threads: int) -> "Limits":
     """Return limits under which neither uploads nor maps can take every thread."""
     from service.limits import Limits
@@ -108,25 +152,21 @@ def limits_for(threads: int) -> "Limits":
 
 
 def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS) -> None:
-    """Serve `app` until SIGINT or SIGTERM, and let running requests finish for five seconds."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for its films all at once
+    """Serve `app` until SIGINT or SIGTERM; then finish what is in flight, and refuse what comes meanwhile."""
     body = BODY_SLACK * app.config["MAX_CONTENT_LENGTH"]
-    server = create_server(
-        app, sockets=[listener], threads=threads, max_request_body_size=body, ident=None,
-        channel_request_lookahead=1,  # a closed connection is noticed while its request waits
-        connection_limit=max(100, 2 * threads), asyncore_use_poll=True,
-        recv_bytes=RECEIVED_BYTES,
-    )  # fmt: skip
-    signal.signal(signal.SIGTERM, _stop)
+    closing = app.extensions[CLOSING]
+    server = listen(app, listener, threads=threads, body_bytes=body, closing=closing)
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
-    click.echo(f"serving {held} on http://{host}:{port}")
-    try:
-        server.run()
-    finally:
-        server.close()
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+    with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION)):
+        click.echo(f"serving {held} on http://{host}:{port}")
+        if app.extensions[DOORS].tokens is None:
+            click.echo("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
+        log.info("serving %s", held)
+        whole = run(server, closing)
+    if whole:
+        log.info("stopped; every request that had begun was answered")
+        return
+    log.warning("stopped before every request that had begun was answered")
+    logging.shutdown()
+    os._exit(1)  # what still runs would be torn down under its feet

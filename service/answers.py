@@ -147,6 +147,21 @@ class InfoAnswer(BaseModel):
     limits: dict[str, int]
 
 
+class LifeAnswer(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class ReadyAnswer(BaseModel):
+    """The service can do its work."""
+
+    status: Literal["ready"]
+    embed_ms: float
+    search_ms: dict[str, float] = Field(description="by collection")
+    cosine_to_start: float = Field(description="of the test film's vector to the one it had when the service started")
+
+
 class ErrorDetail(BaseModel):
     """What was refused and why."""
 

@@ -8,11 +8,28 @@ import secrets
 from flask import Response, g
 from flask_openapi3 import Info, OpenAPI
 
-from service import errors, health, maps, pages, readings, search, studies
+from service import (
+    activation,
+    closing,
+    doors,
+    entry,
+    errors,
+    health,
+    maps,
+    pages,
+    readings,
+    search,
+    studies,
+    watch,
+    writing,
+)
 from service.answers import ErrorBody
 from service.finder import EXTENSION, Mounted
 from service.limits import Limits
-from service.parsing import refuse_validation
+from service.metrics import Metrics
+from service.openapi import every_path
+from service.parsing import InMemory, refuse_validation
+from service.readiness import Readiness
 from service.readings import TURNSTILE
 from service.turnstile import Turnstile
 
@@ -21,15 +38,19 @@ HEADERS = {
     "img-src 'self' data: blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # "no-referrer" would hide from our own forms where they come from
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 DEFAULT_LIMITS = Limits()
 
 
-def create_app(mounted: Mounted, limits: Limits = DEFAULT_LIMITS) -> OpenAPI:
-    """Return the application over collections whose fingerprint is their embedder's (`service.loader` sees to that)."""
+def create_app(mounted: Mounted, limits: Limits = DEFAULT_LIMITS, metrics: Metrics | None = None) -> OpenAPI:
+    """Return the application over collections whose fingerprint is their embedder's (`service.loader` sees to that).
+
+    Its embedders may count in the `metrics` already.
+    """
+    metrics = metrics or Metrics()
     app = OpenAPI(
         "service",
         info=Info(title="Precedent", version="1", description="Similar-case search for chest X-rays."),
@@ -40,13 +61,20 @@ def create_app(mounted: Mounted, limits: Limits = DEFAULT_LIMITS) -> OpenAPI:
     )
     _limit(app, limits)
     app.extensions[EXTENSION] = mounted
-    app.extensions["precedent_readiness"] = health.Readiness()
+    app.extensions[health.READINESS] = Readiness(metrics.ready)
     app.extensions[TURNSTILE] = Turnstile("maps and predictions with dropout", limits.readings, limits.readings_waiting)
-    for room in (pages, search, readings, studies, maps, health):
+    app.url_map.converters["study"] = studies.StudyIdOfPath
+    rooms = (pages, entry, search, readings, studies, writing, activation, maps, health, watch)
+    for room in rooms:
         app.register_api(room.api)
+    app.paths.update(every_path(room.api for room in rooms))
     app.register_blueprint(pages.swagger)
     errors.register(app)
     app.before_request(_number)
+    metrics.tell_of(lambda: app.extensions[EXTENSION].finders, health.installed_version())
+    watch.register(app, metrics)
+    closing.register(app)
+    doors.register(app, limits)
     app.after_request(_protect)
     return app
 
@@ -59,6 +87,7 @@ def _limit(app: OpenAPI, limits: Limits) -> None:
         TRUSTED_HOSTS=list(limits.hosts),
     )
     app.url_map.merge_slashes = False
+    app.request_class = InMemory
 
 
 def _number() -> None:

@@ -10,12 +10,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from time import perf_counter
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from service.errors import ClientGone, NotReady
+from service.limits import BATCH
+from service.metrics import Metrics
 from service.turnstile import Turnstile
 
 log = logging.getLogger("precedent.service")
@@ -25,8 +28,6 @@ Vector = npt.NDArray[np.float32]
 Gone = Callable[[], bool]
 """Whether nobody waits for the answer any more."""
 
-BATCH = 16
-"""Studies a batch: what `precedent export` takes, beyond which an encoder gains nothing."""
 CHUNK = 4
 """Studies that are better embedded together: OpenVINO takes four for half of what each costs it alone."""
 LANES = 2
@@ -44,7 +45,7 @@ class FilmEmbedder(Protocol[Films]):
     def embedding_dim(self) -> int:
         """Length D of a vector."""
 
-    def read_films(self, frontal: bytes | None, lateral: bytes | None) -> Films:
+    def read_films(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Films:
         """Return the films of one study as the encoder takes them. Raises ImageError."""
 
     def embed(self, studies: Sequence[Films]) -> Vector:
@@ -56,6 +57,7 @@ class _Ticket(Generic[Films]):
     films: Films
     gone: Gone
     vector: "Future[Vector]" = field(default_factory=Future)
+    since: float = field(default_factory=perf_counter)
 
 
 def stays() -> bool:
@@ -78,16 +80,19 @@ class BatchingEmbedder(Generic[Films]):
         places: int,
         batch: int = BATCH,
         departure: Callable[[], Gone] = lambda: stays,
+        metrics: Metrics | None = None,
     ) -> None:
         """Wrap an embedder.
 
         Args:
             places: studies that may be here at a time, from upload to vector; one more is turned away.
             departure: asked in the caller's thread; returns what tells whether that caller has gone.
+            metrics: where stages, batches and the queue are counted.
         """
         self._embedder, self._batch, self._departure = embedder, batch, departure
         self.fingerprint, self.embedding_dim = embedder.fingerprint, embedder.embedding_dim
         self._places = Turnstile("studies to embed", places)
+        self._metrics = metrics or Metrics()
         # Reading is the processor's work, and a large film takes some hundred megabytes meanwhile.
         self._readers = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
         self._lock = threading.Lock()
@@ -95,35 +100,41 @@ class BatchingEmbedder(Generic[Films]):
         self._waiting: deque[_Ticket[Films]] = deque()
         self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="embed")
 
-    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Vector:
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Vector:
         """Return the (D,) unit vector of one study; errors as `read_and_embed`."""
-        return self.read_and_embed(frontal, lateral)[1]
+        return self.read_and_embed(frontal, lateral, projection)[1]
 
-    def read_and_embed(self, frontal: bytes | None, lateral: bytes | None) -> tuple[Films, Vector]:
+    def read_and_embed(
+        self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None
+    ) -> tuple[Films, Vector]:
         """Return the films of one study and their (D,) unit vector.
 
         Raises:
             ImageError: a view that is no image, or not usable as a radiograph.
             Busy: too many studies are here already. ClientGone: nobody waits for the answer.
         """
-        with self._places:
-            ticket = self._ticket(frontal, lateral, self._departure())
+        with self._places, self._metrics.uploads.track_inprogress():
+            ticket = self._ticket((frontal, lateral) if projection is None else (frontal, lateral, projection))
             return ticket.films, ticket.vector.result()
 
-    def _ticket(self, frontal: bytes | None, lateral: bytes | None, gone: Gone) -> _Ticket[Films]:
+    def _ticket(self, given: tuple[Any, ...]) -> _Ticket[Films]:
         """Read films and put them among those that wait."""
+        gone = self._departure()
         with self._lock:
             self._coming += 1
         ticket = None
         try:
             with self._readers:
                 _require_client(gone)
-                ticket = _Ticket(self._embedder.read_films(frontal, lateral), gone)
+                with self._metrics.stage("decode"):
+                    films = self._embedder.read_films(*given)
+                ticket = _Ticket(films, gone)
         finally:
             with self._lock:
                 self._coming -= 1
                 if ticket is not None:
                     self._waiting.append(ticket)
+                    self._metrics.queue.inc()
             self._lanes.submit(self._embed_waiting)  # also where nothing was read: others may have waited for it
         return ticket
 
@@ -144,12 +155,18 @@ class BatchingEmbedder(Generic[Films]):
             count = min(len(self._waiting), self._batch)
             if self._coming:
                 count -= count % CHUNK
-            return [self._waiting.popleft() for _ in range(count)]
+            taken = [self._waiting.popleft() for _ in range(count)]
+        self._metrics.queue.dec(count)
+        for ticket in taken:
+            self._metrics.took("wait", perf_counter() - ticket.since)
+        return taken
 
     def _settle(self, tickets: Sequence[_Ticket[Films]]) -> None:
         """Give each ticket its vector or, of what cannot be embedded even alone, its error."""
+        self._metrics.batch.observe(len(tickets))
         try:
-            vectors = self._embedder.embed([ticket.films for ticket in tickets])
+            with self._metrics.stage("encode"):
+                vectors = self._embedder.embed([ticket.films for ticket in tickets])
         except (ValueError, RuntimeError, OSError, MemoryError) as error:
             if len(tickets) > 1:
                 for ticket in tickets:

@@ -20,8 +20,10 @@ class Embedder(Protocol):
     def embedding_dim(self) -> int:
         """Length D of a vector."""
 
-    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> npt.NDArray[np.float32]:
-        """Return the (D,) unit vector of one study; at least one view is given.
+    def embed_study(
+        self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the (D,) unit vector of one study; at least one view is given, the frontal's projection known or not.
 
         Raises:
             ImageError: a view that is no image, or not usable as a radiograph; the message names the view.

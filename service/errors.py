@@ -11,7 +11,17 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from encoder.errors import EncoderError, ImageError, NotAnImage
-from index.errors import CollectionError, FilterError, StudyNotFound, VectorsError
+from index.errors import (
+    CollectionError,
+    FilterError,
+    FingerprintMismatch,
+    StudiesError,
+    StudyExists,
+    StudyNotFound,
+    VectorsError,
+    WriteFailed,
+)
+from service.paths import without_paths
 
 log = logging.getLogger("precedent.service")
 
@@ -36,6 +46,10 @@ class CollectionNotFound(LookupError):
     """A name under which no collection is mounted."""
 
 
+class NotWritable(LookupError):
+    """A collection that no study can be added to or deleted from, as it is served."""
+
+
 class MapMissing(LookupError):
     """A map of the collection that nobody has made."""
 
@@ -46,6 +60,18 @@ class NotReady(RuntimeError):
 
 class Busy(RuntimeError):
     """As much of one kind of work as is allowed at a time; the same request may be answered a little later."""
+
+
+class Stopping(RuntimeError):
+    """The service is about to stop and begins nothing new."""
+
+
+class TokensError(ValueError):
+    """A file of tokens that cannot be used, or a token that cannot be made."""
+
+
+class AuditError(RuntimeError):
+    """An audit log that cannot be continued, or that is not what was written."""
 
 
 class ClientGone(RuntimeError):
@@ -71,14 +97,23 @@ TABLE: dict[type[Exception], Refusal] = {
     ImageMissing: Refusal(404, "image_missing"),
     MapMissing: Refusal(404, "map_missing"),
     ProbeMissing: Refusal(409, "no_probe"),
+    NotWritable: Refusal(409, "not_writable"),
+    StudyExists: Refusal(409, "study_exists"),
+    FingerprintMismatch: Refusal(409, "fingerprint_mismatch"),
     NotAnImage: Refusal(415, "not_an_image"),
     ImageError: Refusal(422, "image_not_usable"),
     VectorsError: Refusal(422, "embedding_not_usable"),
+    StudiesError: Refusal(422, "study_not_usable"),
     Busy: Refusal(429, "busy", retry_after=1),
     ClientGone: Refusal(499, "client_gone", "the client went away before the answer"),
     NotReady: Refusal(503, "not_ready"),
+    Stopping: Refusal(503, "stopping", retry_after=5),
+    TokensError: Refusal(503, "not_ready", "the tokens cannot be read at present; see the log"),
+    AuditError: Refusal(503, "not_ready", "the audit log cannot be written at present; see the log"),
+    WriteFailed: Refusal(503, "not_written", "the change could not be brought to the disk, so nothing was changed"),
     CollectionError: Refusal(503, "not_ready", "the collection cannot be read at present; see the log"),
     EncoderError: Refusal(503, "not_ready", "the encoder cannot be used at present; see the log"),
+    OSError: Refusal(503, "not_ready", "a file cannot be read or written at present; see the log"),
 }
 
 UNEXPECTED = Refusal(500, "internal_error", "the service failed on this request; its log holds the details")
@@ -90,7 +125,7 @@ def refusal_of(error: Exception) -> tuple[int, str, str]:
         code = error.name.lower().replace(" ", "_")
         return error.code or 500, code, error.description or error.name
     row = _row_of(error)
-    return row.status, row.code, row.message or str(error)
+    return row.status, row.code, row.message or without_paths(str(error))
 
 
 def _row_of(error: Exception) -> Refusal:
@@ -104,7 +139,7 @@ def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
 
 def _answer(error: Exception) -> tuple[Response, int]:
     status, code, message = refusal_of(error)
-    if status >= 500:
+    if status >= 500 and not isinstance(error, Stopping):
         log.error("request %s: %s", g.get("request_id", ""), code, exc_info=error)
     response = jsonify(error_body(code, message))
     if (seconds := _row_of(error).retry_after) is not None:

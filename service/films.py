@@ -9,14 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from flask import Response, make_response, request, send_file
+from flask import Response, make_response, request
 
+from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, parse_jpeg, parse_png
 from encoder.image import read_image
 from index.studies import Study
 from service.errors import ImageMissing
-
-_HEAD = 26
-"""Bytes of a PNG up to and with its bit depth."""
 
 
 def film_path(image_root: Path | None, study: Study, view: str) -> Path:
@@ -38,16 +36,15 @@ def film_path(image_root: Path | None, study: Study, view: str) -> Path:
 
 
 def film_response(path: Path, view: str) -> Response:
-    """Return a film as a browser shows it: JPEG and 8-bit PNG as they are, all else as 8-bit PNG."""
-    mimetype = _web_type(path)
-    if mimetype is not None:
-        return send_file(path, mimetype=mimetype, conditional=True)
+    """Return a film as a browser shows it: JPEG and 8-bit PNG as stored less what is no pixel, else as 8-bit PNG."""
     stat = path.stat()
-    etag = f"png-{stat.st_mtime_ns:x}-{stat.st_size:x}"
+    etag = f"film-{stat.st_mtime_ns:x}-{stat.st_size:x}"
     if request.if_none_match.contains_weak(etag):
         return _tagged(Response(status=304), etag)
-    response = make_response(as_png(read_image(path.read_bytes(), name=view)))
-    response.mimetype = "image/png"
+    film = path.read_bytes()
+    mimetype, picture = _bare(film) or ("image/png", as_png(read_image(film, name=view)))
+    response = make_response(picture)  # never by its file: that would put the file's name into a header
+    response.mimetype = mimetype
     return _tagged(response, etag)
 
 
@@ -57,14 +54,18 @@ def as_png(image: npt.NDArray[Any]) -> bytes:
     return encoded.tobytes()
 
 
-def _web_type(path: Path) -> str | None:
-    """A 16-bit PNG is left out: most hold 12 bits, which a browser shows as black."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) == _HEAD and head[24] <= 8:
-        return "image/png"
+def _bare(film: bytes) -> tuple[str, bytes] | None:
+    """The type and the bytes of a picture that browsers show, without its comments and EXIF, which may name a patient.
+
+    A 16-bit PNG is left out: most hold 12 bits, which a browser shows as black. A JPEG of several scans may have
+    comments between them.
+    """
+    if film.startswith(JPEG_SIGNATURE):
+        header, bare = parse_jpeg(film)
+        return ("image/jpeg", bare) if header.scans == 1 else None
+    if film.startswith(PNG_SIGNATURE):
+        header, bare = parse_png(film)
+        return ("image/png", bare) if header.bits <= 8 else None
     return None
 
 

@@ -13,11 +13,13 @@ import numpy.typing as npt
 from flask import current_app
 
 from index.errors import StudyNotFound
+from index.living import LivingCollection
 from index.projection import CollectionMap
-from index.retriever import Answer, Retriever
+from index.searchable import Answer, Searchable
 from service.embedder import Embedder
-from service.errors import CollectionNotFound
+from service.errors import CollectionNotFound, NotWritable
 from service.schemas import Search, SearchOptions
+from service.watch import stage
 
 EXTENSION = "precedent"
 
@@ -27,7 +29,7 @@ class Finder:
     """One collection under its name, and the encoder whose vectors it holds."""
 
     name: str
-    retriever: Retriever
+    retriever: Searchable
     embedder: Embedder
     image_root: Path | None = None
     """The folder that the studies' paths are relative to; None serves no films."""
@@ -37,6 +39,28 @@ class Finder:
     built_at: str | None = None
     """When the index was written, ISO 8601 in UTC."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder whose vectors the collection holds."""
+        return self.retriever.fingerprint
+
+    @property
+    def rows(self) -> int:
+        """Studies that can be found."""
+        return len(self.retriever)
+
+    @property
+    def tombstones(self) -> int:
+        """Rows that are stored and can no longer be found."""
+        return len(self.retriever.moved)
+
+    @property
+    def living(self) -> LivingCollection:
+        """The collection, to be changed. Raises NotWritable where it is none that lives in a folder."""
+        if not isinstance(self.retriever, LivingCollection):
+            raise NotWritable(f"collection {self.name!r} cannot be changed; serve it from a folder")
+        return self.retriever
+
     def has(self, study_id: str) -> bool:
         """Return whether the collection holds a study of that name."""
         try:
@@ -45,9 +69,12 @@ class Finder:
             return False
         return True
 
-    def embed(self, frontal: bytes | None, lateral: bytes | None) -> npt.NDArray[np.float32]:
-        """Return the (D,) unit vector of the given films."""
-        return self.embedder.embed_study(frontal, lateral)
+    def embed(
+        self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the (D,) unit vector of the given films, the frontal's projection known or not."""
+        known = () if projection is None else (projection,)
+        return self.embedder.embed_study(frontal, lateral, *known)
 
     def find(self, search: Search, vector: npt.NDArray[np.float32] | None = None) -> Answer:
         """Return the nearest studies of a stored study, of a vector, or of films, whose vector may be at hand."""
@@ -58,11 +85,14 @@ class Finder:
         else:
             query = self.embed(search.frontal, search.lateral) if vector is None else vector
         patient = search.patient_id if search.exclude_same_patient else None
-        return self.retriever.search(query, exclude_patient=patient, **_shared(search))
+        with stage("search"):
+            return self.retriever.search(query, exclude_patient=patient, **_shared(search))
 
     def similar(self, study_id: str, options: SearchOptions) -> Answer:
         """Return the nearest studies of the stored study `study_id`."""
-        return self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **_shared(options))
+        shared = _shared(options)
+        with stage("search"):
+            return self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **shared)
 
     def familiarity(
         self, answer: Answer, asked: SearchOptions, layouts: Sequence[Any] = (), patient: str | None = None

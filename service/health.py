@@ -1,105 +1,35 @@
 """Whether the service lives, whether it can do its work, and what it serves.
 
-Readiness is a real embedding and a real search, kept for some seconds so that probes cost nothing.
+The routes alone: what is tried for readiness stands in `service.readiness`.
 """
 
-import threading
-import time
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 from flask import current_app
 from flask_openapi3 import APIBlueprint
 
-from service.answers import InfoAnswer
-from service.errors import Busy, NotReady
-from service.films import as_png
-from service.finder import Finder, Mounted, mounted
-from service.limits import MAX_HITS
+from service.answers import InfoAnswer, LifeAnswer, ReadyAnswer
+from service.finder import Finder, mounted
+from service.limits import MAX_FILE_BYTES, MAX_HITS, MAX_PIXELS
 from service.openapi import SERVICE, refusals
+from service.readiness import Readiness
 
-KEPT_SECONDS = 5.0
+READINESS = "precedent_readiness"
 
 api = APIBlueprint("health", __name__, abp_tags=[SERVICE], abp_responses=refusals(500))
 
 
-@dataclass
-class Readiness:
-    """The last verdict and its time; one probe at a time, the others take its verdict."""
-
-    clock: float = -KEPT_SECONDS
-    verdict: dict[str, Any] | NotReady = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def check(self, served: Mounted) -> dict[str, Any]:
-        """Return how long an embedding and a search of each collection took, measured at most KEPT_SECONDS ago.
-
-        Raises:
-            NotReady: one of them failed. Busy: too many films wait to try one more, which is no verdict.
-        """
-        with self.lock:
-            if time.monotonic() - self.clock >= KEPT_SECONDS:
-                self.verdict, self.clock = _probe(served), time.monotonic()
-            if isinstance(self.verdict, NotReady):
-                raise self.verdict
-            return self.verdict
-
-
-def _probe(served: Mounted) -> dict[str, Any] | NotReady:
-    started = time.perf_counter()
-    try:
-        vector = served.finder().embed(_synthetic_film(), None)
-    except Busy:
-        raise
-    except (ValueError, OSError, RuntimeError) as error:
-        return _not_ready("a test film could not be embedded; see the log", error)
-    embed_ms, search_ms = _milliseconds(started), {}
-    for finder in served.finders:
-        started = time.perf_counter()
-        try:
-            _search(finder, vector)
-        except (ValueError, OSError, RuntimeError) as error:
-            return _not_ready(f"collection {finder.name!r} could not be searched; see the log", error)
-        search_ms[finder.name] = _milliseconds(started)
-    return {"status": "ready", "embed_ms": embed_ms, "search_ms": search_ms}
-
-
-def _search(finder: Finder, vector: npt.NDArray[np.float32]) -> None:
-    if not finder.retriever.search(vector, k=1).hits:
-        raise RuntimeError("expected a nearest study, got none")
-
-
-def _not_ready(sentence: str, cause: Exception) -> NotReady:
-    verdict = NotReady(sentence)
-    verdict.__cause__ = cause
-    return verdict
-
-
-def _milliseconds(since: float) -> float:
-    return round(1000 * (time.perf_counter() - since), 2)
-
-
-def _synthetic_film() -> bytes:
-    """Two dark fields in a bright body: enough for a reader that refuses constant images."""
-    y, x = np.mgrid[-1:1:256j, -1:1:256j]
-    lungs = np.exp(-((np.abs(x) - 0.45) ** 2) / 0.06 - y**2 / 0.4)
-    return as_png(0.85 * np.exp(-(x**4)) * (1 - 0.8 * lungs))
-
-
-@api.get("/healthz")
+@api.get("/healthz", responses={200: LifeAnswer})
 def healthz() -> dict[str, str]:
     """The process lives"""
     return {"status": "ok"}
 
 
-@api.get("/readyz", responses=refusals(429, 503))
+@api.get("/readyz", responses={200: ReadyAnswer, **refusals(429, 503)})
 def readyz() -> dict[str, Any]:
-    """A test film can be embedded, and searched for in every collection; the verdict is at most some seconds old"""
-    readiness: Readiness = current_app.extensions["precedent_readiness"]
-    return readiness.check(mounted())
+    """A test film is embedded, and found in every collection, as at start; the verdict is at most some seconds old"""
+    return cast(Readiness, current_app.extensions[READINESS]).check(mounted())
 
 
 @api.get("/info", responses={200: InfoAnswer})
@@ -108,11 +38,16 @@ def info() -> dict[str, Any]:
     served = mounted()
     return {
         "name": "precedent",
-        "version": _version(),
+        "version": installed_version(),
         "fingerprint": served.finder().retriever.fingerprint,
         "embedding_dim": served.finder().retriever.embedding_dim,
         "collections": [_facts(finder) for finder in served.finders],
-        "limits": {"k": MAX_HITS, "body_bytes": current_app.config["MAX_CONTENT_LENGTH"]},
+        "limits": {
+            "k": MAX_HITS,
+            "body_bytes": current_app.config["MAX_CONTENT_LENGTH"],
+            "film_bytes": MAX_FILE_BYTES,
+            "film_pixels": MAX_PIXELS,
+        },
     }
 
 
@@ -131,7 +66,8 @@ def _facts(finder: Finder) -> dict[str, Any]:
     }
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """Return the version of the installed package."""
     try:
         return version("cxr-precedent")
     except PackageNotFoundError:

@@ -1,12 +1,20 @@
 """What one request may cost, and which host names the service answers to.
 
-Nothing here knows a route; every number is a default that a caller of `create_app` can replace.
+Nothing here knows a route; every number of `Limits` is a default that a caller of `create_app` can replace. What one
+film may hold is the reader's own bound, for every way in, and is only named here.
 """
 
 from dataclasses import dataclass
 
+from encoder.image import MAX_FILE_BYTES, MAX_PIXELS
+
+__all__ = ["BATCH", "MAX_FILE_BYTES", "MAX_HITS", "MAX_PIXELS", "Limits"]
+
 MAX_HITS = 1000
 """Largest `k` of a search: a part of the API's contract, so it stands in the OpenAPI document."""
+
+BATCH = 16
+"""Studies a batch: what `precedent export` takes, beyond which an encoder gains nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,12 @@ class Limits:
 
     readings_waiting: int = 7
     """More of them that wait, each on a thread of its own."""
+
+    calls_a_second: int = 50
+    """Of one token, on and on."""
+
+    calls_at_once: int = 500
+    """Of one token after a rest: a page of 96 hits asks for 192 films as it opens."""
 
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Accepted Host headers. A foreign web page whose name is re-pointed to the loopback is refused."""

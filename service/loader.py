@@ -5,29 +5,23 @@ Whatever is wrong with them together is refused here, before the first request.
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flask_openapi3 import OpenAPI
 
-from index.collection import MANIFEST, load_collection
-from index.errors import FingerprintMismatch
-from index.familiarity import FamiliarityGate
-from index.projection import load_map
-from index.retriever import Retriever
+from index.vector_index import limit_reading
+from service import doors, witness
+from service.activation import ACTIVATION, Activation
 from service.app import create_app
-from service.batching import BatchingEmbedder
-from service.departure import departure
-from service.finder import Finder, Mounted
+from service.audit import AuditLog
+from service.health import READINESS
 from service.limits import Limits
+from service.metrics import Metrics
 from service.mounts import Mount, parse_mounts
-
-if TYPE_CHECKING:
-    from encoder.embedder import Embedder, StudyFilms
-    from encoder.probe import LinearProbe
+from service.silence import keep_silent
+from service.sources import Sources
+from service.tokens import TokenFile
 
 
 def load(
@@ -49,74 +43,43 @@ def load(
         ArtefactError, CheckpointError: a file that is missing, truncated or changed.
     """
     limits = limits or Limits()
-    with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
-        opening = [pool.submit(_open, mount.index_dir) for mount in mounts]
-        embedder, probe = _load_encoder(encoder_path, probe_dir, runtime)
-        opened = [one.result() for one in opening]
-    batches = BatchingEmbedder(embedder, places=limits.studies, departure=departure)
-    finders = [_finder(mount, *one, embedder, batches, probe) for mount, one in zip(mounts, opened, strict=True)]
-    return create_app(Mounted(tuple(finders)), limits)
-
-
-def _load_encoder(path: Path, probe_dir: Path | None, runtime: str) -> "tuple[Embedder, LinearProbe | None]":
-    from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
-    from encoder.probe import LinearProbe
-
-    return Embedder.load(path, runtime=runtime), LinearProbe.load(probe_dir) if probe_dir else None
-
-
-def _open(folder: Path) -> tuple[Retriever, FamiliarityGate]:
-    collection = load_collection(folder)
-    return Retriever(collection), FamiliarityGate.build(collection)
-
-
-def _finder(
-    mount: Mount,
-    retriever: Retriever,
-    gate: FamiliarityGate,
-    embedder: "Embedder",
-    batches: "BatchingEmbedder[StudyFilms]",
-    probe: "LinearProbe | None",
-) -> Finder:
-    """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
-    from service.reader import Reader
-
-    try:
-        retriever.require_fingerprint(embedder.fingerprint)
-    except FingerprintMismatch as error:
-        raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
-    written = datetime.fromtimestamp((mount.index_dir / MANIFEST).stat().st_mtime, UTC)
-    return Finder(
-        mount.name, retriever, batches, mount.image_root or _known_root(retriever),
-        Reader(embedder, batches, retriever, gate, probe), load_map(mount.index_dir),
-        written.isoformat(timespec="seconds"),
-    )  # fmt: skip
+    limit_reading()
+    metrics = Metrics()
+    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics)
+    served = sources.open()
+    app = create_app(served, limits, metrics)
+    app.extensions[READINESS].check(served)  # what later checks compare with
+    app.extensions[ACTIVATION] = Activation(app, sources.open)
+    return app
 
 
 def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
-    """Return the application that PRECEDENT_INDEX, _ENCODER, _IMAGES, _PROBE and _HOSTS describe.
+    """Return the application that PRECEDENT_INDEX, _ENCODER, _IMAGES, _PROBE, _HOSTS, _TOKENS and _AUDIT describe.
 
     _INDEX (`index/` or `main=index/,nih=nih-index/`), _IMAGES (`films/` or `nih=nih-films/`) and _HOSTS hold as many
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
+    Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
 
     Raises:
-        KeyError: PRECEDENT_INDEX or PRECEDENT_ENCODER is not set. MountError; and what `load` raises.
+        KeyError: PRECEDENT_INDEX or PRECEDENT_ENCODER is not set.
+        MountError, TokensError, AuditError; and what `load` raises.
     """
+    keep_silent()
     limits = Limits()
     if hosts := _words(environ.get("PRECEDENT_HOSTS")):
         limits = replace(limits, hosts=tuple(hosts))
-    return load(
+    app = load(
         parse_mounts(_words(environ["PRECEDENT_INDEX"]), _words(environ.get("PRECEDENT_IMAGES"))),
         Path(environ["PRECEDENT_ENCODER"]),
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
     )
+    if tokens := environ.get("PRECEDENT_TOKENS"):
+        doors.lock(app, TokenFile(Path(tokens)))
+    if audit := environ.get("PRECEDENT_AUDIT"):
+        witness.register(app, AuditLog(Path(audit)))
+    return app
 
 
 def _words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
-
-
-def _known_root(retriever: Retriever) -> Path | None:
-    root = retriever.manifest.get("image_root")
-    return Path(root) if root else None

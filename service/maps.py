@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from flask import request
 from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, Field
 
 from index.errors import FilterError
+from index.projection import CollectionMap
 from service.errors import MapMissing
-from service.finder import current
-from service.openapi import STUDIES, refusals
-from service.schemas import InCollection, StudyId
+from service.finder import Finder, current
+from service.openapi import STUDIES, content, film_body, refusals
+from service.parsing import parse_query
+from service.schemas import InCollection, Place, PlaceOptions, StudyId
 
 MAX_POINTS = 20_000
 """Points of one answer: what a browser still draws at once, in about a megabyte."""
@@ -32,39 +37,70 @@ class MapQuery(InCollection):
 class CollectionMapAnswer(BaseModel):
     """A map as columns, an entry a point."""
 
-    rows: int = Field(description="studies of the collection; more than are answered where the map was thinned")
+    rows: int = Field(description="studies of the map; more than are answered where the map was thinned")
+    absent: int = Field(description="studies added or replaced since it was made, which have no place on it yet")
     study_ids: list[str]
     x: list[float]
     y: list[float]
     labels: list[int | None] = Field(description="of the finding: 1 present, 0 absent, -1 uncertain; or empty")
     findings: list[str] = Field(description="what points can be coloured by")
     shares: list[float] = Field(description="of the variance that each axis holds")
-    mean: list[float] = Field(description="(D,): the place of a vector v is axes . (v - mean)")
-    axes: list[list[float]] = Field(description="(2, D)")
     fingerprint: str
 
 
-@api.get("/v1/map", responses={200: CollectionMapAnswer})
+class PlaceAnswer(BaseModel):
+    """A place on the map: two numbers of a vector, which stays here."""
+
+    x: float
+    y: float
+    fingerprint: str
+
+
+@api.get("/v1/map", responses={200: CollectionMapAnswer, 431: content("text/plain")})
 def collection_map(query: MapQuery) -> dict[str, Any]:
-    """Where the studies stand on the collection's map, thinned evenly to 20,000 points"""
-    found = current(query.collection).map
-    if found is None:
-        raise MapMissing("this collection has no map; run: precedent map INDEX, and start the service again")
+    """Where the studies stand on the collection's map, thinned evenly to 20,000 points; those added since do not"""
+    finder = current(query.collection)
+    studies, found = finder.retriever.now(), _map_of(finder)
     if query.finding is not None and query.finding not in found.findings:
         raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(found.findings)}")
-    ids = found.points["study_id"].combine_chunks()
-    points = found.points.take(_drawn(ids.to_pylist(), query.study))
+    placed = found.points.filter(
+        pc.invert(pc.is_in(found.points["study_id"], pa.array(list(studies.moved), pa.string())))
+    )
+    points = placed.take(_drawn(placed["study_id"].to_pylist(), query.study))
     return {
-        "rows": len(found),
+        "rows": len(placed),
+        "absent": max(len(studies) - len(placed), 0),
         "study_ids": points["study_id"].to_pylist(),
         **{axis: [round(place, 5) for place in points[axis].to_pylist()] for axis in "xy"},
         "labels": points[query.finding].to_pylist() if query.finding else [],
         "findings": found.findings,
         "shares": list(found.plane.shares),
-        "mean": found.plane.mean.tolist(),
-        "axes": found.plane.axes.tolist(),
         "fingerprint": found.fingerprint,
     }
+
+
+@api.post(
+    "/v1/map",
+    responses={200: PlaceAnswer, **refusals(413, 415, 422, 429, 503)},
+    openapi_extensions=film_body(PlaceOptions, Place),
+)
+def place() -> dict[str, Any]:
+    """Where films, or a stored study that was added since, stand on the collection's map"""
+    asked = parse_query(request, PlaceOptions, Place)
+    finder = current(asked.collection)
+    found = _map_of(finder)
+    if asked.study_id is not None:
+        vector = finder.retriever.embedding(asked.study_id)
+    else:
+        vector = finder.embed(asked.frontal, asked.lateral)
+    x, y = found.plane.place(vector[None])[0].tolist()
+    return {"x": x, "y": y, "fingerprint": found.fingerprint}
+
+
+def _map_of(finder: Finder) -> CollectionMap:
+    if finder.map is None:
+        raise MapMissing("this collection has no map; run: precedent map INDEX, and start the service again")
+    return finder.map
 
 
 def _drawn(ids: list[str], wanted: list[str]) -> npt.NDArray[np.int64]:

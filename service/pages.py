@@ -15,11 +15,13 @@ from werkzeug.exceptions import HTTPException
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.studies import FINDINGS, Study
+from service.doors import locked, require, scopes
 from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.films import film_path
 from service.finder import Finder, current, mounted
 from service.narrowing import Narrowing
-from service.openapi import SERVICE, content, film_body, refusals
+from service.openapi import SERVICE, content, film_body, refusals, with_scopes
+from service.openapi import pages as as_pages
 from service.parsing import parse_search
 from service.pictures import data_url, thumbnail_response
 from service.schemas import FilmOptions, ImageQuery, InCollection, Search, SearchOptions, StudyId, StudyPath
@@ -56,7 +58,7 @@ class FilmsQuery(InCollection, Narrowing):
     """Where and among what the page searches for the films of its form."""
 
 
-@api.get("/", responses={200: content("text/html")})
+@api.get("/", responses={200: content("text/html"), **as_pages(400, 404)})
 def page(query: PageQuery) -> tuple[str, int]:
     """The page: similar cases of a stored study, or two places to drop films"""
     shown: dict[str, Any] = {"asked": query.study, "narrowing": query, "k": query.k, "each": not query.one_a_patient}
@@ -73,7 +75,7 @@ def page(query: PageQuery) -> tuple[str, int]:
 
 @api.post(
     "/",
-    responses={200: content("text/html"), **refusals(413, 415, 422)},
+    responses={200: content("text/html"), **as_pages(400, 404, 413, 415, 422, 429, 503)},
     openapi_extensions=film_body(FilmOptions),
 )
 def page_of_films(query: FilmsQuery) -> tuple[str, int]:
@@ -82,6 +84,8 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
     try:
         shown["finder"] = current(query.collection)
         search = parse_search(request)
+        if search.embedding is not None:
+            require("vectors")
         finder = shown["finder"] = current(search.collection or query.collection)
         shown |= {"k": search.k, "each": search.group_by is None}
         search = search.model_copy(update={"filter": query.narrowed(search.filter)})
@@ -109,7 +113,9 @@ def docs() -> str:
 @api.get("/openapi.json")
 def openapi_json() -> dict[str, Any]:
     """This document"""
-    return current_app.api_doc  # type: ignore[attr-defined]  # flask_openapi3.OpenAPI's own member
+    document: dict[str, Any] = current_app.api_doc  # type: ignore[attr-defined]  # flask_openapi3.OpenAPI's own member
+    document["components"].pop("securitySchemes", None)  # which that library leaves at null
+    return with_scopes(document, scopes()) if locked() else document
 
 
 def _uploaded(search: Search) -> list[dict[str, str]]:

@@ -3,21 +3,29 @@
 It must not know what becomes of a request.
 """
 
+from io import BytesIO
 from typing import Any, NoReturn, TypeVar
 
-from flask import Request
+from flask import Request, g
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import UnsupportedMediaType
 
 from service.errors import RequestError
-from service.schemas import FilmOptions, Films, InCollection, Search, parse_json
+from service.schemas import AddStudy, FilmOptions, Films, InCollection, Search, StudyOptions, parse_json
 
 VIEWS = ("frontal", "lateral")
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class InMemory(Request):
+    """A request whose files are kept in memory, where they are read from in any case: no film touches a disk here."""
+
+    def _get_file_stream(self, *_: Any, **__: Any) -> BytesIO:
+        return BytesIO()
 
 
 def parse_search(request: Request) -> Search:
@@ -53,6 +61,17 @@ def parse_films(request: Request) -> Films:
     return Films.model_construct(**options.model_dump(), **_films(request))
 
 
+def parse_addition(request: Request) -> AddStudy:
+    """Return the study that a multipart or JSON body wants added, with its films; errors as `parse_search`."""
+    if request.mimetype != MULTIPART:
+        asked = _parse(AddStudy, _json_object(request))
+    else:
+        options = _parse(StudyOptions, _fields(request))
+        asked = AddStudy.model_construct(**dict(options), **_films(request))
+    g.fields = {"collection": asked.collection, "study_id": asked.study.study_id}
+    return asked
+
+
 def refuse_validation(error: ValidationError) -> NoReturn:
     """Raise the first finding of pydantic as one sentence."""
     raise RequestError(_sentence(error.errors(include_url=False)[0])) from None
@@ -84,7 +103,14 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _require_plain(request: Request) -> None:
+    """Refuse a compressed body by its header: nothing here inflates what was sent."""
+    if encoding := request.headers.get("Content-Encoding", "").strip():
+        raise UnsupportedMediaType(f"expected a body as it is, got one in Content-Encoding {_shortened(encoding)}")
+
+
 def _json_object(request: Request) -> Any:
+    _require_plain(request)
     if request.mimetype != JSON:
         raise UnsupportedMediaType(f"expected {MULTIPART} or {JSON}, got {request.mimetype or 'no content type'}")
     try:
@@ -93,15 +119,18 @@ def _json_object(request: Request) -> Any:
         raise RequestError(f"expected a JSON object, got text that is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise RequestError(f"expected a JSON object, got {_shortened(value)}")
+    g.fields = value  # the audit log names the studies that were asked about
     return value
 
 
 def _fields(request: Request) -> dict[str, str]:
     """A browser sends an empty text where nothing was entered."""
+    _require_plain(request)
     for view in VIEWS:
         if view in request.form:
             raise RequestError(f"{view}: expected a file part, got a text field; in curl: -F {view}=@film.png")
-    return {name: value for name, value in request.form.items() if value != ""}
+    g.fields = {name: value for name, value in request.form.items() if value != ""}
+    return dict(g.fields)
 
 
 def _films(request: Request) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from encoder.variants import PLAIN, TEST_TIME
 from index.contrast import Contrast, Counterpart, Subject, contrast
 from index.familiarity import FamiliarityGate
 from index.labels import LabelPolicy, finding_targets, label_columns
-from index.retriever import Retriever
+from index.searchable import Searchable
 from index.votes import Vote, hit_table, neighbour_votes
 from service.answers import study_answer
 from service.batching import BatchingEmbedder
@@ -60,7 +60,7 @@ class Reader:
         self,
         embedder: Embedder,
         batches: BatchingEmbedder[StudyFilms],
-        retriever: Retriever,
+        retriever: Searchable,
         gate: FamiliarityGate,
         probe: LinearProbe | None = None,
     ) -> None:

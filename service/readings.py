@@ -20,6 +20,7 @@ from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_query
 from service.schemas import Explain, ExplainOptions, Predict, PredictOptions
 from service.turnstile import Turnstile
+from service.watch import stage
 
 TURNSTILE = "precedent_readings"
 
@@ -39,7 +40,7 @@ def predict() -> dict[str, Any]:
     if asked.map:
         _require_probe(reader)
     heavy = asked.tta or asked.map or bool(asked.dropout_passes)
-    with _turn() if heavy else nullcontext():
+    with _turn("predict") if heavy else nullcontext():
         query = query_of(finder, asked, films=heavy)
         return reader.predict(
             query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
@@ -58,20 +59,24 @@ def explain() -> dict[str, Any]:
             known = ", ".join(reader.probe.findings)
             raise RequestError(f"finding: expected one of the probe ({known}), got {asked.finding!r}")
     options = {"method": asked.method, "stage": asked.stage, "trust": asked.trust}
-    with _turn():
+    with _turn("explain"):
         query = query_of(finder, asked, films=True)
         hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
         return reader.explain(query, hit, finding=asked.finding, **options)
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
-    """Wait for a turn at work that keeps every core busy, few at a time, so that searches are answered meanwhile."""
+def _turn(work: str) -> Iterator[None]:
+    """Wait for a turn at work that keeps every core busy, few at a time, so that searches are answered meanwhile.
+
+    The work is timed as that stage, without the wait.
+    """
     gone = departure()
     with cast(Turnstile, current_app.extensions[TURNSTILE]):
         if gone():
             raise ClientGone
-        yield
+        with stage(work):
+            yield
 
 
 class Question(Protocol):

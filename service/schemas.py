@@ -118,6 +118,42 @@ class Search(FilmOptions):
         return self
 
 
+def _parse_study(value: Any) -> Any:
+    """As a filter: text in a form, an object in a JSON body."""
+    try:
+        parsed = parse_json(value) if isinstance(value, str) else value
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected a study in JSON, got {error}") from None
+    return parsed
+
+
+class NewStudy(_Request):
+    """What is known of a study to be added, as `GET /v1/studies/{study_id}` answers it."""
+
+    study_id: StudyId
+    patient_id: StudyId
+    projection: str | None = Field(None, max_length=64, description="of the frontal film: AP, PA, ...")
+    sex: str | None = Field(None, max_length=64)
+    age: FiniteFloat | None = Field(None, ge=0, le=150, description="years")
+    split: str | None = Field(None, max_length=64)
+    findings: dict[str, Literal[1, 0, -1] | None] = Field(default_factory=dict, description="by column")
+    extra: dict[str, str | int | FiniteFloat | None] = Field(
+        default_factory=dict, description="further columns of the collection, by name"
+    )
+
+
+class StudyOptions(InCollection):
+    """A study to be added, beside its films."""
+
+    study: Annotated[NewStudy, BeforeValidator(_parse_study)] = Field(description="as JSON text in a form")
+    replace: bool = Field(False, description="in the place of a study of the same id")
+
+
+class AddStudy(StudyOptions, Films):
+    """A study to be added, with its films."""
+
+
 class _AboutFilms(InCollection):
     patient_id: StudyId | None = Field(None, description="the films' own patient, to leave out")
 
@@ -134,6 +170,14 @@ class _AboutStudy(_AboutFilms):
         if (self.study_id is not None) == (self.frontal is not None or self.lateral is not None):
             raise ValueError("expected either study_id, or frontal and/or lateral")
         return self
+
+
+class PlaceOptions(_AboutFilms):
+    """Whose place on the map is asked for, beside the films."""
+
+
+class Place(PlaceOptions, _AboutStudy):
+    """A stored study or films to place on the map."""
 
 
 class PredictOptions(_AboutFilms):

@@ -10,6 +10,7 @@ from flask import request
 from flask_openapi3 import APIBlueprint
 
 from service.answers import EmbeddingAnswer, SearchAnswer, search_answer
+from service.doors import require
 from service.finder import current
 from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_films, parse_search
@@ -27,6 +28,8 @@ def search() -> dict[str, Any]:
     """Similar cases of one or two films, of an embedding, or of a stored study"""
     started = time.perf_counter()
     asked = parse_search(request)
+    if asked.embedding is not None:
+        require("vectors")  # enough similarities to chosen vectors would tell a stored one
     finder = current(asked.collection)
     films = asked.study_id is None and asked.embedding is None
     look = finder.reader.look(asked.frontal, asked.lateral) if films and finder.reader is not None else None

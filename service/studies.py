@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Response
 from flask_openapi3 import APIBlueprint
+from werkzeug.routing import PathConverter
 
 from service.answers import SearchAnswer, StudyAnswer, search_answer, study_answer
 from service.films import film_path, film_response
@@ -16,6 +17,12 @@ from service.openapi import STUDIES, content, refusals
 from service.schemas import ImageQuery, InCollection, SearchOptions, StudyPath
 
 api = APIBlueprint("studies", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 500, 503))
+
+
+class StudyIdOfPath(PathConverter):
+    """A study id with its slashes, but none that ends as a route of its own does."""
+
+    regex = "[^/].*?(?<!/image)(?<!/similar)"
 
 
 @api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})

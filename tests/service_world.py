@@ -39,7 +39,9 @@ class FakeEmbedder:
     fingerprint = FINGERPRINT
     embedding_dim = 2
 
-    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> npt.NDArray[np.float32]:
+    def embed_study(
+        self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None
+    ) -> npt.NDArray[np.float32]:
         """Return (2,) at an angle of 0 (black) to 90 degrees (white)."""
         view, film = ("frontal", frontal) if frontal is not None else ("lateral", lateral)
         picture = cv2.imdecode(np.frombuffer(film or b"\0", np.uint8), cv2.IMREAD_GRAYSCALE)

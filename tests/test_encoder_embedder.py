@@ -127,7 +127,7 @@ def test_what_is_no_encoder_is_refused(tiny_encoder: DualEfficientNetEncoder, tm
     save_file({"weight": torch.zeros(2)}, tmp_path / "bare.safetensors")
     for name, sentence in {
         "gone": "precedent encoder create",
-        "torn": "not a readable safetensors",
+        "torn": "has changed since it was written",
         "bare": "holds weights but no encoder",
     }.items():
         with pytest.raises(CheckpointError, match=sentence):

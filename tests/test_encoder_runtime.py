@@ -56,12 +56,12 @@ def test_openvino_gives_the_vectors_of_torch(encoder: StudyEncoder, runtime: str
     assert cosines.min() >= least
 
 
-def test_making_and_dropping_models_leaves_the_threads_signal_stack_alone(encoder: StudyEncoder) -> None:
-    before = signal_stack()
-    models = [Embedder(encoder, Preprocessing(size=64), device="cpu", runtime="openvino-fp32") for _ in range(3)]
+def test_making_and_dropping_models_leaves_the_threads_signal_stack_alone(tiny_encoder: StudyEncoder) -> None:
+    model, before = convert(tiny_encoder, 0, 64), signal_stack()
+    branches = [CompiledBranch(model, "bf16" if has_bf16() else "fp32") for _ in range(3)]
     assert signal_stack() == before
-    while models:
-        models.pop(0)  # oldest first: what each put back would be what a later one had freed
+    while branches:
+        branches.pop(0)  # oldest first: what each put back would be what a later one had freed
     assert signal_stack() == before
 
 

@@ -102,7 +102,7 @@ def test_a_build_that_dies_leaves_the_old_collection(embeddings: Path, tmp_path:
     build_collection(embeddings, tmp_path / "index")
     before = (tmp_path / "index" / "manifest.json").read_text()
     code = (
-        "import os, pathlib, index.collection as c; c.save_json = lambda *_: os._exit(9);"
+        "import os, pathlib, index.collection as c; c.save_json = lambda *_, **__: os._exit(9);"
         f"c.build_collection(pathlib.Path({str(embeddings)!r}), pathlib.Path({str(tmp_path / 'index')!r}), kind='hnsw')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9

@@ -1,5 +1,6 @@
 """A folder of DICOM films: grouping, views, what is left out, and that nothing identifying leaves it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
@@ -8,12 +9,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from encoder.body_part import is_elsewhere
-from index.dicom import import_dicom, pseudonym
+from index.dicom import import_dicom
 from index.errors import StudiesError
 from index.imported import Imported
+from index.pseudonyms import Pseudonyms
 from index.studies import save_studies
 
-KEY = b"sixteen bytes at least"
+KEY = b"a key of thirty-two bytes or more"
 
 
 def write_film(path: Path, **tags: object) -> None:
@@ -121,21 +123,59 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         import_dicom(tmp_path, strict=True)
 
 
-def test_a_key_hides_patient_and_study_and_keeps_them_apart(tmp_path: Path) -> None:
+def test_pseudonyms_hide_patient_and_study_and_keep_them_apart(tmp_path: Path) -> None:
     write_film(tmp_path / "a")
     write_film(tmp_path / "b", StudyInstanceUID="1.2.4")
 
-    ids = import_dicom(tmp_path, pseudonym_key=KEY).table["study_id"].to_pylist()
+    ids = import_dicom(tmp_path, pseudonyms=Pseudonyms(KEY)).table["study_id"].to_pylist()
 
-    patient = pseudonym(KEY, "patient", "P1")
-    assert ids == [f"{patient}/{pseudonym(KEY, 'study', uid)}" for uid in ("1.2.3", "1.2.4")]
-    assert patient != pseudonym(KEY + b"!", "patient", "P1")
-    assert len(patient) == len("patient") + 12
+    hidden = Pseudonyms(KEY)
+    patient = hidden.of("patient", "P1")
+    assert ids == sorted(f"{patient}/{hidden.of('study', uid)}" for uid in ("1.2.3", "1.2.4"))
 
 
-def test_a_short_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudiesError, match="expected a key of 16 bytes or more, got 5"):
-        import_dicom(tmp_path, pseudonym_key=b"short")
+def test_pseudonymised_studies_stand_in_the_order_of_their_new_ids(tmp_path: Path) -> None:
+    for number in range(20):
+        write_film(tmp_path / f"{number:02}", PatientID=f"P{number:02}")
+
+    ids = import_dicom(tmp_path, pseudonyms=Pseudonyms(KEY)).table["patient_id"].to_pylist()
+
+    archive = [Pseudonyms(KEY).of("patient", f"P{number:02}") for number in range(20)]
+    assert ids == sorted(archive) != archive
+
+
+@pytest.mark.parametrize(("age", "told"), [("089Y", 89), ("090Y", 90), ("104Y", 90), ("006M", 0.5), ("", None)])
+def test_beside_a_pseudonym_nobody_is_older_than_90(tmp_path: Path, age: str, told: float | None) -> None:
+    write_film(tmp_path / "a", PatientAge=age)
+
+    assert import_dicom(tmp_path, pseudonyms=Pseudonyms(KEY)).table["age"].to_pylist() == [told]
+
+
+def test_films_with_burned_in_text_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    write_film(tmp_path / "named", BurnedInAnnotation="YES")
+    write_film(tmp_path / "clean", BurnedInAnnotation="NO", StudyInstanceUID="1.2.4")
+
+    found, all_of_them = import_dicom(tmp_path), import_dicom(tmp_path, keep_burned_in=True)
+
+    assert kinds(found) == {"burned in": 1}
+    assert found.table["frontal_path"].to_pylist() == ["clean"]
+    assert (all_of_them.notices, len(all_of_them.table)) == ((), 2)
+
+
+def test_copies_name_the_paths_and_a_film_that_has_none_is_left_out(tmp_path: Path) -> None:
+    write_film(tmp_path / "JANE^DOE/lost", StudyInstanceUID="1.2.4")
+    write_film(tmp_path / "JANE^DOE/film")
+    asked: dict[str, str] = {}
+
+    def copies(films: Sequence[tuple[Path, str]]) -> list[str | None]:
+        asked.update((name, file.name) for file, name in films)
+        return [None if file.name == "lost" else f"{name}.png" for file, name in films]
+
+    found = import_dicom(tmp_path, pseudonyms=Pseudonyms(KEY), copies=copies)
+
+    [path] = found.table["frontal_path"].to_pylist()
+    assert asked[path.removesuffix(".png")] == "film"
+    assert (kinds(found), "JANE" in str(found)) == ({"picture": 1}, False)
 
 
 MARKED = (
@@ -176,7 +216,7 @@ def test_nothing_identifying_leaves_the_header(
         write_film(tmp_path / "films/film", PatientBirthDate="canary", **tags)
     write_film(tmp_path / "films/other")
 
-    found = import_dicom(tmp_path / "films", pseudonym_key=KEY)
+    found = import_dicom(tmp_path / "films", pseudonyms=Pseudonyms(KEY))
     save_studies(found.table, tmp_path / "studies.parquet")
 
     told = f"{found} {found.table.to_pylist()} {caplog.text} {capfd.readouterr()}"

@@ -64,8 +64,10 @@ def test_a_bar_moves_while_films_travel(reader: Reader) -> None:
     reader.chrome.execute_cdp_cmd("Network.emulateNetworkConditions", slow)
     reader.click("#films > button")
 
-    assert reader.wait("document.getElementById('progress').checkVisibility()")
-    assert reader.wait("/^(Sending the films|Reading)/.test(document.getElementById('status').textContent)")
+    assert reader.wait(
+        "document.getElementById('progress').checkVisibility()"
+        " && /^(Sending the films|Reading)/.test(document.getElementById('status').textContent)"
+    )
     reader.chrome.execute_cdp_cmd("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
     reader.find(".hit")
     assert not reader.all("#progress")[0].is_displayed()

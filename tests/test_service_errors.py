@@ -141,6 +141,7 @@ class _Broken(FakeEmbedder):
     ("error", "status", "code"),
     [
         (ZeroDivisionError("in /srv/secret/weights"), 500, "internal_error"),
+        (OSError(28, "No space left on device", "/srv/secret/films"), 503, "not_ready"),
         (ArtefactError("/srv/secret/index has changed"), 503, "not_ready"),
     ],
 )

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from scripts.serve import bind, command, require_loopback
+from scripts.serve import bind, command, require_doors
 
 RUN = """
 from scripts.serve import bind, serve
@@ -77,12 +77,28 @@ def test_a_port_in_use_is_told_in_one_line() -> None:
         bind("127.0.0.1", taken.getsockname()[1])
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "::1", "example.org"])
-def test_an_address_others_can_reach_is_refused_with_a_remedy(host: str) -> None:
-    with pytest.raises(click.ClickException, match="reverse proxy"):
-        require_loopback(host)
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "10.0.0.1"])
+def test_an_address_others_can_reach_needs_tokens(host: str) -> None:
+    with pytest.raises(click.ClickException, match="precedent token create"):
+        require_doors(host, None)
+    require_doors(host, Path("tokens.json"))
+
+
+@pytest.mark.parametrize("host", ["::1", "example.org", ""])
+def test_an_address_is_four_numbers(host: str) -> None:
+    with pytest.raises(click.ClickException, match="IPv4"):
+        require_doors(host, Path("tokens.json"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
 def test_a_loopback_address_is_taken(host: str) -> None:
-    require_loopback(host)
+    require_doors(host, None)
+
+
+@pytest.mark.parametrize("option", ["--tokens", "--audit"])
+def test_a_bad_file_of_the_doors_is_told_before_anything_is_loaded(tmp_path: Path, option: str) -> None:
+    words = [str(tmp_path), "--encoder", __file__, "--port", "0", option, str(tmp_path / "no" / "file")]
+    result = CliRunner().invoke(command, words)
+
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert result.output.startswith("Error: cannot ")

@@ -71,7 +71,7 @@ def running(words: Sequence[str]) -> Iterator[Server]:
         ClickException: it ended instead of listening.
     """
     started = perf_counter()
-    command = [sys.executable, "-u", "-m", "scripts.cli", "serve", *words]
+    command = [sys.executable, "-u", "-m", "scripts.cli", "serve", "--log-format", "text", *words]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         assert process.stdout is not None

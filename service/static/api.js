@@ -15,7 +15,7 @@ export function ask(path, fields) {
   if (asked.study) return askOf(asked.study, path, fields);
   const body = new FormData();
   for (const [view, film] of Object.entries(asked.films)) body.append(view, film);
-  if (asked.patient && path !== "/v1/embeddings") body.append("patient_id", asked.patient);
+  if (asked.patient) body.append("patient_id", asked.patient);
   for (const [name, value] of Object.entries(named(fields))) body.append(name, value);
   return answer(fetch(path, { method: "POST", body }));
 }

@@ -35,7 +35,8 @@ async function load(finding) {
   if (!finding && byId("map-finding").value) return load(byId("map-finding").value);
   const shares = map.shares.map((share) => `${Math.round(100 * share)} %`).join(" and ");
   const thinned = map.study_ids.length < map.rows ? `${map.study_ids.length.toLocaleString("en")} of ` : "";
-  told.textContent = `${thinned}${map.rows.toLocaleString("en")} studies. The axes hold ${shares} of how their vectors differ: `
+  const absent = map.absent ? ` ${map.absent.toLocaleString("en")} added since the map was made have no place on it yet.` : "";
+  told.textContent = `${thinned}${map.rows.toLocaleString("en")} studies.${absent} The axes hold ${shares} of how their vectors differ: `
     + "near on the map is often, not always, alike.";
   draw();
   list();
@@ -55,8 +56,8 @@ async function queryPlace() {
   const at = map.study_ids.indexOf(asked.study);
   if (at >= 0) return [map.x[at], map.y[at]];
   if (!isAsked()) return null;
-  const { embedding } = await ask("/v1/embeddings", {});
-  return map.axes.map((axis) => axis.reduce((sum, weight, d) => sum + weight * (embedding[d] - map.mean[d]), 0));
+  const { x, y } = await ask("/v1/map", {});
+  return [x, y];
 }
 
 function draw() {

@@ -55,7 +55,7 @@ function settle(films = {}, patient = "") {
 }
 
 async function searchFilms() {
-  const words = filterWords().filter(([name]) => !BODY_FIELDS.includes(name));
+  const words = filterWords().filter(([name]) => name !== "study" && !BODY_FIELDS.includes(name));
   const { k, one_a_patient: one } = Object.fromEntries(new FormData(filters));
   const [films, patient] = [upload.chosenFilms(), upload.chosenPatient()];
   upload.busy(true);

@@ -1,0 +1,93 @@
+"""Files of tensors that appear whole or not at all, and tell when anything in them has changed.
+
+Knows safetensors and SHA-256; it must not know whose tensors these are.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from encoder.errors import CheckpointError
+
+SEAL = "precedent.seal"
+_UNSEALED = f"{SEAL}:{64 * '0'}"
+"""What a file's metadata say until the digits of the file's own SHA-256, taken with these zeros, are put in."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a path beside the target to write to; on leaving, sync it and rename it over the target.
+
+    After an exception the target is as it was, and nothing else is left. Its name ends as the target's does.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        for changed in (partial, path.parent):
+            handle = os.open(changed, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            if changed == partial:
+                os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and what is said of them, sealed, whole or not at all. Raises OSError."""
+    with written_whole(path) as partial:
+        try:
+            save_file({name: one.contiguous() for name, one in tensors.items()}, partial, {**metadata, SEAL: _UNSEALED})
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(f"expected to write {str(path)!r}, could not ({error}); is the disk full?") from error
+        content = partial.read_bytes()
+        place, digest = _seal_of(content)
+        partial.write_bytes(content[:place] + digest + content[place + len(digest) :])
+
+
+def load_tensors(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a file, its seal checked before it is parsed.
+
+    A file without a seal, of an older version or another's, passes.
+
+    Raises:
+        FileNotFoundError: no such file. CheckpointError: it cannot be read, or has changed since it was written.
+    """
+    try:
+        content = path.read_bytes()
+        place, digest = _seal_of(content)
+        if place >= 0 and content[place : place + len(digest)] != digest:
+            raise CheckpointError(f"{str(path)!r} has changed since it was written; {remedy}")
+        del content
+        with safe_open(path, framework="pt") as file:
+            metadata = {name: text for name, text in (file.metadata() or {}).items() if name != SEAL}
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(path)!r} is not a readable safetensors file ({error}); {remedy}") from error
+
+
+def _seal_of(content: bytes) -> tuple[int, bytes]:
+    """Return where the digits of a file's seal begin, -1 where it has none, and what they should be."""
+    key, digits = _UNSEALED[:-64].encode(), _UNSEALED[-64:].encode()
+    place = content.find(key) + len(key)
+    if place < len(key):
+        return -1, b""
+    sha256 = hashlib.sha256(content[:place] + digits)
+    sha256.update(memoryview(content)[place + len(digits) :])
+    return place, sha256.hexdigest().encode()

@@ -1,0 +1,247 @@
+"""A collection that lives: studies are added to and deleted from a folder while any number of processes search it.
+
+An acknowledged change is on the disk and found by the next search, here and in every other process. Knows the index and
+its changes on disk; it must not know how a vector was made.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from index.added import Addition, as_rows, is_same
+from index.added_films import film_path, save_film, unnamed_films
+from index.changes import Changes
+from index.collection import MANIFEST, Collection, load_collection
+from index.compaction import save_generation
+from index.errors import ArtefactError, WriteFailed
+from index.folder import held_alone
+from index.generation import Generation
+from index.searchable import Answer, Searchable
+from index.studies import Study
+from index.vectors import as_embeddings
+
+_ATTEMPTS = 8
+
+
+class _Opened(NamedTuple):
+    stamp: tuple[int, ...]
+    generation: Generation
+    changes: Changes | None
+
+
+class LivingCollection(Searchable):
+    """The collection in a folder. Safe under threads; each search sees one generation, the newest."""
+
+    _stamp: tuple[int, ...]
+    _generation: Generation
+    _changes: Changes | None = None
+    _version: int | None
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder.
+
+        Raises:
+            ArtefactError: no collection there, or a file is missing, damaged or of another state.
+            FingerprintMismatch: index and changes are of different encoders.
+        """
+        self.folder = folder.resolve()  # a link may be turned to another folder; writes follow what is searched
+        self._looking = threading.Lock()
+        self._writing = threading.Lock()
+        self._replace(_opened(self.folder))
+
+    def now(self) -> Generation:
+        """Return the collection as it is at this moment; further changes leave it as it is."""
+        with self._looking:
+            if self._changes is None:
+                collection = self._generation.collection
+                self._changes = Changes.open(self.folder, collection.manifest["fingerprint"], self.embedding_dim)
+            if self._changes is not None and (version := self._changes.version()) != self._version:
+                cleared, changes = self._changes.since(self._generation.sequence)
+                if cleared > self._generation.sequence:  # compacted, by another process, before they were seen here
+                    self._replace(_opened(self.folder))
+                else:
+                    self._generation, self._version = self._generation.after(changes), version
+            return self._generation
+
+    def reload(self) -> None:
+        """Take up the index that lies in the folder now; searches go on in the old one until it is there."""
+        opened = _opened(self.folder)
+        with self._looking:
+            self._replace(opened)
+
+    def add(
+        self,
+        additions: Sequence[Addition],
+        *,
+        replace: bool = False,
+        films: Mapping[str, bytes] | None = None,
+        image_root: Path | None = None,
+    ) -> list[bool]:
+        """Add studies, all or none; return of each whether anything was new. They are on the disk then.
+
+        A study that is there with the same content is left as it is.
+
+        Args:
+            replace: put them in the place of studies of the same id.
+            films: their files by `film_path`, to be written below `image_root`.
+
+        Raises:
+            StudyExists: one is there with other content. StudiesError: a row breaks a rule of the collection.
+            VectorsError: a vector does. WriteFailed: the disk does not take it.
+        """
+        rows = as_rows(additions, self.schema)
+        vectors = [as_embeddings(one.embedding, self.embedding_dim)[0] for one in additions]
+        with self._written() as (before, changes):
+            fresh = [
+                not is_same(before, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)
+            ]
+            if any(fresh) and films and image_root is not None:
+                for path, content in films.items():
+                    save_film(image_root, path, content)
+            for row, vector, new in zip(rows, vectors, fresh, strict=True):
+                if new:
+                    changes.put(row["study_id"], row, vector)
+        return fresh
+
+    def delete(self, study_ids: Sequence[str]) -> None:
+        """Delete studies, all or none. Raises StudyNotFound, WriteFailed."""
+        with self._written() as (before, changes):
+            for study_id in study_ids:
+                before.study(study_id)
+            for study_id in study_ids:
+                changes.put(study_id, None, None)
+
+    def film_path(self, content: bytes, suffix: str) -> str:
+        """Return where a film of an added study belongs, relative to the image root."""
+        with closing(self._make_changes()) as changes:
+            return film_path(changes.name, content, suffix)
+
+    def compact(self, image_root: Path | None = None) -> dict[str, Any]:
+        """Write a new index that holds the changes, forget them, and search it; return its manifest.
+
+        Searches, adds and deletes go on meanwhile, here and in other processes.
+
+        Args:
+            image_root: films below it that no study of this collection names any more are removed.
+
+        Raises:
+            CollectionError: another process compacts, or no study is left. WriteFailed: the disk does not take it.
+        """
+        with held_alone(self.folder):
+            self._follow()
+            generation = self.now()
+            if self._changes is None:
+                return self.manifest
+            try:
+                save_generation(self.folder, generation)
+            except OSError as error:
+                raise WriteFailed(f"the index cannot be written ({error}); nothing was changed") from error
+            self.reload()
+            with closing(self._make_changes()) as changes:
+                changes.clear(self.collection.manifest.get("applied", 0))
+        if image_root is not None:
+            self._remove_unnamed_films(image_root)
+        return self.manifest
+
+    def _follow(self) -> None:
+        """Take up the index that lies in the folder, where another process has put one there."""
+        if _stamp(self.folder) != self._stamp:
+            self.reload()
+
+    def _remove_unnamed_films(self, image_root: Path) -> None:
+        with self._written() as (generation, changes):  # no film is between its file and its study
+            for path in unnamed_films(image_root, changes.name, generation.film_paths()):
+                path.unlink()
+
+    @contextmanager
+    def _written(self) -> Iterator[tuple[Generation, Changes]]:
+        """Hold the folder's changes against all other writers; yield what they led to, and where to put more."""
+        with self._writing:
+            self._follow()
+            with closing(self._make_changes()) as changes, changes.writing():
+                yield self.now(), changes
+
+    def _make_changes(self) -> Changes:
+        return Changes.make(self.folder, self.fingerprint, self.embedding_dim, self.manifest.get("applied", 0))
+
+    def _replace(self, opened: _Opened) -> None:
+        self.close()
+        self._stamp, self._generation, self._changes = opened
+        self._version = None
+        self.manifest, self.fingerprint = self._generation.manifest, self._generation.fingerprint
+        self.embedding_dim = self._generation.embedding_dim
+
+    def close(self) -> None:
+        """Let go of the changes' file; what was searched last can still be searched."""
+        if self._changes is not None:
+            self._changes.close()
+
+    @property
+    def collection(self) -> Collection:
+        """The collection as it was built, without the changes since."""
+        return self._generation.collection
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema of the studies."""
+        return self._generation.schema
+
+    @property
+    def moved(self) -> frozenset[str]:
+        """The studies that were deleted or replaced since the index was built."""
+        return self.now().moved
+
+    def __len__(self) -> int:
+        return len(self.now())
+
+    def study(self, study_id: str) -> Study:
+        """Return a stored study. Raises StudyNotFound."""
+        return self.now().study(study_id)
+
+    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
+        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
+        return self.now().embedding(study_id)
+
+    def search(self, query: npt.ArrayLike, k: int = 10, **options: Any) -> Answer:
+        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
+        return self.now().search(query, k, **options)
+
+    def similar(self, study_id: str, k: int = 10, **options: Any) -> Answer:
+        """Return the studies most similar to a stored one; as `Searchable.similar`, within one generation."""
+        return self.now().similar(study_id, k, **options)
+
+
+def _opened(folder: Path) -> _Opened:
+    """Read index and changes that belong together, however often others compact the folder meanwhile."""
+    for _ in range(_ATTEMPTS):
+        stamp = _stamp(folder)
+        try:
+            collection = load_collection(folder)
+        except ArtefactError:
+            if _stamp(folder) == stamp:
+                raise
+            continue
+        generation = Generation(collection, collection.manifest.get("applied", 0))
+        changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
+        cleared, since = changes.since(generation.sequence) if changes else (0, [])
+        if cleared <= generation.sequence:
+            return _Opened(stamp, generation.after(since), changes)
+        if _stamp(folder) == stamp:
+            break
+    raise ArtefactError(
+        f"the index in {str(folder)!r} lacks studies that were added to it and compacted; restore a snapshot"
+    )
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """Return what differs between two manifests, which are renamed into place and never rewritten."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,129 @@
+"""Everything that can be wrong with a collection on disk, looked for: digests, rows, vectors, ids, changes, films.
+
+Knows the files of a folder and what they must agree on; it mends nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from index.added_films import changed_films, unnamed_films
+from index.changes import FILE as CHANGES
+from index.changes import Change, Changes
+from index.collection import MANIFEST, Collection, load_collection
+from index.errors import CollectionError
+from index.generation import Generation
+from index.projection import MANIFEST as MAP
+from index.projection import load_map
+from index.studies import as_studies
+from index.vector_index import VectorIndex
+from index.vectors import as_embeddings
+
+_BLOCK = 1 << 14
+
+
+@dataclass
+class Verdict:
+    """What was found."""
+
+    studies: int = 0
+    """That can be found now."""
+    faults: list[str] = field(default_factory=list)
+    """What is wrong, a sentence each."""
+    notes: list[str] = field(default_factory=list)
+    """What is right but need not be there, a sentence each."""
+
+
+def verify(folder: Path, image_root: Path | None = None) -> Verdict:
+    """Return what is wrong with the collection in a folder, after reading all of it.
+
+    Args:
+        image_root: of the added films; None takes the one that the index remembers, where that is there.
+    """
+    found = Verdict()
+    try:
+        collection = load_collection(folder)  # every SHA-256, and the manifest's own
+        found.faults += _of_rows(collection.studies) + _of_vectors(collection.vectors)
+        generation, name = _changed(folder, collection, found)
+        found.studies = len(generation)
+        known = image_root or collection.manifest.get("image_root")
+        if known and name is not None and Path(known).is_dir():
+            _look_at_films(Path(known), name, generation, found)
+    except CollectionError as error:
+        found.faults.append(str(error))
+        return found
+    try:
+        load_map(folder)
+    except CollectionError as error:
+        found.faults.append(str(error))
+    found.notes += [f"{path.name} belongs to no collection; remove it" for path in _strangers(folder, collection)]
+    return found
+
+
+def _of_rows(studies: pa.Table) -> list[str]:
+    apart = [name for name in ("views",) if name in studies.column_names]
+    return _told(partial(as_studies, studies.drop_columns(apart)))
+
+
+def _of_vectors(vectors: VectorIndex) -> list[str]:
+    faults: list[str] = []
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors.vectors(np.arange(start, min(start + _BLOCK, len(vectors))))
+        faults += [f"rows from {start:,}: {one}" for one in _told(partial(as_embeddings, block))]
+    return faults
+
+
+def _changed(folder: Path, collection: Collection, found: Verdict) -> tuple[Generation, str | None]:
+    """Return the collection with its changes, and the name of its folder of films; None where nothing ever changed."""
+    generation = Generation(collection, collection.manifest.get("applied", 0))
+    changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
+    if changes is None:
+        return generation, None
+    with closing(changes):
+        found.faults += changes.faults()
+        cleared, since = changes.since(generation.sequence)
+        if cleared > generation.sequence:
+            found.faults.append(f"{MANIFEST} lacks studies that were added and compacted; restore a snapshot")
+        following = generation.after(since)
+        found.faults += [fault for change in since for fault in _of_change(change, generation)]
+        return following, changes.name
+
+
+def _of_change(change: Change, generation: Generation) -> Iterator[str]:
+    if change.row is None or change.embedding is None:
+        return
+    for fault in (
+        *_told(partial(as_embeddings, change.embedding, generation.embedding_dim)),
+        *_of_rows(pa.Table.from_pylist([change.row], generation.schema)),
+    ):
+        yield f"{CHANGES}: change {change.sequence} ({change.study_id!r}): {fault}"
+
+
+def _look_at_films(root: Path, name: str, generation: Generation, found: Verdict) -> None:
+    named = generation.film_paths()
+    found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, named)]
+    for path in unnamed_films(root, name, named):
+        found.notes.append(f"{path.relative_to(root)} belongs to no study; precedent compact removes it")
+
+
+def _strangers(folder: Path, collection: Collection) -> Iterator[Path]:
+    """Yield the files that a kill may have left."""
+    named = {entry["name"] for entry in collection.manifest["files"].values()}
+    for path in sorted(folder.iterdir()):
+        ours = path.name in {*named, MANIFEST, MAP} or path.name.startswith((CHANGES, "map-"))
+        if not ours and path.is_file():
+            yield path
+
+
+def _told(check: Callable[[], object]) -> list[str]:
+    """Return the sentence that a check refuses with; nothing where it does not."""
+    try:
+        check()
+    except CollectionError as refusal:
+        return [str(refusal)]
+    return []

@@ -1,0 +1,100 @@
+"""`precedent add`: embed the studies of a table and add them to an index, which may be served meanwhile.
+
+precedent add new.parquet --images CheXpert/ --encoder encoder.safetensors --index index/
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import click
+import pyarrow as pa
+
+from encoder.embedder import Embedder
+from encoder.runtime import RUNTIMES
+from index.added import Addition
+from index.errors import StudiesError
+from index.living import LivingCollection
+from index.studies import Study, load_studies
+from scripts.export import FAILED_EXIT_CODE, FilmReader, Prepared, in_order, one_torch_thread, threads_for
+from scripts.terminal import progress_bar
+
+
+@click.command()
+@click.argument("studies", type=click.Path(path_type=Path))
+@click.option(
+    "--images", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Image root."
+)
+@click.option("--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file of the index.")
+@click.option("--index", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@click.option("--replace", is_flag=True, help="Put them in the place of studies of the same id.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a transaction.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def command(
+    studies: Path, images: Path, encoder: Path, index: Path, replace: bool, batch: int, device: str, runtime: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Add every study of the table STUDIES to an index; those that are there with the same content stay as they are.
+
+    A batch is on the disk, and found by the next search, before the following is embedded. Run it again after a kill.
+
+    \b
+    precedent add new.parquet --images CheXpert/ --encoder encoder.safetensors --index index/
+    """
+    table, living = load_studies(studies), LivingCollection(index)
+    require_image_root(living, images)
+    embedder = Embedder.load(encoder, device=device, runtime=runtime)
+    living.require_fingerprint(embedder.fingerprint)
+    counts = {"added": 0, "already_there": 0, "failed": 0}
+    with one_torch_thread(embedder):
+        for group in _prepared(embedder, table, images, batch):
+            read = [one for one in group if one.films is not None]
+            fresh = living.add(_additions(embedder, table, read), replace=replace) if read else []
+            counts["added"] += sum(fresh)
+            counts["already_there"] += len(fresh) - sum(fresh)
+            counts["failed"] += len(group) - len(read)
+            for one in group:
+                if one.failure is not None:
+                    click.echo(f"left out: {one.failure.study_id}: {one.failure.reason}", err=True)
+    said = f"{index}: {counts['added']:,} added, {counts['already_there']:,} already there, {counts['failed']:,} failed"
+    click.echo(json.dumps(counts) if as_json else f"{said}; {len(living):,} studies now")
+    if counts["failed"]:
+        sys.exit(FAILED_EXIT_CODE)
+
+
+def require_image_root(living: LivingCollection, images: Path) -> None:
+    """Refuse films from below another folder than the one that the paths of the index lead from, where that is there.
+
+    Raises:
+        StudiesError: they are.
+    """
+    known = living.manifest.get("image_root")
+    if known and Path(known).is_dir() and Path(known).resolve() != images.resolve():
+        raise StudiesError(
+            f"expected films below {known!r}, which the paths of this index lead from, got {str(images)!r}; "
+            "move them there and import them again"
+        )
+
+
+def _prepared(embedder: Embedder, table: pa.Table, images: Path, batch: int) -> Iterator[list[Prepared]]:
+    """Yield the studies with their films, so many at a time, while the next are being read."""
+    reader = FilmReader(embedder, table, images, "both")
+    with progress_bar("studies") as bar, ThreadPoolExecutor(threads_for(None)) as pool:
+        task = bar.add_task("add", total=table.num_rows)
+        prepared = in_order(pool, reader.read, range(table.num_rows), ahead=2 * batch)
+        while group := list(islice(prepared, batch)):
+            yield group
+            bar.advance(task, len(group))
+
+
+def _additions(embedder: Embedder, table: pa.Table, read: Sequence[Prepared]) -> list[Addition]:
+    rows = table.take([one.row for one in read]).to_pylist()
+    vectors = embedder.embed([one.films for one in read if one.films is not None])
+    return [
+        Addition(Study.from_row(row), one.views, vector) for row, one, vector in zip(rows, read, vectors, strict=True)
+    ]

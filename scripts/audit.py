@@ -1,0 +1,51 @@
+"""`precedent audit`: whether an audit log is as the service wrote it.
+
+precedent audit verify audit.jsonl
+"""
+
+from pathlib import Path
+
+import click
+
+from service.chain import Head
+from service.chain import verify as verified
+from service.errors import AuditError
+
+
+class HeadParam(click.ParamType):
+    """LINES:SHA256, as verify prints it."""
+
+    name = "lines:sha256"
+
+    def convert(self, value: str | Head, param: click.Parameter | None, ctx: click.Context | None) -> Head:
+        """Return the head that a word says."""
+        try:
+            return value if isinstance(value, Head) else Head.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group()
+def command() -> None:
+    """Look at the log that `precedent serve --audit FILE` writes."""
+
+
+@command.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--expect",
+    type=HeadParam(),
+    help="A head noted elsewhere, that the log must go through. Whoever can write the log and the head beside it can "
+    "write both anew; only a head that was out of reach tells.",
+)
+def verify(path: Path, expect: Head | None) -> None:
+    """Look at every line of FILE, name the first that was changed, removed, added or moved, and print the head.
+
+    \b
+    precedent audit verify audit.jsonl
+    """
+    try:
+        head = verified(path, expect)
+    except AuditError as fault:
+        raise click.ClickException(str(fault)) from None
+    click.echo(f"{path}: {head.lines:,} lines as they were written; head {head}")

@@ -1,0 +1,177 @@
+"""What can be wrong with an installation before any file of ours is opened: Python, packages, processor, memory, disk.
+
+Knows the machine; it must not know indexes or encoders.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+PACKAGE = "cxr-precedent"
+LEAST_PYTHON = (3, 11)
+NEEDED_MEMORY = 2 << 30
+"""What a service over a few ten thousand studies comes to, the encoder and its libraries included."""
+NEEDED_DISK = 1 << 30
+_EXTRAS = ("cpu", "gpu", "fast", "explain", "train")
+_FAST = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at and found, and what to do where it is not well."""
+
+    name: str
+    state: Literal["ok", "warning", "fault"]
+    found: str
+    remedy: str = ""
+
+
+def machine_checks() -> Iterator[Check]:
+    """Yield what there is to say of Python, packages, processor, threads and memory."""
+    yield _python()
+    yield from packages(_installed_bounds())
+    yield _processor(_flags(Path("/proc/cpuinfo")), _openvino_precisions())
+    yield _threads(os.environ)
+    yield memory(_available(Path("/proc/meminfo")))
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < LEAST_PYTHON:
+        return Check("python", "fault", found, "install Python 3.11 or newer")
+    return Check("python", "ok", found)
+
+
+def _installed_bounds() -> list[str]:
+    try:
+        return requires(PACKAGE) or []
+    except PackageNotFoundError:
+        return []
+
+
+def packages(bounds: list[str]) -> Iterator[Check]:
+    """Yield whether packages are there within bounds, as the package's own metadata states them."""
+    if not bounds:
+        yield Check("packages", "fault", f"{PACKAGE} is not installed", "run: pip install '.[cpu,fast]'")
+        return
+    needed = [Requirement(line) for line in bounds]
+    main = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    broken = [told for one in main if (told := _outside(one))]
+    for told in broken:
+        yield Check("packages", "fault", told, f"run: pip install --upgrade '{PACKAGE}[cpu,fast]'")
+    if not broken:
+        yield Check("packages", "ok", f"{len(main)} within their bounds")
+    optional = {name: [one for one in needed if _is_of(one, name)] for name in _EXTRAS}
+    yield _faiss([one.name for name in ("cpu", "gpu") for one in optional[name] if _version(one.name)])
+    for name in ("fast", "explain", "train"):
+        yield _extra(name, [told for one in optional[name] if (told := _outside(one))])
+
+
+def _is_of(one: Requirement, extra: str) -> bool:
+    return one.marker is not None and not one.marker.evaluate({"extra": ""}) and one.marker.evaluate({"extra": extra})
+
+
+def _outside(one: Requirement) -> str:
+    """Return what is wrong with a package; "" where it is there and within its bounds."""
+    found = _version(one.name)
+    if found is None:
+        return f"{one.name} is missing"
+    return "" if one.specifier.contains(found, prereleases=True) else f"{one.name} {found} is not {one.specifier}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _faiss(builds: list[str]) -> Check:
+    if len(builds) == 1:
+        return Check("faiss", "ok", f"{builds[0]} {_version(builds[0])}")
+    if not builds:
+        return Check("faiss", "fault", "neither faiss-cpu nor faiss-gpu", "run: pip install faiss-cpu")
+    return Check(
+        "faiss", "fault", "both builds, one over the other", "run: pip uninstall faiss-cpu faiss-gpu; install one"
+    )
+
+
+def _extra(name: str, broken: list[str]) -> Check:
+    if not broken:
+        return Check(f"[{name}]", "ok", "installed")
+    cost = {"fast": "films are embedded by torch, several times as slow", "explain": "no integrated gradients"}
+    without = cost.get(name, "no TensorBoard scalars of training")
+    state: Literal["ok", "warning"] = "warning" if name == "fast" else "ok"
+    remedy = f"run: pip install '{PACKAGE}[{name}]'" if name == "fast" else ""
+    return Check(f"[{name}]", state, f"{', '.join(broken)}: {without}", remedy)
+
+
+def _flags(cpuinfo: Path) -> set[str] | None:
+    """Return the processor's flags; None where the system does not list them."""
+    if not cpuinfo.is_file():
+        return None
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), None)
+
+
+def _openvino_precisions() -> str:
+    if find_spec("openvino") is None:
+        return "OpenVINO is not installed"
+    from openvino import Core
+
+    found = Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return f"OpenVINO computes in {', '.join(name for name in ('INT8', 'BF16', 'FP16', 'FP32') if name in found)}"
+
+
+def _processor(flags: set[str] | None, precisions: str) -> Check:
+    if flags is None:
+        return Check("processor", "ok", f"its features are not listed by this system; {precisions}")
+    has = [told for flag, told in _FAST.items() if flag in flags]
+    found = f"{', '.join(has) or 'neither AVX2 nor AVX-512'}; {precisions}"
+    if "avx2" not in flags:
+        return Check("processor", "warning", found, "expect a fraction of the published speed; use a machine with AVX2")
+    return Check("processor", "ok", found)
+
+
+def _threads(environ: Mapping[str, str]) -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = environ.get("OMP_NUM_THREADS")
+    found = f"{cores} cores to use" + (f", OMP_NUM_THREADS={bound}" if bound else "")
+    if bound and bound.isdigit() and int(bound) > cores:
+        return Check("threads", "warning", found, f"unset OMP_NUM_THREADS, or set it to at most {cores}")
+    return Check("threads", "ok", found)
+
+
+def _available(meminfo: Path) -> int | None:
+    """Return the bytes of memory that can be had; None where the system does not say."""
+    if not meminfo.is_file():
+        return None
+    lines = meminfo.read_text(encoding="ascii").splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def memory(available: int | None, needed: int = NEEDED_MEMORY) -> Check:
+    """Return whether there is memory enough for a service."""
+    if available is None:
+        return Check("memory", "ok", "not told by this system")
+    found = f"{available / 2**30:.1f} GiB available, {needed / 2**30:.1f} wanted"
+    if available < needed:
+        return Check("memory", "warning", found, "free some, or serve from a larger machine")
+    return Check("memory", "ok", found)
+
+
+def disk(folder: Path, needed: int = NEEDED_DISK) -> Check:
+    """Return whether a folder's disk has room for what is written beside it: a compacted index, added films."""
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 2**30:.1f} GiB free at {folder}, {needed / 2**30:.1f} wanted"
+    if free < needed:
+        return Check("disk", "warning", found, "make room: compacting writes the index a second time beside itself")
+    return Check("disk", "ok", found)

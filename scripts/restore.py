@@ -1,0 +1,24 @@
+"""`precedent restore`: make an index of a snapshot.
+
+precedent restore snapshots/monday/ index/
+"""
+
+from pathlib import Path
+
+import click
+
+from index.living import LivingCollection
+from index.snapshots import restore_snapshot
+
+
+@click.command()
+@click.argument("snapshot", type=click.Path(path_type=Path))
+@click.argument("index", type=click.Path(path_type=Path))
+def command(snapshot: Path, index: Path) -> None:
+    """Make the new folder INDEX of the folder SNAPSHOT, every SHA-256 checked.
+
+    \b
+    precedent restore snapshots/monday/ index/
+    """
+    restore_snapshot(snapshot, index)
+    click.echo(f"{index}: {len(LivingCollection(index)):,} studies")

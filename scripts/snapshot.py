@@ -1,0 +1,25 @@
+"""`precedent snapshot`: copy an index, with what was added and deleted since it was built, to a folder of its own.
+
+precedent snapshot index/ snapshots/monday/
+"""
+
+from pathlib import Path
+
+import click
+
+from index.snapshots import save_snapshot
+
+
+@click.command()
+@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+def command(index: Path, out: Path) -> None:
+    """Copy the collection in the folder INDEX, as it is at this moment, to the new folder OUT.
+
+    It may be served and changed meanwhile. Films are not copied: they stay below the image root.
+
+    \b
+    precedent snapshot index/ snapshots/monday/
+    """
+    files = save_snapshot(index, out)
+    click.echo(f"{out}: {len(files)} files, {sum(one['bytes'] for one in files.values()):,} bytes")

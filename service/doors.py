@@ -1,0 +1,234 @@
+"""Who may pass: which scope each route asks for, what a request shows for it, and how often it may come.
+
+It must not know what a route does. On a service without tokens only the machine itself may pass.
+"""
+
+import ipaddress
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from flask import Flask, current_app, g, redirect, request, url_for
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
+from werkzeug.routing import Rule
+from werkzeug.wrappers import Response as BaseResponse
+
+from service.limits import Limits
+from service.tokens import Token, TokenFile, now
+
+OPEN = "open"
+SCOPE_OF = {
+    "GET /healthz": OPEN,
+    "GET /login": OPEN,
+    "POST /login": OPEN,
+    "POST /logout": OPEN,
+    "GET /static/{filename}": OPEN,
+    "GET /docs/static/{filename}": "read",
+    "GET /": "read",
+    "POST /": "read",
+    "GET /film/{study_id}": "read",
+    "GET /docs": "read",
+    "GET /openapi.json": "read",
+    "GET /info": "read",
+    "GET /readyz": "metrics",
+    "GET /metrics": "metrics",
+    "POST /v1/search": "read",
+    "POST /v1/predict": "read",
+    "POST /v1/explain": "read",
+    "GET /v1/map": "read",
+    "POST /v1/map": "read",
+    "GET /v1/studies/{study_id}": "read",
+    "GET /v1/studies/{study_id}/image": "read",
+    "GET /v1/studies/{study_id}/similar": "read",
+    "POST /v1/embeddings": "vectors",
+    "POST /v1/studies": "write",
+    "DELETE /v1/studies/{study_id}": "write",
+    "POST /v1/indexes/{name}/activate": "admin",
+}
+"""The one table: a route that is not here keeps the service from starting."""
+COOKIE = "precedent_token"
+OF_COOKIE = frozenset({"read", "vectors"})
+"""Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
+STRANGERS = ""
+"""Under which all callers without a token are counted: no token has that name."""
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_NEXT = 4096
+"""Characters of an address to which a browser is led back."""
+EXTENSION = "precedent_doors"
+
+_ARGUMENT = re.compile(r"<(?:[^<>:]+:)?([^<>]+)>")
+
+
+class Pace:
+    """So many calls a second of each name, and as many at once as have been saved up. Safe under threads."""
+
+    def __init__(self, rate: int, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Let each name call `rate` >= 1 times a second, and `burst` times at once after a rest."""
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._left: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, name: str) -> bool:
+        """Return whether `name` may call now; a call that may not costs it nothing."""
+        with self._lock:
+            at = self._clock()
+            left, then = self._left.get(name, (float(self._burst), at))
+            left = min(self._burst, left + (at - then) * self._rate)
+            self._left[name] = (left - 1 if left >= 1 else left, at)
+            return left >= 1
+
+
+@dataclass
+class Doors:
+    """The doors of one application; without tokens they ask for none."""
+
+    pace: Pace
+    tokens: TokenFile | None = None
+
+
+def register(app: Flask, limits: Limits) -> None:
+    """Put a door before every route of `app`. Raises LookupError where a route has no scope in the table."""
+    for rule in app.url_map.iter_rules():
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            scope_of(rule, method)
+    app.extensions[EXTENSION] = Doors(Pace(limits.calls_a_second, limits.calls_at_once))
+    app.before_request(_check)
+
+
+def lock(app: Flask, known: TokenFile | None) -> None:
+    """Ask for one of these tokens from now on, also on a loopback address; None asks for none."""
+    app.extensions[EXTENSION].tokens = known
+
+
+def scope_of(rule: Rule | None, method: str) -> str | None:
+    """Return the scope that a route asks for; None where there is no route, or only its methods are asked for.
+
+    Raises:
+        LookupError: a route that is not in the table.
+    """
+    if rule is None or method == "OPTIONS":
+        return None
+    route = f"{'GET' if method == 'HEAD' else method} {template(rule)}"
+    if route not in SCOPE_OF:
+        raise LookupError(f"expected a scope of every route, got none of {route}; add it to service.doors.SCOPE_OF")
+    return SCOPE_OF[route]
+
+
+def template(rule: Rule) -> str:
+    """Return a rule as the OpenAPI document writes it."""
+    return _ARGUMENT.sub(r"{\1}", rule.rule)
+
+
+def scopes() -> dict[str, str | None]:
+    """Return the scope of every route, None where it is open."""
+    return {route: None if scope == OPEN else scope for route, scope in SCOPE_OF.items()}
+
+
+def require(scope: str) -> None:
+    """Refuse a request whose token lacks a scope beyond its route's. Raises Forbidden."""
+    if locked() and scope not in g.scopes:
+        raise Forbidden(f"this token does not hold the scope {scope!r}, which this request needs")
+
+
+def locked() -> bool:
+    """Return whether the running application asks for tokens."""
+    return tokens() is not None
+
+
+def tokens() -> TokenFile | None:
+    """Return the tokens that the running application asks for; None where it asks for none."""
+    return _doors().tokens
+
+
+def _doors() -> Doors:
+    doors: Doors = current_app.extensions[EXTENSION]
+    return doors
+
+
+def _check() -> BaseResponse | None:
+    """Let the request pass, or refuse it; a browser without a token is shown where to give one."""
+    scope = scope_of(request.url_rule, request.method)
+    if scope == OPEN:
+        return None
+    if (known := tokens()) is None:
+        _require_near()
+        require_own_page()
+        return None
+    try:
+        token = admitted(known, _shown(scope))
+    except Unauthorized:
+        _slow_strangers()
+        if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
+            return redirect(url_for("entry.login", next=request.full_path.rstrip("?")[:MAX_NEXT]))
+        raise
+    if not _doors().pace.take(token.name):
+        raise TooManyRequests("too many requests with this token; ask again in a second", retry_after=1)
+    g.scopes = token.scopes
+    if scope is not None:
+        require(scope)
+    return None
+
+
+def _slow_strangers() -> None:
+    """Hold those without a token to one pace together, so that they cannot fill the audit log."""
+    if g.get("principal") is None and not _doors().pace.take(STRANGERS):
+        g.strange = True
+        raise TooManyRequests("too many requests without a valid token; ask again in a second", retry_after=1)
+
+
+def admitted(known: TokenFile, secret: str | None) -> Token:
+    """Return the valid token that `secret` is, and note whose it is. Raises Unauthorized."""
+    token = known.holder(secret) if secret else None
+    if token is None:
+        sentence = "this token is not known" if secret else "expected a token: Authorization: Bearer TOKEN"
+        raise _unauthorized(sentence)
+    g.principal = token.name
+    if (state := token.state(now())) != "valid":
+        raise _unauthorized(f"this token is {state}; ask for another")
+    return token
+
+
+def _unauthorized(sentence: str) -> Unauthorized:
+    return Unauthorized(sentence, www_authenticate=WWWAuthenticate("bearer", {"realm": "precedent"}))
+
+
+def _shown(scope: str | None) -> str | None:
+    """Return the token of the header or, for what a page of ours asks, of the cookie."""
+    if "Authorization" in request.headers:
+        given = request.authorization
+        return given.token if given is not None and given.type == "bearer" else None
+    if COOKIE not in request.cookies:
+        return None
+    if scope is not None and scope not in OF_COOKIE:
+        raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")
+    require_own_page()
+    return request.cookies[COOKIE]
+
+
+def require_own_page() -> None:
+    """Refuse what a page of another address has had a browser send. Raises Forbidden.
+
+    A SameSite cookie goes along from another port of this host too, so that more is looked at: Fetch Metadata where
+    the browser sends it, and the Origin where it does not.
+    """
+    if request.method in SAFE:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    own = site == "same-origin" if site else origin is None or urlsplit(origin).netloc == request.host
+    if not own:
+        raise Forbidden("expected this request from a page of this service, got one of another address")
+
+
+def _require_near() -> None:
+    """Without tokens, answer this machine alone, whatever address the server listens on. Raises Forbidden."""
+    peer = request.remote_addr
+    try:
+        near = not peer or ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        near = False
+    if not near:
+        raise Forbidden("this service has no tokens, so it answers its own machine alone; start it with --tokens FILE")

@@ -1,0 +1,117 @@
+"""What the service counts and times of its own work, for Prometheus to collect.
+
+Knows numbers and names; it must not know HTTP, and no label ever holds what a request carried.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from time import perf_counter
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from index.errors import CollectionError
+
+STAGES = ("decode", "wait", "encode", "search", "predict", "explain")
+"""Reading films; waiting for the encoder; a batch in the encoder; a search; predictions from films; maps."""
+MIMETYPE = CONTENT_TYPE_PLAIN_0_0_4
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_STUDIES = (1, 2, 4, 8, 12, 16)
+
+
+class Rows(Protocol):
+    """What is told of a collection at the moment of a scrape."""
+
+    @property
+    def name(self) -> str:
+        """The name it is mounted under."""
+
+    @property
+    def rows(self) -> int:
+        """Studies that can be found."""
+
+    @property
+    def tombstones(self) -> int:
+        """Rows that are still stored and can no longer be found."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder its vectors are from."""
+
+
+class Metrics:
+    """The counts of one application, in a registry of their own. Safe under threads."""
+
+    def __init__(self) -> None:
+        self._registry = own = CollectorRegistry()
+        self._requests = Counter(
+            "precedent_requests", "Requests answered.", ("route", "method", "status"), registry=own
+        )
+        self._request_seconds = Histogram(
+            "precedent_request_seconds", "Request to answer.", ("route",), buckets=_SECONDS, registry=own
+        )
+        self._stages = Histogram(
+            "precedent_stage_seconds", "Stage of an answer.", ("stage",), buckets=_SECONDS, registry=own
+        )
+        for name in STAGES:
+            self._stages.labels(name)  # a stage that nothing has passed yet is there, at 0
+        self.in_flight = Gauge("precedent_requests_in_flight", "Requests being answered.", registry=own)
+        self.uploads = Gauge("precedent_uploads", "Uploaded studies on their way to a vector.", registry=own)
+        self.queue = Gauge("precedent_queue_studies", "Studies that are read and wait for the encoder.", registry=own)
+        self.batch = Histogram(
+            "precedent_batch_studies", "Studies a batch of the encoder.", buckets=_STUDIES, registry=own
+        )
+        self.ready = Gauge("precedent_ready", "1 where the last check of readiness passed, else 0.", registry=own)
+        ProcessCollector(registry=own)
+
+    def tell_of(self, collections: Callable[[], Iterable[Rows]], version: str) -> None:
+        """Tell, at each scrape, of the collections that are then served."""
+        self._registry.register(_Held(collections, version))
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answer to a request whose route's rule, never its path, is given."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one of STAGES, however it ends."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.took(name, perf_counter() - started)
+
+    def took(self, name: str, seconds: float) -> None:
+        """Record what one of STAGES took."""
+        self._stages.labels(name).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus's text format 0.0.4, UTF-8."""
+        return generate_latest(self._registry)
+
+
+class _Held(Collector):
+    """What is served, looked up at each scrape, so that it is right after any swap."""
+
+    def __init__(self, collections: Callable[[], Iterable[Rows]], version: str) -> None:
+        self._collections, self._version = collections, version
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield rows and tombstones a collection, and which encoder they are of."""
+        rows = GaugeMetricFamily("precedent_rows", "Studies that can be found.", labels=("collection",))
+        dead = GaugeMetricFamily(
+            "precedent_tombstones", "Rows stored that can no longer be found.", labels=("collection",)
+        )
+        info = GaugeMetricFamily("precedent_encoder_info", "Always 1.", labels=("fingerprint", "version"))
+        held = list(self._collections())
+        for one in held:
+            with suppress(CollectionError):  # a collection that cannot be read is missing here, and nothing else is
+                rows.add_metric((one.name,), one.rows)
+                dead.add_metric((one.name,), one.tombstones)
+        for fingerprint in sorted({one.fingerprint for one in held}):
+            info.add_metric((fingerprint, self._version), 1)
+        return rows, dead, info

@@ -1,0 +1,128 @@
+"""The folders and files that are served, opened as one: encoder, probe, and a finder for each mounted index.
+
+It opens them at start and again whenever it is asked, and refuses what does not belong together; it must not know HTTP.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from index.collection import MANIFEST
+from index.errors import FingerprintMismatch, StaleMap
+from index.familiarity import FamiliarityGate
+from index.living import LivingCollection
+from index.projection import CollectionMap, load_map
+from service.batching import BatchingEmbedder
+from service.departure import departure
+from service.finder import Finder, Mounted
+from service.metrics import Metrics
+from service.mounts import Mount
+
+if TYPE_CHECKING:
+    from encoder.embedder import Embedder, StudyFilms
+    from encoder.probe import LinearProbe
+
+log = logging.getLogger("precedent.service")
+
+
+class _Encoder(NamedTuple):
+    stamp: tuple[int, ...]
+    embedder: "Embedder"
+    batches: "BatchingEmbedder[StudyFilms]"
+
+
+@dataclass
+class Sources:
+    """What is served from. One caller at a time."""
+
+    mounts: Sequence[Mount]
+    """At least one; the first is asked where a request names none."""
+    encoder_path: Path
+    probe_dir: Path | None
+    """The probe that predictions come from; None leaves them to the neighbours."""
+    runtime: str
+    """What runs the encoder, of `encoder.runtime.RUNTIMES`."""
+    places: int
+    """Studies that may be on their way to a vector at a time."""
+    metrics: Metrics
+    _encoder: _Encoder | None = None
+
+    def open(self, name: str | None = None, served: Mounted | None = None) -> Mounted:
+        """Return what is served, opened anew: all of it, or one collection beside the others that are served now.
+
+        An encoder file that has changed is opened anew as well, and then all collections are.
+
+        Raises:
+            FingerprintMismatch: an index was built with another encoder.
+            ArtefactError, CheckpointError: a file that is missing, truncated or changed.
+        """
+        stamp = _stamp(self.encoder_path)
+        kept = self._encoder if self._encoder is not None and self._encoder.stamp == stamp else None
+        others = {one.name: one for one in served.finders} if served and kept and name is not None else {}
+        mounts = [mount for mount in self.mounts if not others or mount.name == name]
+        with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
+            opening = [pool.submit(_open, mount.index_dir) for mount in mounts]
+            encoder = kept or self._load_encoder(stamp)
+            probe = self._load_probe()
+            opened = [one.result() for one in opening]
+        fresh = {mount.name: _finder(mount, *one, encoder, probe) for mount, one in zip(mounts, opened, strict=True)}
+        self._encoder = encoder
+        return Mounted(tuple((others | fresh)[mount.name] for mount in self.mounts))
+
+    def _load_encoder(self, stamp: tuple[int, ...]) -> _Encoder:
+        from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
+
+        embedder = Embedder.load(self.encoder_path, runtime=self.runtime)
+        batches = BatchingEmbedder(embedder, places=self.places, departure=departure, metrics=self.metrics)
+        return _Encoder(stamp, embedder, batches)
+
+    def _load_probe(self) -> "LinearProbe | None":
+        from encoder.probe import LinearProbe
+
+        return LinearProbe.load(self.probe_dir) if self.probe_dir else None
+
+
+def _open(folder: Path) -> tuple[LivingCollection, FamiliarityGate]:
+    living = LivingCollection(folder)
+    return living, FamiliarityGate.build(living.collection)
+
+
+def _finder(
+    mount: Mount, living: LivingCollection, gate: FamiliarityGate, encoder: _Encoder, probe: "LinearProbe | None"
+) -> Finder:
+    """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
+    from service.reader import Reader
+
+    _, embedder, batches = encoder
+    try:
+        living.require_fingerprint(embedder.fingerprint)
+    except FingerprintMismatch as error:
+        raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
+    written = datetime.fromtimestamp((living.folder / MANIFEST).stat().st_mtime, UTC)
+    return Finder(
+        mount.name, living, batches, mount.image_root or _known_root(living),
+        Reader(embedder, batches, living, gate, probe), _map_of(living.folder), written.isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+def _map_of(folder: Path) -> CollectionMap | None:
+    """Return the map, where there is one of this state; a compaction that was killed may have left an older one."""
+    try:
+        return load_map(folder)
+    except StaleMap as error:
+        log.warning("no map is served: %s", error)
+        return None
+
+
+def _known_root(living: LivingCollection) -> Path | None:
+    root = living.manifest.get("image_root")
+    return Path(root) if root else None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size

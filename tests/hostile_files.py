@@ -1,0 +1,150 @@
+"""Films of every kind that is read, and endless damaged ones made of them, each by its number.
+
+Knows files alone; it must not know who reads them.
+"""
+
+import io
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from film_files import dicom, picture
+from PIL import Image as Pillow
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+Grey = npt.NDArray[np.uint8]
+EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
+
+
+def whole_films(grey: Grey) -> dict[str, bytes]:
+    """Return the film (H, W) as a file of every kind that is read, by name."""
+    shown = Pillow.fromarray(grey)
+    veiled = shown.convert("RGBA")
+    veiled.putalpha(200)
+    return {
+        "jpeg": picture(shown, "JPEG"),
+        "jpeg rgb": picture(shown.convert("RGB"), "JPEG", subsampling=0),
+        "jpeg restarts": picture(shown, "JPEG", restart_marker_rows=2, optimize=True),
+        "jpeg progressive": picture(shown, "JPEG", progressive=True),
+        "jpeg rgb progressive": picture(shown.convert("RGB"), "JPEG", progressive=True),
+        "png": picture(shown),
+        "png rgb": picture(shown.convert("RGB")),
+        "png palette": picture(shown.convert("P"), transparency=3),
+        "png alpha": picture(veiled),
+        "png 16": picture(grey.astype(np.uint16) * 200),
+        **dict(dicom_films(grey)),
+    }
+
+
+def dicom_films(grey: Grey) -> Iterator[tuple[str, bytes]]:
+    """Yield the film (H, W) as DICOM in each encoding that is read, and deflated, which is not."""
+    deep = grey.astype(np.uint16) * 16
+    yield "dicom", dicom(deep, BitsStored=12, HighBit=11, WindowCenter=2000, WindowWidth=3000)
+    yield "dicom signed", dicom(deep.view(np.int16), RescaleSlope=2, RescaleIntercept=-10, PixelPaddingValue=0)
+    for syntax in (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
+        yield f"dicom {syntax.name}", _written(pydicom.dcmread(io.BytesIO(dicom(deep))), syntax)
+    film = pydicom.dcmread(io.BytesIO(dicom(deep)))
+    film.compress(RLELossless)
+    yield "dicom rle", _written(film, RLELossless)
+    frames: list[tuple[UID, Callable[..., bytes], Any, dict[str, Any]]] = [
+        (JPEG2000Lossless, imagecodecs.jpeg2k_encode, deep, {"codecformat": "j2k", "reversible": True, "level": 0}),
+        (JPEG2000, imagecodecs.jpeg2k_encode, deep, {"codecformat": "j2k", "level": 40}),
+        (JPEGLSLossless, imagecodecs.jpegls_encode, deep, {}),
+        (JPEGLSNearLossless, imagecodecs.jpegls_encode, deep, {"level": 2}),
+        (JPEGLosslessSV1, imagecodecs.jpeg8_encode, deep, {"lossless": True, "bitspersample": 12}),
+        (JPEGExtended12Bit, imagecodecs.jpeg8_encode, deep, {"bitspersample": 12}),
+        (JPEGBaseline8Bit, imagecodecs.jpeg8_encode, grey, {}),
+    ]
+    for syntax, encode, pixels, options in frames:
+        yield f"dicom {syntax.name}", encapsulated(pixels, encode(pixels, **options), syntax)
+
+
+def encapsulated(pixels: npt.NDArray[Any], frame: bytes, syntax: UID) -> bytes:
+    """Return a DICOM film around one compressed frame of these pixels."""
+    bits = 8 if pixels.dtype == np.uint8 else 12
+    film = pydicom.dcmread(io.BytesIO(dicom(pixels, BitsStored=bits, HighBit=bits - 1)))
+    film.PixelData = encapsulate([frame])
+    film["PixelData"].VR = "OB"
+    film["PixelData"].is_undefined_length = True
+    return _written(film, syntax)
+
+
+def _written(film: pydicom.Dataset, syntax: UID) -> bytes:
+    assert isinstance(film, pydicom.FileDataset)
+    little, implicit = syntax.is_little_endian, syntax.is_implicit_VR
+    if not little:
+        film.PixelData = np.frombuffer(film.PixelData, "<u2").byteswap().tobytes()
+    film.file_meta.TransferSyntaxUID = syntax
+    plain = pydicom.Dataset({one.tag: one for one in film})
+    plain.file_meta, plain.preamble = film.file_meta, bytes(128)
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, plain, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
+    return file.getvalue()
+
+
+def damaged(films: list[bytes], number: int) -> bytes:
+    """Return the damaged film of that number: the same for the same number, on every machine."""
+    source = random.Random(number)
+    film = bytearray(films[number % len(films)])
+    for _ in range(source.choice([1, 1, 2, 4, 16])):
+        place = source.randrange(source.choice([min(len(film), 1024), len(film)]))
+        source.choice(DAMAGES)(film, place, source)
+        if not film:
+            break
+    return bytes(film)
+
+
+def _flip(film: bytearray, place: int, source: random.Random) -> None:
+    film[place] ^= 1 << source.randrange(8)
+
+
+def _set(film: bytearray, place: int, source: random.Random) -> None:
+    film[place] = source.choice([0, 255, source.randrange(256)])
+
+
+def _extreme(film: bytearray, place: int, source: random.Random) -> None:
+    size = source.choice([2, 4])
+    value = source.choice(EXTREMES) & (256**size - 1)
+    film[place : place + size] = value.to_bytes(size, source.choice(["big", "little"]))
+
+
+def _delete(film: bytearray, place: int, source: random.Random) -> None:
+    del film[place : place + source.randrange(1, 60)]
+
+
+def _repeat(film: bytearray, place: int, source: random.Random) -> None:
+    film[place:place] = film[place : place + source.randrange(1, 60)] * source.choice([1, 1, 20])
+
+
+def _cut(film: bytearray, place: int, source: random.Random) -> None:
+    del film[source.randrange(place, len(film)) :]
+
+
+DAMAGES = [_flip, _flip, _set, _set, _extreme, _extreme, _delete, _repeat, _cut]
+
+
+def real_films(folder: Path, most_bytes: int) -> dict[str, bytes]:
+    """Return the real films of a folder that are no larger than that, by name."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".dcm", ".jpg"))
+    small = [path for path in paths if path.stat().st_size <= most_bytes]
+    kept = [path for path in small if path.suffix == ".dcm"] + [path for path in small if path.suffix == ".jpg"][::400]
+    return {path.name: path.read_bytes() for path in kept}

@@ -1,0 +1,113 @@
+"""A disk that is full or read-only while an artefact is written: a plain refusal, and what was there is as it was."""
+
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from artefacts import KINDS, REFUSALS, World
+from service_world import build_client
+
+from encoder.embedder import Embedder
+from index.vectors import Embeddings
+from scripts.benches.clients import film_request
+
+TOLD = (*REFUSALS, OSError)
+"""What `precedent` ends with in one line."""
+FREE = (0, 4096, 12_288, 40_960)
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let this process write no file beyond so many bytes: what is beyond fails as on a full disk (EFBIG)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def made_again(make: Callable[[World], Any], world: World) -> bool:
+    """Write the artefact again; return whether it could be written, and fail on any error but a plain one."""
+    try:
+        make(world)
+    except TOLD:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_artefact_that_cannot_be_written_whole_leaves_the_old_one(
+    kind: str, tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings, tiny_embedder: Embedder
+) -> None:
+    make, answer = KINDS[kind]
+    world = World(tmp_path, studies, unit_vectors, tiny_embedder)
+    sizes = [(tmp_path / name).stat().st_size for name in make(world)]
+    expected, names = answer(tmp_path), {path.name for path in tmp_path.rglob("*")}
+    written = []
+    for size in (0, min(sizes) - 1, max(sizes) // 2, max(sizes) - 1):
+        with files_up_to(max(size, 0)):
+            written.append(made_again(make, world))
+        assert answer(tmp_path) == expected
+        assert {path.name for path in tmp_path.rglob("*")} == names
+    assert not any(written[:2]) or kind in ("export", "run")  # whose finished files are not written again
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder that is a disk of 64 megabytes; only root may have one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_full_disk_the_old_artefact_stays_and_the_refusal_is_plain(
+    kind: str, disk: Path, studies: pa.Table, unit_vectors: Embeddings, tiny_embedder: Embedder
+) -> None:
+    make, answer = KINDS[kind]
+    world = World(disk, studies, unit_vectors, tiny_embedder)
+    make(world)
+    expected = answer(disk)
+    for free in FREE:
+        usage = os.statvfs(disk)
+        (disk / "filler").write_bytes(bytes(max(usage.f_bavail * usage.f_frsize - free, 0)))
+        made_again(make, world)
+        assert answer(disk) == expected
+        (disk / "filler").unlink()
+    assert made_again(make, world)
+    assert answer(disk) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_read_only_folder_is_read_and_refuses_to_be_written(
+    kind: str, disk: Path, studies: pa.Table, unit_vectors: Embeddings, tiny_embedder: Embedder
+) -> None:
+    make, answer = KINDS[kind]
+    world = World(disk, studies, unit_vectors, tiny_embedder)
+    make(world)
+    expected = answer(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+    assert not made_again(make, world)
+    assert answer(disk) == expected
+
+
+def test_a_large_upload_needs_no_disk() -> None:
+    asked, client = film_request(bytes(2_000_000), 1), build_client()
+
+    with files_up_to(100_000):
+        answer = client.post("/v1/search", data=asked.body, content_type=asked.content_type)
+
+    assert answer.get_json()["error"]["code"] == "not_an_image"

@@ -1,0 +1,187 @@
+"""Damaged films by the thousand, films that claim too much, and what reading one may take in memory."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from film_files import dicom, picture
+from fuzzing import Tally, fuzz, memory_of
+from hostile_files import Grey, dicom_films, real_films, whole_films
+from PIL import Image as Pillow
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from encoder.errors import ImageError
+from encoder.image import MAX_PIXELS, read_image
+from scripts.benches.films import draw
+
+SHORT, LONG, LONG_REAL = 2_000, 100_000, 10_000
+MOST_SECONDS = 2.0
+MOST_MEMORY = 512 * 10**6
+REAL_BYTES = 4_000_000
+
+
+@pytest.fixture(scope="module")
+def grey() -> Grey:
+    """Return a simulated film, (240, 200)."""
+    return np.asarray(draw((240, 200), 255, np.random.default_rng(1)), dtype=np.uint8)
+
+
+def checked(tally: Tally, count: int) -> None:
+    print(tally.sentence())
+    assert tally.faults == {}
+    assert tally.outcomes.total() == count
+    assert min(tally.outcomes["film"], tally.outcomes["refused"]) > count / 20
+    assert tally.memory <= MOST_MEMORY
+
+
+def test_every_kind_of_film_is_read_before_it_is_damaged(grey: Grey) -> None:
+    for kind, film in whole_films(grey).items():
+        if "Deflated" in kind:
+            with pytest.raises(ImageError, match="inflate it first"):
+                read_image(film)
+        else:
+            assert read_image(film).shape == grey.shape, kind
+
+
+@pytest.mark.slow
+def test_damaged_films_are_films_or_are_refused_and_no_process_dies(grey: Grey) -> None:
+    checked(fuzz(list(whole_films(grey).values()), range(SHORT)), SHORT)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_damaged_films_take_two_seconds_each_at_most(grey: Grey, shared_data: Path) -> None:
+    tally = fuzz(list(whole_films(grey).values()), range(SHORT, LONG))
+    checked(tally, LONG - SHORT)
+    real = fuzz(list(real_films(shared_data, REAL_BYTES).values()), range(LONG, LONG + LONG_REAL))
+    checked(real, LONG_REAL)
+    assert max(tally.slowest, real.slowest)[0] <= MOST_SECONDS
+
+
+def dying(film: bytes, **_: object) -> Grey:
+    """Read a film, and die of what is no PNG."""
+    if film[:1] != b"\x89":
+        os.abort()
+    return read_image(film)
+
+
+def test_a_death_of_the_reader_is_noticed_and_the_rest_is_read(grey: Grey) -> None:
+    tally = fuzz([picture(grey), bytes(20)], range(6), dying)
+
+    assert tally.faults == {1: "death", 3: "death", 5: "death"}
+    assert tally.outcomes.total() == 6
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("while True: pass", "decoded in 1 s"),
+        ("import os; os.abort()", "damaged"),
+        ("raise ValueError('torn')", "torn"),
+    ],
+)
+def test_a_decoder_that_stalls_or_crashes_over_a_frame_ends_alone(
+    fault: str, words: str, grey: Grey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [film] = [film for kind, film in dicom_films(grey) if "JPEG-LS Lossless" in kind]
+    (tmp_path / "imagecodecs.py").write_text(f"def jpegls_decode(frame):\n    {fault}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with pytest.raises(ImageError, match=words):
+        read_image(film)
+
+
+def largest(kind: str) -> bytes:
+    """Return a film of the most pixels that are read."""
+    rows = np.random.default_rng(0).integers(0, 60_000, (5, 8_000), dtype=np.uint16)
+    deep = np.tile(rows, (MAX_PIXELS // rows.size, 1))
+    shown = Pillow.fromarray((deep >> 8).astype(np.uint8))
+    if kind == "dicom":
+        return dicom(deep.view(np.int16), BitsStored=15, HighBit=14)
+    if kind == "png 16":
+        return picture(deep, compress_level=1)
+    if kind == "png alpha":
+        shown.putalpha(200)
+        return picture(shown.convert("RGBA"), compress_level=1)
+    return picture(shown.convert("RGB"), "JPEG", subsampling=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux")
+@pytest.mark.parametrize("kind", ["jpeg rgb", "png 16", "png alpha", "dicom"])
+def test_a_film_at_the_limit_of_pixels_is_read_in_half_a_gigabyte(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "film").write_bytes(largest(kind))
+
+    memory = memory_of(tmp_path / "film")
+
+    print(f"{kind}: {memory / 1e6:.0f} MB")
+    assert MAX_PIXELS * 4 <= memory <= MOST_MEMORY
+
+
+def test_a_large_cr_film_is_read(tmp_path: Path) -> None:
+    film = np.tile(np.arange(4_000, dtype=np.uint16), (5_000, 1))
+
+    assert read_image(dicom(film)).shape == (5_000, 4_000)
+
+
+def png_of(width: int, height: int, bits: int = 8) -> bytes:
+    """Return a PNG that claims a size and holds a megabyte of zeros, a kilobyte deflated."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def jpeg_of(width: int, height: int, **options: Any) -> bytes:
+    film = bytearray(picture(Pillow.effect_noise((64, 64), 50), "JPEG", **options))
+    start = max(film.find(b"\xff\xc0"), film.find(b"\xff\xc2"))
+    struct.pack_into(">HH", film, start + 5, height, width)
+    return bytes(film)
+
+
+def scans_of(width: int, height: int, count: int) -> bytes:
+    film = jpeg_of(width, height, progressive=True)
+    return film[:-2] + film[film.rindex(b"\xff\xda") : -2] * count + film[-2:]
+
+
+def deflated_bomb() -> bytes:
+    meta = b"\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
+    assert DeflatedExplicitVRLittleEndian == "1.2.840.10008.1.2.1.99"
+    return bytes(128) + b"DICM" + meta + zlib.compress(bytes(10**8), 9)[2:-4]
+
+
+BOMBS = {
+    "png of 50,000 x 50,000": (lambda: png_of(50_000, 50_000), "50000 x 50000"),
+    "png of 16 bits over the limit": (lambda: png_of(8_001, 5_000, 16), "8001 x 5000"),
+    "jpeg of 65,535 x 65,535": (lambda: jpeg_of(65_535, 65_535), "65535 x 65535"),
+    "jpeg of 300 scans": (lambda: scans_of(4_000, 4_000, 300), "few scans"),
+    "jpeg of 20 scans of 20 MP": (lambda: scans_of(5_000, 4_000, 20), "few scans"),
+    "dicom of a million frames": (lambda: dicom(NumberOfFrames=1_000_000), "NumberOfFrames 1, got 1000000"),
+    "dicom of 65,535 x 65,535": (lambda: dicom(Rows=65_535, Columns=65_535), "65535 x 65535"),
+    "deflated dicom of 100 MB": (deflated_bomb, "inflate it first"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_from_its_header(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(*_: object, **__: object) -> None:
+        raise AssertionError("a decoder was called")
+
+    make, reason = BOMBS[name]
+    film = make()
+    for decoder in ("PIL.ImageFile.ImageFile.load", "encoder.dicom.pixel_array", "encoder.dicom.decode_frame"):
+        monkeypatch.setattr(decoder, decoded)
+    monkeypatch.setattr("zlib.decompressobj", decoded)
+
+    with pytest.raises(ImageError, match=reason):
+        read_image(film)

@@ -1,0 +1,152 @@
+"""Requests that lie, dawdle or go away, sent to the real server: a refusal in its one body, and a thread for the rest."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+from service_world import film
+
+from scripts.benches.clients import film_request
+
+RUN = """
+from scripts.serve import bind, serve
+from service_world import build_app
+serve(build_app(), bind("127.0.0.1", 0), threads=2)
+"""
+HERE = Path(__file__).parent
+SEARCH = b'{"study_id": "patient00001/study1"}'
+
+
+class Served(NamedTuple):
+    """A server of two threads."""
+
+    process: "subprocess.Popen[str]"
+    address: tuple[str, int]
+
+    def say(self, message: bytes) -> bytes:
+        """Send bytes as they are, and return all that comes back until the server closes the connection."""
+        with socket.create_connection(self.address, timeout=30) as client:
+            client.sendall(message)
+            return b"".join(iter(lambda: client.recv(65_536), b""))
+
+    def memory(self) -> int:
+        """Return the most bytes that the server has held; Linux only."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """Yield the service over four studies, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    command = [sys.executable, "-u", "-c", RUN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=environment) as process:
+        assert process.stdout is not None
+        place = urlsplit(process.stdout.readline().split()[-1])
+        assert place.hostname is not None
+        assert place.port is not None
+        yield Served(process, (place.hostname, place.port))
+        process.kill()
+
+
+def message(body: bytes, *headers: str, length: int | str | None = None, kind: str = "application/json") -> bytes:
+    """Return a search as it goes over the wire, its Content-Length true or not."""
+    lines = ["POST /v1/search HTTP/1.1", "Host: localhost", f"Content-Type: {kind}", "Connection: close"]
+    lines += [f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def status(answer: bytes) -> int:
+    """Return the status of the first answer."""
+    return int(answer.split(b" ", 2)[1])
+
+
+def answers(served: Served) -> None:
+    """Fail unless a plain search is answered at once and well."""
+    answer = served.say(message(SEARCH))
+    assert status(answer) == 200
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["hits"][0]["study_id"] == "patient00002/study1"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_a_compressed_body_is_refused_and_not_inflated(kind: str, served: Served) -> None:
+    answers(served)
+    before, bomb = served.memory(), gzip.compress(bytes(200_000_000), 1)
+
+    answer = served.say(message(bomb, "Content-Encoding: gzip", kind=kind))
+
+    assert status(answer) == 415
+    assert b"Content-Encoding 'gzip'" in answer
+    assert served.memory() - before < 50_000_000
+    answers(served)
+
+
+@pytest.mark.parametrize("length", [5, 0, len(SEARCH) - 1])
+def test_a_length_that_is_too_short_is_refused_and_what_is_left_over_is_no_request(length: int, served: Served) -> None:
+    assert status(served.say(message(SEARCH, length=length))) == 400
+    answers(served)
+
+
+@pytest.mark.parametrize("length", ["-1", "many", "0x10", "1e9", "12, 12", ""])
+def test_a_length_that_is_no_number_is_refused(length: str, served: Served) -> None:
+    assert status(served.say(message(SEARCH, length=length))) == 400
+    answers(served)
+
+
+def test_a_length_beyond_the_limit_is_refused_before_the_body_comes(served: Served) -> None:
+    assert status(served.say(message(b"{}", length=10**12))) == 413
+    answers(served)
+
+
+def test_a_body_that_never_ends_is_dropped_when_its_client_leaves(served: Served) -> None:
+    with socket.create_connection(served.address, timeout=0.3) as client:
+        client.sendall(message(SEARCH, length=5_000))
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        answers(served)
+    answers(served)
+
+
+def test_slow_clients_hold_no_thread(served: Served) -> None:
+    asked = film_request(film(0), 1)
+    whole = message(asked.body, kind=asked.content_type)
+    with ExitStack() as closing:
+        slow = [closing.enter_context(socket.create_connection(served.address, timeout=30)) for _ in range(8)]
+        for place in range(60):  # a byte of each in turn: four times as many clients as threads
+            for client in slow:
+                client.sendall(whole[place : place + 1])
+            if place % 20 == 0:
+                answers(served)
+        for client in slow:
+            client.sendall(whole[60:])
+        assert [status(client.recv(100)) for client in slow] == 8 * [200]
+
+
+def test_clients_that_hang_up_hold_no_thread(served: Served) -> None:
+    asked = film_request(film(0), 1)
+    whole = message(asked.body, kind=asked.content_type)
+    for cut in (1, 100, len(whole) // 2, len(whole)):
+        for _ in range(8):
+            with socket.create_connection(served.address, timeout=30) as client:
+                client.sendall(whole[:cut])
+    answers(served)
+
+
+def test_a_client_that_reads_no_answer_holds_no_thread(served: Served) -> None:
+    with ExitStack() as closing:
+        for _ in range(8):
+            deaf = closing.enter_context(socket.create_connection(served.address, timeout=30))
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.sendall(b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        time.sleep(0.2)
+        answers(served)

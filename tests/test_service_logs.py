@@ -1,0 +1,119 @@
+"""The service's log: a JSON object a line with the request at hand, and nothing of what a request carried."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from service_world import FakeEmbedder, build_app, build_finder
+
+from index.errors import ArtefactError
+from service.app import create_app
+from service.finder import Mounted
+from service.logs import JsonLines, TextLines
+
+JSON = {"Content-Type": "application/json"}
+
+
+class Log:
+    """What was logged, line by line."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+        self.handler = logging.StreamHandler(self.stream)
+        self.handler.setFormatter(JsonLines())
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The objects of all lines."""
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """Yield what is logged from INFO up."""
+    kept, root = Log(), logging.getLogger()
+    before = root.level
+    root.addHandler(kept.handler)
+    root.setLevel(logging.INFO)
+    yield kept
+    root.removeHandler(kept.handler)
+    root.setLevel(before)
+
+
+def test_a_request_is_one_line_with_its_id_its_rule_and_its_status(log: Log) -> None:
+    client = build_app().test_client()
+    answer = client.get("/v1/studies/patient00001/study1?collection=main")
+    missing = client.get("/v1/studies/JANE-DOE")
+
+    found, refused = (one for one in log.lines if one["logger"] == "precedent.requests")
+    assert found["request_id"] == answer.headers["X-Request-Id"] != missing.headers["X-Request-Id"]
+    assert (found["route"], found["method"], found["status"]) == ("/v1/studies/{study_id}", "GET", 200)
+    assert (found["level"], found["message"], found["ms"] > 0) == ("info", "answered", True)
+    assert found["time"].endswith("+00:00")
+    assert refused["status"] == 404
+    assert "patient00001" not in log.stream.getvalue()
+    assert "JANE" not in log.stream.getvalue()
+
+
+def test_machines_that_look_after_the_service_fill_no_log(log: Log) -> None:
+    client = build_app().test_client()
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert client.get(path).status_code == 200
+
+    assert log.lines == []
+
+
+class Failing(FakeEmbedder):
+    """Fails as it is told to."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Any:
+        """Raise, as if another library had said it."""
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (KeyError("DOE^JANE 19500101"), 500, "KeyError (left out"),
+        (OSError(5, "Input/output error", "/films/DOE^JANE/1.dcm"), 503, "OSError: Input/output error"),
+        (ArtefactError("'/films/DOE^JANE/index' has changed; restore it"), 503, "ArtefactError: [path] has changed"),
+    ],
+)
+def test_a_traceback_is_one_field_of_calls_without_what_other_libraries_say(
+    log: Log, error: Exception, status: int, told: str
+) -> None:
+    client = create_app(Mounted((build_finder(embedder=Failing(error)),))).test_client()
+    answer = client.post("/v1/search", data={"frontal": (io.BytesIO(b"film"), "DOE^JANE.dcm")})
+
+    (line,) = (one for one in log.lines if "traceback" in one)
+    assert answer.status_code == status
+    assert line["request_id"] == answer.get_json()["error"]["request_id"]
+    assert line["traceback"].startswith(told)
+    assert "  service.search:" in line["traceback"]
+    assert "DOE" not in log.stream.getvalue() + answer.text
+    assert "/films" not in log.stream.getvalue()
+
+
+def test_of_another_library_only_its_name_and_place_are_logged(log: Log) -> None:
+    logging.getLogger("pydicom").warning("Invalid value for VR PN: '%s'", "DOE^JANE")
+
+    (line,) = log.lines
+    assert (line["logger"], line["level"]) == ("pydicom", "warning")
+    assert "DOE" not in log.stream.getvalue()
+    assert line["message"].startswith("(left out: words of another library) test_service_logs:")
+
+
+def test_a_person_reads_the_same_facts_on_one_line(log: Log) -> None:
+    log.handler.setFormatter(TextLines())
+    build_app().test_client().get("/info")
+
+    line = log.stream.getvalue()
+    assert line.count("\n") == 1
+    assert " info precedent.requests: answered [request_id=" in line
+    assert "route=/info method=GET status=200 ms=" in line

@@ -1,0 +1,158 @@
+"""Studies added and deleted over HTTP: what is answered, what lies on the disk, and what the next search finds."""
+
+import hashlib
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from service_world import ANGLES, FINGERPRINT, build_client, build_finder, build_retriever, film
+from werkzeug.test import TestResponse
+
+from index.collection import save_collection
+from index.living import LivingCollection
+from index.vector_index import VectorIndex
+from service.app import create_app
+from service.finder import Mounted
+
+NEW = {"study_id": "patient00009/study1", "patient_id": "patient00009", "sex": "Male", "findings": {"Edema": 1}}
+KNOWN = "patient00001/study1"
+
+
+def save_index(folder: Path, ending: str = "") -> Path:
+    """Write the four studies of `service_world` as an index."""
+    whole = build_retriever(ending)
+    folder.mkdir()
+    vectors = np.stack([whole.embedding(one + ending) for one in ANGLES])
+    save_collection(folder, VectorIndex.build(vectors), whole._studies, None, fingerprint=FINGERPRINT, image_root=None)
+    return folder
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> FlaskClient:
+    """Return a client of a collection that lives, with an empty image root."""
+    (tmp_path / "films").mkdir()
+    living = LivingCollection(save_index(tmp_path / "index"))
+    return create_app(Mounted((build_finder(retriever=living, image_root=tmp_path / "films"),))).test_client()
+
+
+def added(client: FlaskClient, study: Any = NEW, content: bytes = film(0), **fields: str) -> TestResponse:
+    form = {"study": json.dumps(study), "frontal": (BytesIO(content), "f.png"), **fields}
+    return client.post("/v1/studies", data=form)
+
+
+def code(answer: TestResponse) -> tuple[int, str]:
+    return answer.status_code, answer.get_json()["error"]["code"]
+
+
+def test_an_added_study_is_answered_found_and_shown(client: FlaskClient, tmp_path: Path) -> None:
+    answer = added(client)
+
+    assert answer.status_code == 201
+    assert answer.get_json() == client.get("/v1/studies/patient00009/study1").get_json()
+    assert (answer.get_json()["sex"], answer.get_json()["findings"]["Edema"]) == ("Male", 1)
+    hits = client.post("/v1/search", data={"frontal": (BytesIO(film(0)), "f.png")}).get_json()["hits"]
+    assert {"patient00009/study1", KNOWN} == {hit["study_id"] for hit in hits[:2]}
+    assert client.get("/v1/studies/patient00009/study1/image", buffered=True).data == film(0)
+    (kept,) = (tmp_path / "films" / "added").rglob("*.png")
+    assert kept.stem == hashlib.sha256(film(0)).hexdigest()
+
+
+def test_the_same_again_is_answered_as_done_and_other_content_is_refused_unless_it_shall_replace(
+    client: FlaskClient,
+) -> None:
+    assert [added(client).status_code for _ in range(2)] == [201, 200]
+    assert code(added(client, {**NEW, "age": 61})) == (409, "study_exists")
+    assert code(added(client, content=film(255))) == (409, "study_exists")
+    assert added(client, {**NEW, "age": 61}, replace="true").get_json()["age"] == 61
+    assert len(client.post("/v1/search", json={"embedding": [1, 0]}).get_json()["hits"]) == 5
+
+
+def test_a_deleted_study_is_found_by_no_route(client: FlaskClient) -> None:
+    assert client.delete(f"/v1/studies/{KNOWN}").status_code == 204
+    assert code(client.delete(f"/v1/studies/{KNOWN}")) == (404, "study_not_found")
+    assert code(client.get(f"/v1/studies/{KNOWN}")) == (404, "study_not_found")
+    assert code(client.get(f"/v1/studies/{KNOWN}/similar")) == (404, "study_not_found")
+    answer = client.post("/v1/search", json={"embedding": [1, 0]}).get_json()
+    assert KNOWN not in [hit["study_id"] for hit in answer["hits"]]
+    assert answer["matched_total"] == client.get("/info").get_json()["collections"][0]["studies"] == 3
+
+
+@pytest.mark.parametrize(
+    ("study", "status", "words"),
+    [
+        ({"patient_id": "p"}, 400, "study.study_id"),
+        ({**NEW, "frontal_path": "/etc/passwd"}, 400, "study.frontal_path: expected a field of this request"),
+        ({**NEW, "age": -1}, 400, "study.age"),
+        ({**NEW, "findings": {"Edema": 2}}, 400, "study.findings.Edema"),
+        ({**NEW, "findings": {"Gout": 1}}, 422, "no column 'Gout' in this collection"),
+        ({**NEW, "extra": {"Etiology": 3}}, 422, "types of this collection"),
+        ("no object", 400, "study"),
+    ],
+)
+def test_a_study_that_breaks_a_rule_is_refused_and_leaves_nothing(
+    client: FlaskClient, tmp_path: Path, study: Any, status: int, words: str
+) -> None:
+    answer = added(client, study)
+
+    assert answer.status_code == status
+    assert words in answer.get_json()["error"]["message"]
+    assert list((tmp_path / "films").iterdir()) == []
+
+
+def test_a_body_that_is_no_json_or_has_no_film_or_none_of_a_film_is_refused(client: FlaskClient) -> None:
+    assert code(client.post("/v1/studies", data={"study": "{", "frontal": (BytesIO(film(0)), "f")})) == (
+        400,
+        "bad_request",
+    )
+    assert code(client.post("/v1/studies", data={"study": json.dumps(NEW)}, content_type="multipart/form-data")) == (
+        400,
+        "bad_request",
+    )
+    assert code(client.post("/v1/studies", json={"study": NEW})) == (400, "bad_request")
+    assert code(added(client, content=b"no film")) == (415, "not_an_image")
+
+
+def test_a_collection_without_an_image_root_or_without_a_folder_cannot_be_changed(tmp_path: Path) -> None:
+    living = LivingCollection(save_index(tmp_path / "index"))
+    rootless = create_app(Mounted((build_finder(retriever=living),))).test_client()
+
+    assert code(added(rootless)) == (409, "not_writable")
+    assert "--images" in added(rootless).get_json()["error"]["message"]
+    assert rootless.delete(f"/v1/studies/{KNOWN}").status_code == 204
+    assert code(build_client(tmp_path).delete(f"/v1/studies/{KNOWN}")) == (409, "not_writable")
+    assert code(build_client(tmp_path).post("/v1/indexes/main/activate")) == (409, "not_writable")
+
+
+def test_a_full_disk_is_told_and_changes_nothing(client: FlaskClient, tmp_path: Path) -> None:
+    (tmp_path / "films" / "added").write_bytes(b"in the way")
+
+    assert code(added(client)) == (503, "not_written")
+    assert "films" not in added(client).get_json()["error"]["message"]
+    assert client.get("/v1/studies/patient00009/study1").status_code == 404
+
+
+def test_compaction_removes_the_films_of_deleted_studies_and_keeps_the_others(
+    client: FlaskClient, tmp_path: Path
+) -> None:
+    living: LivingCollection = client.application.extensions["precedent"].finder().retriever
+    added(client)
+    added(client, {**NEW, "study_id": "patient00009/study2"}, film(255))
+    client.delete("/v1/studies/patient00009/study2")
+    assert len(list((tmp_path / "films").rglob("*.png"))) == 2
+    living.compact(tmp_path / "films")
+
+    assert [path.stem for path in (tmp_path / "films").rglob("*.png")] == [hashlib.sha256(film(0)).hexdigest()]
+    assert client.get("/v1/studies/patient00009/study1/image", buffered=True).data == film(0)
+
+
+def test_the_document_states_the_study_of_a_form_whole(client: FlaskClient) -> None:
+    media = client.get("/openapi.json").get_json()["paths"]["/v1/studies"]["post"]["requestBody"]["content"]
+    for kind in ("multipart/form-data", "application/json"):
+        schema = media[kind]["schema"]
+        assert "study_id" in schema["properties"]["study"]["properties"]
+        assert schema["required"] == ["study"]
+        assert "$ref" not in json.dumps(schema)

@@ -167,7 +167,7 @@ def test_a_film_that_is_gone_is_told_on_its_card_on_its_stage_and_beside_the_map
         reader.press("1")
         assert reader.wait("document.querySelector(arguments[0])?.matches('.lost')", HIT_FILM)
         reader.press("s")
-        assert "is not in the image root" in reader.text("#why-status")
+        assert reader.wait("document.getElementById('why-status').textContent.includes('is not in the image root')")
     finally:
         film.with_suffix(".away").rename(film)
     assert all("404" in one for one in reader.complaints())

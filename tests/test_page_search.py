@@ -152,7 +152,9 @@ def test_a_contrast_pair_opens_beside_the_query(reader: Reader) -> None:
 
     assert words == ["with Pleural Effusion", "without Pleural Effusion"]
     assert reader.find("#compare .stage[data-side=hit]")
+    # Closing goes back in the browser's history; left under way, it would take the next test's page away.
     reader.click("#compare .close")
+    reader.wait("!location.search.includes('hit=')")
 
 
 def test_a_photograph_of_something_else_is_called_unfamiliar(reader: Reader, tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Sums = npt.NDArray[Any]
-"""Whole numbers, as uint32 or float64."""
+Sums = npt.NDArray[np.float64]
+"""Whole numbers; float64 holds them exactly below 2^53."""
 Counts = npt.NDArray[np.int64]
 Part = tuple[slice, slice]
 
 _STEPS = 65535  # of a film's brightness; 257 a step of 8 bits, so films of 8 and of 16 bits are met exactly
-_STEPS_OF_8_BITS = 255
-_APART = 16
+_BLOCK_ROWS = 48  # of a film that are resized at a time; their sums then stay in a core's own cache
+_MANY_TAPS = 5
 _WHOLE = (slice(None), slice(None))
 
 
@@ -30,51 +30,48 @@ def resample(image: npt.NDArray[np.float32], shape: tuple[int, int], part: Part 
         shape: (h, w), each at least 1.
         part: rows and columns of the result; the others are not computed.
     """
-    levels, steps, kind = _levels(image, shape)
-    rows, row_weight = _resize_rows(levels, shape[0], part[0])  # (h, W)
-    columns, column_weight = _resize_rows(rows.T.astype(kind, order="C"), shape[1], part[1])  # (w, h)
-    return np.ascontiguousarray((columns / np.float64(row_weight * column_weight * steps)).T, dtype=np.float32)
+    rows, row_weight = _resize_rows(image, shape[0], part[0])  # (h, W)
+    columns, column_weight = _resize_rows(rows.T, shape[1], part[1])  # (w, h)
+    return np.ascontiguousarray((columns / np.float64(row_weight * column_weight * _STEPS)).T, dtype=np.float32)
 
 
-def _levels(image: npt.NDArray[np.float32], shape: tuple[int, int]) -> tuple[Sums, int, type[np.uint32 | np.float64]]:
-    """Return the brightness in whole steps, how many steps there are, and a type that holds the sums of both axes.
-
-    A film of 8 bits is counted in 255 steps: the quotients are the same, and most films' sums then fit 32 bits, which
-    takes half the time. Whole numbers below 2^53 are exact in float64.
-    """
-    rows, columns = (max(old, 2 * new) for old, new in zip(image.shape, shape, strict=True))
-    # A few pixels first: most films of 16 bits are told by them, without a pass over all.
-    if _has_8_bits(image[::_APART, ::_APART]) and _has_8_bits(image):
-        coarse = np.rint(image * np.float32(_STEPS_OF_8_BITS))
-        steps = _STEPS_OF_8_BITS
-        return coarse.astype(_kind(steps * rows)), steps, _kind(steps * rows * columns)
-    fine = image * np.float32(_STEPS)
-    return np.rint(fine, out=fine).astype(_kind(_STEPS * rows)), _STEPS, np.float64
-
-
-def _has_8_bits(image: npt.NDArray[np.float32]) -> bool:
-    """Tell a film that is some whole numbers divided by 255, as `encoder.image` gives those of 8 bits."""
-    steps = np.float32(_STEPS_OF_8_BITS)
-    return np.array_equal(np.rint(image * steps) / steps, image)
-
-
-def _kind(largest: int) -> type[np.uint32 | np.float64]:
-    return np.uint32 if largest < 1 << 32 else np.float64
-
-
-def _resize_rows(values: Sums, target: int, part: slice) -> tuple[Sums, int]:
+def _resize_rows(values: npt.NDArray[Any], target: int, part: slice) -> tuple[Sums, int]:
     """Return a part of the values at `target` rows, and the factor by which they are too large."""
     source = len(values)
     if target == source:
-        return values[part], 1
+        return _in_steps(values[part]), 1
     first, weights, total = (_areas if target < source else _lines)(source, target)
-    first, weights = first[part], weights[:, part].astype(values.dtype)
-    sums: Sums = np.zeros((len(first), values.shape[1]), dtype=values.dtype)
+    first, shares = first[part], weights[:, part].astype(np.float64)
+    sums: Sums = np.empty((len(first), values.shape[1]))
+    step = max(1, _BLOCK_ROWS * target // source)
+    for start in range(0, len(first), step):
+        block = slice(start, start + step)
+        top, bottom = first[block][0], first[block][-1] + len(shares)
+        _sum_rows(_in_steps(values[top:bottom]), first[block] - top, shares[:, block], sums[block])
+    return sums, total
+
+
+def _in_steps(values: npt.NDArray[Any]) -> Sums:
+    """Return the brightness (float32, in [0, 1]) in whole steps; what is in steps already (float64) as it is."""
+    if values.dtype == np.float32:
+        values = values * np.float32(_STEPS)
+        np.rint(values, out=values)
+    return np.ascontiguousarray(values, dtype=np.float64)
+
+
+def _sum_rows(rows: Sums, first: Counts, weights: Sums, sums: Sums) -> None:
+    """Put into `sums` (n, W) the weighted sums of the rows from `first` (n,) on, by `weights` (taps, n)."""
+    taps = len(weights)
+    if taps >= _MANY_TAPS:  # far fewer sums than rows: a sum at a time
+        for number, top in enumerate(first):
+            under = rows[top : top + taps]
+            np.einsum("r,rw->w", weights[: len(under), number], under, out=sums[number])
+        return
+    sums[:] = 0
     for tap, weight in enumerate(weights):
-        taken = np.take(values, first + tap, axis=0, mode="clip")
+        taken = np.take(rows, first + tap, axis=0, mode="clip")
         taken *= weight[:, None]
         sums += taken
-    return sums, total
 
 
 def _areas(source: int, target: int) -> tuple[Counts, Counts, int]:

@@ -13,11 +13,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from index.collection import Collection, load_collection
 from index.errors import CollectionError, StudyNotFound
 from index.filters import Where, filter_mask
+from index.names import Names
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
 from index.vector_index import Rows, Selection
@@ -40,16 +40,14 @@ class Retriever(Searchable):
         self.manifest = collection.manifest
         self.fingerprint: str = collection.manifest["fingerprint"]
         self.embedding_dim = collection.vectors.embedding_dim
-        ids = collection.studies["study_id"]
-        self._row_of = {study_id: row for row, study_id in enumerate(ids.to_pylist())}
-        self._id_order = np.empty(len(ids), dtype=np.int64)
-        self._id_order[pc.sort_indices(ids).to_numpy()] = np.arange(len(ids))
+        self._ids = Names(collection.studies["study_id"].combine_chunks())
+        self._id_order = self._ids.ranks()
         patients = collection.studies["patient_id"].combine_chunks().dictionary_encode()
         self._patients = patients.indices.to_numpy()
         self._by_patient = np.argsort(self._patients, kind="stable")
         self._starts = np.searchsorted(self._patients[self._by_patient], np.arange(len(patients.dictionary) + 1))
         self._remembered = lru_cache(maxsize=_FILTERS_KEPT)(self._select)
-        self._code_of = {patient: code for code, patient in enumerate(patients.dictionary.to_pylist())}
+        self._codes = Names(patients.dictionary)
         self._moved: frozenset[str] = frozenset()
         self._left_out = np.empty(0, dtype=np.int64)
 
@@ -64,15 +62,17 @@ class Retriever(Searchable):
         It shares all the rest with this one, so it costs nothing that grows with the collection.
         """
         fewer = copy(self)
-        fewer._moved = self._moved.union(one for one in study_ids if one in self._row_of)
-        fewer._left_out = np.sort(np.array([self._row_of[one] for one in fewer._moved], dtype=np.int64))
+        places = {one: self._ids.place(one) for one in study_ids}
+        gone = {one: row for one, row in places.items() if row is not None}
+        fewer._moved = self._moved.union(gone)
+        fewer._left_out = np.union1d(self._left_out, np.array(list(gone.values()), dtype=np.int64))
         return fewer
 
     def __len__(self) -> int:
         return len(self._vectors) - len(self._left_out)
 
     def __contains__(self, study_id: str) -> bool:
-        return study_id in self._row_of and study_id not in self._moved
+        return study_id not in self._moved and self._ids.place(study_id) is not None
 
     @property
     def schema(self) -> Any:
@@ -170,17 +170,17 @@ class Retriever(Searchable):
     def _excluded(self, patient: str | None, study: str | None) -> Rows:
         """Return the rows left out, and those of a patient and of a study, where they are given and known."""
         rows = self._left_out
-        if patient is not None and patient in self._code_of:
-            code = self._code_of[patient]
+        if patient is not None and (code := self._codes.place(patient)) is not None:
             rows = np.union1d(rows, self._by_patient[self._starts[code] : self._starts[code + 1]])
-        if study is not None and study in self._row_of:
-            rows = np.union1d(rows, self._row_of[study])
+        if study is not None and (row := self._ids.place(study)) is not None:
+            rows = np.union1d(rows, row)
         return rows
 
     def _row(self, study_id: str) -> int:
-        if study_id not in self:
+        row = None if study_id in self._moved else self._ids.place(study_id)
+        if row is None:
             raise StudyNotFound(f"no study {study_id!r} in this index")
-        return self._row_of[study_id]
+        return row
 
     def _study_at(self, row: int) -> Study:
         columns: Mapping[str, Any] = self._studies.slice(int(row), 1).to_pylist()[0]

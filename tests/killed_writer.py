@@ -59,7 +59,7 @@ def make(living: LivingCollection, change: dict[str, Any], root: Path) -> None:
 
 def ids_of(living: LivingCollection) -> list[str]:
     """Return the ids that are there now."""
-    return sorted(one for part in living.now()._parts for one in part._row_of if one in part)
+    return sorted(one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part)
 
 
 def write(order: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ def embeddings(tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings) -> P
 def test_a_saved_collection_answers_as_the_built_one(kind: str, embeddings: Path, tmp_path: Path) -> None:
     built = Retriever(build_collection(embeddings, tmp_path / "index", kind=kind))
     loaded = Retriever.load(tmp_path / "index")
-    for study_id in list(built._row_of)[:20]:
+    for study_id in list(built._studies["study_id"].to_pylist())[:20]:
         assert loaded.similar(study_id, 5) == built.similar(study_id, 5)
     assert loaded.manifest["kind"] == kind
     assert loaded.manifest["image_root"] == "/films"
@@ -161,7 +161,7 @@ def test_the_index_wing_works_where_torch_is_absent(embeddings: Path, tmp_path: 
         "import index.chexpert, index.nih, index.dicom\n"
         "from index.collection import build_collection; from index.retriever import Retriever; from pathlib import Path\n"
         f"r = Retriever(build_collection(Path({str(embeddings)!r}), Path({str(tmp_path / 'index')!r})))\n"
-        "print(len(r.similar(next(iter(r._row_of)), 3).hits))"
+        "print(len(r.similar(r._studies['study_id'][0].as_py(), 3).hits))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "3"

@@ -123,7 +123,7 @@ def test_a_collection_that_grew_answers_as_one_that_was_built_whole(seed: int, s
         for query in (*np.eye(DIM, dtype=np.float32)[:4], unit(rng)):
             k = int(rng.integers(1, 12))
             assert living.search(query, k, **options) == whole.search(query, k, **options)
-        for study_id in whole._row_of:
+        for study_id in whole._studies["study_id"].to_pylist():
             assert living.similar(study_id, 5, **options) == whole.similar(study_id, 5, **options)
         assert len(living) == len(whole)
 
@@ -147,7 +147,7 @@ def grown(rng: np.random.Generator, folder: Path, kind: str = "flat", of: int = 
 
 def whole_of(living: LivingCollection, kind: str = "flat") -> Retriever:
     """Return a retriever of what a collection holds now, indexed anew."""
-    ids = [one for part in living.now()._parts for one in part._row_of if one in part]
+    ids = [one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part]
     vectors = np.stack([living.embedding(one) for one in ids])
     rows = as_rows([Addition(living.study(one), ("frontal",), living.embedding(one)) for one in ids], living.schema)
     return retriever_of(pa.Table.from_pylist(rows, living.schema), vectors, kind)
@@ -157,7 +157,7 @@ def whole_of(living: LivingCollection, kind: str = "flat") -> Retriever:
 def test_an_approximate_index_lives_as_well(kind: str, tmp_path: Path, rng: np.random.Generator) -> None:
     with closing(grown(rng, tmp_path / "index", kind, of=200)) as living:
         whole = whole_of(living, kind)
-        for study_id in list(whole._row_of)[:20]:
+        for study_id in list(whole._studies["study_id"].to_pylist())[:20]:
             assert living.similar(study_id, 5, exact=True) == whole.similar(study_id, 5, exact=True)
             assert living.similar(study_id, 5).hits[0] == living.similar(study_id, 5, exact=True).hits[0]
         living.compact()

@@ -69,7 +69,7 @@ class Writers:
     def contents(self) -> Held:
         with closing(LivingCollection(self.folder)) as living:
             now = living.now()
-            ids = [one for part in now._parts for one in part._row_of if one in part]
+            ids = [one for part in now._parts for one in part._studies["study_id"].to_pylist() if one in part]
             return {one: (now.study(one), tuple(now.embedding(one).tolist())) for one in ids}
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def living(
 
 def contents(living: LivingCollection | Generation) -> dict[str, list[float]]:
     now = living.now()
-    ids = [one for part in now._parts for one in part._row_of if one in part]
+    ids = [one for part in now._parts for one in part._studies["study_id"].to_pylist() if one in part]
     return {one: [vars(now.study(one)), now.embedding(one).tolist()] for one in ids}
 
 

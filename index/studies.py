@@ -51,6 +51,8 @@ _CORE_TYPES: dict[str, pa.DataType] = {
 }
 CORE_COLUMNS = tuple(_CORE_TYPES)
 SHARD_COLUMNS = ("views", "embedding")  # an embedding shard adds these two to the row
+ID_ENDINGS = ("/image", "/similar")
+"""What a study_id never ends in: the address of a study's film or of its neighbours would be that of another study."""
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
 
 Value = str | float | int | None
@@ -119,8 +121,9 @@ def as_studies(table: pa.Table) -> pa.Table:
     """Return the table with exactly the columns, order and types of `studies_schema`, its rules checked.
 
     Raises:
-        StudiesError: a missing column, a wrong type, a repeated or blank study_id, a blank patient_id,
-            a label outside {1, 0, -1, null}, a study without a view, or a path that leaves the image root.
+        StudiesError: a missing column, a wrong type, a repeated or blank study_id or one that ends as ID_ENDINGS do,
+            a blank patient_id, a label outside {1, 0, -1, null}, a study without a view, or a path that leaves the
+            image root.
     """
     _require_columns(table.column_names)
     extra = [one for one in table.schema if one.name not in CORE_COLUMNS and one.name not in FINDINGS]
@@ -188,6 +191,12 @@ def _check_ids(table: pa.Table) -> None:
         blank = pc.fill_null(pc.equal(table[name], ""), True)
         if pc.any(blank).as_py():
             raise StudiesError(f"expected a {name} in every row, got a blank at row {pc.index(blank, True)}")
+    for ending in ID_ENDINGS:
+        taken = table["study_id"].filter(pc.ends_with(table["study_id"], ending))
+        if len(taken):
+            raise StudiesError(
+                f"expected a study_id whose last part is not {ending[1:]!r}, got {taken[0].as_py()!r}; rename it"
+            )
     counts = table["study_id"].value_counts()
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):

@@ -1,6 +1,6 @@
 """`precedent add`: embed the studies of a table and add them to an index, which may be served meanwhile.
 
-precedent add new.parquet --images CheXpert/ --encoder encoder.safetensors --index index/
+precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
 """
 
 import json
@@ -24,27 +24,27 @@ from scripts.terminal import progress_bar
 
 
 @click.command()
+@click.argument("index", type=click.Path(path_type=Path))
 @click.argument("studies", type=click.Path(path_type=Path))
 @click.option(
     "--images", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Image root."
 )
 @click.option("--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file of the index.")
-@click.option("--index", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
 @click.option("--replace", is_flag=True, help="Put them in the place of studies of the same id.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a transaction.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
-    studies: Path, images: Path, encoder: Path, index: Path, replace: bool, batch: int, device: str, runtime: str,
+    index: Path, studies: Path, images: Path, encoder: Path, replace: bool, batch: int, device: str, runtime: str,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Add every study of the table STUDIES to an index; those that are there with the same content stay as they are.
+    """Add the studies of the table STUDIES to the folder INDEX; what is there with this content stays as it is.
 
     A batch is on the disk, and found by the next search, before the following is embedded. Run it again after a kill.
 
     \b
-    precedent add new.parquet --images CheXpert/ --encoder encoder.safetensors --index index/
+    precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
     """
     table, living = load_studies(studies), LivingCollection(index)
     require_image_root(living, images)

@@ -25,8 +25,8 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command()
+@click.argument("index", type=_PATH, required=False)
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
-@click.option("--index", type=_PATH, help="An index of that encoder, for --study and --hit.")
 @click.option("--images", type=_PATH, help="Image root of the index, where it is not the one it remembers.")
 @click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")
 @click.option("--frontal", type=_PATH, help="The query: a frontal film.")
@@ -43,14 +43,16 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
-    encoder: Path, index: Path | None, images: Path | None, study: str | None, frontal: Path | None,
+    index: Path | None, encoder: Path, images: Path | None, study: str | None, frontal: Path | None,
     lateral: Path | None, projection: str | None, finding: str | None, probe: Path | None, hit: str | None,
     method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Explain a finding (--finding, --probe) or a similarity (--hit) by maps over the films.
 
+    --study and --hit name studies of INDEX, an index of that encoder.
+
     \b
-    precedent explain --encoder encoder.safetensors --index index/ --study patient00003/study1 \\
+    precedent explain index/ --encoder encoder.safetensors --study patient00003/study1 \\
         --hit patient00204/study3 --out maps/
     """
     if (study is not None) == (frontal is not None or lateral is not None):
@@ -58,7 +60,7 @@ def command(
     if (finding is None) == (hit is None) or (finding is not None and probe is None):
         raise click.UsageError("give either --finding with --probe, or --hit")
     if index is None and (study or hit):
-        raise click.UsageError("a stored study needs --index")
+        raise click.UsageError("a stored study needs INDEX, the folder that holds it")
     embedder = Embedder.load(encoder)
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}

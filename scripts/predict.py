@@ -1,6 +1,6 @@
 """`precedent predict`: what a probe says of a film, and beside it what the nearest studies say.
 
-precedent predict --encoder encoder.safetensors --probe probe/ --index index/ --frontal film.dcm
+precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal film.dcm
 """
 
 import json
@@ -78,11 +78,11 @@ class Neighbours:
 
 
 @click.command()
+@click.argument("index", type=_PATH, required=False)
 @click.option("--encoder", "encoders", type=_PATH, multiple=True, required=True, help="Encoder file; several vote.")
 @click.option(
     "--probe", "probes", type=_PATH, multiple=True, required=True, help="Folder of its probe; one an encoder."
 )
-@click.option("--index", type=_PATH, help="An index of the first encoder: neighbours' vote and familiarity.")
 @click.option("--frontal", type=_PATH, help="A frontal film.")
 @click.option("--lateral", type=_PATH, help="A lateral film.")
 @click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of the frontal film, where it is known.")
@@ -99,23 +99,24 @@ class Neighbours:
 @label_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
-    encoders: tuple[Path, ...], probes: tuple[Path, ...], index: Path | None, frontal: Path | None,
+    index: Path | None, encoders: tuple[Path, ...], probes: tuple[Path, ...], frontal: Path | None,
     lateral: Path | None, projection: str | None, tta: bool, variants: tuple[str, ...], passes: int | None, seed: int,
     k: int, patient: str | None, contrasted: str | None, sex: str | None, age: float | None, maps: Path | None,
     findings: str | None, classes: tuple[str, ...], policy: str, blank: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Say how probable each finding of a film is, and what the studies nearest to it say.
 
+    Neighbours' vote and familiarity are of INDEX, an index of the first encoder.
     --findings chooses the rows; --class, --policy and --blank say how the neighbours' labels count.
 
     \b
-    precedent predict --encoder encoder.safetensors --probe probe/ --index index/ --frontal film.dcm --tta
+    precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal film.dcm --tta
     """
     if len(encoders) != len(probes):
         raise click.UsageError(f"give one --probe for each --encoder, got {len(probes)} for {len(encoders)}")
     views = tuple(name for name, path in (("frontal", frontal), ("lateral", lateral)) if path is not None)
     if not views or (contrasted and not index):
-        raise click.UsageError("--contrast needs --index" if views else "give --frontal and/or --lateral")
+        raise click.UsageError("--contrast needs INDEX" if views else "give --frontal and/or --lateral")
     looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
     pairs = zip(encoders, probes, strict=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 import pyarrow as pa
@@ -109,6 +109,7 @@ def command(
         serve(app, listener, threads=threads)
     if calls is not None:
         click.echo(f"audit log {audit}: {calls.close()}")
+    leave(0)
 
 
 def give_memory_back() -> None:
@@ -184,5 +185,11 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS) -> Non
         log.info("stopped; every request that had begun was answered")
         return
     log.warning("stopped before every request that had begun was answered")
+    leave(1)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without taking it down bit by bit, under the feet of native threads, which would abort it."""
     logging.shutdown()
-    os._exit(1)  # what still runs would be torn down under its feet
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,6 +1,7 @@
 """What reads films beyond finding their neighbours: probabilities, votes, contrast, maps, and whether they fit in.
 
-Knows both wings and no HTTP; torch comes with it, so only who serves films imports it.
+Knows both wings, and of HTTP nothing but the clock of a request's stages; torch comes with it, so only who serves
+films imports it.
 """
 
 import base64
@@ -26,6 +27,7 @@ from index.searchable import Searchable
 from index.votes import Vote, hit_table, neighbour_votes
 from service.answers import study_answer
 from service.batching import BatchingEmbedder
+from service.watch import stage
 
 LONGEST = 1024
 """Longest side of a map in pixels: a map is smooth, and the page lays it over the film at any size."""
@@ -104,7 +106,8 @@ class Reader:
         """
         look = self._look(query)
         vector, patient = look.vector, query.subject.patient_id
-        hits = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id).hits
+        with stage("search"):
+            hits = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id).hits
         predicted = {one.finding: one for one in self._predicted(query, vector, tta, passes)}
         table = hit_table(hits, self.retriever.schema)
         names = list(predicted) or label_columns(table)
@@ -112,7 +115,7 @@ class Reader:
         targets = finding_targets(table, labelled, POLICY)
         votes = dict(zip(labelled, neighbour_votes(hits, targets), strict=True))
         rows = sorted((_prediction(name, predicted.get(name), votes.get(name)) for name in names), key=_order)
-        pair = contrast(self.retriever, vector, finding, query.subject) if finding else None
+        pair = self._contrasted(vector, finding, query.subject) if finding else None
         return {
             "predictions": rows,
             "notice": None if predicted else "No probe is loaded: only the neighbours vote.",
@@ -153,6 +156,10 @@ class Reader:
         if query.stored is not None:
             return Look(query.stored)
         return self.look(query.sources.get("frontal"), query.sources.get("lateral"))
+
+    def _contrasted(self, vector: npt.NDArray[np.float32], finding: str, subject: Subject) -> Contrast:
+        with stage("search"):
+            return contrast(self.retriever, vector, finding, subject)
 
     def _predicted(self, query: Query, vector: npt.NDArray[np.float32], tta: bool, passes: int) -> list[Prediction]:
         if self.probe is None:

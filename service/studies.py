@@ -10,9 +10,10 @@ from flask import Response
 from flask_openapi3 import APIBlueprint
 from werkzeug.routing import PathConverter
 
+from index.studies import ID_ENDINGS
 from service.answers import SearchAnswer, StudyAnswer, search_answer, study_answer
 from service.films import film_path, film_response
-from service.finder import Finder, current
+from service.finder import current
 from service.openapi import STUDIES, content, refusals
 from service.schemas import ImageQuery, InCollection, SearchOptions, StudyPath
 
@@ -20,9 +21,9 @@ api = APIBlueprint("studies", __name__, abp_tags=[STUDIES], abp_responses=refusa
 
 
 class StudyIdOfPath(PathConverter):
-    """A study id with its slashes, but none that ends as a route of its own does."""
+    """A study id with its slashes, and with no ending that a study id never has."""
 
-    regex = "[^/].*?(?<!/image)(?<!/similar)"
+    regex = "[^/].*?" + "".join(f"(?<!{ending})" for ending in ID_ENDINGS)
 
 
 @api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})
@@ -35,11 +36,9 @@ def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
     "/v1/studies/<path:study_id>/image",
     responses={200: content("image/jpeg", "image/png"), 304: {"description": "unchanged"}, **refusals(422)},
 )
-def image(path: StudyPath, query: ImageQuery) -> Response | dict[str, Any]:
+def image(path: StudyPath, query: ImageQuery) -> Response:
     """One film of a study: JPEG and 8-bit PNG as stored, DICOM and 16-bit PNG as 8-bit PNG"""
     finder = current(query.collection)
-    if (named := _named(finder, path.study_id, "image")) is not None:
-        return named
     film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
     return film_response(film, query.view)
 
@@ -49,14 +48,6 @@ def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
     """Similar cases of a stored study; its own patient's are left out unless asked for"""
     started = time.perf_counter()
     finder = current(query.collection)
-    if (named := _named(finder, path.study_id, "similar")) is not None:
-        return named
     answer = finder.similar(path.study_id, query)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
     return found | {"familiarity": finder.familiarity(answer, query)}
-
-
-def _named(finder: Finder, study_id: str, ending: str) -> dict[str, Any] | None:
-    """Return the study whose own id ends as the route does, unless there is one of the id without that ending."""
-    whole = f"{study_id}/{ending}"
-    return study_answer(finder.retriever.study(whole)) if not finder.has(study_id) and finder.has(whole) else None

@@ -19,18 +19,30 @@ _AIMS = {
 }
 
 
-def asked(url: str, names: Dataset, studies: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield each request, in words, and its whole answer."""
-    document = json.loads(_answer("GET", f"{url}/openapi.json").partition(b"\r\n\r\n")[2])
+def asked(url: str, names: Dataset, studies: Sequence[str], secret: str) -> Iterator[tuple[str, bytes]]:
+    """Yield each request with that token, in words, and its whole answer."""
+    own = {"Authorization": f"Bearer {secret}"}
+    document = json.loads(_answer("GET", f"{url}/openapi.json", None, own).partition(b"\r\n\r\n")[2])
     found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
     offered = sorted(found, key=lambda one: one[0] == "DELETE")  # what is deleted is asked for before
     for method, path in [*offered, *(("GET", page) for page in ("/", "/docs", "/metrics", "/nowhere"))]:
         whole = path.replace("{study_id}", urllib.parse.quote(studies[1], safe="")).replace("{name}", "main")
         if method == "GET":
             for query in ("", "?view=lateral", "?collection=nowhere", "?collection=kept", "?k=0", "?surprise=1"):
-                yield f"GET {whole}{query}", _answer("GET", url + whole + query)
+                yield f"GET {whole}{query}", _answer("GET", url + whole + query, None, own)
         for told, kind, body in _bodies(names, studies, path) if method != "GET" else ():
-            yield f"{method} {whole} {told}", _answer(method, url + whole, body, {"Content-Type": kind})
+            yield f"{method} {whole} {told}", _answer(method, url + whole, body, {"Content-Type": kind, **own})
+
+
+def asked_by_strangers(url: str, secrets: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield what is answered to secrets that open nothing, wherever a token can stand, and to none."""
+    yield "nobody", _answer("GET", f"{url}/info")
+    for number, secret in enumerate(secrets):
+        form = urllib.parse.urlencode({"token": secret, "next": "/"}).encode()
+        yield f"{number} in the header", _answer("GET", f"{url}/info", None, {"Authorization": f"Bearer {secret}"})
+        yield f"{number} in a cookie", _answer("GET", f"{url}/info", None, {"Cookie": f"precedent_token={secret}"})
+        yield f"{number} in the address", _answer("GET", f"{url}/info?token={secret}")
+        yield f"{number} in the form", _answer("POST", f"{url}/login", form)
 
 
 def _bodies(names: Dataset, studies: Sequence[str], path: str) -> Iterator[tuple[str, str, bytes]]:

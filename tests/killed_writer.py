@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -106,6 +107,7 @@ def _wait_for(log: Path, lines: int, pid: int) -> None:
 
 def main() -> None:
     """Fork a writer for each order, and see to its death."""
+    import_module("pyarrow.dataset")  # which the first reading of Parquet loads: here once, and not in every fork
     for text in sys.stdin:
         order = json.loads(text)
         pid = os.fork()

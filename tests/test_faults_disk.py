@@ -5,17 +5,22 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from artefacts import KINDS, REFUSALS, World
+from living_world import addition, build_of, unit
 from service_world import build_client
 
 from encoder.embedder import Embedder
+from index.errors import WriteFailed
+from index.living import LivingCollection
 from index.vectors import Embeddings
+from index.verification import verify
 from scripts.benches.clients import film_request
 
 TOLD = (*REFUSALS, OSError)
@@ -102,6 +107,65 @@ def test_a_read_only_folder_is_read_and_refuses_to_be_written(
 
     assert not made_again(make, world)
     assert answer(disk) == expected
+
+
+def grow(living: LivingCollection, root: Path, name: str, rng: np.random.Generator) -> list[str]:
+    """Add a study with a film after another until the disk takes no more; return the ids of those that it took."""
+    for number in range(1_000):
+        film = rng.bytes(3_000)
+        new = addition(f"{name}/study{number}", unit(rng))
+        try:
+            living.add([new], films={living.film_path(film, ".png"): film}, image_root=root)
+        except WriteFailed:
+            return [f"{name}/study{before}" for before in range(number)]
+    raise AssertionError("expected a disk that is full at some time, got none")
+
+
+def holds_exactly(folder: Path, ids: list[str]) -> None:
+    """Fail unless a collection opens, is whole, and holds these studies and no other."""
+    with closing(LivingCollection(folder)) as living:
+        found = [one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part]
+    assert sorted(found) == sorted(ids)
+    assert verify(folder).faults == []
+
+
+def _full_at_each(folder: Path, root: Path, full: Callable[[int], Any], rng: np.random.Generator) -> None:
+    held = [f"patient0/study{one}" for one in range(20)]
+    build_of(folder, [addition(one, unit(rng)) for one in held])
+    root.mkdir()
+    with closing(LivingCollection(folder)) as living:
+        for free in (0, 12_288, 250_000):
+            with full(free):
+                held += grow(living, root, f"patient{free}", rng)
+                holds_exactly(folder, held)
+            again = addition(f"again{free}/study1", unit(rng))
+            assert living.add([again]) == [True]  # by the same process, once there is room
+            held.append(again.study.study_id)
+            holds_exactly(folder, held)
+    assert len(held) > 23  # the last of the disks had room for a while
+
+
+def test_a_study_that_a_full_disk_does_not_take_is_refused_and_the_others_stay(
+    disk: Path, rng: np.random.Generator
+) -> None:
+    @contextmanager
+    def full(free: int) -> Iterator[None]:
+        usage = os.statvfs(disk)
+        (disk / "filler").write_bytes(bytes(max(usage.f_bavail * usage.f_frsize - free, 0)))
+        yield
+        (disk / "filler").unlink()
+
+    _full_at_each(disk / "index", disk / "films", full, rng)
+
+
+def test_a_study_that_a_file_at_its_limit_does_not_take_is_refused_and_the_others_stay(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    def full(free: int) -> Any:
+        files = [path.stat().st_size for path in (tmp_path / "index").glob("changes.sqlite*")]
+        return files_up_to(max([0, *files]) + free)
+
+    _full_at_each(tmp_path / "index", tmp_path / "films", full, rng)
 
 
 def test_a_large_upload_needs_no_disk() -> None:

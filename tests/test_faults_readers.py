@@ -1,21 +1,20 @@
 """Damaged films by the thousand, films that claim too much, and what reading one may take in memory."""
 
+import json
 import os
-import struct
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import done
 from film_files import dicom, picture
 from fuzzing import Tally, fuzz, memory_of
 from hostile_files import Grey, dicom_films, real_films, whole_films
 from PIL import Image as Pillow
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from encoder.errors import ImageError
 from encoder.image import MAX_PIXELS, read_image
+from scripts.benches.bombs import BOMBS
 from scripts.benches.films import draw
 
 SHORT, LONG, LONG_REAL = 2_000, 100_000, 10_000
@@ -127,51 +126,6 @@ def test_a_large_cr_film_is_read(tmp_path: Path) -> None:
     assert read_image(dicom(film)).shape == (5_000, 4_000)
 
 
-def png_of(width: int, height: int, bits: int = 8) -> bytes:
-    """Return a PNG that claims a size and holds a megabyte of zeros, a kilobyte deflated."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
-        + chunk(b"IEND", b"")
-    )
-
-
-def jpeg_of(width: int, height: int, **options: Any) -> bytes:
-    film = bytearray(picture(Pillow.effect_noise((64, 64), 50), "JPEG", **options))
-    start = max(film.find(b"\xff\xc0"), film.find(b"\xff\xc2"))
-    struct.pack_into(">HH", film, start + 5, height, width)
-    return bytes(film)
-
-
-def scans_of(width: int, height: int, count: int) -> bytes:
-    film = jpeg_of(width, height, progressive=True)
-    return film[:-2] + film[film.rindex(b"\xff\xda") : -2] * count + film[-2:]
-
-
-def deflated_bomb() -> bytes:
-    meta = b"\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
-    assert DeflatedExplicitVRLittleEndian == "1.2.840.10008.1.2.1.99"
-    return bytes(128) + b"DICM" + meta + zlib.compress(bytes(10**8), 9)[2:-4]
-
-
-BOMBS = {
-    "png of 50,000 x 50,000": (lambda: png_of(50_000, 50_000), "50000 x 50000"),
-    "png of 16 bits over the limit": (lambda: png_of(8_001, 5_000, 16), "8001 x 5000"),
-    "jpeg of 65,535 x 65,535": (lambda: jpeg_of(65_535, 65_535), "65535 x 65535"),
-    "jpeg of 300 scans": (lambda: scans_of(4_000, 4_000, 300), "few scans"),
-    "jpeg of 20 scans of 20 MP": (lambda: scans_of(5_000, 4_000, 20), "few scans"),
-    "dicom of a million frames": (lambda: dicom(NumberOfFrames=1_000_000), "NumberOfFrames 1, got 1000000"),
-    "dicom of 65,535 x 65,535": (lambda: dicom(Rows=65_535, Columns=65_535), "65535 x 65535"),
-    "deflated dicom of 100 MB": (deflated_bomb, "inflate it first"),
-}
-
-
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_from_its_header(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoded(*_: object, **__: object) -> None:
@@ -185,3 +139,10 @@ def test_a_bomb_is_refused_from_its_header(name: str, monkeypatch: pytest.Monkey
 
     with pytest.raises(ImageError, match=reason):
         read_image(film)
+
+
+def test_the_time_of_each_refusal_is_told() -> None:
+    told = json.loads(done("bench", "bombs", "--repeat", "1", "--json").stdout)["bombs"]
+
+    assert [one["bomb"] for one in told] == list(BOMBS)
+    assert all(BOMBS[one["bomb"]][1] in one["refusal"] and one["ms"] > 0 for one in told)

@@ -55,9 +55,16 @@ def test_no_artefact_holds_a_pickle(tmp_path: Path) -> None:
     done("index", tmp_path / "embeddings", "--out", tmp_path / "index")
     done("map", tmp_path / "index")
     done("probe", tmp_path / "embeddings", "--cv", 2, "--out", tmp_path / "probe")
+    done("delete", tmp_path / "index", "patient00001/study1")
+    done("add", tmp_path / "index", studies, "--images", films, "--encoder", encoder, "--runtime", "torch")
+    done("snapshot", tmp_path / "index", tmp_path / "snapshot")
     create_token(tmp_path / "tokens.json", "a", ["read"])
-    AuditLog(tmp_path / "audit.jsonl").close()
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append({"event": "call", "studies": ["patient00001/study1"]})
+    log.close()
 
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert {".parquet", ".safetensors", ".json", ".faiss", ".jpg"} <= kinds
+    assert {".parquet", ".safetensors", ".json", ".faiss", ".jpg", ".sqlite", ".jsonl"} <= kinds
+    assert (tmp_path / "index" / "changes.sqlite").stat().st_size > 0 < (tmp_path / "audit.jsonl").stat().st_size
+    assert any((tmp_path / "snapshot").rglob("changes.sqlite"))
     assert pickles_in(tmp_path) == []

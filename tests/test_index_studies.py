@@ -99,6 +99,8 @@ def test_a_study_with_a_lateral_alone_has_one_view() -> None:
             [a_row(), a_row(study_id="p1/s2", patient_id=None)],
             "a patient_id in every row, got a blank at row 1",
         ),
+        ([a_row(), a_row(study_id="p1/s2/image")], "last part is not 'image', got 'p1/s2/image'; rename it"),
+        ([a_row(study_id="p1/similar")], "last part is not 'similar'"),
         ([a_row(Edema=2)], "Edema: expected a label of 1, 0, -1 or blank, got 2"),
         ([a_row(Edema=-128)], "got -128"),
         ([a_row(frontal_path=None)], "p1/s1: expected a frontal or a lateral path, got neither"),

@@ -97,6 +97,24 @@ def test_the_report_is_one_sheet_with_maps_fingerprint_and_research_use(reader: 
     assert len(re.findall(rb"/Type\s*/Page\b", sheet)) == 1
 
 
+def test_the_report_tells_of_a_map_that_is_not_available(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    reader.find(".predictions [data-finding]")
+    reader.ask("""
+        const asked = window.fetch;
+        window.fetch = (address, ...more) => String(address).includes("/v1/explain")
+          ? Promise.reject(new TypeError("no connection")) : asked(address, ...more);
+        window.print = () => { window.printed = true; };
+        document.getElementById("report-button").click();
+    """)
+    reader.wait("window.printed")
+
+    told = [str(one.get_attribute("textContent")) for one in reader.all("#report .notice")]
+    assert len(told) == 2
+    assert all("is not available. The service cannot be reached." in one for one in told)
+    assert {one.split(" is not ")[0].partition(" of ")[0] for one in told} == {"The map"}
+
+
 def test_help_is_shown_by_a_key_and_by_a_button(reader: Reader) -> None:
     reader.open("/")
     reader.press("?")

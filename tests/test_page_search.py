@@ -82,6 +82,17 @@ def test_an_unknown_study_is_refused_in_words(reader: Reader) -> None:
     assert all("404" in one for one in reader.complaints())
 
 
+def test_an_unknown_finding_is_refused_and_stands_in_the_filters(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}&finding=Ghost")
+
+    assert "Ghost" in reader.text(".refused")
+    assert reader.text("#chosen") == "Ghost"
+    assert all("400" in one for one in reader.complaints())
+    reader.click("#unfilter")
+    reader.wait("document.querySelectorAll('.hit').length === 12")
+    reader.wait("document.getElementById('chosen').textContent === 'any'")
+
+
 def test_a_stored_study_is_found_by_its_name(reader: Reader) -> None:
     reader.open("/")
     reader.find("#study").send_keys(f"{QUERY}\n")

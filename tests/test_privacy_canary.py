@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from canary_films import (
     renamed,
     write_archive,
 )
-from canary_requests import asked
+from canary_requests import asked, asked_by_strangers
 from click.testing import CliRunner
 from pydicom.dataset import Dataset
 
 from index.studies import load_studies, save_studies
 from scripts.cli import precedent
+from service.chain import verify as verify_audit
+from service.tokens import SCOPES, create_token
 
 pytestmark = pytest.mark.slow
 STUDIES = 24
@@ -106,8 +109,8 @@ def _from_films_to_a_probe(work: Path) -> str:
                  "--pixels", films)  # fmt: skip
     told += _run("search", index, "--study", study, "--json")
     told += _run("search", index, "--frontal", upload, "--encoder", encoder)
-    told += _run("predict", "--encoder", encoder, "--probe", work / "probe", "--index", index, "--frontal", upload)
-    told += _run("explain", "--encoder", encoder, "--index", index, "--frontal", upload, "--hit", study, "--no-trust",
+    told += _run("predict", index, "--encoder", encoder, "--probe", work / "probe", "--frontal", upload)
+    told += _run("explain", index, "--encoder", encoder, "--frontal", upload, "--hit", study, "--no-trust",
                  "--out", work / "maps")  # fmt: skip
     return told
 
@@ -166,24 +169,36 @@ class Served:
     """Every answer of a real server, status line and headers before each body, and what the process wrote."""
 
     answers: dict[str, bytes]
+    refusals: dict[str, bytes]
     log: bytes
+    secrets: tuple[str, ...]
+    """Tokens: a good one, one of no scope that helps, one that ran out, one that never was."""
 
 
 @pytest.fixture(scope="module")
 def served(world: World) -> Served:
     """Return what a real server says to all that its own document offers, rightly and wrongly asked."""
+    tokens = world.work / "tokens.json"
+    secret = create_token(tokens, "alice", list(SCOPES))
+    others = (
+        create_token(tokens, "metrics", ["metrics"]),
+        create_token(tokens, "old", ["read"], lifetime=-timedelta(1)),
+        f"precedent_{MARKER}",
+    )
     words = [f"main={world.work / 'index'}", f"kept={world.kept}", "--encoder", world.work / "encoder.safetensors", "--probe", world.work / "probe",
-             "--port", "0", "--log-format", "json", "--audit", world.work / "audit.jsonl"]  # fmt: skip
+             "--port", "0", "--log-format", "json", "--audit", world.work / "audit.jsonl", "--tokens", tokens]  # fmt: skip
     line = [sys.executable, "-u", "-m", "scripts.cli", "serve", *map(str, words)]
     with (world.work.parent / "serve.log").open("w+b") as log:
         with subprocess.Popen(line, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=log) as process:
             assert process.stdout is not None
             begun = process.stdout.readline()
-            answers = dict(asked(begun.split()[-1].decode(), world.names, world.studies))
+            url = begun.split()[-1].decode()
+            answers = dict(asked(url, world.names, world.studies, secret))
+            refusals = dict(asked_by_strangers(url, others))
             process.send_signal(signal.SIGTERM)
             ended = process.stdout.read()
         log.seek(0)
-        return Served(answers, begun + ended + log.read())
+        return Served(answers, refusals, begun + ended + log.read(), (secret, *others[:2]))
 
 
 def test_the_service_answered_rightly_and_wrongly_asked(served: Served) -> None:
@@ -193,10 +208,33 @@ def test_the_service_answered_rightly_and_wrongly_asked(served: Served) -> None:
     assert not {status for status in statuses if status.startswith(b"5")}
 
 
+def test_who_shows_no_token_that_helps_is_refused_and_the_machines_routes_answer(served: Served, world: World) -> None:
+    assert {answer[:3] for answer in served.refusals.values()} <= {b"401", b"403", b"400", b"429"}
+    assert [served.answers[f"GET {path}"][:3] for path in ("/readyz", "/metrics")] == [b"200", b"200"]
+    assert verify_audit(world.work / "audit.jsonl").lines > len(served.answers) / 2
+
+
+def test_no_token_is_in_an_answer_a_log_a_metric_or_a_file(served: Served, world: World) -> None:
+    told = [
+        asked
+        for asked, answer in (served.answers | served.refusals).items()
+        if any(holds(answer, one) for one in served.secrets)
+    ]
+
+    assert told == []
+    assert not [one for one in served.secrets if holds(served.log, one)]
+    assert leaks([world.work], list(served.secrets)) == []
+
+
 def test_no_answer_of_the_service_holds_a_name_or_a_path(served: Served, world: World) -> None:
     paths = load_studies(world.work / "studies.parquet")["frontal_path"].to_pylist()
     forbidden = (MARKER, world.key, str(world.work), *(Path(path).name for path in paths[:3]))
-    told = [f"{asked}: {word}" for asked, answer in served.answers.items() for word in forbidden if holds(answer, word)]
+    told = [
+        f"{asked}: {word}"
+        for asked, answer in (served.answers | served.refusals).items()
+        for word in forbidden
+        if holds(answer, word)
+    ]
 
     assert told == []
 

@@ -39,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_similarity_leaves_maps_of_both_sides_and_their_trust(world: Path, tmp_path: Path) -> None:
-    words = ["--encoder", world / "encoder.safetensors", "--index", world / "index", "--out", tmp_path / "maps"]
+    words = [world / "index", "--encoder", world / "encoder.safetensors", "--out", tmp_path / "maps"]
 
     printed = done("explain", *words, "--study", "patient00001/study1", "--hit", "patient00002/study1", "--json")
 
@@ -69,7 +69,7 @@ def test_a_stored_study_whose_film_is_gone_is_told(world: Path, tmp_path: Path) 
     gone = world / "train/patient00005/study1/view1_frontal.jpg"
     content = gone.read_bytes()
     gone.unlink()
-    words = ["--encoder", world / "encoder.safetensors", "--index", world / "index", "--out", tmp_path]
+    words = [world / "index", "--encoder", world / "encoder.safetensors", "--out", tmp_path]
     try:
         line = refusal("explain", *words, "--study", "patient00005/study1", "--hit", "patient00001/study1")
     finally:
@@ -79,7 +79,7 @@ def test_a_stored_study_whose_film_is_gone_is_told(world: Path, tmp_path: Path) 
 
 def test_films_that_have_moved_are_found_under_another_root(world: Path, tmp_path: Path) -> None:
     (tmp_path / "moved").symlink_to(world)
-    words = ["--encoder", world / "encoder.safetensors", "--index", world / "index", "--no-trust", "--json"]
+    words = [world / "index", "--encoder", world / "encoder.safetensors", "--no-trust", "--json"]
     words += ["--study", "patient00001/study1", "--hit", "patient00002/study1", "--out", tmp_path / "maps"]
 
     facts = json.loads(done("explain", *words, "--images", tmp_path / "moved").stdout)
@@ -94,7 +94,7 @@ def test_films_that_have_moved_are_found_under_another_root(world: Path, tmp_pat
         (["--hit", "patient00002/study1"], "give either --study, or --frontal"),
         (["--study", "patient00001/study1"], "give either --finding with --probe, or --hit"),
         (["--study", "patient00001/study1", "--finding", "Edema"], "give either --finding with --probe, or --hit"),
-        (["--frontal", "film.png", "--hit", "patient00002/study1"], "a stored study needs --index"),
+        (["--frontal", "film.png", "--hit", "patient00002/study1"], "a stored study needs INDEX"),
     ],
 )
 def test_what_is_not_fully_asked_is_told(world: Path, words: list[str], sentence: str) -> None:

@@ -41,8 +41,8 @@ def world(made: Path, tmp_path: Path) -> Path:
 
 
 def add(made: Path, index: Path, table: str = "late", *words: str) -> list[str]:
-    films = ["--images", str(made), "--encoder", str(made / "encoder.safetensors"), "--index", str(index)]
-    return ["add", str(made / f"{table}.parquet"), *films, "--runtime", "torch", *words]
+    films = ["--images", str(made), "--encoder", str(made / "encoder.safetensors")]
+    return ["add", str(index), str(made / f"{table}.parquet"), *films, "--runtime", "torch", *words]
 
 
 def found(index: Path) -> list[tuple[str, float]]:

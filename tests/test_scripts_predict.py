@@ -88,9 +88,7 @@ def test_without_an_index_the_probe_speaks_alone(world: Path) -> None:
 
 
 def test_an_index_adds_votes_familiarity_and_a_contrast(world: Path) -> None:
-    found = answer(
-        world, "--index", world / "index", "--patient", NAMES[0], "-k", "10", "--contrast", "Edema", "--age", "52"
-    )
+    found = answer(world, world / "index", "--patient", NAMES[0], "-k", "10", "--contrast", "Edema", "--age", "52")
     by_name = {one["finding"]: one for one in found["predictions"]}
     edema = by_name["Edema"]
     assert edema["vote"]["neighbours"] == 10
@@ -107,9 +105,7 @@ def test_an_index_adds_votes_familiarity_and_a_contrast(world: Path) -> None:
 
 
 def test_a_film_of_the_collection_is_its_own_neighbour_unless_its_patient_is_named(world: Path) -> None:
-    anonymous, named = (
-        answer(world, "--index", world / "index", *more)["familiarity"] for more in ((), ("--patient", NAMES[0]))
-    )
+    anonymous, named = (answer(world, world / "index", *more)["familiarity"] for more in ((), ("--patient", NAMES[0])))
     assert anonymous["similarity"] == pytest.approx(1, abs=1e-5)
     assert anonymous["percentile"] == 100
     assert named["similarity"] < anonymous["similarity"]
@@ -117,7 +113,7 @@ def test_a_film_of_the_collection_is_its_own_neighbour_unless_its_patient_is_nam
 
 def test_classes_get_a_vote_where_their_words_are_given(world: Path) -> None:
     words = ["--class", "viral:Etiology=virus", "--class", "bacterial:Etiology=bacteria"]
-    found = answer(world, "--index", world / "index", *words)
+    found = answer(world, world / "index", *words)
     votes = {one["finding"]: one["vote"] for one in found["predictions"]}
     assert 0 < votes["viral"]["share"] < 1
     assert votes["Edema"] is None
@@ -144,18 +140,18 @@ def test_an_ensemble_names_all_its_encoders(world: Path, tmp_path: Path) -> None
     second = DualEfficientNetEncoder(EncoderConfig(backbone="test_efficientnet", embedding_dim=256, dropout=0.0)).eval()
     save_member(tmp_path, second)
     member = ["--encoder", tmp_path / "encoder.safetensors", "--probe", tmp_path / "probe"]
-    found = answer(world, *member, "--index", world / "index")
+    found = answer(world, *member, world / "index")
     assert len(set(found["fingerprints"])) == 2
     with pytest.raises(EncoderError, match="dropout is 0"):
         answer(world, *member, "--mc-dropout", "5")
     with pytest.raises(EncoderError, match="precedent probe"):
         run(*asked(world, "--encoder", tmp_path / "encoder.safetensors", "--probe", world / "probe"))
     with pytest.raises(FingerprintMismatch, match="precedent index"):
-        run("predict", *member, "--frontal", world / f"{NAMES[0]}.png", "--index", world / "index")
+        run("predict", *member, "--frontal", world / f"{NAMES[0]}.png", world / "index")
 
 
 def test_the_table_says_how_it_came_about(world: Path) -> None:
-    more = ["--index", world / "index", "--mc-dropout", "4", "--contrast", "Edema", "--findings", "Edema"]
+    more = [world / "index", "--mc-dropout", "4", "--contrast", "Edema", "--findings", "Edema"]
     output = run(*asked(world, *more)).stdout
     for words in (
         "±",
@@ -170,11 +166,11 @@ def test_the_table_says_how_it_came_about(world: Path) -> None:
 
 def test_what_cannot_be_answered_is_refused_in_words(world: Path, tmp_path: Path) -> None:
     assert "one --probe for each --encoder" in run(*asked(world, "--probe", world / "probe")).stderr
-    assert "needs --index" in run(*asked(world, "--contrast", "Edema")).stderr
+    assert "needs INDEX" in run(*asked(world, "--contrast", "Edema")).stderr
     assert "give --frontal and/or --lateral" in run(*asked(world)[:5]).stderr
     with pytest.raises(EncoderError, match=r"findings of the probe, got Asthma; it has: Edema"):
         run(*asked(world, "--findings", "Asthma"))
     with pytest.raises(FilterError, match="no column 'Asthma'"):
-        run(*asked(world, "--index", world / "index", "--contrast", "Asthma"))
+        run(*asked(world, world / "index", "--contrast", "Asthma"))
     with pytest.raises(CheckpointError, match="no probe in"):
         run(*asked(world)[:3], "--probe", tmp_path, "--frontal", world / f"{NAMES[0]}.png")

@@ -4,15 +4,18 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from service_world import FakeEmbedder, build_app, build_finder
 
 from index.errors import ArtefactError
+from service import doors
 from service.app import create_app
 from service.finder import Mounted
 from service.logs import JsonLines, TextLines
+from service.tokens import TokenFile, create_token
 
 JSON = {"Content-Type": "application/json"}
 
@@ -56,6 +59,16 @@ def test_a_request_is_one_line_with_its_id_its_rule_and_its_status(log: Log) -> 
     assert refused["status"] == 404
     assert "patient00001" not in log.stream.getvalue()
     assert "JANE" not in log.stream.getvalue()
+
+
+def test_a_request_s_line_names_whose_token_it_was_and_never_the_token(log: Log, tmp_path: Path) -> None:
+    secret, app = create_token(tmp_path / "tokens.json", "alice", ["read"]), build_app()
+    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
+    for shown in (secret, f"{secret}x"):
+        app.test_client().get("/info", headers={"Authorization": f"Bearer {shown}"})
+
+    assert [(line["status"], line.get("principal")) for line in log.lines] == [(200, "alice"), (401, None)]
+    assert secret not in log.stream.getvalue()
 
 
 def test_machines_that_look_after_the_service_fill_no_log(log: Log) -> None:

@@ -248,3 +248,14 @@ def test_a_stored_study_is_told_so_too_unless_a_filter_hides_what_is_nearest(cli
 def test_the_api_names_every_method_that_the_encoder_has() -> None:
     schema = ExplainOptions.model_json_schema()["properties"]["method"]
     assert (schema["default"], tuple(schema["enum"])) == (DEFAULT_METHOD, METHODS)
+
+
+def test_the_searches_of_a_prediction_are_timed_as_searches(client: FlaskClient) -> None:
+    def searches() -> int:
+        line = next(one for one in client.get("/metrics").text.splitlines() if 'seconds_count{stage="search"}' in one)
+        return int(float(line.split()[-1]))
+
+    before = searches()
+    for asked, count in (({}, 1), ({"finding": "Edema"}, 3)):
+        client.post("/v1/predict", json={"study_id": "patient00001/study1", **asked})
+        assert searches() - before == count

@@ -7,10 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
-from service_world import ANGLES, build_client, build_finder, build_retriever, film, save_films
-
-from service.app import create_app
-from service.finder import Mounted
+from service_world import ANGLES, build_client, film, save_films
 
 FIRST = "patient00001/study1"
 FRONTAL = f"{FIRST}/view1_frontal.png"
@@ -35,19 +32,6 @@ def test_the_slash_of_a_study_id_may_be_written_either_way(client: FlaskClient, 
     assert response.status_code == 200
     if not tail:
         assert response.get_json()["study_id"] == FIRST
-
-
-@pytest.mark.parametrize("ending", ["/image", "/similar"])
-def test_a_study_whose_id_ends_as_a_route_can_be_asked_for_whole(tmp_path: Path, ending: str) -> None:
-    save_films(tmp_path, ending)
-    finder = build_finder(retriever=build_retriever(ending), image_root=tmp_path)
-    client = create_app(Mounted((finder,))).test_client()
-
-    assert client.get(f"/v1/studies/{FIRST}{ending}").get_json()["study_id"] == FIRST + ending
-    assert client.get(f"/v1/studies/{FIRST}{ending}/image", buffered=True).mimetype == "image/png"
-    assert len(client.get(f"/v1/studies/{FIRST}{ending}/similar").get_json()["hits"]) == 2
-    missing = client.get(f"/v1/studies/nobody{ending}").get_json()["error"]
-    assert (missing["code"], missing["message"]) == ("study_not_found", "no study 'nobody' in this index")
 
 
 def test_similar_cases_of_a_study_come_in_order(client: FlaskClient) -> None:

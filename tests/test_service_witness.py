@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from service_world import build_app, film, save_films
+from service_world import build_app, build_finder, film, save_films
+from test_service_writing import save_index
 
+from index.living import LivingCollection
 from service import doors, witness
+from service.app import create_app
 from service.audit import AuditLog
 from service.chain import verify
 from service.errors import AuditError
+from service.finder import Mounted
 from service.tokens import TokenFile, create_token
 
 STUDY, OTHER = "patient00001/study1", "patient00002/study1"
@@ -81,6 +85,35 @@ def test_a_line_names_studies_that_are_there_and_no_other_word_of_the_caller(
     (line,) = told(log)
     assert (line["status"], line["studies"], line["principal"]) == (status, studies, None)
     assert "Smith" not in log.path.read_text()
+
+
+def test_an_added_and_a_deleted_study_are_told_with_who_when_and_result(tmp_path: Path, log: AuditLog) -> None:
+    (tmp_path / "films").mkdir()
+    living = LivingCollection(save_index(tmp_path / "index"))
+    app = create_app(Mounted((build_finder(retriever=living, image_root=tmp_path / "films"),)))
+    witness.register(app, log)
+    secret = create_token(tmp_path / "tokens.json", "bob", ["write"])
+    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
+    own = {"Authorization": f"Bearer {secret}"}
+    new = {"study_id": "patient00009/study1", "patient_id": "patient00009"}
+    for _ in range(2):  # a study that is there is no news, and is told as well
+        form = {"study": json.dumps(new), "frontal": (io.BytesIO(film(9)), "Smith.png")}
+        app.test_client().post("/v1/studies", data=form, headers=own)
+    for _ in range(2):
+        app.test_client().delete("/v1/studies/patient00009/study1", headers=own)
+
+    asked = [(line["method"], line["route"], line["status"], line["studies"]) for line in told(log)]
+    of_study = "/v1/studies/{study_id}"
+    assert asked == [
+        ("POST", "/v1/studies", 201, ["patient00009/study1"]),
+        ("POST", "/v1/studies", 200, ["patient00009/study1"]),
+        ("DELETE", of_study, 204, ["patient00009/study1"]),
+        ("DELETE", of_study, 404, ["unknown"]),
+    ]
+    assert {(line["principal"], line["collection"], line["time"][-6:]) for line in told(log)} == {
+        ("bob", "main", "+00:00")
+    }
+    assert secret not in log.path.read_text()
 
 
 def test_a_vector_is_never_told(app: Flask, log: AuditLog) -> None:

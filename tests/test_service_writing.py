@@ -90,6 +90,7 @@ def test_a_deleted_study_is_found_by_no_route(client: FlaskClient) -> None:
         ({**NEW, "findings": {"Edema": 2}}, 400, "study.findings.Edema"),
         ({**NEW, "findings": {"Gout": 1}}, 422, "no column 'Gout' in this collection"),
         ({**NEW, "extra": {"Etiology": 3}}, 422, "types of this collection"),
+        ({**NEW, "study_id": "patient00009/image"}, 422, "a study_id whose last part is not 'image'"),
         ("no object", 400, "study"),
     ],
 )

@@ -1,6 +1,6 @@
 // One page to print or to keep as PDF: query, findings, hits, maps, with the fingerprint and "research use" on it.
 
-import { read } from "./api.js";
+import { read, sentence } from "./api.js";
 import { asked, studyAddress } from "./asked.js";
 import { queryFilms, storedFilms } from "./compare.js";
 import { byId, element } from "./elements.js";
@@ -36,9 +36,10 @@ export async function build() {
   const cards = [...byId("results").querySelectorAll(".hit")];
   const first = latest()?.predictions.find((one) => one.probability !== null)?.finding;
   const { finding = first, hit = cards[0]?.dataset.study } = lastLooked();
+  const missing = [];
   const [why, alike, other, hits] = await Promise.all([
-    finding ? mapsOf({ finding }) : [],
-    hit ? mapsOf({ hit }) : [],
+    finding ? mapsOf({ finding }, finding, missing) : [],
+    hit ? mapsOf({ hit }, `the likeness to ${hitName(hit, cards)}`, missing) : [],
     hit ? read(studyAddress(hit)) : null,
     Promise.all(cards.slice(0, HITS).map(hitFigure)),
   ]);
@@ -50,7 +51,7 @@ export async function build() {
     ...(other ? await row(storedFilms(other), alike, "hit", hitName(hit, cards)) : []),
   ];
   report.replaceChildren(
-    head(), section("report-films", query, because), section("report-columns", [predictions()], [facts()]),
+    head(), section("report-films", query, because), ...missing, section("report-columns", [predictions()], [facts()]),
     element("h2", {}, "Similar cases"), element("ol", { className: "report-hits" }, ...hits),
     ...(alike.length ? [element("h2", {}, `Where the query and ${hitName(hit, cards)} are alike (${method().selectedOptions[0].label})`), section("report-films", likeness)] : []),
     foot(),
@@ -67,8 +68,13 @@ function hitName(study, cards) {
 /** The map's method is what the reader chose beside the films. */
 const method = () => byId("method");
 
-/** Returns the maps of an aim with their figures; none where they cannot be had. */
-const mapsOf = (aim) => explain(aim, method().value, { trust: true }).then((found) => found.maps, () => []);
+/** Returns the maps of an aim with their figures; where they cannot be had none, and a sentence joins the `missing`. */
+function mapsOf(aim, name, missing) {
+  return explain(aim, method().value, { trust: true }).then((found) => found.maps, (error) => {
+    missing.push(element("p", { className: "notice" }, `The map of ${name} is not available. ${sentence(error.message)}`));
+    return [];
+  });
+}
 
 /** Returns a figure a view of a side's films, with its map and how far that holds. */
 function row(films, maps, side, name) {

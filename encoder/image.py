@@ -65,21 +65,25 @@ def read_image(
     Raises:
         ImageError: the film cannot be used; NotAnImage where the bytes are no JPEG, PNG or DICOM.
     """
-    label = name or ("upload" if isinstance(source, bytes) else os.fspath(source))
+    label = name or ("upload" if isinstance(source, bytes) else str(source))
     try:
-        image = _read(source if isinstance(source, bytes) else _read_bytes(Path(source)), max_pixels, least_side)
+        image = _read(source if isinstance(source, bytes) else _read_bytes(source), max_pixels, least_side)
         return _as_film(image)
     except ImageError as error:
         raise type(error)(f"{label!r}: {error}") from error
 
 
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise ImageError(f"expected a JPEG, PNG or DICOM file, got {found} at this path")
+def _read_bytes(source: str | os.PathLike[str]) -> bytes:
+    """Return a file's bytes; what is no path of this machine but opens as one, such as an object's address, is read."""
+    path = Path(source) if isinstance(source, str | os.PathLike) else source
     try:
+        if isinstance(path, Path) and not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         with path.open("rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        found = "a folder" if path.is_dir() else "nothing"
+        raise ImageError(f"expected a JPEG, PNG or DICOM file, got {found} at this path") from None
     except OSError as error:
         raise ImageError(f"expected a readable file, got {error.strerror}") from error
 

@@ -3,9 +3,11 @@
 Knows studies and vectors; it must not know where they are kept.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,9 @@ import pyarrow as pa
 from index.errors import StudiesError, StudyExists, StudyNotFound
 from index.searchable import Searchable
 from index.studies import CORE_COLUMNS, SHARD_COLUMNS, Study, as_studies
+
+if TYPE_CHECKING:
+    from index.familiarity import FamiliarityGate
 
 SAME_FROM = 0.9999
 """Cosine from which two vectors of one film are the same but for the batch and the machine that made them."""
@@ -27,6 +32,57 @@ class Addition:
     views: tuple[str, ...]
     embedding: npt.NDArray[np.float32]
     """(D,) of unit norm."""
+
+
+class Writable(Searchable):
+    """A collection that studies are added to and deleted from, wherever it is kept."""
+
+    @abstractmethod
+    def add(
+        self,
+        additions: Sequence[Addition],
+        *,
+        replace: bool = False,
+        films: Mapping[str, bytes] | None = None,
+        image_root: Path | None = None,
+    ) -> list[bool]:
+        """Add studies, all or none; return of each whether anything was new. They are kept, and found, then.
+
+        A study that is there with the same content is left as it is.
+
+        Args:
+            replace: put them in the place of studies of the same id.
+            films: their files by `film_path`, to be written below `image_root`.
+
+        Raises:
+            StudyExists: one is there with other content. StudiesError: a row breaks a rule of the collection.
+            VectorsError: a vector does. WriteFailed: the disk does not take it.
+        """
+
+    @abstractmethod
+    def delete(self, study_ids: Sequence[str], image_root: Path | None = None) -> None:
+        """Delete studies, all or none. Raises StudyNotFound, WriteFailed.
+
+        Args:
+            image_root: of their added films, where it is not the one that the collection remembers.
+        """
+
+    @abstractmethod
+    def film_path(self, content: bytes, suffix: str) -> str:
+        """Return where a film of an added study belongs, relative to the image root."""
+
+    @abstractmethod
+    def gate(self) -> "FamiliarityGate":
+        """Return how near the collection's own studies are to each other, as it was built."""
+
+    @property
+    @abstractmethod
+    def built_at(self) -> str | None:
+        """When the index was written, ISO 8601 in UTC."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections."""
 
 
 def as_rows(additions: Sequence[Addition], schema: pa.Schema) -> list[dict[str, Any]]:

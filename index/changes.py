@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
 from index.files import sync
+from index.places import require_here
 
 FILE = "changes.sqlite"
 VERSION = 1
@@ -85,10 +86,9 @@ class Changes:
     def make(cls, folder: Path, fingerprint: str, embedding_dim: int, applied: int) -> Self:
         """Return the changes of the collection in a folder; where there are none, a new file's come after `applied`.
 
-        Raises:
-            WriteFailed: it cannot be made; and what `open` raises.
+        Raises WriteFailed: it cannot be made; PlaceError: the index lies at an address; and what `open` raises.
         """
-        path = folder / FILE
+        path = require_here(folder) / FILE
         if not path.exists():
             fresh = folder / f".{FILE}.{_name()}.new"
             try:

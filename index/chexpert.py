@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from index.errors import StudiesError
 from index.imported import EXTRA, Imported, Notices, as_ages, as_extra, as_text, extra_names, read_source_csv
+from index.places import Place
 from index.studies import FINDINGS, as_studies
 
 SOURCE_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
@@ -115,8 +116,11 @@ def _settle_prefix(films: pd.DataFrame, images: Path, check_images: bool) -> str
 
 
 def _drop_missing(films: pd.DataFrame, images: Path, notices: Notices) -> pd.DataFrame:
-    root = str(images) + "/"
-    there = np.fromiter((isfile(root + path) for path in films["path"]), dtype=bool, count=len(films))
+    if isinstance(images, Place):  # one listing, where a question a film would be as many requests
+        there = films["path"].isin(images.files_below()).to_numpy()
+    else:
+        root = str(images) + "/"
+        there = np.fromiter((isfile(root + path) for path in films["path"]), dtype=bool, count=len(films))
     notices.add("missing image", "images of the table are not under the images folder", films.loc[~there, "path"])
     kept = films[there].reset_index(drop=True)
     gone = films.loc[~films["study_id"].isin(kept["study_id"]), "study_id"].unique()

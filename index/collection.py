@@ -5,9 +5,11 @@ collection or the new one, never a mixture. Knows nothing of how a vector was ma
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from index.files import load_json, require_unchanged, save_json, sha256_of, writ
 from index.folder import held_alone
 from index.kinds import KINDS, resolve_kind
 from index.layouts import sample_layouts
+from index.places import Place
 from index.shards import load_manifest, load_shards
 from index.vector_index import Rows, VectorIndex
 from index.vectors import Embeddings
@@ -65,9 +68,35 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Coll
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")
     facts = {"fingerprint": export["fingerprint"], "image_root": export.get("image_root")}
     out.mkdir(parents=True, exist_ok=True)
-    with held_alone(out):
+    with _held_to_write(out) as folder:
         _require_no_changes(out)
-        return save_collection(out, index, studies, sample_layouts(embeddings), **facts)
+        return save_collection(folder, index, studies, sample_layouts(embeddings), **facts)
+
+
+@contextmanager
+def _held_to_write(out: Path) -> Iterator[Path]:
+    """Yield the folder itself, held alone, or for an address a folder whose files are put there on leaving."""
+    if not isinstance(out, Place):
+        with held_alone(out):
+            yield out
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+        _put(Path(folder), out)
+
+
+def _put(folder: Path, out: Place) -> None:
+    """Put an index to an address, its manifest last; then remove what the one before it there was made of."""
+    try:
+        before = load_index_manifest(cast(Path, out))["files"]
+    except ArtefactError:
+        before = {}
+    named = {path.name for path in folder.iterdir()} - {MANIFEST}
+    for name in (*sorted(named), MANIFEST):
+        (out / name).upload(folder / name)
+    for entry in before.values():
+        if (name := Path(entry["name"]).name) not in named:
+            (out / name).unlink(missing_ok=True)
 
 
 def save_collection(
@@ -111,10 +140,7 @@ def load_collection(folder: Path) -> Collection:
     Raises:
         ArtefactError: no collection there, of a newer version, or a file is missing or has changed.
     """
-    remedy = f"run: precedent index EMBEDDINGS --out {folder}"
-    manifest = load_json(folder / MANIFEST, "index manifest", remedy)
-    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {remedy}")
+    manifest, remedy = load_index_manifest(folder), _remedy(folder)
     if manifest["kind"] not in KINDS:
         raise ArtefactError(f"{str(folder)!r} is of the kind {manifest['kind']!r}, unknown to this version; {remedy}")
     paths: dict[str, Path] = {}
@@ -128,6 +154,18 @@ def load_collection(folder: Path) -> Collection:
         raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {studies.num_rows} studies; {remedy}")
     layouts = pq.read_table(paths["layouts"]) if "layouts" in paths else None
     return Collection(manifest, studies, vectors, layouts)
+
+
+def load_index_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an index. Raises ArtefactError: none there, or of another version."""
+    manifest = load_json(folder / MANIFEST, "index manifest", _remedy(folder))
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {_remedy(folder)}")
+    return manifest
+
+
+def _remedy(folder: Path) -> str:
+    return f"run: precedent index EMBEDDINGS --out {folder}"
 
 
 def _save_files(

@@ -42,3 +42,15 @@ class WriteFailed(CollectionError):
 
 class StaleMap(ArtefactError):
     """A map of another state of its collection, as a build or a killed compaction leaves it."""
+
+
+class PlaceError(CollectionError):
+    """An address that cannot be used, or a place that cannot be used for what is asked of it."""
+
+
+class BackendUnavailable(CollectionError):
+    """A server that keeps files or vectors for us and does not answer, or refuses to, at present."""
+
+
+class BeyondBackend(CollectionError):
+    """What the server that keeps the vectors cannot do, and we do not approximate."""

@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, and the SHA-256 that is checked before one is parsed.
 
-Knows bytes on a disk; knows nothing of what is in them.
+Knows bytes on a disk or in an object store; knows nothing of what is in them.
 """
 
 import hashlib
@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from index.errors import ArtefactError
+from index.places import Place
 
 SEAL = "precedent.seal"
 """Key, of a manifest or of a Parquet file's metadata, under which a file tells the SHA-256 of its own content."""
@@ -25,8 +27,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path beside the target to write to; on leaving, sync it and rename it over the target.
 
     After an exception the target is as it was. After a kill at worst a hidden `.partial` file is left, which the
-    next writer of the same target replaces.
+    next writer of the same target replaces. What belongs into an object store is written to a folder for a while and
+    put there as one object, which appears whole.
     """
+    if isinstance(path, Place):
+        with TemporaryDirectory() as folder:
+            partial = Path(folder) / path.name
+            yield partial
+            path.upload(partial)
+        return
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -53,9 +62,11 @@ def load_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
             the sentence.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtefactError(f"no {what} at {str(path)!r}; {remedy}") from error
+    try:
+        content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ArtefactError(f"{str(path)!r} is no longer readable as the {what} ({error}); {remedy}") from error
     if not isinstance(content, dict):
@@ -78,8 +89,8 @@ def seal(path: Path) -> None:
         file.write(digest)
 
 
-def require_seal(path: Path, remedy: str) -> None:
-    """Raise ArtefactError where a file is not as it was sealed.
+def read_sealed(path: Path, remedy: str) -> bytes:
+    """Return the content of a file. Raises ArtefactError where it is not as it was sealed.
 
     One without a seal, of an older version, passes, and so does one of another length than its seal says: whoever
     reads a table and saves other rows takes the metadata along. A file that was cut off is no Parquet file any more.
@@ -89,6 +100,7 @@ def require_seal(path: Path, remedy: str) -> None:
     found = content[place : place + len(told)]
     if place >= 0 and found[:16] == told[:16] and found != told:
         raise ArtefactError(f"{str(path)!r} has changed since it was written; {remedy}")
+    return content
 
 
 def _sealed(content: bytes) -> tuple[int, bytes]:
@@ -111,7 +123,20 @@ def require_unchanged(path: Path, sha256: str, remedy: str) -> None:
     """Raise ArtefactError unless the file is there and has the SHA-256 its manifest states."""
     if not path.is_file():
         raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}")
-    found = sha256_of(path)
+    _require_digest(path, sha256_of(path), sha256, remedy)
+
+
+def read_unchanged(path: Path, sha256: str, remedy: str) -> bytes:
+    """Return the content of a file. Raises ArtefactError unless it is there and has the SHA-256 its manifest states."""
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}") from error
+    _require_digest(path, hashlib.sha256(content).hexdigest(), sha256, remedy)
+    return content
+
+
+def _require_digest(path: Path, found: str, sha256: str, remedy: str) -> None:
     if found != sha256:
         raise ArtefactError(
             f"{str(path)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {found[:12]}); "

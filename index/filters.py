@@ -152,7 +152,7 @@ def _field(key: str, schema: pa.Schema) -> pa.Field:
 
 def _as_scalar(value: Any, field: pa.Field) -> Any:
     if pa.types.is_string(field.type) or pa.types.is_list(field.type):
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not _is_unicode(value):
             raise FilterError(f"expected text for column {field.name!r}, got {_short(value)}")
         return value
     number = _as_number(value, field.name)
@@ -166,7 +166,7 @@ def _as_scalar(value: Any, field: pa.Field) -> Any:
 def _fitting(number: int, field: pa.Field) -> int:
     try:
         return int(pa.scalar(number, field.type).as_py())
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OverflowError) as error:
         raise FilterError(f"{number} is out of range for column {field.name!r} of type {field.type}") from error
 
 
@@ -180,6 +180,11 @@ def _as_number(value: Any, key: str) -> float:
 
 def _as_mask(mask: pa.ChunkedArray) -> Mask:
     return np.asarray(pc.fill_null(mask, False).to_numpy(), dtype=bool)
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON may hold half of a surrogate pair, which is no character and in no table."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _short(value: Any) -> str:

@@ -10,18 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from index.errors import CollectionError
+from index.places import require_here
 
 
 @contextmanager
-def held_alone(folder: Path) -> Iterator[None]:
+def held_alone(folder: Path, *, patient: bool = False) -> Iterator[None]:
     """Hold a folder until leaving; a process that dies lets go of it.
 
+    Args:
+        patient: wait until nobody else holds it.
+
     Raises:
-        CollectionError: another process holds it.
+        CollectionError: another process holds it, or it lies at an address.
     """
+    require_here(folder)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _take(handle, folder)
+        if patient:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            _take(handle, folder)
         yield
     finally:
         os.close(handle)

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from index.errors import StudiesError
+from index.errors import BackendUnavailable, StudiesError
 from index.studies import studies_schema
 
 EXTRA = "extra: "  # before the name of a source column that no importer knows, lest it meet one of ours
@@ -88,7 +88,10 @@ def read_source_csv(path: Path, required: Sequence[str]) -> pd.DataFrame:
         with path.open(encoding="utf-8-sig", newline="") as file:
             names = next(csv.reader(file), [])
         text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        frame = pacsv.read_csv(path, convert_options=text).to_pandas()
+        with path.open("rb") as content:
+            frame = pacsv.read_csv(content, convert_options=text).to_pandas()
+    except BackendUnavailable:
+        raise
     except (OSError, ValueError, csv.Error) as cause:
         raise StudiesError(f"{path.name!r}: expected a readable CSV ({cause})") from cause
     missing = [name for name in required if name not in names]

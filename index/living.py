@@ -7,21 +7,24 @@ its changes on disk; it must not know how a vector was made.
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from index.added import Addition, as_rows, is_same
+from index.added import Addition, Writable, as_rows, is_same
 from index.added_films import film_path, save_film, unnamed_films
 from index.changes import Changes
 from index.collection import MANIFEST, Collection, load_collection
 from index.compaction import save_generation
 from index.errors import ArtefactError, WriteFailed
+from index.familiarity import FamiliarityGate
 from index.folder import held_alone
 from index.generation import Generation
-from index.searchable import Answer, Searchable
+from index.mirrors import at_hand
+from index.searchable import Answer
 from index.studies import Study
 from index.vectors import as_embeddings
 
@@ -34,7 +37,7 @@ class _Opened(NamedTuple):
     changes: Changes | None
 
 
-class LivingCollection(Searchable):
+class LivingCollection(Writable):
     """The collection in a folder. Safe under threads; each search sees one generation, the newest."""
 
     _stamp: tuple[int, ...]
@@ -43,13 +46,14 @@ class LivingCollection(Searchable):
     _version: int | None
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder.
+        """Open a folder, or an address that can be searched and not changed.
 
         Raises:
             ArtefactError: no collection there, or a file is missing, damaged or of another state.
             FingerprintMismatch: index and changes are of different encoders.
         """
-        self.folder = folder.resolve()  # a link may be turned to another folder; writes follow what is searched
+        self._source = folder.resolve()  # a link may be turned to another folder; writes follow what is searched
+        self.folder = at_hand(self._source)
         self._looking = threading.Lock()
         self._writing = threading.Lock()
         self._replace(_opened(self.folder))
@@ -70,7 +74,7 @@ class LivingCollection(Searchable):
 
     def reload(self) -> None:
         """Take up the index that lies in the folder now; searches go on in the old one until it is there."""
-        opened = _opened(self.folder)
+        opened = _opened(at_hand(self._source))
         with self._looking:
             self._replace(opened)
 
@@ -82,18 +86,7 @@ class LivingCollection(Searchable):
         films: Mapping[str, bytes] | None = None,
         image_root: Path | None = None,
     ) -> list[bool]:
-        """Add studies, all or none; return of each whether anything was new. They are on the disk then.
-
-        A study that is there with the same content is left as it is.
-
-        Args:
-            replace: put them in the place of studies of the same id.
-            films: their files by `film_path`, to be written below `image_root`.
-
-        Raises:
-            StudyExists: one is there with other content. StudiesError: a row breaks a rule of the collection.
-            VectorsError: a vector does. WriteFailed: the disk does not take it.
-        """
+        """Add studies, as `Writable` says; return of each whether anything was new. They are on the disk then."""
         rows = as_rows(additions, self.schema)
         vectors = [as_embeddings(one.embedding, self.embedding_dim)[0] for one in additions]
         with self._written() as (before, changes):
@@ -108,8 +101,8 @@ class LivingCollection(Searchable):
                     changes.put(row["study_id"], row, vector)
         return fresh
 
-    def delete(self, study_ids: Sequence[str]) -> None:
-        """Delete studies, all or none. Raises StudyNotFound, WriteFailed."""
+    def delete(self, study_ids: Sequence[str], image_root: Path | None = None) -> None:
+        """Delete studies, as `Writable` says; their added films go with the next compaction."""
         with self._written() as (before, changes):
             for study_id in study_ids:
                 before.study(study_id)
@@ -132,7 +125,7 @@ class LivingCollection(Searchable):
         Raises:
             CollectionError: another process compacts, or no study is left. WriteFailed: the disk does not take it.
         """
-        with held_alone(self.folder):
+        with held_alone(self._source):
             self._follow()
             generation = self.now()
             if self._changes is None:
@@ -167,7 +160,7 @@ class LivingCollection(Searchable):
                 yield self.now(), changes
 
     def _make_changes(self) -> Changes:
-        return Changes.make(self.folder, self.fingerprint, self.embedding_dim, self.manifest.get("applied", 0))
+        return Changes.make(self._source, self.fingerprint, self.embedding_dim, self.manifest.get("applied", 0))
 
     def _replace(self, opened: _Opened) -> None:
         self.close()
@@ -180,6 +173,16 @@ class LivingCollection(Searchable):
         """Let go of the changes' file; what was searched last can still be searched."""
         if self._changes is not None:
             self._changes.close()
+
+    def gate(self) -> FamiliarityGate:
+        """Return how near the collection's own studies are to each other, as it was built."""
+        return FamiliarityGate.build(self.collection)
+
+    @property
+    def built_at(self) -> str | None:
+        """When the index was written, ISO 8601 in UTC."""
+        written = datetime.fromtimestamp((self.folder / MANIFEST).stat().st_mtime, UTC)
+        return written.isoformat(timespec="seconds")
 
     @property
     def collection(self) -> Collection:

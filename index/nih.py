@@ -4,13 +4,15 @@ It must not know other sources, nor open an image: that a file of that name is t
 """
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePath, PurePosixPath
 
 import pandas as pd
 import pyarrow as pa
 
 from index.errors import StudiesError
 from index.imported import Imported, Notices, as_ages, as_extra, as_text, read_source_csv
+from index.places import Place
 from index.studies import FINDINGS, as_studies
 
 SAME_WORDS = {
@@ -119,16 +121,21 @@ def _find_images(films: pd.DataFrame, images: Path, notices: Notices) -> pd.Data
 def _places(images: Path) -> dict[str, list[str]]:
     """Where each file lies below the folder, by its name and by its name without suffix, in path order."""
     places: dict[str, list[str]] = {}
-    for folder, below, names in os.walk(images):
-        below.sort()
-        inside = Path(folder).relative_to(images)
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in _SUFFIXES:
-                path = (inside / name).as_posix()
-                places.setdefault(name, []).append(path)
-                places.setdefault(stem, []).append(path)
+    for path in sorted(_files(images), key=lambda path: (path.parent.parts, path.name)):
+        if path.suffix.lower() in _SUFFIXES:
+            places.setdefault(path.name, []).append(path.as_posix())
+            places.setdefault(path.stem, []).append(path.as_posix())
     return places
+
+
+def _files(images: Path) -> Iterator[PurePath]:
+    """Yield the ways from the folder to all files below."""
+    if isinstance(images, Place):
+        yield from map(PurePosixPath, images.files_below())
+        return
+    for folder, _, names in os.walk(images):
+        inside = Path(folder).relative_to(images)
+        yield from (inside / name for name in names)
 
 
 def _studies(films: pd.DataFrame, notices: Notices) -> pa.Table:

@@ -19,6 +19,7 @@ from index.collection import load_collection
 from index.errors import ArtefactError, StaleMap, VectorsError
 from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
 from index.labels import label_columns
+from index.places import require_here
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings
 
@@ -93,6 +94,7 @@ def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
     Raises:
         ArtefactError: no collection there. VectorsError: its vectors have one dimension only.
     """
+    require_here(folder)
     collection = load_collection(folder)
     plane = plane or Plane.of(collection.vectors)
     places = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])

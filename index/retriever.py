@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from index.collection import Collection, load_collection
-from index.errors import CollectionError, StudyNotFound
+from index.errors import StudyNotFound
 from index.filters import Where, filter_mask
 from index.names import Names
+from index.nearest import SIMILARITY_DECIMALS, SLACK, Fetched, first_k, require_options, similarities_of
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
 from index.vector_index import Rows, Selection
@@ -25,9 +26,6 @@ from index.vectors import Embeddings, as_embeddings
 
 __all__ = ["SIMILARITY_DECIMALS", "Answer", "Hit", "Retriever"]
 
-SIMILARITY_DECIMALS = 6
-"""Similarities that agree to six decimals are a tie; float32 sums differ in the seventh."""
-_SLACK = 16
 _FILTERS_KEPT = 16
 
 
@@ -105,10 +103,7 @@ class Retriever(Searchable):
         exact: bool = False,
     ) -> Answer:
         """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
-        if k < 1:
-            raise CollectionError(f"expected k of at least 1, got {k}")
-        if group_by not in (None, "patient"):
-            raise CollectionError(f"expected group_by 'patient' or nothing, got {group_by!r}")
+        require_options(k, group_by)
         vector = as_embeddings(query, self.embedding_dim)[:1]
         among = None if not where else self._selection(where)
         excluded = self._excluded(exclude_patient, exclude_study)
@@ -129,34 +124,25 @@ class Retriever(Searchable):
     def _nearest(
         self, vector: Embeddings, k: int, among: Selection | None, excluded: Rows, one_a_patient: bool, exact: bool
     ) -> tuple[Rows, npt.NDArray[np.float64], bool]:
-        """Fetch ever more rows until nothing unfetched could still be among the first k."""
-        passing = len(self._vectors) if among is None else among.passing
-        fetch = min(k + len(excluded) - len(self._left_out) + _SLACK, passing)
-        while fetch:
-            found = self._vectors.search(vector, fetch, among=among, exact=exact)[1][0]
+        """Return the first k rows that pass, their similarities, and whether every row was compared."""
+
+        def fetch(count: int, exactly: bool) -> Fetched:
+            found = self._vectors.search(vector, count, among=among, exact=exactly)[1][0]
             found = found[found >= 0]
-            if len(found) < fetch and not exact:  # the approximate way ran dry before the rows did
-                exact = True
-                continue
             rows, similarities = self._ordered(vector, found[~np.isin(found, excluded)])
-            kept = self._first_of_patients(rows) if one_a_patient else np.arange(len(rows))
-            settled = len(kept) >= k and similarities[kept[k - 1]] > similarities[-1]
-            if settled or fetch == passing:
-                return rows[kept[:k]], similarities[kept[:k]], exact
-            fetch = min(4 * fetch, passing)
-        return np.empty(0, np.int64), np.empty(0), exact
+            return Fetched(len(found), rows, similarities, self._patients[rows])
+
+        passing = len(self._vectors) if among is None else among.passing
+        start = k + len(excluded) - len(self._left_out) + SLACK
+        return first_k(fetch, k, start=start, passing=passing, one_a_patient=one_a_patient, exact=exact)
 
     def _ordered(
         self, vector: Embeddings, rows: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return rows and their similarities, descending, ties by study_id; recomputed alike for every index kind."""
-        stored = self._vectors.vectors(rows).astype(np.float64)
-        similarities = np.round(stored @ vector[0].astype(np.float64), SIMILARITY_DECIMALS)
+        similarities = similarities_of(self._vectors.vectors(rows), vector[0])
         order = np.lexsort((self._id_order[rows], -similarities))
         return rows[order], similarities[order]
-
-    def _first_of_patients(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return np.sort(np.unique(self._patients[rows], return_index=True)[1])
 
     def _selection(self, where: Where) -> Selection:
         try:

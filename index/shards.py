@@ -4,6 +4,7 @@ A shard holds a fixed run of rows of the studies table and is finished when its 
 Knows nothing of how a vector is made.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,10 @@ from index.files import (
     SEAL,
     UNSEALED,
     load_json,
-    require_seal,
-    require_unchanged,
+    read_sealed,
+    read_unchanged,
     save_json,
     seal,
-    sha256_of,
     written_whole,
 )
 from index.vectors import Embeddings, as_embeddings
@@ -67,8 +67,11 @@ class ExportPlan:
 class ShardFolder:
     """The folder of one export."""
 
-    def __init__(self, folder: Path, plan: ExportPlan) -> None:
+    def __init__(self, folder: Path, plan: ExportPlan, *, looked_over: bool = False) -> None:
         """Take the folder for this plan.
+
+        Args:
+            looked_over: whether another process has just opened it, so that its shards need not be read again.
 
         Raises:
             FingerprintMismatch: it holds shards of another encoder or preprocessing.
@@ -76,6 +79,8 @@ class ShardFolder:
         """
         self.folder = folder
         self.plan = plan
+        if looked_over:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("shard-*.parquet")):
             _require_same_plan(path, plan)
@@ -86,7 +91,13 @@ class ShardFolder:
 
     def unfinished(self) -> list[int]:
         """Return the shards that are still to be written."""
-        return [shard for shard in range(self.plan.shard_count) if not self.path_of(shard).exists()]
+        finished = set(self._finished())
+        return [shard for shard in range(self.plan.shard_count) if shard not in finished]
+
+    def _finished(self) -> list[int]:
+        """By one listing: a question a shard would be as many requests to a store."""
+        there = {path.name for path in self.folder.glob("shard-*.parquet")}
+        return [shard for shard in range(self.plan.shard_count) if self.path_of(shard).name in there]
 
     def save_shard(
         self,
@@ -114,34 +125,27 @@ class ShardFolder:
     def sample(self, count: int) -> Embeddings:
         """Return about `count` embeddings, spread evenly over the finished shards."""
         step = max(self.plan.rows // count, 1)
-        shards = [self.path_of(shard) for shard in range(self.plan.shard_count) if self.path_of(shard).exists()]
-        columns = [pq.read_table(path, columns=["embedding"]) for path in shards]
+        columns = [_read_columns(self.path_of(shard), ["embedding"]) for shard in self._finished()]
         return np.concatenate([_vectors_of(column, self.plan.embedding_dim)[::step] for column in columns])
 
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Write failed.parquet and then the manifest; return the manifest."""
-        failures = [failure for shard in range(self.plan.shard_count) for failure in self._failures_of(shard)]
+        shards = [_read_entry(self.path_of(shard)) for shard in range(self.plan.shard_count)]
+        failures = [Failure(**failure) for shard in shards for failure in shard.pop("failures")]
         with written_whole(self.folder / FAILED) as partial:
             schema = pa.schema({"study_id": pa.string(), "reason": pa.string()})
             pq.write_table(pa.Table.from_pylist([vars(failure) for failure in failures], schema), partial)
-        paths = [self.path_of(shard) for shard in range(self.plan.shard_count)]
         manifest = {
             "format": "precedent-embeddings",
             "schema_version": SCHEMA_VERSION,
             **vars(self.plan),
-            "rows": sum(pq.read_metadata(path).num_rows for path in paths),
+            "rows": sum(shard["rows"] for shard in shards),
             "failed": len(failures),
             **facts,
-            "shards": [
-                {"file": path.name, "rows": pq.read_metadata(path).num_rows, "sha256": sha256_of(path)}
-                for path in paths
-            ],
+            "shards": shards,
         }
         save_json(self.folder / MANIFEST, manifest, sealed=True)
         return manifest
-
-    def _failures_of(self, shard: int) -> list[Failure]:
-        return [Failure(**failure) for failure in _metadata_of(self.path_of(shard))["failures"]]
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -160,8 +164,7 @@ def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
     remedy = f"remove it and run precedent export again to write it anew into {folder}"
     for shard in manifest["shards"]:
         path = folder / shard["file"]
-        require_unchanged(path, shard["sha256"], remedy)
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(read_unchanged(path, shard["sha256"], remedy)))
         apart = [name for name in ("embedding", "layouts") if name in table.column_names]
         yield table.drop_columns(apart), _vectors_of(table, manifest["embedding_dim"])
 
@@ -173,14 +176,25 @@ def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
 
 
 def load_layouts(folder: Path) -> pa.Table | None:
-    """Return `patient_id` and `layouts` of an export's studies; null, or None in all, where a shard lacks them."""
+    """Return ids and `layouts` of an export's studies; null, or None in all, where a shard has no layouts."""
     paths = [folder / shard["file"] for shard in load_manifest(folder)["shards"]]
-    found = [pq.read_table(path, columns=["patient_id", "layouts"]) for path in paths if _has_layouts(path)]
+    tables = [_read_columns(path, ["study_id", "patient_id", "layouts"]) for path in paths]
+    found = [table for table in tables if "layouts" in table.column_names]
     return pa.concat_tables(found) if found else None
 
 
-def _has_layouts(path: Path) -> bool:
-    return "layouts" in pq.read_schema(path).names
+def _read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Return those columns of a shard, of which an older one may lack some."""
+    with path.open("rb") as file, pq.ParquetFile(file) as parquet:
+        return parquet.read([name for name in names if name in parquet.schema_arrow.names])
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    """Return what the manifest says of a shard, and its failures."""
+    content = path.read_bytes()
+    metadata, rows = _metadata_of(path, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"file": path.name, "rows": rows, "sha256": sha256, "failures": metadata["failures"]}
 
 
 def _vectors_of(table: pa.Table, embedding_dim: int) -> Embeddings:
@@ -201,9 +215,11 @@ def _shard_metadata(plan: ExportPlan, failures: Sequence[Failure]) -> dict[str, 
     }
 
 
-def _metadata_of(path: Path) -> dict[str, Any]:
+def _metadata_of(path: Path, content: bytes) -> tuple[dict[str, Any], int]:
+    """Return what a shard says of itself, and its rows."""
     try:
-        return dict(json.loads(pq.read_schema(path).metadata[_KEY]))
+        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
+            return dict(json.loads(parquet.schema_arrow.metadata[_KEY])), parquet.metadata.num_rows
     except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
         raise ArtefactError(
             f"{str(path)!r} is not a readable shard ({error}); remove it and run the export again"
@@ -211,8 +227,7 @@ def _metadata_of(path: Path) -> dict[str, Any]:
 
 
 def _require_same_plan(path: Path, plan: ExportPlan) -> None:
-    require_seal(path, "remove it and run the export again")
-    found = _metadata_of(path)
+    found, _ = _metadata_of(path, read_sealed(path, "remove it and run the export again"))
     if found["fingerprint"] != plan.fingerprint:
         raise FingerprintMismatch(
             f"{str(path.parent)!r} holds embeddings of encoder {found['fingerprint'][:12]}, this one is "

@@ -16,6 +16,7 @@ from index.collection import MANIFEST
 from index.errors import ArtefactError, CollectionError
 from index.files import load_json, require_unchanged, save_json, sha256_of, sync
 from index.folder import held_alone
+from index.places import require_here
 from index.projection import MANIFEST as MAP
 
 FORMAT = "precedent-snapshot"
@@ -86,6 +87,7 @@ def held_alone_or_missing(folder: Path, remedy: str) -> Iterator[None]:
 @contextmanager
 def _made(out: Path) -> Iterator[Path]:
     """Yield a folder beside `out` to fill; on leaving, it is brought to the disk and takes that name."""
+    require_here(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"expected a new or empty folder, got {str(out)!r}; name another")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, StudiesError
-from index.files import SEAL, UNSEALED, require_seal, seal, written_whole
+from index.files import SEAL, UNSEALED, read_sealed, seal, written_whole
+from index.places import place
 
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"precedent.studies.version"
@@ -146,7 +146,7 @@ def save_studies(table: pa.Table, path: str | os.PathLike[str]) -> None:
     """
     checked = as_studies(table)
     checked = checked.replace_schema_metadata(checked.schema.metadata | {SEAL: UNSEALED})
-    with written_whole(Path(path)) as partial:
+    with written_whole(place(path)) as partial:
         pq.write_table(checked, partial, compression="zstd")
         seal(partial)
 
@@ -158,12 +158,12 @@ def load_studies(path: str | os.PathLike[str]) -> pa.Table:
         ArtefactError: missing, not Parquet, truncated, changed, or of another schema version.
         StudiesError: a rule of `as_studies` is broken.
     """
-    source = Path(path)
+    source = place(path)
     if not source.is_file():
         raise ArtefactError(f"expected a studies table at {str(path)!r}, got none; run: precedent import")
-    require_seal(source, "import it again")
+    content = read_sealed(source, "import it again")
     try:
-        with pq.ParquetFile(source) as parquet:
+        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
             table = parquet.read()
     except (pa.ArrowException, OSError) as cause:
         raise ArtefactError(f"{source.name!r}: expected a Parquet file; import it again ({cause})") from cause
@@ -173,6 +173,19 @@ def load_studies(path: str | os.PathLike[str]) -> pa.Table:
             f"{source.name!r}: expected studies of version {SCHEMA_VERSION}, got {version}; import it again"
         )
     return as_studies(table)
+
+
+def load_rows(path: str | os.PathLike[str], rows: slice) -> pa.Table:
+    """Return some rows of a studies table that was loaded before; only the row groups they lie in are read."""
+    start, parts, first = 0, [], rows.start
+    with place(path).open("rb") as file, pq.ParquetFile(file) as parquet:
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if start < rows.stop and start + size > rows.start:
+                parts.append(parquet.read_row_group(group))
+                first = min(first, start)
+            start += size
+    return as_studies(pa.concat_tables(parts).slice(rows.start - first, rows.stop - rows.start))
 
 
 def _require_columns(present: Iterable[str]) -> None:

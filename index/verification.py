@@ -16,8 +16,10 @@ from index.added_films import changed_films, unnamed_films
 from index.changes import FILE as CHANGES
 from index.changes import Change, Changes
 from index.collection import MANIFEST, Collection, load_collection
-from index.errors import CollectionError
+from index.errors import BackendUnavailable, CollectionError
 from index.generation import Generation
+from index.mirrors import fetched
+from index.places import place
 from index.projection import MANIFEST as MAP
 from index.projection import load_map
 from index.studies import as_studies
@@ -40,29 +42,37 @@ class Verdict:
 
 
 def verify(folder: Path, image_root: Path | None = None) -> Verdict:
-    """Return what is wrong with the collection in a folder, after reading all of it.
+    """Return what is wrong with the collection in a folder or at an address, after reading all of it.
 
     Args:
         image_root: of the added films; None takes the one that the index remembers, where that is there.
+
+    Raises:
+        BackendUnavailable: the address cannot be reached.
     """
     found = Verdict()
     try:
-        collection = load_collection(folder)  # every SHA-256, and the manifest's own
-        found.faults += _of_rows(collection.studies) + _of_vectors(collection.vectors)
-        generation, name = _changed(folder, collection, found)
-        found.studies = len(generation)
-        known = image_root or collection.manifest.get("image_root")
-        if known and name is not None and Path(known).is_dir():
-            _look_at_films(Path(known), name, generation, found)
+        with fetched(folder) as here:
+            collection = _look(here, image_root, found)
+    except BackendUnavailable:
+        raise
     except CollectionError as error:
         found.faults.append(str(error))
         return found
-    try:
-        load_map(folder)
-    except CollectionError as error:
-        found.faults.append(str(error))
     found.notes += [f"{path.name} belongs to no collection; remove it" for path in _strangers(folder, collection)]
     return found
+
+
+def _look(folder: Path, image_root: Path | None, found: Verdict) -> Collection:
+    collection = load_collection(folder)  # every SHA-256, and the manifest's own
+    found.faults += _of_rows(collection.studies) + _of_vectors(collection.vectors)
+    generation, name = _changed(folder, collection, found)
+    found.studies = len(generation)
+    known = image_root or collection.manifest.get("image_root")
+    if known and name is not None and (root := place(known)).is_dir():
+        _look_at_films(root, name, generation, found)
+    found.faults += _told(partial(load_map, folder))
+    return collection
 
 
 def _of_rows(studies: pa.Table) -> list[str]:

@@ -15,20 +15,22 @@ import pyarrow as pa
 
 from encoder.embedder import Embedder
 from encoder.runtime import RUNTIMES
-from index.added import Addition
+from index.added import Addition, Writable
 from index.errors import StudiesError
-from index.living import LivingCollection
+from index.opening import Address
+from index.places import place
 from index.studies import Study, load_studies
-from scripts.export import FAILED_EXIT_CODE, FilmReader, Prepared, in_order, one_torch_thread, threads_for
+from scripts.export import FAILED_EXIT_CODE
+from scripts.opening import CollectionAddress, opened
+from scripts.places import Anywhere
+from scripts.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
 from scripts.terminal import progress_bar
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("studies", type=click.Path(path_type=Path))
-@click.option(
-    "--images", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True, help="Image root."
-)
+@click.argument("index", type=CollectionAddress())
+@click.argument("studies", type=Anywhere())
+@click.option("--images", type=Anywhere(exists=True, file_okay=False), required=True, help="Image root.")
 @click.option("--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file of the index.")
 @click.option("--replace", is_flag=True, help="Put them in the place of studies of the same id.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a transaction.")
@@ -36,17 +38,17 @@ from scripts.terminal import progress_bar
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
-    index: Path, studies: Path, images: Path, encoder: Path, replace: bool, batch: int, device: str, runtime: str,
+    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, batch: int, device: str, runtime: str,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Add the studies of the table STUDIES to the folder INDEX; what is there with this content stays as it is.
+    """Add the studies of the table STUDIES to INDEX; what is there with this content stays as it is.
 
     A batch is on the disk, and found by the next search, before the following is embedded. Run it again after a kill.
 
     \b
     precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
     """
-    table, living = load_studies(studies), LivingCollection(index)
+    table, living = load_studies(studies), opened(index)
     require_image_root(living, images)
     embedder = Embedder.load(encoder, device=device, runtime=runtime)
     living.require_fingerprint(embedder.fingerprint)
@@ -67,14 +69,14 @@ def command(
         sys.exit(FAILED_EXIT_CODE)
 
 
-def require_image_root(living: LivingCollection, images: Path) -> None:
+def require_image_root(living: Writable, images: Path) -> None:
     """Refuse films from below another folder than the one that the paths of the index lead from, where that is there.
 
     Raises:
         StudiesError: they are.
     """
     known = living.manifest.get("image_root")
-    if known and Path(known).is_dir() and Path(known).resolve() != images.resolve():
+    if known and (root := place(known)).is_dir() and root.resolve() != images.resolve():
         raise StudiesError(
             f"expected films below {known!r}, which the paths of this index lead from, got {str(images)!r}; "
             "move them there and import them again"

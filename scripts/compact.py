@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from index.living import LivingCollection
+from scripts.opening import CollectionAddress
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=CollectionAddress("it compacts by itself, and removes a film with its study"))
 @click.option(
     "--images", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Image root, where it is not the one the index remembers: added films that no study names are removed there.",

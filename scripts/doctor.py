@@ -14,13 +14,14 @@ import click
 from encoder.errors import EncoderError
 from index.errors import ArtefactError
 from scripts.checks import NEEDED_DISK, Check, disk, machine_checks
+from scripts.places import Here
 
 LEAST_COSINE = 0.99
 """Of a film's vector by the runtime to torch's: bf16 and int8 stay above it."""
 
 
 @click.command()
-@click.argument("index", required=False, type=click.Path(path_type=Path))
+@click.argument("index", required=False, type=Here())
 @click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file that the index is to be served with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def command(index: Path | None, encoder: Path | None, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from encoder.embedder import Embedder
 from encoder.model import DualEfficientNetEncoder, count_parameters
 from encoder.preprocess import Contrast, Fit, Preprocessing
 from index.studies import load_studies
+from scripts.places import Anywhere
 from scripts.terminal import progress_bar
 
 
@@ -86,8 +87,8 @@ def pack(path: Path, out: Path) -> None:
 
 @command.command("quantize")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--studies", type=click.Path(path_type=Path), required=True, help="Table of studies to calibrate on.")
-@click.option("--images", type=click.Path(path_type=Path, file_okay=False), required=True, help="Image root.")
+@click.option("--studies", type=Anywhere(), required=True, help="Table of studies to calibrate on.")
+@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
 @click.option(
     "--count", type=click.IntRange(16), default=300, show_default=True, help="Studies to take, spread evenly."
 )

@@ -15,10 +15,12 @@ from index.bootstrap import Draws, patient_draws
 from index.errors import StudiesError
 from index.evaluation import Pool, Rows, figures, rank, same_patient_first
 from index.files import save_json
+from index.places import place
 from index.relevance import Rule, class_rule, collection_rules, single_rules
 from index.splits import load_parts, require_disjoint_patients
 from scripts.embedded import Embedded, Wanted, label_options
 from scripts.pixels import raw_pixels
+from scripts.places import Anywhere, Here
 from scripts.reports.evaluation import print_tables, save_report
 from scripts.reports.page import as_json
 
@@ -26,13 +28,13 @@ MAIN = "embeddings"
 PREFIXES = (384, 256)
 QUERIES_UNASKED = 5000
 """Queries that are drawn where --queries is not given; up to twice as many are all asked."""
-_PATH = click.Path(path_type=Path)
+_PATH = Here()
 
 
 @click.command()
-@click.argument("embeddings", type=_PATH)
+@click.argument("embeddings", type=Anywhere())
 @click.option("--out", type=_PATH, required=True, help="Folder of metrics.json and report.html.")
-@click.option("--query-embeddings", type=_PATH, help="Another export whose studies ask; EMBEDDINGS answer.")
+@click.option("--query-embeddings", type=Anywhere(), help="Another export whose studies ask; EMBEDDINGS answer.")
 @click.option("--splits", type=_PATH, help="A split file, for --query-part and --gallery-part.")
 @click.option("--query-part", help="Part of the split that asks, e.g. test.")
 @click.option("--gallery-part", help="Part of the split that answers, e.g. train; default: every study.")
@@ -41,7 +43,7 @@ _PATH = click.Path(path_type=Path)
 @label_options
 @click.option("--floor", multiple=True, metavar="NAME=FOLDER", help="An export to beat.")
 @click.option("--also", multiple=True, metavar="NAME=FOLDER", help="An export to stand beside.")
-@click.option("--pixels", type=_PATH, help="Image root: adds raw pixels at 32 x 32 as a floor.")
+@click.option("--pixels", type=Anywhere(), help="Image root: adds raw pixels at 32 x 32 as a floor.")
 @click.option("--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Moves the intervals, nothing else.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
@@ -169,7 +171,7 @@ def _named_folders(text: str) -> tuple[str, list[Path]]:
     name, sign, folders = text.partition("=")
     if not name or not sign or not folders or name == MAIN:
         raise click.UsageError(f"expected NAME=FOLDER, the name not {MAIN!r}, got {text!r}")
-    return name, [Path(folder) for folder in folders.split(",")]
+    return name, [place(folder) for folder in folders.split(",")]
 
 
 def _parse_ks(text: str) -> list[int]:

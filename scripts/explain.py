@@ -17,20 +17,23 @@ from encoder.overlay import COLOURS, as_png, overlay
 from encoder.probe import LinearProbe
 from index.errors import ArtefactError
 from index.files import save_json
-from index.living import LivingCollection
+from index.opening import Address
+from index.places import place
 from index.searchable import Searchable
+from scripts.opening import CollectionAddress, opened
+from scripts.places import Anywhere, Here
 from scripts.reports.page import as_json as plain
 
-_PATH = click.Path(path_type=Path)
+_PATH = Here()
 
 
 @click.command()
-@click.argument("index", type=_PATH, required=False)
+@click.argument("index", type=CollectionAddress(), required=False)
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
-@click.option("--images", type=_PATH, help="Image root of the index, where it is not the one it remembers.")
+@click.option("--images", type=Anywhere(), help="Image root of the index, where it is not the one it remembers.")
 @click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")
-@click.option("--frontal", type=_PATH, help="The query: a frontal film.")
-@click.option("--lateral", type=_PATH, help="The query: a lateral film.")
+@click.option("--frontal", type=Anywhere(), help="The query: a frontal film.")
+@click.option("--lateral", type=Anywhere(), help="The query: a lateral film.")
 @click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of --frontal, where it is known.")
 @click.option("--finding", help="Explain this finding of --probe.")
 @click.option("--probe", type=_PATH, help="Folder of the encoder's probe.")
@@ -43,7 +46,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
-    index: Path | None, encoder: Path, images: Path | None, study: str | None, frontal: Path | None,
+    index: Address | None, encoder: Path, images: Path | None, study: str | None, frontal: Path | None,
     lateral: Path | None, projection: str | None, finding: str | None, probe: Path | None, hit: str | None,
     method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
@@ -65,7 +68,7 @@ def command(
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
     wanted = {side: name for side, name in (("query", study), ("hit", hit)) if name is not None}
-    sides = Stored(embedder, LivingCollection(index), images).open_all(wanted) if index else {}
+    sides = Stored(embedder, opened(index), images).open_all(wanted) if index else {}
     if study is None:
         sides = {"query": OpenStudy.read(embedder, frontal, lateral, projection), **sides}
     if finding is not None and probe is not None:
@@ -97,7 +100,7 @@ class Stored:
         study = self._retriever.study(study_id)
         if self._images is None:
             raise ArtefactError("expected the index to know its image root, got none; name it with --images")
-        root = Path(self._images)
+        root = place(self._images)
         frontal, lateral = (path and root / path for path in (study.frontal_path, study.lateral_path))
         return OpenStudy.read(self._embedder, frontal, lateral, study.projection)
 

@@ -21,12 +21,16 @@ from index.dicom import import_dicom
 from index.imported import Imported
 from index.joined import join_studies
 from index.nih import import_nih
+from index.places import is_local, place
 from index.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.studies import load_studies, save_studies
+from scripts.places import Anywhere, Here
 
 
 def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
     """Refuse before the long work what could not be written after it."""
+    if not is_local(out):
+        return out
     if not out.parent.is_dir():
         raise click.BadParameter(
             f"expected an existing folder for {out.name!r}, got {str(out.parent)!r}; make it first"
@@ -39,7 +43,7 @@ def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path
 def _add_shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     out = click.option(
         "--out",
-        type=click.Path(path_type=Path),
+        type=Anywhere(),
         required=True,
         callback=_in_a_folder,
         help="File to write; it appears whole or not at all.",
@@ -49,7 +53,7 @@ def _add_shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return out(strict(as_json(function)))
 
 
-_images = click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of the images.")
+_images = click.option("--images", type=Anywhere(), required=True, help="Folder of the images.")
 _unchecked = click.option("--no-check-images", is_flag=True, help="Do not look whether the images are there.")
 
 
@@ -59,7 +63,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("csv", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("csv", nargs=-1, required=True, type=Anywhere())
 @_images
 @_unchecked
 @_add_shared_options
@@ -77,7 +81,7 @@ def chexpert(
 
 
 @command.command()
-@click.argument("csv", type=click.Path(path_type=Path))
+@click.argument("csv", type=Anywhere())
 @_images
 @_unchecked
 @_add_shared_options
@@ -91,7 +95,7 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
 
 
 @command.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=Here())
 @click.option(
     "--unknown-view",
     type=click.Choice(["frontal", "skip"]),
@@ -103,12 +107,12 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
 @click.option(
     "--pseudonymise",
     "key_file",
-    type=click.Path(path_type=Path),
+    type=Here(),
     metavar="KEYFILE",
     help="File with a secret key; patient and study ids become keyed hashes, ages over 89 become 90.",
 )
 @click.option("--new-key", is_flag=True, help="Make KEYFILE first.")
-@click.option("--copy-to", type=click.Path(path_type=Path), help="Folder of copies without tags, named by pseudonym.")
+@click.option("--copy-to", type=Here(), help="Folder of copies without tags, named by pseudonym.")
 @click.option("--keep-paths", is_flag=True, help="No copies: the table names the archive's own files.")
 @_add_shared_options
 def dicom(
@@ -157,7 +161,7 @@ def _copies(folder: Path, films: Sequence[tuple[Path, str]]) -> Iterator[str | N
 @command.command()
 @click.argument("tables", nargs=-1, required=True, metavar="NAME=TABLE...")
 @click.option("--absent", multiple=True, metavar="NAME", help="In this table a blank label means absent: write 0.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, callback=_in_a_folder, help="File to write.")
+@click.option("--out", type=Anywhere(), required=True, callback=_in_a_folder, help="File to write.")
 def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path) -> None:
     """Join tables of studies whose paths lead from one images folder; ids get NAME/ before them.
 
@@ -176,7 +180,7 @@ def _named(word: str) -> tuple[str, Path]:
     name, sign, path = word.partition("=")
     if not sign or not name or not path:
         raise click.UsageError(f"expected a table like nih=nih.parquet, got {word!r}")
-    return name, Path(path)
+    return name, place(path)
 
 
 def _watched(files: Sequence[Path]) -> Iterable[Path]:

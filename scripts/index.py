@@ -4,17 +4,26 @@ precedent index embeddings/ --out index/
 """
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from index.collection import KIND_NAMES, build_collection
 from index.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
+from index.shards import load_manifest
+from scripts.opening import token
+from scripts.places import Anywhere
+from scripts.terminal import progress_bar
 
 
 @click.command()
-@click.argument("embeddings", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the index.")
+@click.argument("embeddings", type=Anywhere())
+@click.option("--out", type=Anywhere(), help="Folder of the index.")
+@click.option("--backend", type=click.Choice(["faiss", "milvus"]), default="faiss", show_default=True)
+@click.option("--uri", help="On Milvus: http://HOST:19530/COLLECTION, or file:///FOLDER/NAME.db/COLLECTION.")
+@click.option("--drop-old", is_flag=True, help="On Milvus: remove what the address meant before.")
 @click.option(
     "--kind",
     type=click.Choice(KIND_NAMES),
@@ -25,17 +34,43 @@ from index.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
     + ".",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def command(embeddings: Path, out: Path, kind: str, as_json: bool) -> None:
+def command(
+    embeddings: Path, out: Path | None, backend: str, uri: str | None, drop_old: bool, kind: str, as_json: bool
+) -> None:
     """Index the export in the folder EMBEDDINGS.
+
+    On Milvus the token is taken from MILVUS_TOKEN. A build that was killed goes on where it stopped; a service goes on
+    with what it serves until it is told to take up the new one (SIGHUP, or POST /v1/indexes/NAME/activate).
 
     \b
     precedent index embeddings/ --out index/
+    precedent index embeddings/ --backend milvus --uri http://localhost:19530/cases
     """
-    manifest = build_collection(embeddings, out, kind=kind).manifest
+    if (out is None) == (uri is None) or (backend == "milvus") != (uri is not None):
+        raise click.UsageError("give --out for a folder, or --backend milvus and --uri")
+    where: object = out
+    if out is not None:
+        manifest = build_collection(embeddings, out, kind=kind).manifest
+    else:
+        where, manifest = _on_milvus(embeddings, str(uri), kind, drop_old)
     if as_json:
         click.echo(json.dumps(manifest))
         return
     click.echo(
-        f"{out}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}, "
+        f"{where}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}, "
         f"recall@10 {manifest['recall_at_10']:.3f} against exact, fingerprint {manifest['fingerprint'][:12]}"
     )
+
+
+def _on_milvus(embeddings: Path, uri: str, kind: str, drop_old: bool) -> tuple[object, dict[str, Any]]:
+    """Return the address and the manifest of what was built."""
+    from index.milvus.address import parse_milvus
+    from index.milvus.building import build_on_milvus
+
+    address = parse_milvus(uri)
+    with progress_bar("studies") as bar:
+        task = bar.add_task("insert", total=load_manifest(embeddings)["rows"])
+        manifest = build_on_milvus(
+            embeddings, address, token=token(), kind=kind, drop_old=drop_old, advance=partial(bar.advance, task)
+        )
+    return address, manifest

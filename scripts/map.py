@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from index.projection import MANIFEST, build_map
+from scripts.opening import CollectionAddress
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("index", type=CollectionAddress("no map is made of one"))
 @click.option("--json", "as_json", is_flag=True, help="Print the map's manifest as JSON.")
 def command(index: Path, as_json: bool) -> None:
     """Lay the studies of INDEX onto the plane in which they differ most, and keep their places beside the index.

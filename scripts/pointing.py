@@ -22,9 +22,10 @@ from encoder.probe import LinearProbe
 from index.errors import ArtefactError
 from index.studies import load_studies
 from index.votes import wilson_interval
+from scripts.places import Anywhere, Here
 from scripts.terminal import progress_bar
 
-_PATH = click.Path(path_type=Path)
+_PATH = Here()
 Boxes = dict[tuple[str, str], list[Box]]
 """By film's path and finding."""
 
@@ -39,8 +40,8 @@ class Tally:
 
 
 @click.command()
-@click.argument("studies", type=_PATH)
-@click.option("--images", type=click.Path(path_type=Path, file_okay=False), required=True, help="Image root.")
+@click.argument("studies", type=Anywhere())
+@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
 @click.option("--boxes", type=_PATH, required=True, help="CSV of Path, Finding, x0, y0, x1, y1 in pixels.")
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
 @click.option("--probe", type=_PATH, required=True, help="Folder of the encoder's probe.")

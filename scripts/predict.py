@@ -20,25 +20,26 @@ from encoder.layout import study_layouts
 from encoder.predict import MAX_PASSES, Options, Prediction, Predictor
 from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME, VARIANTS
-from index.collection import Collection
+from index.added import Writable
 from index.contrast import Subject, contrast
-from index.familiarity import FamiliarityGate
 from index.layouts import Layout
-from index.living import LivingCollection
+from index.opening import Address
 from index.searchable import Answer, Searchable
 from index.votes import Vote, hit_table, neighbour_votes
 from scripts.embedded import Wanted, label_options
 from scripts.explain import save_maps
+from scripts.opening import CollectionAddress, opened
+from scripts.places import Anywhere, Here
 from scripts.reports.prediction import Report, Surroundings, as_object, print_report
 
-_PATH = click.Path(path_type=Path)
+_PATH = Here()
 
 
 @dataclass(frozen=True)
 class Neighbours:
     """What a collection is asked about a query."""
 
-    collection: Collection
+    collection: Writable
     retriever: Searchable
     k: int
     wanted: Wanted
@@ -46,17 +47,17 @@ class Neighbours:
     contrasted: str | None
 
     @classmethod
-    def load(cls, index: Path, k: int, wanted: Wanted, subject: Subject, contrasted: str | None) -> Self:
-        """Return what is to be asked of the collection in the folder `index`. Raises ArtefactError."""
-        living = LivingCollection(index)
-        return cls(living.collection, living.now(), k, wanted, subject, contrasted)
+    def load(cls, index: Address, k: int, wanted: Wanted, subject: Subject, contrasted: str | None) -> Self:
+        """Return what is to be asked of the collection at an address. Raises ArtefactError."""
+        collection = opened(index)
+        return cls(collection, collection.now(), k, wanted, subject, contrasted)
 
     def surroundings(
         self, query: npt.NDArray[np.float32], layouts: Sequence[Layout], findings: Sequence[str]
     ) -> Surroundings:
         """Return what the collection says of a query (D,) and its films' layouts, with a vote on each finding."""
         answer = self.retriever.search(query, self.k, exclude_patient=self.subject.patient_id)
-        gate = FamiliarityGate.build(self.collection)
+        gate = self.collection.gate()
         return Surroundings(
             votes=self._votes(answer, findings),
             labels=self.wanted.sentence(),
@@ -78,13 +79,13 @@ class Neighbours:
 
 
 @click.command()
-@click.argument("index", type=_PATH, required=False)
+@click.argument("index", type=CollectionAddress(), required=False)
 @click.option("--encoder", "encoders", type=_PATH, multiple=True, required=True, help="Encoder file; several vote.")
 @click.option(
     "--probe", "probes", type=_PATH, multiple=True, required=True, help="Folder of its probe; one an encoder."
 )
-@click.option("--frontal", type=_PATH, help="A frontal film.")
-@click.option("--lateral", type=_PATH, help="A lateral film.")
+@click.option("--frontal", type=Anywhere(), help="A frontal film.")
+@click.option("--lateral", type=Anywhere(), help="A lateral film.")
 @click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of the frontal film, where it is known.")
 @click.option("--tta", is_flag=True, help=f"Average five looks at the film: {', '.join(TEST_TIME)}.")
 @click.option("--variant", "variants", type=click.Choice(list(VARIANTS)), multiple=True, help="Add one such look.")
@@ -99,7 +100,7 @@ class Neighbours:
 @label_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
-    index: Path | None, encoders: tuple[Path, ...], probes: tuple[Path, ...], frontal: Path | None,
+    index: Address | None, encoders: tuple[Path, ...], probes: tuple[Path, ...], frontal: Path | None,
     lateral: Path | None, projection: str | None, tta: bool, variants: tuple[str, ...], passes: int | None, seed: int,
     k: int, patient: str | None, contrasted: str | None, sex: str | None, age: float | None, maps: Path | None,
     findings: str | None, classes: tuple[str, ...], policy: str, blank: str, as_json: bool,

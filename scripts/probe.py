@@ -17,6 +17,7 @@ from index.bootstrap import patient_draws
 from index.errors import StudiesError
 from index.splits import Rows, folds_by_patient, load_parts, require_disjoint_patients, split_by_patient
 from scripts.embedded import Embedded, Wanted, label_options
+from scripts.places import Anywhere, Here
 from scripts.reports.probe import publish
 from scripts.reports.probe_scores import Predictions, scored
 
@@ -24,7 +25,7 @@ SPLIT = {"train": 0.7, "valid": 0.1, "test": 0.2}
 VALID_SHARE = 0.125
 """Share of the learning patients that calibrate, where no part of the split is for that."""
 INNER_FOLDS = 3
-_PATH = click.Path(path_type=Path)
+_PATH = Here()
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ class Learning:
 
 
 @click.command()
-@click.argument("embeddings", type=_PATH)
+@click.argument("embeddings", type=Anywhere())
 @click.option("--out", type=_PATH, required=True, help="Folder of the probe, metrics.json and report.html.")
 @label_options
 @click.option("--where", multiple=True, help="Only studies such as 'Source=nih' or 'age>=18'; all must hold.")
-@click.option("--test-embeddings", type=_PATH, help="Another export to judge on; EMBEDDINGS are for learning.")
+@click.option("--test-embeddings", type=Anywhere(), help="Another export to judge on; EMBEDDINGS are for learning.")
 @click.option("--splits", type=_PATH, help="A split file with the parts train, test and perhaps valid.")
 @click.option("--use-split", is_flag=True, help="Take the parts from the column split: train, test, perhaps valid.")
 @click.option("--cv", type=click.IntRange(2), help="Judge every patient once, in so many folds.")

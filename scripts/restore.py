@@ -9,11 +9,13 @@ import click
 
 from index.living import LivingCollection
 from index.snapshots import restore_snapshot
+from scripts.opening import CollectionAddress
+from scripts.places import Here
 
 
 @click.command()
-@click.argument("snapshot", type=click.Path(path_type=Path))
-@click.argument("index", type=click.Path(path_type=Path))
+@click.argument("snapshot", type=Here())
+@click.argument("index", type=CollectionAddress("restore it with its own tools"))
 def command(snapshot: Path, index: Path) -> None:
     """Make the new folder INDEX of the folder SNAPSHOT, every SHA-256 checked.
 

@@ -14,22 +14,23 @@ from rich.box import SIMPLE
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from index.familiarity import FamiliarityGate
 from index.filters import parse_where
 from index.layouts import Layout
-from index.living import LivingCollection
+from index.opening import Address
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
+from scripts.opening import CollectionAddress, opened
+from scripts.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, familiarity_object
 
-_PATH = click.Path(path_type=Path)
+_PATH = Here()
 
 
 @click.command()
-@click.argument("index", type=_PATH)
+@click.argument("index", type=CollectionAddress())
 @click.option("--study", help="A stored study, e.g. patient00001/study1.")
-@click.option("--frontal", type=_PATH, help="A frontal film (needs --encoder).")
-@click.option("--lateral", type=_PATH, help="A lateral film (needs --encoder).")
+@click.option("--frontal", type=Anywhere(), help="A frontal film (needs --encoder).")
+@click.option("--lateral", type=Anywhere(), help="A lateral film (needs --encoder).")
 @click.option("--encoder", type=_PATH, help="The encoder file the index was built with.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits.")
 @click.option("--where", multiple=True, help="Filter such as 'sex=Female', 'age>=60', 'Pneumonia=1'; all must hold.")
@@ -40,19 +41,21 @@ _PATH = click.Path(path_type=Path)
 @click.option("--exact", is_flag=True, help="Scan every row even where the index is approximate.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(
-    index: Path, study: str | None, frontal: Path | None, lateral: Path | None, encoder: Path | None, k: int,
+    index: Address, study: str | None, frontal: Path | None, lateral: Path | None, encoder: Path | None, k: int,
     where: tuple[str, ...], patient: str | None, same_patient: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Search the collection in the folder INDEX.
+    """Search the collection in the folder INDEX, or at an address.
 
     \b
     precedent search index/ --study patient00001/study1 -k 5
+    precedent search milvus+http://localhost:19530/cases --study patient00001/study1
     precedent search index/ --frontal film.dcm --encoder encoder.safetensors --where 'sex=Female'
     """
     films = frontal is not None or lateral is not None
     if (study is not None) == films:
         raise click.UsageError("give either --study, or --frontal and/or --lateral")
-    retriever = LivingCollection(index).now()
+    collection = opened(index)
+    retriever = collection.now()
     options["where"] = parse_where(where, retriever.schema)
     familiarity = None
     if study is not None:
@@ -61,7 +64,7 @@ def command(
         query, layouts = _read(retriever, frontal, lateral, encoder)
         answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
         nearest = answer.hits[0].similarity if answer.hits and not where else None
-        familiarity = FamiliarityGate.build(retriever.collection).judge(nearest, layouts, patient=patient)
+        familiarity = collection.gate().judge(nearest, layouts, patient=patient)
     if as_json:
         said = {"familiarity": familiarity_object(familiarity)} if films else {}
         click.echo(json.dumps(as_object(answer) | said))

@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from index.snapshots import save_snapshot
+from scripts.opening import CollectionAddress
+from scripts.places import Here
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("index", type=CollectionAddress("back it up with its own tools"))
+@click.argument("out", type=Here())
 def command(index: Path, out: Path) -> None:
     """Copy the collection in the folder INDEX, as it is at this moment, to the new folder OUT.
 

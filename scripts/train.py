@@ -20,16 +20,17 @@ from index.splits import save_parts
 from index.studies import save_studies
 from scripts.cross_validation import Judged, deal
 from scripts.material import Material, Parts
+from scripts.places import Anywhere, Here
 from scripts.terminal import ERR, progress_bar
 
 
 @click.command()
-@click.argument("studies", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path, file_okay=False), required=True, help="Image root.")
+@click.argument("studies", type=Anywhere())
+@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
 @click.option("--recipe", "name", default="dual_b0", show_default=True, help="A recipe's name or a TOML file.")
 @click.option("--set", "changes", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one option.")
 @click.option("--weights", help="Where backbones start: imagenet, none, or a safetensors file.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
+@click.option("--out", type=Here(), required=True, help="Folder of the run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads (default: all cores).")
 @click.option("--cache-gb", type=float, default=8.0, show_default=True, help="Memory for preprocessed films.")

@@ -9,20 +9,24 @@ from pathlib import Path
 
 import click
 
-from index.verification import verify
+from index.milvus.address import MilvusAddress
+from index.opening import Address
+from index.verification import Verdict, verify
+from scripts.opening import CollectionAddress, token
+from scripts.places import Anywhere
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), help="Image root, where it is not the one it remembers.")
+@click.argument("index", type=CollectionAddress())
+@click.option("--images", type=Anywhere(), help="Image root, where it is not the one it remembers.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def command(index: Path, images: Path | None, as_json: bool) -> None:
-    """Check the folder INDEX: each SHA-256, row, vector and id, the changes since, and the films that were added.
+def command(index: Address, images: Path | None, as_json: bool) -> None:
+    """Check the folder or address INDEX: each SHA-256, row, vector and id, changes since, and films that were added.
 
     \b
     precedent verify index/
     """
-    found = verify(index, images)
+    found = _verified(index, images)
     if as_json:
         click.echo(json.dumps(vars(found)))
     else:
@@ -33,3 +37,12 @@ def command(index: Path, images: Path | None, as_json: bool) -> None:
         click.echo(f"{index}: {found.studies:,} studies, {len(found.faults)} faults")
     if found.faults:
         sys.exit(1)
+
+
+def _verified(index: Address, images: Path | None) -> Verdict:
+    if not isinstance(index, MilvusAddress):
+        return verify(index, images)
+    from index.milvus.collection import MilvusCollection
+    from index.milvus.verification import verify_on_milvus
+
+    return verify_on_milvus(MilvusCollection(index, token()), images)

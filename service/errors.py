@@ -12,9 +12,12 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from encoder.errors import EncoderError, ImageError, NotAnImage
 from index.errors import (
+    BackendUnavailable,
+    BeyondBackend,
     CollectionError,
     FilterError,
     FingerprintMismatch,
+    PlaceError,
     StudiesError,
     StudyExists,
     StudyNotFound,
@@ -98,18 +101,23 @@ TABLE: dict[type[Exception], Refusal] = {
     MapMissing: Refusal(404, "map_missing"),
     ProbeMissing: Refusal(409, "no_probe"),
     NotWritable: Refusal(409, "not_writable"),
+    PlaceError: Refusal(409, "not_writable", "an index at an address is searched and not changed; copy it to a disk"),
     StudyExists: Refusal(409, "study_exists"),
     FingerprintMismatch: Refusal(409, "fingerprint_mismatch"),
     NotAnImage: Refusal(415, "not_an_image"),
     ImageError: Refusal(422, "image_not_usable"),
     VectorsError: Refusal(422, "embedding_not_usable"),
     StudiesError: Refusal(422, "study_not_usable"),
+    BeyondBackend: Refusal(422, "beyond_backend"),
     Busy: Refusal(429, "busy", retry_after=1),
     ClientGone: Refusal(499, "client_gone", "the client went away before the answer"),
     NotReady: Refusal(503, "not_ready"),
     Stopping: Refusal(503, "stopping", retry_after=5),
     TokensError: Refusal(503, "not_ready", "the tokens cannot be read at present; see the log"),
     AuditError: Refusal(503, "not_ready", "the audit log cannot be written at present; see the log"),
+    BackendUnavailable: Refusal(
+        503, "backend_unavailable", "a server that this one keeps its data on does not answer at present", 5
+    ),
     WriteFailed: Refusal(503, "not_written", "the change could not be brought to the disk, so nothing was changed"),
     CollectionError: Refusal(503, "not_ready", "the collection cannot be read at present; see the log"),
     EncoderError: Refusal(503, "not_ready", "the encoder cannot be used at present; see the log"),

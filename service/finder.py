@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from flask import current_app
 
+from index.added import Writable
 from index.errors import StudyNotFound
-from index.living import LivingCollection
 from index.projection import CollectionMap
 from index.searchable import Answer, Searchable
 from service.embedder import Embedder
@@ -55,9 +55,9 @@ class Finder:
         return len(self.retriever.moved)
 
     @property
-    def living(self) -> LivingCollection:
-        """The collection, to be changed. Raises NotWritable where it is none that lives in a folder."""
-        if not isinstance(self.retriever, LivingCollection):
+    def living(self) -> Writable:
+        """The collection, to be changed. Raises NotWritable where it is in memory alone."""
+        if not isinstance(self.retriever, Writable):
             raise NotWritable(f"collection {self.name!r} cannot be changed; serve it from a folder")
         return self.retriever
 

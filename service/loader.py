@@ -45,7 +45,8 @@ def load(
     limits = limits or Limits()
     limit_reading()
     metrics = Metrics()
-    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics)
+    token = os.environ.get("MILVUS_TOKEN", "")
+    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, token)
     served = sources.open()
     app = create_app(served, limits, metrics)
     app.extensions[READINESS].check(served)  # what later checks compare with

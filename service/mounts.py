@@ -7,7 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from index.errors import CollectionError
+from index.milvus.address import MilvusAddress, is_milvus, parse_milvus
+from index.places import place
 from service.errors import MountError
 
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -16,10 +20,10 @@ _NOT_OF_A_NAME = re.compile(r"[^a-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Mount:
-    """An index folder and the name it is asked by."""
+    """An index, in a folder or at an address, and the name it is asked by."""
 
     name: str
-    index_dir: Path
+    index_dir: Path | MilvusAddress
     image_root: Path | None = None
     """The folder that the studies' paths are relative to; None takes the one named in the index."""
 
@@ -28,13 +32,14 @@ def parse_mounts(indexes: Sequence[str], images: Sequence[str] = ()) -> list[Mou
     """Return the mounts that the words name, in their order.
 
     Args:
-        indexes: NAME=FOLDER, or FOLDER, whose own name is then taken: in lower case, with - for other characters.
+        indexes: NAME=FOLDER, or FOLDER, whose own name is then taken: in lower case, with - for other characters. A
+            folder may be an address such as s3://bucket/index or milvus+http://host:19530/collection.
         images: NAME=ROOT for one collection, or ROOT for all that have none of their own.
 
     Raises:
         MountError: no index, a bad name, a name twice, roots of unknown collections, or a folder that is not there.
     """
-    folders = [_split(word) for word in indexes]
+    folders = [_split(word, index=True) for word in indexes]
     named = _unique([(_name_of(folder) if name is None else name, folder) for name, folder in folders], "index")
     if not named:
         raise MountError("expected an index folder, or NAME=FOLDER for each of several, got none")
@@ -44,22 +49,31 @@ def parse_mounts(indexes: Sequence[str], images: Sequence[str] = ()) -> list[Mou
     return [Mount(str(name), folder, roots.get(name, roots.get(None))) for name, folder in named.items()]
 
 
-def _split(word: str) -> tuple[str | None, Path]:
+def _split(word: str, *, index: bool = False) -> tuple[str | None, Any]:
     name, sign, folder = word.strip().partition("=")
-    if not sign:
+    if "://" in name:
+        name, folder = "", word.strip()
+    elif not sign:
         name, folder = "", name
     elif not _NAME.fullmatch(name):
         raise MountError(
             f"expected a name of a-z, 0-9, _ and - before '=', at most 64 characters, got {name!r}; write NAME=FOLDER"
         )
-    if not folder or not Path(folder).is_dir():
-        raise MountError(f"expected a folder, or NAME=FOLDER, got {word!r}; there is no folder {folder!r}")
-    return name or None, Path(folder)
+    try:
+        if index and is_milvus(folder):
+            return name or None, parse_milvus(folder)
+        where = place(folder) if folder else None
+        if where is not None and where.is_dir():
+            return name or None, where
+    except CollectionError as refusal:
+        raise MountError(str(refusal)) from refusal
+    raise MountError(f"expected a folder, or NAME=FOLDER, got {word!r}; there is no folder {folder!r}")
 
 
-def _name_of(folder: Path) -> str:
+def _name_of(folder: Path | MilvusAddress) -> str:
     """A folder may be called anything, and served alone it needs no name."""
-    return _NOT_OF_A_NAME.sub("-", folder.resolve().name.lower()).strip("-")[:64] or "main"
+    name = folder.name if isinstance(folder, MilvusAddress) else folder.resolve().name
+    return _NOT_OF_A_NAME.sub("-", name.lower()).strip("-")[:64] or "main"
 
 
 def _unique(pairs: Sequence[tuple[str | None, Path]], what: str) -> dict[str | None, Path]:

@@ -7,14 +7,15 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from index.collection import MANIFEST
+from index.added import Writable
 from index.errors import FingerprintMismatch, StaleMap
 from index.familiarity import FamiliarityGate
 from index.living import LivingCollection
+from index.opening import Address, open_collection
+from index.places import place
 from index.projection import CollectionMap, load_map
 from service.batching import BatchingEmbedder
 from service.departure import departure
@@ -49,6 +50,8 @@ class Sources:
     places: int
     """Studies that may be on their way to a vector at a time."""
     metrics: Metrics
+    token: str = ""
+    """Of the Milvus servers that ask for one."""
     _encoder: _Encoder | None = None
 
     def open(self, name: str | None = None, served: Mounted | None = None) -> Mounted:
@@ -65,7 +68,7 @@ class Sources:
         others = {one.name: one for one in served.finders} if served and kept and name is not None else {}
         mounts = [mount for mount in self.mounts if not others or mount.name == name]
         with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
-            opening = [pool.submit(_open, mount.index_dir) for mount in mounts]
+            opening = [pool.submit(_open, mount.index_dir, self.token) for mount in mounts]
             encoder = kept or self._load_encoder(stamp)
             probe = self._load_probe()
             opened = [one.result() for one in opening]
@@ -86,13 +89,13 @@ class Sources:
         return LinearProbe.load(self.probe_dir) if self.probe_dir else None
 
 
-def _open(folder: Path) -> tuple[LivingCollection, FamiliarityGate]:
-    living = LivingCollection(folder)
-    return living, FamiliarityGate.build(living.collection)
+def _open(address: Address, token: str) -> tuple[Writable, FamiliarityGate]:
+    living = open_collection(address, token)
+    return living, living.gate()
 
 
 def _finder(
-    mount: Mount, living: LivingCollection, gate: FamiliarityGate, encoder: _Encoder, probe: "LinearProbe | None"
+    mount: Mount, living: Writable, gate: FamiliarityGate, encoder: _Encoder, probe: "LinearProbe | None"
 ) -> Finder:
     """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
     from service.reader import Reader
@@ -102,25 +105,26 @@ def _finder(
         living.require_fingerprint(embedder.fingerprint)
     except FingerprintMismatch as error:
         raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
-    written = datetime.fromtimestamp((living.folder / MANIFEST).stat().st_mtime, UTC)
     return Finder(
         mount.name, living, batches, mount.image_root or _known_root(living),
-        Reader(embedder, batches, living, gate, probe), _map_of(living.folder), written.isoformat(timespec="seconds"),
+        Reader(embedder, batches, living, gate, probe), _map_of(living), living.built_at,
     )  # fmt: skip
 
 
-def _map_of(folder: Path) -> CollectionMap | None:
+def _map_of(living: Writable) -> CollectionMap | None:
     """Return the map, where there is one of this state; a compaction that was killed may have left an older one."""
+    if not isinstance(living, LivingCollection):  # a map lies in a folder
+        return None
     try:
-        return load_map(folder)
+        return load_map(living.folder)
     except StaleMap as error:
         log.warning("no map is served: %s", error)
         return None
 
 
-def _known_root(living: LivingCollection) -> Path | None:
+def _known_root(living: Writable) -> Path | None:
     root = living.manifest.get("image_root")
-    return Path(root) if root else None
+    return place(root) if root else None
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from flask_openapi3 import APIBlueprint
 
 from encoder.untagged import untagged
 from index.added import Addition
+from index.places import is_local
 from index.studies import FINDINGS, Study
 from service.answers import StudyAnswer, study_answer
 from service.errors import NotWritable
@@ -37,7 +38,8 @@ def add() -> tuple[dict[str, Any], int]:
 @api.delete("/v1/studies/<study:study_id>", responses={204: {"description": "deleted"}})
 def delete(path: StudyPath, query: InCollection) -> Response:
     """Delete a study; it is found no more, and its added films are removed by the next compaction"""
-    current(query.collection).living.delete([path.study_id])
+    finder = current(query.collection)
+    finder.living.delete([path.study_id], finder.image_root)
     return Response(status=204)
 
 
@@ -48,8 +50,10 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
         NotWritable, ImageError, StudiesError, StudyExists, WriteFailed.
     """
     living, root = finder.living, finder.image_root
-    if root is None or not root.is_dir():
-        raise NotWritable(f"collection {finder.name!r} has no image root to keep films in; start it with --images")
+    if root is None or not is_local(root) or not root.is_dir():
+        raise NotWritable(
+            f"collection {finder.name!r} has no image root on a disk to keep films in; start it with --images"
+        )
     given = {"frontal": asked.frontal, "lateral": asked.lateral}
     embedding = finder.embed(asked.frontal, asked.lateral, asked.study.projection)
     films = {view: untagged(film, view) for view, film in given.items() if film is not None}

@@ -1,5 +1,6 @@
 """Fixtures from small to large; every random number comes from `rng`."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from index.vectors import Embeddings
 
 if TYPE_CHECKING:
     from page_world import Reader
+
+    from index.milvus.address import MilvusAddress
 
 settings.register_profile("untimed", deadline=None)  # a busy machine decides no test
 settings.load_profile("untimed")
@@ -107,6 +110,20 @@ def retriever_of(studies: pa.Table, vectors: Embeddings, kind: str = "flat") -> 
     """Return a retriever that was never on disk."""
     manifest = {"fingerprint": "f" * 64, "rows": len(vectors), "kind": kind, "image_root": None}
     return Retriever(Collection(manifest, studies, VectorIndex.build(vectors, kind)))
+
+
+@pytest.fixture(scope="session")
+def milvus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the Milvus Lite file that tests share, for to open one costs a second."""
+    return tmp_path_factory.mktemp("milvus")
+
+
+@pytest.fixture
+def address(milvus_folder: Path, request: pytest.FixtureRequest) -> "MilvusAddress":
+    """Return the address of a test's own collection in that file."""
+    from milvus_world import address_in
+
+    return address_in(milvus_folder, f"c{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]}")
 
 
 @pytest.fixture(scope="module")

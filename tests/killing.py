@@ -22,7 +22,7 @@ class Killer:
 
     def run_whole(self, work: Callable[..., None], *words: Any) -> None:
         """Do the work once without a kill, which tells how long it takes."""
-        child = _started(work, words)
+        child = started(work, words)
         begun = time.monotonic()
         child.join()
         self._whole = time.monotonic() - begun
@@ -30,7 +30,7 @@ class Killer:
 
     def run(self, work: Callable[..., None], *words: Any) -> bool:
         """Do the work and kill it somewhere; return whether it was finished before."""
-        child = _started(work, words)
+        child = started(work, words)
         child.join(self._source.uniform(0, self._whole))
         child.kill()
         child.join()
@@ -44,7 +44,7 @@ class Killer:
         return f"{self.killed} killed within {1000 * self._whole:.0f} ms, {self.finished} done before"
 
 
-def _started(work: Callable[..., None], words: tuple[Any, ...]) -> Any:
+def started(work: Callable[..., None], words: tuple[Any, ...]) -> Any:
     """Return a child that is about to begin: it has been started, and says so."""
     ours, theirs = _CONTEXT.Pipe()
     child = _CONTEXT.Process(target=_begin, args=(theirs, work, words))

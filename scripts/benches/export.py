@@ -28,7 +28,8 @@ from encoder.runtime import RUNTIMES
 from index.shards import ExportPlan, ShardFolder
 from scripts.benches.films import KINDS, write_collection
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
-from scripts.export import FilmReader, export, one_torch_thread, threads_for
+from scripts.export import export
+from scripts.shard_writing import FilmReader, one_torch_thread, threads_for
 
 CHEXPERT_FILMS = 223_414
 _IN_MEMORY = 64

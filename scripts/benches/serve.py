@@ -28,7 +28,8 @@ from scripts.benches.drawn import Drawn
 from scripts.benches.export import embedder_of
 from scripts.benches.films import KINDS, draw
 from scripts.benches.measured import interleaved, machine_facts, text_table
-from scripts.export import FilmReader, export, one_torch_thread, threads_for
+from scripts.export import export
+from scripts.shard_writing import FilmReader, one_torch_thread, threads_for
 
 CLIENTS = (1, 8, 32)
 _FILMS = 8

@@ -1,0 +1,224 @@
+"""A collection on Milvus, filled from an export a shard at a time and put in the place of the one before.
+
+What it is made of names it, its manifest is written last and the alias is moved after that, so a killed build goes on
+where it stopped and no search ever sees half of one. Knows exports and Milvus; nothing of how a vector was made.
+"""
+
+import base64
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from index.effort import lists_of
+from index.errors import ArtefactError, CollectionError
+from index.kinds import resolve_kind
+from index.milvus.address import MilvusAddress
+from index.milvus.client import BUILD_SECONDS, MilvusServer
+from index.milvus.columns import KEY, VECTOR, Columns
+from index.milvus.manifest import BUILDING, CHANGED, FORMAT, MANIFEST, VERSION, property_of
+from index.milvus.recall import with_enough_probes
+from index.shards import load_layouts, load_manifest, load_shards
+from index.vectors import Embeddings
+
+KINDS = {"flat": "FLAT", "ivf": "IVF_FLAT"}
+"""What our kinds are called there. Of its approximate ones the inverted file alone keeps whole vectors and can be told
+to compare all of them, as an exact search must; a graph cannot."""
+KIND_NAMES = ("auto", *KINDS)
+_LEAST_LISTS = 128
+"""What Milvus Lite makes of any number; fewer could not be told apart from all."""
+SAMPLE = 1000
+"""About so many studies stand for the collection where a new film's familiarity is judged; they are marked."""
+_ROWS_A_CALL = 500
+"""One of 512 dimensions and a study's columns is some 3 kB; Milvus takes 64 MB a call."""
+
+
+def build_on_milvus(
+    embeddings: Path,
+    address: MilvusAddress,
+    *,
+    token: str = "",
+    kind: str = "auto",
+    drop_old: bool = False,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> dict[str, Any]:
+    """Fill a collection from an export and let its address mean it; return its manifest.
+
+    Args:
+        kind: of KIND_NAMES.
+        drop_old: remove what the address meant before, and what it meant before that.
+        advance: told of so many rows more that are there.
+
+    Raises:
+        ArtefactError: the export is unfinished or has changed. CollectionError: it is empty, the kind is unknown, or
+            the address means something else. BackendUnavailable: the server was lost; the same call goes on.
+    """
+    export = load_manifest(embeddings)
+    if not export["rows"]:
+        raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its failed.parquet")
+    if kind not in KIND_NAMES:
+        raise CollectionError(f"expected an index kind of {', '.join(KIND_NAMES)} on Milvus, got {kind!r}")
+    kind = _resolved(kind, export["rows"])
+    server = MilvusServer(address, token, make=True)
+    name = _name_of(address, export, kind)
+    _require_no_changes(server, name)
+    described = server.describe(name)
+    manifest = None if described is None else property_of(described, MANIFEST)
+    if manifest is None:
+        manifest = _fill(server, name, described, embeddings, export, kind, advance)
+    _mean(server, name)
+    if drop_old:
+        _drop_others(server, name)
+    return manifest
+
+
+def _resolved(kind: str, rows: int) -> str:
+    chosen = resolve_kind(kind, rows)
+    return chosen if chosen in KINDS else "ivf"
+
+
+def _name_of(address: MilvusAddress, export: dict[str, Any], kind: str) -> str:
+    """Return the name of what is built: that of its content, so that the same command goes on with it."""
+    shards = [shard["sha256"] for shard in export["shards"]]
+    content = json.dumps([FORMAT, VERSION, kind, export["fingerprint"], shards, export.get("image_root")])
+    return f"{address.collection}_{sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _require_no_changes(server: MilvusServer, name: str) -> None:
+    """Refuse to put an export in the place of studies that no export holds, or of a collection that is not ours."""
+    address, meant = server.address, server.describe(server.address.collection)
+    if meant is None or meant["collection_name"] == name:
+        return
+    if meant["collection_name"] == address.collection:
+        raise CollectionError(
+            f"{address.collection!r} is a collection there already, not one of ours; give another name at the end"
+        )
+    if property_of(meant, CHANGED):
+        raise CollectionError(
+            f"studies were added to or deleted from {str(address)!r} after it was built, of which an export knows "
+            "nothing; give another name, or drop that collection in Milvus to give up those changes"
+        )
+
+
+def _fill(
+    server: MilvusServer, name: str, described: dict[str, Any] | None, embeddings: Path, export: dict[str, Any],
+    kind: str, advance: Callable[[int], object],
+) -> dict[str, Any]:  # fmt: skip
+    """Insert what is not there yet, index it, and write the manifest."""
+    layouts = _sampled_layouts(embeddings, export["rows"])
+    done = 0 if described is None else int(property_of(described, BUILDING) or 0)
+    columns: Columns | None = None
+    for number, (studies, vectors) in enumerate(load_shards(embeddings)):
+        columns = columns or Columns(studies.schema.remove_metadata())
+        if described is None:
+            described = _create(server, name, columns, export["embedding_dim"], kind)
+        if number >= done:
+            for rows in _entities(columns, studies, vectors, layouts, export["rows"]):
+                server.call("upsert", name, rows)
+                advance(len(rows))
+            _write(server, name, {BUILDING: number + 1})
+        else:
+            advance(len(studies))
+    assert columns is not None  # an empty export is refused before
+    return _finish(server, name, columns, export, kind)
+
+
+def _create(server: MilvusServer, name: str, columns: Columns, embedding_dim: int, kind: str) -> dict[str, Any]:
+    import pymilvus
+
+    schema = columns.as_collection(pymilvus, embedding_dim)
+    server.call("create_collection", name, schema=schema, consistency_level="Strong", properties={BUILDING: "0"})
+    return {"collection_name": name, "kind": kind}
+
+
+def _entities(
+    columns: Columns, studies: pa.Table, vectors: Embeddings, layouts: dict[str, list[bytes]], count: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the studies of a shard as Milvus keeps them, so many at a time."""
+    for start in range(0, len(studies), _ROWS_A_CALL):
+        rows = studies.slice(start, _ROWS_A_CALL).to_pylist()
+        yield [
+            columns.as_entity(row, vector, _sample_of(row[KEY], layouts, count))
+            for row, vector in zip(rows, vectors[start : start + _ROWS_A_CALL], strict=True)
+        ]
+
+
+def _sampled_layouts(embeddings: Path, count: int) -> dict[str, list[bytes]]:
+    """Return the layouts of the films of the studies that are marked, where the export has any."""
+    table = load_layouts(embeddings)
+    if table is None:
+        return {}
+    ids = table[KEY].to_pylist()
+    rows = [row for row, study_id in enumerate(ids) if _is_sampled(study_id, count)]
+    found = table["layouts"].take(pa.array(rows, pa.int64())).to_pylist()
+    return {ids[row]: layouts or [] for row, layouts in zip(rows, found, strict=True)}
+
+
+def _is_sampled(study_id: str, count: int) -> bool:
+    """A study's id decides, as if by chance: the same studies are marked however often a build is begun."""
+    return int.from_bytes(sha256(study_id.encode()).digest()[:8]) < 2**64 * SAMPLE // max(count, SAMPLE)
+
+
+def _sample_of(study_id: str, layouts: dict[str, list[bytes]], count: int) -> str | None:
+    if not _is_sampled(study_id, count):
+        return None
+    return " ".join(base64.b64encode(layout).decode() for layout in layouts.get(study_id, []))
+
+
+def _finish(server: MilvusServer, name: str, columns: Columns, export: dict[str, Any], kind: str) -> dict[str, Any]:
+    server.call("flush", name, seconds=BUILD_SECONDS)
+    lists = max(lists_of(export["rows"]), _LEAST_LISTS)
+    if not server.call("list_indexes", name):  # a build that was killed may have come so far
+        server.call("create_index", name, _index_params(kind, lists), seconds=BUILD_SECONDS)
+    server.call("load_collection", name, seconds=BUILD_SECONDS)
+    rows = server.call("query", name, filter="", output_fields=["count(*)"])[0]["count(*)"]
+    if rows != export["rows"]:
+        raise ArtefactError(
+            f"{name!r} holds {rows:,} studies, expected {export['rows']:,}: another build fills it; try again after it"
+        )
+    probes, recall = with_enough_probes(server, name, rows, lists) if kind == "ivf" else (0, 1.0)
+    manifest = {
+        "format": FORMAT, "version": VERSION, "address": server.address.collection, "kind": kind, "precision": "fp32",
+        "rows": rows, "embedding_dim": export["embedding_dim"], "fingerprint": export["fingerprint"],
+        "image_root": export.get("image_root"), "lists": lists, "probes": probes, "recall_at_10": recall,
+        "films": secrets.token_hex(8), "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "columns": columns.as_json(),
+    }  # fmt: skip
+    _write(server, name, {MANIFEST: manifest})
+    return manifest
+
+
+def _index_params(kind: str, lists: int) -> Any:
+    import pymilvus
+
+    params = pymilvus.MilvusClient.prepare_index_params()
+    extra = {"nlist": lists} if kind == "ivf" else {}
+    params.add_index(VECTOR, index_type=KINDS[kind], metric_type="IP", params=extra)
+    return params
+
+
+def _write(server: MilvusServer, name: str, facts: dict[str, Any]) -> None:
+    server.call("alter_collection_properties", name, {key: json.dumps(fact) for key, fact in facts.items()})
+
+
+def _mean(server: MilvusServer, name: str) -> None:
+    """Let the address mean the collection of that name; a search sees the one before or this one."""
+    alias = server.address.collection
+    meant = server.describe(alias)
+    if meant is None:
+        server.call("create_alias", name, alias)
+    elif meant["collection_name"] != name:
+        server.call("alter_alias", name, alias)
+
+
+def _drop_others(server: MilvusServer, name: str) -> None:
+    for other in server.call("list_collections"):
+        if other != name and other.startswith(f"{server.address.collection}_"):
+            found = property_of(server.describe(other) or {}, MANIFEST)
+            if found and found["address"] == server.address.collection:
+                server.call("drop_collection", other)

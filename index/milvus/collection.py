@@ -1,0 +1,134 @@
+"""A collection on a Milvus server, or in a file of Milvus Lite: searched, added to and deleted from as one in a folder.
+
+A change is kept by Milvus when it is acknowledged, and found by every later search. It must not know how a vector was
+made.
+"""
+
+import base64
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from index.added import Addition, Writable, as_rows, is_same
+from index.added_films import FOLDER, film_path, save_film
+from index.familiarity import SAMPLE as GATE_SAMPLE
+from index.familiarity import FamiliarityGate
+from index.layouts import LayoutGate
+from index.milvus.address import MilvusAddress
+from index.milvus.columns import KEY, PATIENT, SAMPLE, VECTOR
+from index.milvus.filters import ALL, among, any_of, literal
+from index.milvus.manifest import CHANGED, property_of
+from index.milvus.search import MilvusSearch
+from index.vectors import as_embeddings
+
+_NEIGHBOURS = 16
+_ASKED_AT_ONCE = 50
+
+
+class MilvusCollection(MilvusSearch, Writable):
+    """What an address meant when it was opened. Safe under threads; every search sees all acknowledged changes."""
+
+    def __init__(self, address: MilvusAddress, token: str = "") -> None:
+        """Open a collection, as `MilvusSearch` says."""
+        super().__init__(address, token)
+        self._writing = threading.Lock()
+        self._marked = bool(property_of(self._described, CHANGED))
+
+    def add(
+        self,
+        additions: Sequence[Addition],
+        *,
+        replace: bool = False,
+        films: Mapping[str, bytes] | None = None,
+        image_root: Path | None = None,
+    ) -> list[bool]:
+        """Add studies in one call, as `Writable` says; return of each whether anything was new.
+
+        Of two processes that add one study at a time, the later wins.
+        """
+        rows = as_rows(additions, self.schema)
+        vectors = [as_embeddings(one.embedding, self.embedding_dim)[0] for one in additions]
+        with self._writing:
+            fresh = [not is_same(self, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)]
+            new = [(row, vector) for row, vector, one in zip(rows, vectors, fresh, strict=True) if one]
+            if not new:
+                return fresh
+            entities = [self._columns.as_entity(row, vector) for row, vector in new]
+            if image_root is not None:
+                for path, content in (films or {}).items():
+                    save_film(image_root, path, content)
+            replaced = self._films_of([row[KEY] for row, _ in new])
+            self._change("upsert", entities)
+            self._remove_unnamed(replaced, image_root)
+        return fresh
+
+    def delete(self, study_ids: Sequence[str], image_root: Path | None = None) -> None:
+        """Delete studies in one call, and the films that were added with them. Raises StudyNotFound."""
+        with self._writing:
+            for study_id in study_ids:
+                self.study(study_id)
+            films = self._films_of(study_ids)
+            self._change("delete", filter=among(KEY, study_ids))
+            self._remove_unnamed(films, image_root)
+
+    def film_path(self, content: bytes, suffix: str) -> str:
+        """Return where a film of an added study belongs, relative to the image root."""
+        return film_path(self.manifest["films"], content, suffix)
+
+    def own_films(self, row: Mapping[str, Any]) -> list[str]:
+        """Return the films of a row that were added here, relative to the image root."""
+        folder = f"{FOLDER}/{self.manifest['films']}/"
+        return [path for name in ("frontal_path", "lateral_path") if (path := row[name] or "").startswith(folder)]
+
+    @property
+    def changed(self) -> bool:
+        """Whether studies were added or deleted since it was built."""
+        return bool(property_of(self._server.describe(self._name) or {}, CHANGED))
+
+    def gate(self) -> FamiliarityGate:
+        """Return the gate of the studies that were marked when the collection was built."""
+        found = self._query(f"{SAMPLE} is not null", (KEY, PATIENT, SAMPLE, VECTOR))
+        firsts = {one[PATIENT]: one for one in sorted(found, key=lambda one: str(one[KEY]), reverse=True)}
+        nearest = self._nearest_of_others(list(firsts.values())[:GATE_SAMPLE])
+        films = [(one[PATIENT], base64.b64decode(film)) for one in found for film in one[SAMPLE].split()]
+        layouts = pa.table({"patient_id": [patient for patient, _ in films], "layout": [film for _, film in films]})
+        return FamiliarityGate(np.sort(np.array(nearest)), LayoutGate.build(layouts) if films else None)
+
+    def _nearest_of_others(self, asked: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Return the similarity of each study to the nearest of another patient, where there is one."""
+        nearest: list[float] = []
+        for start in range(0, len(asked), _ASKED_AT_ONCE):
+            group = asked[start : start + _ASKED_AT_ONCE]
+            found = self._hits([one[VECTOR] for one in group], ALL, _NEIGHBOURS)
+            for one, hits in zip(group, found, strict=True):
+                others = [hit for hit in hits if hit["entity"][PATIENT] != one[PATIENT]] or self._hits(
+                    [one[VECTOR]], f"{PATIENT} != {literal(one[PATIENT])}", 1
+                )[0]
+                nearest += [float(hit["distance"]) for hit in others[:1]]
+        return nearest
+
+    def _change(self, method: str, *arguments: Any, **named: Any) -> None:
+        """Change the collection; on a server its log holds the change by then, in a file of Milvus Lite the disk."""
+        if not self._marked:
+            self._server.call("alter_collection_properties", self._name, {CHANGED: json.dumps(True)})
+            self._marked = True
+        self._server.call(method, self._name, *arguments, **named)
+        if self.address.file is not None:
+            self._server.call("flush", self._name)
+
+    def _films_of(self, study_ids: Sequence[str]) -> set[str]:
+        found = self._query(among(KEY, study_ids))
+        return {path for entity in found for path in self.own_films(self._columns.as_row(entity))}
+
+    def _remove_unnamed(self, films: set[str], image_root: Path | None) -> None:
+        """Remove the films, of those given, that no study names any more."""
+        known = image_root or self.manifest["image_root"]
+        fields = [self._columns.fields[name] for name in ("frontal_path", "lateral_path")]
+        for path in films if known else ():
+            if not self._count(any_of(among(field, [path]) for field in fields)):
+                (Path(known) / path).unlink(missing_ok=True)

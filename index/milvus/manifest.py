@@ -1,0 +1,47 @@
+"""What a collection on Milvus tells of itself in its properties: how it was built, and whether it is whole.
+
+Knows properties; it must not connect to anything.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from index.errors import ArtefactError
+
+FORMAT = "precedent-milvus"
+VERSION = 1
+MANIFEST = "precedent.manifest"
+"""Written when all studies are there and indexed."""
+BUILDING = "precedent.building"
+"""How many shards are wholly inserted."""
+CHANGED = "precedent.changed"
+"""Whether studies were added or deleted since it was built."""
+
+
+def property_of(described: Mapping[str, Any], name: str) -> Any:
+    """Return what a collection tells under a name, None where nothing. Raises ArtefactError: it is not JSON."""
+    text = (described.get("properties") or {}).get(name)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise ArtefactError(
+            f"collection {described.get('collection_name')!r} tells {name} in words that are not ours; index it anew"
+        ) from error
+
+
+def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]:
+    """Return the manifest of a whole collection of ours.
+
+    Raises:
+        ArtefactError: it is half filled, of another version, or not ours.
+    """
+    found = property_of(described, MANIFEST)
+    remedy = f"run: precedent index EMBEDDINGS --backend milvus --uri {address}"
+    if found is None and property_of(described, BUILDING) is not None:
+        raise ArtefactError(
+            f"{str(address)!r} is half filled; run the same precedent index command again, it goes on where it stopped"
+        )
+    if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
+        raise ArtefactError(f"{str(address)!r} is no collection of ours of version {VERSION}; {remedy}")
+    return found

@@ -1,0 +1,192 @@
+"""Search in a collection on a Milvus server, or in a file of Milvus Lite, that answers as one in a folder does.
+
+Milvus finds candidates; similarities are computed here from the vectors it keeps, and ties and patients are settled
+here, so that answers are those of every other backend. It must not know how a vector was made, and changes nothing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from index.errors import BeyondBackend, StudyNotFound
+from index.filters import Where
+from index.milvus.address import MilvusAddress
+from index.milvus.client import BUILD_SECONDS, MilvusServer
+from index.milvus.columns import DIGEST, KEY, PATIENT, VECTOR, Columns, as_vector
+from index.milvus.filters import ALL, all_of, among, any_of, as_expression, literal
+from index.milvus.manifest import manifest_of
+from index.milvus.recall import search_params
+from index.nearest import SLACK, Fetched, first_k, require_options, similarities_of
+from index.searchable import Answer, Hit, Searchable
+from index.studies import Study
+from index.vectors import as_embeddings
+
+MOST_FETCHED = 16_384
+"""Studies that Milvus gives in one answer."""
+
+
+class MilvusSearch(Searchable):
+    """What an address meant when it was opened. Safe under threads; every search sees all acknowledged changes."""
+
+    def __init__(self, address: MilvusAddress, token: str = "") -> None:
+        """Open a collection.
+
+        Raises:
+            NotOnMilvus: it is not there. ArtefactError: it is half filled or not ours.
+            BackendUnavailable: the server does not answer. CollectionError: pymilvus is missing.
+        """
+        self.address = address
+        self._server = MilvusServer(address, token)
+        described = self._described = self._server.call("describe_collection", address.collection)
+        self._name: str = described["collection_name"]  # an alias that is moved later changes no search of this one
+        self.manifest = manifest_of(described, address)
+        self.fingerprint = self.manifest["fingerprint"]
+        self.embedding_dim = self.manifest["embedding_dim"]
+        self._columns = Columns.from_json(self.manifest["columns"])
+        self._server.call("load_collection", self._name, seconds=BUILD_SECONDS)
+
+    def now(self) -> Self:
+        """Return another view: others may change the collection at any time, so no two are sure to be the same."""
+        return copy(self)
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self._server.close()
+
+    @property
+    def built_at(self) -> str | None:
+        """When it was built, ISO 8601 in UTC."""
+        return str(self.manifest["built_at"])
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema of the studies."""
+        return self._columns.schema
+
+    def __len__(self) -> int:
+        return self._count("")
+
+    def study(self, study_id: str) -> Study:
+        """Return a stored study. Raises StudyNotFound."""
+        return Study.from_row(self._columns.as_row(self._entity(study_id)))
+
+    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
+        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
+        return as_vector(self._entity(study_id))
+
+    def search(
+        self,
+        query: npt.ArrayLike,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        exclude_patient: str | None = None,
+        exclude_study: str | None = None,
+        group_by: Literal["patient"] | None = None,
+        min_similarity: float | None = None,
+        exact: bool = False,
+    ) -> Answer:
+        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says.
+
+        Raises, beside that, BeyondBackend: more studies would have to be fetched than Milvus gives.
+        """
+        require_options(k, group_by)
+        vector = as_embeddings(query, self.embedding_dim)[0]
+        wanted = ALL if not where else as_expression(where, self._columns)
+        excluded = {PATIENT: exclude_patient, KEY: exclude_study}
+        left = {field: value for field, value in excluded.items() if value is not None and _is_text(value)}
+        passing = all_of([wanted, *(f"{field} != {literal(value)}" for field, value in left.items())])
+        matched = self._matched(wanted, passing, left)
+        rows, similarities, exact = first_k(
+            lambda count, exactly: self._fetch(vector, passing, count, exactly), k, start=k + SLACK, passing=matched,
+            one_a_patient=group_by == "patient", exact=exact or self.manifest["kind"] == "flat",
+        )  # fmt: skip
+        near = [
+            (Study.from_row(self._columns.as_row(entity)), float(similarity))
+            for entity, similarity in zip(rows, similarities, strict=True)
+            if min_similarity is None or similarity >= min_similarity
+        ]
+        hits = [Hit(rank, similarity, study) for rank, (study, similarity) in enumerate(near, start=1)]
+        return Answer(hits, matched, exact)
+
+    def _fetch(self, vector: npt.NDArray[np.float32], passing: str, count: int, exact: bool) -> Fetched:
+        """Return so many of the nearest, in the order of our own similarities."""
+        if count > MOST_FETCHED:
+            raise BeyondBackend(
+                f"expected an answer that {MOST_FETCHED:,} studies settle, which is as many as Milvus gives at a time; "
+                "ask for fewer hits, or narrow the filter"
+            )
+        entities = [dict(hit["entity"]) for hit in self._hits([vector], passing, count, exact=exact, fields=("*",))[0]]
+        if not entities:
+            return Fetched(0, np.empty(0, object), np.empty(0), np.empty(0, object))
+        similarities = similarities_of(np.stack([as_vector(one) for one in entities]), vector)
+        order = sorted(range(len(entities)), key=lambda place: (-similarities[place], entities[place][KEY]))
+        ordered = np.array([entities[place] for place in order], dtype=object)
+        patients = np.array([one[PATIENT] for one in ordered])
+        return Fetched(len(entities), ordered, similarities[order], patients)
+
+    def _hits(
+        self,
+        vectors: Sequence[Any],
+        passing: str,
+        count: int,
+        *,
+        exact: bool = False,
+        fields: Sequence[str] = (PATIENT,),
+    ) -> list[list[Any]]:
+        """Return the hits of each query as pymilvus has them, the nearest first by its own reckoning."""
+        probes = self.manifest["lists"] if exact and self.manifest["probes"] else self.manifest["probes"]
+        found = self._server.call(
+            "search", self._name, data=list(vectors), anns_field=VECTOR, limit=count, output_fields=list(fields),
+            filter="" if passing == ALL else passing, search_params=search_params(probes),
+        )  # fmt: skip
+        return [list(hits) for hits in found]
+
+    def _matched(self, wanted: str, passing: str, left: Mapping[str, str]) -> int:
+        """Return how many pass; without a filter by counting what is left out, which is few."""
+        if wanted != ALL:
+            return self._count(passing)
+        out = any_of(f"{field} == {literal(value)}" for field, value in left.items())
+        return self._count("") - (self._count(out) if left else 0)
+
+    def _count(self, expression: str) -> int:
+        found = self._server.call("query", self._name, filter=expression, output_fields=["count(*)"])
+        return int(found[0]["count(*)"])
+
+    def _entity(self, study_id: str) -> dict[str, Any]:
+        found = self._query(among(KEY, [study_id])) if _is_text(study_id) else []
+        if not found:
+            raise StudyNotFound(f"no study {study_id!r} in this index")
+        return found[0]
+
+    def _query(self, expression: str, fields: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
+        found = self._server.call(
+            "query", self._name, filter=expression, output_fields=list(fields), limit=MOST_FETCHED
+        )
+        return list(map(dict, found))
+
+    def entities(self) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.float32], str]]:
+        """Yield row, vector (D,) and digest of every study, for who looks all of them over."""
+        iterator = self._server.call("query_iterator", self._name, batch_size=500, filter="", output_fields=["*"])
+        try:
+            while found := self._next(iterator):
+                for one in found:
+                    yield self._columns.as_row(one), as_vector(one), str(one[DIGEST])
+        finally:
+            iterator.close()
+
+    def _next(self, iterator: Any) -> list[Any]:
+        with self._server.telling():
+            return list(iterator.next())
+
+    def digest(self, row: Mapping[str, Any], vector: npt.NDArray[np.float32]) -> str:
+        """Return what was kept as the digest of such a row and vector."""
+        return self._columns.digest(row, vector)
+
+
+def _is_text(value: str) -> bool:
+    """Half a surrogate pair is in no collection, and no message can hold it."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)

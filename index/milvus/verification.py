@@ -1,0 +1,79 @@
+"""What can be wrong with a collection on Milvus, looked for: each row, vector, digest and id, and the added films.
+
+Knows what a collection must agree on; it mends nothing.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from index.added_films import changed_films, unnamed_films
+from index.errors import CollectionError
+from index.milvus.collection import MilvusCollection
+from index.studies import SHARD_COLUMNS, as_studies
+from index.vectors import as_embeddings
+from index.verification import Verdict
+
+_ROWS_CHECKED_AT_ONCE = 1000
+
+
+def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = None) -> Verdict:
+    """Return what is wrong with a collection, after reading all of it.
+
+    Args:
+        image_root: of the added films; None takes the one that the collection remembers, where that is there.
+
+    Raises:
+        BackendUnavailable: the server was lost; nothing is known then.
+    """
+    found, seen, films = Verdict(), set(), set()
+    rows: list[dict[str, object]] = []
+    for row, vector, digest in collection.entities():
+        study_id = row["study_id"]
+        if study_id in seen:
+            found.faults.append(f"{study_id!r} is there twice; index the export anew, under another name")
+        if collection.digest(row, vector) != digest:
+            found.faults.append(f"{study_id!r} is not what was written; delete it and add it again")
+        found.faults += [
+            f"{study_id!r}: {one}" for one in _told(partial(as_embeddings, vector, collection.embedding_dim))
+        ]
+        seen.add(study_id)
+        films.update(collection.own_films(row))
+        rows.append(row)
+        if len(rows) == _ROWS_CHECKED_AT_ONCE:
+            found.faults += _of_rows(rows, collection)
+            rows = []
+    found.faults += _of_rows(rows, collection)
+    found.studies = len(seen)
+    if not collection.changed and found.studies != collection.manifest["rows"]:
+        found.faults.append(
+            f"expected {collection.manifest['rows']:,} studies, found {found.studies:,}; index the export anew"
+        )
+    _look_at_films(collection, films, image_root, found)
+    return found
+
+
+def _of_rows(rows: list[dict[str, object]], collection: MilvusCollection) -> list[str]:
+    table = pa.Table.from_pylist(rows, collection.schema)
+    apart = [name for name in SHARD_COLUMNS if name in table.column_names]
+    return _told(partial(as_studies, table.drop_columns(apart)))
+
+
+def _look_at_films(collection: MilvusCollection, films: set[str], image_root: Path | None, found: Verdict) -> None:
+    known = image_root or collection.manifest["image_root"]
+    if not known or not Path(known).is_dir():
+        return
+    found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(Path(known), films)]
+    for path in unnamed_films(Path(known), collection.manifest["films"], films):
+        found.notes.append(f"{path.relative_to(known)} belongs to no study; remove it")
+
+
+def _told(check: Callable[[], object]) -> list[str]:
+    """Return the sentence that a check refuses with; nothing where it does not."""
+    try:
+        check()
+    except CollectionError as refusal:
+        return [str(refusal)]
+    return []

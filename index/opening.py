@@ -1,0 +1,34 @@
+"""A collection by its address: a folder, an address that files lie behind, or one on Milvus.
+
+The one place that knows all backends; it must not know who asks, nor read an environment.
+"""
+
+from pathlib import Path
+
+from index.added import Writable
+from index.living import LivingCollection
+from index.milvus.address import MilvusAddress, is_milvus, parse_milvus
+from index.places import place
+
+Address = Path | MilvusAddress
+
+
+def address_of(text: str) -> Address:
+    """Return where a text points. Raises CollectionError: it points nowhere."""
+    return parse_milvus(text) if is_milvus(text) else place(text)
+
+
+def open_collection(address: Address, token: str = "") -> Writable:
+    """Return the collection at an address, to be searched and changed.
+
+    Args:
+        token: for a Milvus server that asks for one.
+
+    Raises:
+        ArtefactError: none is there, or it is damaged or half filled. BackendUnavailable: its server does not answer.
+    """
+    if not isinstance(address, MilvusAddress):
+        return LivingCollection(address)
+    from index.milvus.collection import MilvusCollection  # nothing of it is needed for a folder
+
+    return MilvusCollection(address, token)

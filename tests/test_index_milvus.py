@@ -1,0 +1,228 @@
+"""A collection in a file of Milvus Lite: how it is changed and verified, and what is refused."""
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pymilvus
+import pytest
+from conftest import DIM, retriever_of
+from living_world import addition, unit
+from milvus_world import EXTRA, address_in, collection_of, hostile_studies, tied_vectors
+
+from index.added import Addition
+from index.errors import (
+    ArtefactError,
+    BackendUnavailable,
+    BeyondBackend,
+    CollectionError,
+    FingerprintMismatch,
+    StudiesError,
+    StudyExists,
+    StudyNotFound,
+)
+from index.milvus.address import MilvusAddress, parse_milvus
+from index.milvus.building import build_on_milvus
+from index.milvus.client import MilvusServer
+from index.milvus.collection import MilvusCollection
+from index.milvus.verification import verify_on_milvus
+from index.opening import open_collection
+from index.vectors import Embeddings
+
+COUNT = 30
+
+
+@pytest.fixture
+def studies(rng: np.random.Generator) -> pa.Table:
+    """Return 30 studies of hostile texts."""
+    return hostile_studies(rng, COUNT)
+
+
+@pytest.fixture
+def vectors(rng: np.random.Generator) -> Embeddings:
+    """Return their vectors, many of them tied."""
+    return tied_vectors(rng, COUNT)
+
+
+@pytest.fixture
+def collection(
+    tmp_path: Path, address: MilvusAddress, studies: pa.Table, vectors: Embeddings
+) -> Iterator[MilvusCollection]:
+    """Yield a collection of its own for a test that changes it."""
+    found = collection_of(address, tmp_path, studies, vectors)
+    yield found
+    found.close()
+
+
+def test_added_studies_are_found_at_once_and_by_others(
+    tmp_path: Path, collection: MilvusCollection, rng: np.random.Generator
+) -> None:
+    given = _addition("patient00009/study1", rng)
+    other = MilvusCollection(collection.address)
+
+    assert collection.add([given]) == [True]
+    assert collection.add([given]) == [False]
+
+    assert other.search(given.embedding, 1).hits[0].study == given.study
+    assert len(other) == other.search(given.embedding).matched_total == COUNT + 1
+    assert verify_on_milvus(other).faults == []
+
+
+def test_other_content_replaces_a_study_only_where_it_is_asked_to(
+    collection: MilvusCollection, rng: np.random.Generator
+) -> None:
+    first, second = (_addition("patient00009/study1", rng) for _ in range(2))
+    collection.add([first])
+
+    with pytest.raises(StudyExists, match="with other content"):
+        collection.add([second])
+    np.testing.assert_array_equal(collection.embedding("patient00009/study1"), first.embedding)
+
+    assert collection.add([second], replace=True) == [True]
+    np.testing.assert_array_equal(collection.embedding("patient00009/study1"), second.embedding)
+    assert len(collection) == COUNT + 1
+
+
+def test_deleted_studies_are_found_no_more_and_all_or_none_are_deleted(
+    collection: MilvusCollection, studies: pa.Table, vectors: Embeddings
+) -> None:
+    ids = studies["study_id"].to_pylist()
+    with pytest.raises(StudyNotFound):
+        collection.delete([ids[0], "nobody"])
+
+    collection.delete(ids[:8])
+
+    left = retriever_of(studies.slice(8), vectors[8:])
+    assert collection.search(vectors[0], COUNT) == left.search(vectors[0], COUNT)
+    with pytest.raises(StudyNotFound):
+        collection.study(ids[0])
+
+
+def test_films_that_were_added_leave_with_their_study(
+    tmp_path: Path, collection: MilvusCollection, rng: np.random.Generator
+) -> None:
+    paths = [collection.film_path(content, ".png") for content in (b"one", b"two")]
+    for number, path in enumerate([paths[0], paths[0], paths[1]]):
+        given = _addition(f"patient00009/study{number}", rng, frontal_path=path)
+        collection.add([given], films={path: [b"one", b"two"][path == paths[1]]}, image_root=tmp_path)
+    assert verify_on_milvus(collection, tmp_path).faults == []
+
+    collection.delete(["patient00009/study0", "patient00009/study2"], tmp_path)
+
+    assert [(tmp_path / path).exists() for path in paths] == [True, False]
+    (tmp_path / paths[0]).write_bytes(b"damaged")
+    assert verify_on_milvus(collection, tmp_path).faults == [f"{paths[0]}: the film is missing or has changed"]
+
+
+def test_verify_names_a_row_that_was_changed_and_studies_that_are_gone(
+    tmp_path: Path, collection: MilvusCollection
+) -> None:
+    server, study_id = MilvusServer(collection.address), _first(collection)
+    entity = collection._entity(study_id)
+    server.call("upsert", collection._name, [entity | {"embedding": np.eye(DIM)[0].tolist()}])
+
+    assert verify_on_milvus(collection).faults == [f"{study_id!r} is not what was written; delete it and add it again"]
+    server.call("delete", collection._name, filter='study_id != ""')
+    assert verify_on_milvus(collection).faults == ["expected 30 studies, found 0; index the export anew"]
+
+
+def test_what_milvus_cannot_hold_or_give_is_refused_by_name(
+    tmp_path: Path, collection: MilvusCollection, studies: pa.Table, vectors: Embeddings, rng: np.random.Generator
+) -> None:
+    with pytest.raises(BeyondBackend, match="16,384 studies"):
+        collection._fetch(vectors[0], "", 16_385, True)
+    with pytest.raises(StudiesError, match="column 'sex': Milvus holds no text of more than 65,535 bytes"):
+        collection.add([_addition("patient00009/study1", rng, sex="x" * 65_536)])
+    with pytest.raises(CollectionError, match="auto, flat, ivf on Milvus, got 'hnsw'"):
+        build_on_milvus(tmp_path / "export", collection.address, kind="hnsw")
+    with pytest.raises(FingerprintMismatch, match="built with encoder f"):
+        collection.require_fingerprint("a" * 64)
+    assert len(collection) == COUNT
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["milvus+http://host", "milvus+http://host/a/b", "milvus+http://host:port/cases", "milvus+ftp://host/cases",
+     "milvus+http://host/no-name", "milvus+file:///cases.txt/cases", "milvus+http:///cases", "cases.db"],
+)  # fmt: skip
+def test_what_is_no_address_is_told_what_one_is(text: str) -> None:
+    with pytest.raises(CollectionError, match=r"expected an address such as milvus\+http://HOST:19530/COLLECTION"):
+        parse_milvus(text)
+
+
+def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(CollectionError, match="MILVUS_TOKEN") as refusal:
+        parse_milvus("milvus+http://root:secret@host:19530/cases")
+    assert "secret" not in str(refusal.value)
+
+
+def test_an_address_is_the_same_text_wherever_it_is_given(tmp_path: Path) -> None:
+    for text in ("milvus+http://host:19530/cases", "milvus+https://host/cases", f"milvus+file://{tmp_path}/a.db/cases"):
+        assert str(parse_milvus(text)) == text == str(parse_milvus(text.removeprefix("milvus+")))
+
+
+def test_a_server_that_does_not_answer_and_a_file_that_is_not_there_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.milvus.client.CALL_SECONDS", 0.5)
+    with socket.socket() as closed:  # bound and not listening: whoever connects is refused
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(BackendUnavailable, match=r"does not answer.*MILVUS_TOKEN are right, then try again"):
+            open_collection(parse_milvus(f"milvus+http://127.0.0.1:{closed.getsockname()[1]}/cases"))
+    with pytest.raises(ArtefactError, match=r"no file .*run: precedent index"):
+        open_collection(address_in(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_told_by_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(CollectionError, match=r"pip install 'cxr-precedent\[milvus\]'"):
+        open_collection(address_in(tmp_path))
+
+
+def _addition(study_id: str, rng: np.random.Generator, **changes: Any) -> Addition:
+    given = addition(study_id, unit(rng))
+    changes |= {"extra": {one.name: None for one in EXTRA}}
+    return replace(given, study=replace(given.study, **changes))
+
+
+def _first(collection: MilvusCollection) -> str:
+    row, _, _ = next(iter(collection.entities()))
+    return str(row["study_id"])
+
+
+def test_who_waits_while_another_fails_to_connect_fails_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, begun, tried, gate = (
+        MilvusServer(parse_milvus("milvus+http://127.0.0.1:1/cases")),
+        [],
+        [],
+        threading.Event(),
+    )
+
+    def clock() -> float:
+        begun.append(time.monotonic())
+        return begun[-1]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        tried.append(threading.get_ident())
+        assert gate.wait(60)
+        raise pymilvus.MilvusException(2, "refused")
+
+    monkeypatch.setattr("index.milvus.client.monotonic", clock)
+    monkeypatch.setattr(pymilvus, "MilvusClient", refuse)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.describe, "cases") for _ in range(8)]
+        while len(begun) < 8:
+            time.sleep(0.01)
+        gate.set()
+
+    assert {type(one.exception()) for one in asked} == {BackendUnavailable}
+    assert len(tried) == 1

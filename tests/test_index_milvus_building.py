@@ -12,13 +12,13 @@ from conftest import DIM, retriever_of
 from export_files import save_export
 from milvus_world import collection_of, hostile_studies, tied_vectors
 
-from index.milvus import columns
 from index.collection import build_collection
 from index.errors import (
     ArtefactError,
     CollectionError,
 )
 from index.living import LivingCollection
+from index.milvus import columns
 from index.milvus.address import MilvusAddress
 from index.milvus.building import build_on_milvus
 from index.milvus.client import MilvusServer

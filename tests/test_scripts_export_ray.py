@@ -67,7 +67,7 @@ def started(words: list[str | Path], address: str) -> subprocess.Popen[bytes]:
     from ray_world import ENVIRONMENT, ROOT
 
     command = [sys.executable, "-m", "scripts.cli", *map(str, words)]
-    return subprocess.Popen(command, env=ENVIRONMENT | {"RAY_ADDRESS": address}, cwd=ROOT, stdout=subprocess.PIPE)
+    return subprocess.Popen(command, env=ENVIRONMENT | {"RAY_ADDRESS": address}, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def wait_for(count: int, folder: Path, process: subprocess.Popen[bytes]) -> None:
@@ -79,8 +79,8 @@ def wait_for(count: int, folder: Path, process: subprocess.Popen[bytes]) -> None
 
 
 @needs_ray
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # of Ray Data, by its own context
 def test_ray_finishes_what_this_machine_began(
     words: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,5 +90,9 @@ class _Requests:
 def _compiled(model: Any, precision: str) -> Any:
     from openvino import Core
 
-    hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+    hints = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "ENABLE_CPU_PINNING": False,  # pinned, two branches with a film each may both be on the first core
+    }
     return Core().compile_model(model, "CPU", hints)

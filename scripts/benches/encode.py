@@ -133,7 +133,8 @@ def _measured(
 
     subjects = {name: Clocked(whole(way)) for name, way in ways.items()} | {"encoder alone": Clocked(limit)}
     seconds, answers = interleaved(subjects, repeat, warm_up=1, description="batches")
-    single, _ = interleaved({name: alone(way) for name, way in ways.items()}, 3 * repeat, warm_up=2, description="one")
+    singles = {name: alone(way) for name, way in ways.items()}
+    single, _ = interleaved(singles, 3 * repeat, warm_up=2, settle=True, description="one")
     middle, one = medians(seconds), medians(single)
     figures: dict[str, dict[str, Any]] = {
         name: {

@@ -19,12 +19,21 @@ Answer = TypeVar("Answer")
 
 
 def interleaved(
-    subjects: Mapping[str, Callable[[], Answer]], repeat: int, *, warm_up: int = 0, description: str = "measure"
+    subjects: Mapping[str, Callable[[], Answer]],
+    repeat: int,
+    *,
+    warm_up: int = 0,
+    settle: bool = False,
+    description: str = "measure",
 ) -> tuple[dict[str, list[float]], dict[str, Answer]]:
     """Return the seconds of each run and the last answers.
 
     The subjects take turns, so that all see the same machine; the first `warm_up` turns of each are run and not
     counted.
+
+    Args:
+        settle: run a subject once before each run that counts, for those of milliseconds: the threads of the one
+            before may spin that long.
     """
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     answers: dict[str, Answer] = {}
@@ -32,6 +41,8 @@ def interleaved(
         for turn, name in bar.track(
             [(turn, name) for turn in range(warm_up + repeat) for name in subjects], description=description
         ):
+            if settle:
+                subjects[name]()
             start = perf_counter()
             answers[name] = subjects[name]()
             took = perf_counter() - start

@@ -40,12 +40,12 @@ def world(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def add(made: Path, index: Path, table: str = "late", *words: str) -> list[str]:
+def add(made: Path, index: Path | str, table: str = "late", *words: str) -> list[str]:
     films = ["--images", str(made), "--encoder", str(made / "encoder.safetensors")]
     return ["add", str(index), str(made / f"{table}.parquet"), *films, "--runtime", "torch", *words]
 
 
-def found(index: Path) -> list[tuple[str, float]]:
+def found(index: Path | str) -> list[tuple[str, float]]:
     hits = json.loads(done("search", index, "--study", FIRST, "-k", "50", "--json").output)["hits"]
     return [(hit["study_id"], round(hit["similarity"], 3)) for hit in hits]
 
@@ -57,6 +57,28 @@ def test_studies_that_were_added_are_found_as_if_all_had_been_indexed_together(m
     assert sorted(found(world)) == sorted(found(world.parent / "whole"))
     done("compact", world)
     assert sorted(found(world)) == sorted(found(world.parent / "whole"))
+
+
+def test_what_is_added_on_milvus_is_found_as_in_a_folder(made: Path, world: Path) -> None:
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    address = f"milvus+file://{world.parent}/cases.db/cases"
+    on_milvus = ["--backend", "milvus", "--uri", address]
+    done("index", made / "early-embeddings", *on_milvus)
+    told = [json.loads(done(*add(made, index, "late", "--json")).stdout) for index in (address, world)]
+
+    assert told[0] == told[1]
+    assert sorted(found(address)) == sorted(found(world))
+    assert "studies were added to" in refusal("index", made / "studies-embeddings", *on_milvus)
+
+
+def test_a_build_on_milvus_takes_the_place_of_the_one_before(made: Path, world: Path) -> None:
+    pytest.importorskip("milvus_lite", reason="needs the extra milvus")
+    address = f"milvus+file://{world.parent}/cases.db/cases"
+    for name in ("early", "studies"):
+        done("index", made / f"{name}-embeddings", "--backend", "milvus", "--uri", address, "--drop-old")
+    done("index", made / "studies-embeddings", "--out", world.parent / "whole")
+
+    assert sorted(found(address)) == sorted(found(world.parent / "whole"))
 
 
 def test_adding_again_adds_nothing_and_other_content_needs_replace(made: Path, world: Path) -> None:

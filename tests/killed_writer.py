@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from living_world import addition, units
+from living_world import addition, ids_of, units
 
 import index
 from index.added import Addition
@@ -56,11 +56,6 @@ def make(living: LivingCollection, change: dict[str, Any], root: Path) -> None:
         film = f"film {change['mark']}".encode()
         films = {living.film_path(film, ".png"): film}
         living.add(given(change), replace=change["kind"] == "replace", films=films, image_root=root)
-
-
-def ids_of(living: LivingCollection) -> list[str]:
-    """Return the ids that are there now."""
-    return sorted(one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part)
 
 
 def write(order: dict[str, Any]) -> None:

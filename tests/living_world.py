@@ -9,6 +9,8 @@ from conftest import DIM
 
 from index.added import Addition, as_rows
 from index.collection import save_collection
+from index.generation import Generation
+from index.living import LivingCollection
 from index.studies import FINDINGS, Study, studies_schema
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings
@@ -52,3 +54,8 @@ def build_of(folder: Path, given: Sequence[Addition], kind: str = "flat") -> Pat
     """Return the folder of an index of those studies."""
     rows = as_rows(given, SCHEMA)
     return build(folder, pa.Table.from_pylist(rows, SCHEMA), np.stack([one.embedding for one in given]), kind)
+
+
+def ids_of(living: LivingCollection | Generation) -> list[str]:
+    """Return the ids of the studies that are there now, in order."""
+    return sorted(one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part)

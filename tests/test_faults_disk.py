@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from artefacts import KINDS, REFUSALS, World
-from living_world import addition, build_of, unit
+from living_world import addition, build_of, ids_of, unit
 from service_world import build_client
 
 from encoder.embedder import Embedder
@@ -124,8 +124,7 @@ def grow(living: LivingCollection, root: Path, name: str, rng: np.random.Generat
 def holds_exactly(folder: Path, ids: list[str]) -> None:
     """Fail unless a collection opens, is whole, and holds these studies and no other."""
     with closing(LivingCollection(folder)) as living:
-        found = [one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part]
-    assert sorted(found) == sorted(ids)
+        assert ids_of(living) == sorted(ids)
     assert verify(folder).faults == []
 
 

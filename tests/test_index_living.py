@@ -12,7 +12,7 @@ import pytest
 from conftest import DIM, retriever_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from living_world import addition, build, build_of, unit, units
+from living_world import addition, build, build_of, ids_of, unit, units
 
 from index.added import Addition, as_rows
 from index.errors import ArtefactError, CollectionError, StudiesError, StudyExists, StudyNotFound, VectorsError
@@ -147,7 +147,7 @@ def grown(rng: np.random.Generator, folder: Path, kind: str = "flat", of: int = 
 
 def whole_of(living: LivingCollection, kind: str = "flat") -> Retriever:
     """Return a retriever of what a collection holds now, indexed anew."""
-    ids = [one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part]
+    ids = ids_of(living)
     vectors = np.stack([living.embedding(one) for one in ids])
     rows = as_rows([Addition(living.study(one), ("frontal",), living.embedding(one)) for one in ids], living.schema)
     return retriever_of(pa.Table.from_pylist(rows, living.schema), vectors, kind)

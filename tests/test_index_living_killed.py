@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from killed_writer import given
-from living_world import addition, build_of, units
+from living_world import addition, build_of, ids_of, units
 
 from index.files import sha256_of
 from index.living import LivingCollection
@@ -69,8 +69,7 @@ class Writers:
     def contents(self) -> Held:
         with closing(LivingCollection(self.folder)) as living:
             now = living.now()
-            ids = [one for part in now._parts for one in part._studies["study_id"].to_pylist() if one in part]
-            return {one: (now.study(one), tuple(now.embedding(one).tolist())) for one in ids}
+            return {one: (now.study(one), tuple(now.embedding(one).tolist())) for one in ids_of(now)}
 
     def close(self) -> None:
         with self.process:  # ends when it has no more orders

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from living_world import addition, build_of, units
+from living_world import addition, build_of, ids_of, units
 
 from index.errors import StudyExists, StudyNotFound
 from index.living import LivingCollection
@@ -40,10 +40,6 @@ def change(folder: Path, name: int, together: Barrier, told: Connection) -> None
         together.wait(PATIENCE)
         seen = {one: living.embedding(one).tolist() for one in ids_of(living)}
     told.send((acknowledged, seen))
-
-
-def ids_of(living: LivingCollection) -> list[str]:
-    return [one for part in living.now()._parts for one in part._studies["study_id"].to_pylist() if one in part]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from living_world import addition, build, unit
+from living_world import addition, build, ids_of, unit
 
 from index.changes import FILE as CHANGES
 from index.collection import build_collection
@@ -42,8 +42,7 @@ def living(
 
 def contents(living: LivingCollection | Generation) -> dict[str, list[float]]:
     now = living.now()
-    ids = [one for part in now._parts for one in part._studies["study_id"].to_pylist() if one in part]
-    return {one: [vars(now.study(one)), now.embedding(one).tolist()] for one in ids}
+    return {one: [vars(now.study(one)), now.embedding(one).tolist()] for one in ids_of(now)}
 
 
 def files(folder: Path) -> dict[str, int]:

@@ -1,0 +1,196 @@
+"""`precedent bench living`: what a change costs while a collection is searched, and how soon it is back after a kill.
+
+Knows the collection; the clock and the table are in `scripts.benches.measured`, the made index in
+`scripts.benches.serve`.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import count
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time, sleep
+from typing import Any
+
+import click
+import numpy as np
+
+from index.added import Addition
+from index.living import LivingCollection
+from index.studies import Study
+from scripts.benches.drawn import Drawn
+from scripts.benches.measured import interleaved, machine_facts, medians, text_table
+from scripts.benches.serve import build_index
+
+_FINGERPRINT = "f" * 64
+_K = 10
+_MS = 1000
+_TIMED = "an add", "a delete", "a search", "a flush"
+_LONGEST_WAIT = 0.05
+"""Seconds from the first acknowledged add to the kill, at most."""
+_PAGE = 4096
+_VECTORS = 64
+
+
+@click.command("living")
+@click.option("--rows", type=click.IntRange(100), default=224_000, show_default=True, help="Studies in the index.")
+@click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
+@click.option("--changes", type=click.IntRange(1), default=1000, show_default=True, help="Adds, and then deletes.")
+@click.option("--kills", type=click.IntRange(1), default=5, show_default=True, help="Of a process that adds.")
+@click.option("--repeat", type=click.IntRange(1), default=30, show_default=True, help="Interleaved turns.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="On the disk to measure; what is made there goes again."
+)
+@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+def command(rows: int, dim: int, changes: int, kills: int, repeat: int, folder: Path | None, json_wanted: bool) -> None:
+    """Add, delete and search in turns: as built, with adds, and with deletes as well; then kill, open and compact.
+
+    An add or delete counts until it is on the disk and what is searched next holds it. Beside it stand the flush of a
+    page to the same disk, which no change can be quicker than, and the plain way, which is to write the index anew.
+
+    \b
+    precedent bench living --rows 20000
+    """
+    with TemporaryDirectory(dir=folder, prefix="bench-") as name:
+        drawn = Drawn(rows, dim)
+        build_index(drawn, _FINGERPRINT, "auto", Path(name))
+        figures = _measured(drawn, Path(name), changes, kills, repeat)
+    facts = machine_facts("faiss-cpu", "numpy", "pyarrow") | {"rows": rows, "dim": dim, "repeat": repeat}
+    click.echo(json.dumps(figures | facts) if json_wanted else _sentences(figures | facts))
+
+
+def _measured(drawn: Drawn, folder: Path, changes: int, kills: int, repeat: int) -> dict[str, Any]:
+    """Return the figures of one collection's life."""
+    fresh = _additions(drawn)
+    with closing(LivingCollection(folder / "index")) as living:
+        states = {"as built": _turns(living, drawn, fresh, repeat, folder)}
+        living.add([next(fresh) for _ in range(changes)])
+        states[f"{changes:,} added"] = _turns(living, drawn, fresh, repeat, folder)
+        living.delete([_built_id(number) for number in range(min(changes, drawn.rows // 2))])
+        states[f"{changes:,} deleted too"] = _turns(living, drawn, fresh, repeat, folder)
+    opened = [_killed(drawn, folder / "index", turn) for turn in range(kills)]
+    with closing(LivingCollection(folder / "index")) as living:
+        start, busy = perf_counter(), process_time()
+        held = living.compact()["rows"]
+        compaction = {"seconds": perf_counter() - start, "processor_seconds": process_time() - busy, "rows": held}
+    add = states["as built"]["an add"]
+    return {
+        "ms": states, "opened_after_kill": opened, "compaction": compaction,
+        "adds_a_rewrite": _MS * compaction["seconds"] / add,
+    }  # fmt: skip
+
+
+def _turns(
+    living: LivingCollection, drawn: Drawn, fresh: Iterator[Addition], repeat: int, folder: Path
+) -> dict[str, float]:
+    """Return the median milliseconds of a change, a search and a flush; what is added here is deleted again."""
+    queries, ids = iter(drawn.queries(repeat + 1)), []
+    page = os.urandom(_PAGE)
+
+    def add() -> None:
+        one = next(fresh)
+        living.add([one])
+        ids.append(one.study.study_id)
+        living.now()
+
+    def delete() -> None:
+        living.delete([ids.pop()])
+        living.now()
+
+    with (folder / "page").open("wb", buffering=0) as file:
+        subjects: dict[str, Callable[[], Any]] = dict(
+            zip(
+                _TIMED,
+                (add, delete, lambda: living.search(next(queries), _K), partial(_flush, file, page)),
+                strict=True,
+            )
+        )
+        seconds, _ = interleaved(subjects, repeat, warm_up=1, description="changes")
+    return {name: _MS * middle for name, middle in medians(seconds).items()}
+
+
+def _flush(file: Any, page: bytes) -> None:
+    file.write(page)
+    os.fsync(file.fileno())
+
+
+def _killed(drawn: Drawn, index: Path, seed: int) -> dict[str, Any]:
+    """Kill a process that adds to the index; return how soon it is open and searched, and how many adds are there.
+
+    Raises:
+        ClickException: the process died by itself, or an add that it was told of is gone.
+    """
+    ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    writer = multiprocessing.get_context("spawn").Process(target=_add, args=(drawn, index, seed, theirs), daemon=True)
+    writer.start()
+    theirs.close()
+    told = _heard(ours, 1)
+    sleep(float(np.random.default_rng(seed).uniform(0, _LONGEST_WAIT)))
+    writer.kill()
+    writer.join()
+    told += _heard(ours)
+    if not told:
+        raise click.ClickException("expected the process that adds to do so until it is killed, got its end")
+    start = perf_counter()
+    with closing(LivingCollection(index)) as living:
+        living.search(drawn.queries(1)[0], _K)
+        seconds = perf_counter() - start
+        now = living.now()
+        lost = [one for one in told if one not in now]
+    if lost:
+        raise click.ClickException(f"expected every acknowledged study after a kill, {len(lost)} are gone: {lost[0]!r}")
+    return {"seconds": seconds, "acknowledged": len(told)}
+
+
+def _heard(pipe: Connection, most: int | None = None) -> list[str]:
+    """Return what a process has told, until so much or its end."""
+    told: list[str] = []
+    while most is None or len(told) < most:
+        try:
+            told.append(pipe.recv())
+        except EOFError:
+            break
+    return told
+
+
+def _add(drawn: Drawn, index: Path, seed: int, told: Connection) -> None:
+    """Add a study after the other, and tell each id once it is acknowledged; the child of `_killed`."""
+    with closing(LivingCollection(index)) as living:
+        for one in _additions(drawn, f"kill{seed}-"):
+            living.add([one])
+            told.send(one.study.study_id)
+
+
+def _additions(drawn: Drawn, prefix: str = "added") -> Iterator[Addition]:
+    """Yield studies that no index of this bench holds, one film each."""
+    vectors = drawn.queries(_VECTORS)
+    for number in count():
+        name = f"{prefix}{number:06d}"
+        study = Study(f"{name}/study1", name, f"{name}/study1/view1_frontal.jpg", sex="Male", age=60.0, projection="PA")
+        yield Addition(study, ("frontal",), vectors[number % _VECTORS])
+
+
+def _built_id(number: int) -> str:
+    return f"patient{number:06d}/study1"
+
+
+def _sentences(figures: dict[str, Any]) -> str:
+    opened = [one["seconds"] for one in figures["opened_after_kill"]]
+    told, compaction = sum(one["acknowledged"] for one in figures["opened_after_kill"]), figures["compaction"]
+    versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    rows = [[state, *(f"{ms[name]:.2f}" for name in _TIMED)] for state, ms in figures["ms"].items()]
+    return text_table(["collection", *(f"{name} ms" for name in _TIMED)], rows) + (
+        f"\n{len(opened)} kills of a process that adds: open and searched after {min(opened):.2f} to "
+        f"{max(opened):.2f} s (median {median(opened):.2f}); all {told:,} acknowledged studies are there\n"
+        f"compaction to {compaction['rows']:,} rows: {compaction['seconds']:.1f} s, of one core "
+        f"{compaction['processor_seconds']:.1f} s; an index written anew takes as long as "
+        f"{figures['adds_a_rewrite']:,.0f} adds\n"
+        f"{figures['rows']:,} x {figures['dim']}; medians of {figures['repeat']} turns; {figures['cores']} cores "
+        f"({figures['processor']}), load {figures['load_1_min']}; {versions}"
+    )

@@ -6,7 +6,7 @@ Knows the machine; it must not know indexes or encoders.
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -20,6 +20,8 @@ LEAST_PYTHON = (3, 11)
 NEEDED_MEMORY = 2 << 30
 """What a service over a few ten thousand studies comes to, the encoder and its libraries included."""
 NEEDED_DISK = 1 << 30
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Of a control group of version 2 and 1, as a container sees its own."""
 _EXTRAS = ("cpu", "gpu", "fast", "explain", "train")
 _FAST = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
 
@@ -40,7 +42,7 @@ def machine_checks() -> Iterator[Check]:
     yield from packages(_installed_bounds())
     yield _processor(_flags(Path("/proc/cpuinfo")), _openvino_precisions())
     yield _threads(os.environ)
-    yield memory(_available(Path("/proc/meminfo")))
+    yield memory(_available(Path("/proc/meminfo"), _LIMITS))
 
 
 def _python() -> Check:
@@ -150,12 +152,14 @@ def _threads(environ: Mapping[str, str]) -> Check:
     return Check("threads", "ok", found)
 
 
-def _available(meminfo: Path) -> int | None:
-    """Return the bytes of memory that can be had; None where the system does not say."""
+def _available(meminfo: Path, limits: Iterable[Path]) -> int | None:
+    """Return the bytes of memory that can be had, at most what a container is given; None if the system is silent."""
     if not meminfo.is_file():
         return None
     lines = meminfo.read_text(encoding="ascii").splitlines()
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    told = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    given = [path.read_text(encoding="ascii").strip() for path in limits if path.is_file()]
+    return min([*told, *(int(limit) for limit in given if limit.isdigit())], default=None)  # no limit: "max"
 
 
 def memory(available: int | None, needed: int = NEEDED_MEMORY) -> Check:

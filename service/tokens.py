@@ -163,6 +163,8 @@ def _save(path: Path, tokens: Sequence[Token]) -> None:
     with written_whole(path) as partial:
         partial.unlink(missing_ok=True)
         partial.touch(mode=0o600)
+        if os.geteuid() == 0 and path.exists():  # root's change of a service's tokens leaves them the service's
+            os.chown(partial, path.stat().st_uid, path.stat().st_gid)
         partial.write_text(_File(version=1, tokens=list(tokens)).model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 

@@ -119,3 +119,13 @@ def test_a_processor_without_avx2_is_a_warning(flags: set[str] | None, state: st
 def test_more_threads_than_cores_are_a_warning() -> None:
     assert checks._threads({"OMP_NUM_THREADS": "100000"}).state == "warning"
     assert checks._threads({}).state == "ok"
+
+
+def test_a_container_has_the_memory_that_it_is_given(tmp_path: Path) -> None:
+    machine, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    machine.write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    assert checks._available(machine, [limit]) == 8000 * 1024
+    for given, found in (("max\n", 8000 * 1024), ("9223372036854771712\n", 8000 * 1024), ("4096\n", 4096)):
+        limit.write_text(given)
+        assert checks._available(machine, [limit]) == found
+    assert checks._available(tmp_path / "nothing", [limit]) is None

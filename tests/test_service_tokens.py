@@ -1,6 +1,7 @@
 """The file of tokens: what it holds, who may read it, what becomes of two writers."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -81,6 +82,18 @@ def test_a_file_of_something_else_is_refused_with_a_remedy(path: Path, spoilt: s
 
     with pytest.raises(TokensError, match="make"):
         read_tokens(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to another")
+def test_what_root_changes_stays_its_owner_s(path: Path) -> None:
+    create_token(path, "a", ["read"])
+    os.chown(path, 10001, 10002)
+
+    create_token(path, "b", ["read"])
+    revoke_token(path, "a")
+
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (10001, 10002, 0o600)
 
 
 def test_a_name_is_taken_for_ever(path: Path) -> None:

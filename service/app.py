@@ -84,7 +84,6 @@ def _limit(app: OpenAPI, limits: Limits) -> None:
         MAX_CONTENT_LENGTH=limits.body_bytes,
         MAX_FORM_MEMORY_SIZE=limits.form_bytes,
         MAX_FORM_PARTS=limits.parts,
-        TRUSTED_HOSTS=list(limits.hosts),
     )
     app.url_map.merge_slashes = False
     app.request_class = InMemory

@@ -16,7 +16,9 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Response as BaseResponse
+from werkzeug.wsgi import host_is_trusted
 
+from service.errors import RequestError
 from service.limits import Limits
 from service.tokens import Token, TokenFile, now
 
@@ -50,6 +52,8 @@ SCOPE_OF = {
     "POST /v1/indexes/{name}/activate": "admin",
 }
 """The one table: a route that is not here keeps the service from starting."""
+ALIVE = "/healthz"
+"""Answers by whatever name it is asked."""
 COOKIE = "precedent_token"
 OF_COOKIE = frozenset({"read", "vectors"})
 """Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
@@ -87,6 +91,7 @@ class Doors:
     """The doors of one application; without tokens they ask for none."""
 
     pace: Pace
+    hosts: tuple[str, ...]
     tokens: TokenFile | None = None
 
 
@@ -95,7 +100,7 @@ def register(app: Flask, limits: Limits) -> None:
     for rule in app.url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             scope_of(rule, method)
-    app.extensions[EXTENSION] = Doors(Pace(limits.calls_a_second, limits.calls_at_once))
+    app.extensions[EXTENSION] = Doors(Pace(limits.calls_a_second, limits.calls_at_once), limits.hosts)
     app.before_request(_check)
 
 
@@ -151,6 +156,8 @@ def _doors() -> Doors:
 
 def _check() -> BaseResponse | None:
     """Let the request pass, or refuse it; a browser without a token is shown where to give one."""
+    if request.url_rule is None or request.url_rule.rule != ALIVE:
+        _require_own_name()
     scope = scope_of(request.url_rule, request.method)
     if scope == OPEN:
         return None
@@ -221,6 +228,18 @@ def require_own_page() -> None:
     own = site == "same-origin" if site else origin is None or urlsplit(origin).netloc == request.host
     if not own:
         raise Forbidden("expected this request from a page of this service, got one of another address")
+
+
+def _require_own_name() -> None:
+    """Refuse a foreign name: that of a web page which was pointed to this address since. Raises RequestError.
+
+    Not Flask's TRUSTED_HOSTS, which lets no route through, /healthz neither: probes ask a container by its address.
+    """
+    if not host_is_trusted(request.host, _doors().hosts):
+        raise RequestError(
+            f"this service goes by another name than {request.host!r}; serve names one that a proxy or others use by "
+            "--public-name NAME"
+        )
 
 
 def _require_near() -> None:

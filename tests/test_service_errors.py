@@ -124,8 +124,18 @@ def test_a_wrong_method_is_told_the_right_one(client: FlaskClient) -> None:
     assert "POST" in client.get("/v1/search").headers["Allow"]
 
 
-def test_a_foreign_host_name_is_refused(client: FlaskClient) -> None:
-    refused(client.get("/info", headers={"Host": "evil.example"}), 400, "bad_request")
+@pytest.mark.parametrize("path", ["/info", "/", "/login", "/static/page.css", "/metrics", "/nothing"])
+@pytest.mark.parametrize("host", ["evil.example", "10.89.0.2:8080", "localhost.evil.example", "a b", ""])
+def test_a_foreign_host_name_is_refused(client: FlaskClient, path: str, host: str) -> None:
+    answer = client.get(path, headers={"Host": host, "Accept": "text/html"})
+
+    refused(answer, 400, "bad_request")
+    assert "--public-name" in answer.text
+
+
+@pytest.mark.parametrize("host", ["10.89.0.2:8080", "precedent.internal"])
+def test_whether_the_process_lives_is_told_by_any_name(client: FlaskClient, host: str) -> None:
+    assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
 class _Broken(FakeEmbedder):

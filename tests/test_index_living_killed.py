@@ -32,6 +32,8 @@ class Writers:
         self.root.mkdir()
         self.acknowledged = 0
         self.held: Held = {one.study.study_id: _facts(one) for one in first}
+        self.reader = LivingCollection(self.folder)
+        """Searches on through every kill, as a service does, and is told of an index only now and then."""
         here = Path(__file__).parent
         self.process = subprocess.Popen(
             [sys.executable, str(here / "killed_writer.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -59,21 +61,26 @@ class Writers:
             elif open_change is not None and "done" in line:
                 self.held, open_change = _after(self.held, open_change), None
                 self.acknowledged += 1
-        found = self.contents()
+        with closing(LivingCollection(self.folder)) as living:
+            found = _contents(living)
         if open_change is not None and found != self.held:
             self.held = _after(self.held, open_change)
         assert found == self.held
+        if self.acknowledged % 3 == 0:
+            self.reader.reload()
+        assert _contents(self.reader) == self.held
         verdict = verify(self.folder, self.root)
         assert (verdict.faults, verdict.studies) == ([], len(self.held))
 
-    def contents(self) -> Held:
-        with closing(LivingCollection(self.folder)) as living:
-            now = living.now()
-            return {one: (now.study(one), tuple(now.embedding(one).tolist())) for one in ids_of(now)}
-
     def close(self) -> None:
+        self.reader.close()
         with self.process:  # ends when it has no more orders
             pass
+
+
+def _contents(living: LivingCollection) -> Held:
+    now = living.now()
+    return {one: (now.study(one), tuple(now.embedding(one).tolist())) for one in ids_of(now)}
 
 
 def _facts(one: Any) -> tuple[Any, ...]:

@@ -52,6 +52,12 @@ def _parse_filter(value: Any) -> Any:
 
 Filter = Annotated[dict[str, Any], BeforeValidator(_parse_filter)]
 StudyId = Annotated[str, Field(min_length=1, max_length=512)]
+EXAMPLE = "patient00001/study1"
+"""A study of CheXpert and of the demo, so that the document's examples can be tried."""
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"example": fields})
 
 
 class _Request(BaseModel):
@@ -99,6 +105,8 @@ class Films(InCollection):
 
 class Search(FilmOptions):
     """A search by exactly one of: a stored study, a vector, films."""
+
+    model_config = _example(study_id=EXAMPLE, k=5)
 
     study_id: StudyId | None = None
     embedding: list[FiniteFloat] | None = Field(None, min_length=1, description="unit vector of the encoder")
@@ -179,6 +187,8 @@ class PlaceOptions(_AboutFilms):
 class Place(PlaceOptions, _AboutStudy):
     """A stored study or films to place on the map."""
 
+    model_config = _example(study_id=EXAMPLE)
+
 
 class PredictOptions(_AboutFilms):
     """What to predict, beside the films."""
@@ -202,6 +212,8 @@ class PredictOptions(_AboutFilms):
 class Predict(PredictOptions, _AboutStudy):
     """A stored study or films to predict."""
 
+    model_config = _example(study_id=EXAMPLE)
+
 
 class ExplainOptions(_AboutFilms):
     """What to explain, beside the films: a finding of the probe, or the likeness to a stored study."""
@@ -224,11 +236,13 @@ class ExplainOptions(_AboutFilms):
 class Explain(ExplainOptions, _AboutStudy):
     """A stored study or films to explain."""
 
+    model_config = _example(study_id=EXAMPLE, hit="patient00002/study1")
+
 
 class StudyPath(BaseModel):
     """The slash of a study id may stand as it is or as %2F."""
 
-    study_id: StudyId
+    study_id: StudyId = Field(json_schema_extra={"example": EXAMPLE})
 
 
 class ImageQuery(InCollection):

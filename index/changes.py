@@ -1,14 +1,13 @@
 """Studies that were added or deleted since an index was built, in one SQLite file beside it.
 
-SQLite alone makes a change durable and orders writers. It must not know what is searched, nor what a row means.
+SQLite alone makes a change durable and orders writers; it must not know what is searched, nor what a row means.
 """
 
-import hashlib
 import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,15 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from index.change_digests import NOTHING, digest, seal, summed
+from index.change_faults import FILE, FILES, GIVE_UP, REMEDY, WITNESS, told
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
 from index.files import sync
 from index.places import require_here
 
-FILE = "changes.sqlite"
-VERSION = 1
+VERSION = 2
 _APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
+_FIRST = -(2**63)
 _PATIENCE = 30.0
 """Seconds that a writer waits for another; each holds the file for the milliseconds of its own transaction."""
 _TABLES = f"""
@@ -31,7 +32,7 @@ PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {VERSION};
 CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE changes (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    sequence INTEGER PRIMARY KEY,
     study_id TEXT NOT NULL UNIQUE,
     row TEXT,
     embedding BLOB,
@@ -54,6 +55,10 @@ class Change:
 class Changes:
     """The open file. One connection: its owner sees to it that one thread uses it at a time."""
 
+    _facts: dict[str, Any]
+    """While it is written: fingerprint, embedding_dim, name, up to where it was `cleared`, the `last` sequence that was
+    given, and the `sum` of all digests, modulo 2^256, in hex."""
+
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection, self._path = connection, path
 
@@ -62,13 +67,15 @@ class Changes:
         """Return the changes of the collection in a folder; None where there never were any.
 
         Raises:
-            ArtefactError: the file is damaged, of another version, or no file of ours.
+            ArtefactError: the file is missing, damaged, of another version, or no file of ours.
             FingerprintMismatch: its vectors are of another encoder.
         """
         path = folder / FILE
         if not path.exists():
+            if (folder / WITNESS).exists():
+                raise ArtefactError(f"{FILE} is missing from {str(folder)!r}; {REMEDY}")
             return None
-        with _told(path):
+        with told(path):
             connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=rw", _PATIENCE, isolation_level=None, check_same_thread=False, uri=True
             )
@@ -76,6 +83,8 @@ class Changes:
             try:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA secure_delete = ON")  # what was deleted is gone from the file as well
+                connection.execute("PRAGMA cell_size_check = ON")
+                connection.execute("PRAGMA trusted_schema = OFF")
                 found._require_facts(fingerprint, embedding_dim)
             except (sqlite3.Error, CollectionError):
                 connection.close()
@@ -89,61 +98,65 @@ class Changes:
         Raises WriteFailed: it cannot be made; PlaceError: the index lies at an address; and what `open` raises.
         """
         path = require_here(folder) / FILE
-        if not path.exists():
-            fresh = folder / f".{FILE}.{_name()}.new"
-            try:
-                _set_up(fresh, applied, {"fingerprint": fingerprint, "embedding_dim": embedding_dim})
-                with suppress(FileExistsError):  # another process was quicker
-                    os.link(fresh, path)
-                sync(folder)
-            except OSError as error:
-                raise WriteFailed(f"{str(path)!r} cannot be made: {error}") from error
-            finally:
-                fresh.unlink(missing_ok=True)
-        found = cls.open(folder, fingerprint, embedding_dim)
-        assert found is not None  # nobody removes the file
+        try:
+            if not any((folder / name).exists() for name in FILES):
+                _set_up(path, applied, {"fingerprint": fingerprint, "embedding_dim": embedding_dim})
+            found = cls.open(folder, fingerprint, embedding_dim)
+            assert found is not None  # nobody removes the file
+            _bear_witness(folder)
+        except OSError as error:
+            raise WriteFailed(f"{str(path)!r} cannot be made: {error}") from error
         return found
 
     def _require_facts(self, fingerprint: str, embedding_dim: int) -> None:
         if self._value("PRAGMA application_id") != _APPLICATION:
-            raise ArtefactError(f"{str(self._path)!r} is no file of ours; {_REMEDY}")
+            raise ArtefactError(f"{str(self._path)!r} is no file of ours; {REMEDY}")
         version = self._value("PRAGMA user_version")
         if version != VERSION:
-            raise ArtefactError(f"expected changes of version {VERSION} in {str(self._path)!r}, got {version}")
-        found = self._fact("fingerprint")
-        if found != fingerprint or self._fact("embedding_dim") != embedding_dim:
+            raise ArtefactError(
+                f"expected changes of version {VERSION} in {str(self._path)!r}, got {version}; compact the folder with "
+                f"the Precedent that wrote them, then {GIVE_UP}"
+            )
+        facts = self._read_facts()
+        if (facts["fingerprint"], facts["embedding_dim"]) != (fingerprint, embedding_dim):
             raise FingerprintMismatch(
                 f"the index is of encoder {fingerprint[:12]}, studies were added to its folder by encoder "
-                f"{str(found)[:12]}; index to another folder, or move {FILE} away to give those studies up"
+                f"{facts['fingerprint'][:12]}; index to another folder, or {GIVE_UP}"
             )
 
     @property
     def name(self) -> str:
         """The collection's own name in the folder of added films; no other collection has it."""
-        return str(self._fact("name"))
+        with told(self._path):
+            return str(self._read_facts()["name"])
 
     def rename(self) -> None:
         """Take a new name, as a copy has to."""
         with self.writing():
-            self._connection.execute("UPDATE facts SET value = ? WHERE name = 'name'", (_name(),))
+            self._facts["name"] = _name()
 
     def version(self) -> int:
         """Return a number that differs from the one before exactly if somebody else has changed the file since."""
-        with _told(self._path):
+        with told(self._path):
             return self._value("PRAGMA data_version")
 
     def since(self, sequence: int) -> tuple[int, list[Change]]:
         """Return up to where changes were cleared away, and every change after `sequence`, oldest first.
 
         Raises:
-            ArtefactError: a change is not what was written.
+            ArtefactError: a change is not what was written or, where all that is kept is read, one is missing.
         """
-        with _told(self._path), self._transaction("BEGIN"):
-            cleared = int(self._fact("cleared"))
+        with told(self._path), self._transaction("BEGIN"):
+            facts = self._read_facts()
+            whole = sequence <= facts["cleared"]
             asked = (
                 "SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE sequence > ? ORDER BY sequence"
             )
-            return cleared, [self._change(*row) for row in self._connection.execute(asked, (sequence,))]
+            rows = self._connection.execute(asked, (_FIRST if whole else sequence,)).fetchall()
+            changes = [self._change(*row) for row in rows]
+            if whole and summed(NOTHING, [row[-1] for row in rows]) != facts["sum"]:
+                raise ArtefactError(f"{str(self._path)!r} does not hold all that was written to it; {REMEDY}")
+            return facts["cleared"], changes
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -152,36 +165,46 @@ class Changes:
         Raises:
             WriteFailed: the disk is full or does not take it, or another writer does not come to an end.
         """
-        with _told(self._path), self._transaction("BEGIN IMMEDIATE"):
+        with told(self._path), self._transaction("BEGIN IMMEDIATE"):
+            before = self._read_facts()
+            self._facts = dict(before)
             yield
+            if self._facts != before:
+                _save_facts(self._connection, self._facts)
 
     def put(self, study_id: str, row: Mapping[str, Any] | None, embedding: npt.NDArray[np.float32] | None) -> None:
         """Write what happened to a study, in place of what happened to it before; None and None delete it."""
         text = None if row is None else json.dumps(row, ensure_ascii=False, allow_nan=False)
         blob = None if embedding is None else np.ascontiguousarray(embedding, dtype="<f4").tobytes()
+        gone = self._digests("study_id = ?", study_id)
+        sequence = self._facts["last"] + 1
+        sha256 = digest(sequence, study_id, text, blob)
         self._connection.execute(
-            "INSERT OR REPLACE INTO changes (study_id, row, embedding, sha256) VALUES (?, ?, ?, ?)",
-            (study_id, text, blob, _digest(study_id, text, blob)),
+            "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?)", (sequence, study_id, text, blob, sha256)
         )
+        self._facts |= {"last": sequence, "sum": summed(self._facts["sum"], [sha256], gone)}
 
     def clear(self, sequence: int) -> None:
         """Remove the changes up to `sequence`, which an index holds now, from the disk."""
         with self.writing():
+            gone = self._digests("sequence <= ?", sequence)
             self._connection.execute("DELETE FROM changes WHERE sequence <= ?", (sequence,))
-            self._connection.execute("UPDATE facts SET value = max(value, ?) WHERE name = 'cleared'", (sequence,))
-        with _told(self._path):
+            self._facts["cleared"] = max(self._facts["cleared"], sequence)
+            self._facts["sum"] = summed(self._facts["sum"], [], gone)
+        with told(self._path):
             self._value("PRAGMA wal_checkpoint(TRUNCATE)")  # SQLite's log holds them too
 
     def faults(self) -> list[str]:
         """Return what SQLite finds wrong with the file, a sentence each."""
-        with _told(self._path):
+        with told(self._path):
             found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check")]
         return [f"{FILE}: {one}" for one in found if one != "ok"]
 
-    def copy_to(self, path: Path) -> None:
-        """Write the file as it is at this moment, with all that was acknowledged, to another path."""
-        with _told(path), closing(sqlite3.connect(path)) as other:
+    def copy_to(self, folder: Path) -> None:
+        """Write the file as it is at this moment, with all that was acknowledged, to another folder."""
+        with told(folder / FILE), closing(sqlite3.connect(folder / FILE)) as other:
             self._connection.backup(other)
+        _bear_witness(folder)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -197,53 +220,56 @@ class Changes:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
-    def _change(self, sequence: int, study_id: str, text: str | None, blob: bytes | None, sha256: str) -> Change:
-        if _digest(study_id, text, blob) != sha256:
-            raise ArtefactError(f"change {sequence} in {str(self._path)!r} is not what was written; {_REMEDY}")
+    def _change(self, sequence: Any, study_id: Any, text: Any, blob: Any, sha256: Any) -> Change:
+        if not sha256 or digest(sequence, study_id, text, blob) != sha256:
+            raise ArtefactError(f"change {sequence} in {str(self._path)!r} is not what was written; {REMEDY}")
         vector = None if blob is None else np.frombuffer(blob, dtype="<f4")
         return Change(sequence, study_id, None if text is None else json.loads(text), vector)
 
-    def _value(self, statement: str, given: Sequence[Any] = ()) -> Any:
-        row = self._connection.execute(statement, given).fetchone()
+    def _digests(self, condition: str, given: Any) -> list[str]:
+        asked = f"SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE {condition}"
+        rows = self._connection.execute(asked, (given,)).fetchall()
+        for row in rows:
+            self._change(*row)
+        return [row[-1] for row in rows]
+
+    def _read_facts(self) -> dict[str, Any]:
+        found = dict(self._connection.execute("SELECT name, value FROM facts"))
+        if not (told := found.pop("seal", None)) or told != seal(found):
+            raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
+        return found
+
+    def _value(self, statement: str) -> Any:
+        row = self._connection.execute(statement).fetchone()
         return None if row is None else row[0]
 
-    def _fact(self, name: str) -> Any:
-        return self._value("SELECT value FROM facts WHERE name = ?", (name,))
 
-
-_REMEDY = f"restore a snapshot, or move {FILE} away to give up what was added or deleted since the index was built"
-_UNWRITTEN = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
-              sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)  # fmt: skip
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say in our words what SQLite refuses."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITTEN:
-            raise WriteFailed(
-                f"{str(path)!r} cannot be used at present ({error}); nothing was changed, try again"
-            ) from error
-        raise ArtefactError(f"{str(path)!r} is damaged ({error}); {_REMEDY}") from error
+def _bear_witness(folder: Path) -> None:
+    """Note beside the changes of a folder that they are there; any number of processes may do so at once."""
+    if not (folder / WITNESS).exists():
+        told_once = f"{FILE} holds what was added to this index and deleted from it.\n"
+        (folder / WITNESS).write_text(told_once, encoding="utf-8")
+        sync(folder)
 
 
 def _set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
-    """Write an empty file of changes, whole on the disk when this returns."""
-    with _told(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(_TABLES)
-        connection.executemany(
-            "INSERT INTO facts VALUES (?, ?)", {**facts, "cleared": applied, "name": _name()}.items()
-        )
-        connection.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (applied,))
-        connection.execute("PRAGMA journal_mode = WAL")
-    sync(path)
+    """Write an empty file of changes, there whole or not at all; another process may be quicker."""
+    fresh = path.with_name(f".{FILE}.{_name()}.new")
+    try:
+        with told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+            connection.executescript(_TABLES)
+            _save_facts(connection, {**facts, "name": _name(), "cleared": applied, "last": applied, "sum": NOTHING})
+            connection.execute("PRAGMA journal_mode = WAL")
+        sync(fresh)
+        with suppress(FileExistsError):
+            os.link(fresh, path)
+        sync(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
-def _digest(study_id: str, text: str | None, blob: bytes | None) -> str:
-    parts = (study_id.encode(), b"" if text is None else text.encode(), blob or b"")
-    return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).hexdigest()
+def _save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
+    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
 
 
 def _name() -> str:

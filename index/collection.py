@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from index.changes import FILE as CHANGES
+from index.change_faults import FILES as CHANGES
 from index.effort import EFFORTS, Effort
 from index.errors import ArtefactError, CollectionError, StudiesError
 from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
@@ -127,7 +127,7 @@ def save_collection(
 
 def _require_no_changes(out: Path) -> None:
     """Refuse to put an export in the place of studies that no export holds."""
-    if (out / CHANGES).exists():
+    if any((out / name).exists() for name in CHANGES):
         raise CollectionError(
             f"studies were added to or deleted from {str(out)!r} after it was built, of which an export knows nothing; "
             "give another folder with --out, or remove this one to give up those changes"

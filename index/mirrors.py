@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from index.changes import FILE as CHANGES
+from index.change_faults import FILES as CHANGES
 from index.collection import MANIFEST, load_index_manifest
 from index.errors import ArtefactError
 from index.files import load_json, sha256_of, written_whole
@@ -60,10 +60,10 @@ def _copy(source: Path, copy: Path) -> None:
     remedy = f"run: precedent index EMBEDDINGS --out {source}"
     manifest = load_index_manifest(source)
     there = {path.name for path in source.iterdir()}
-    if CHANGES in there:
+    if there & {*CHANGES}:
         raise ArtefactError(
-            f"{str(source)!r} holds {CHANGES}, studies added or deleted since the index was built, which cannot be "
-            "searched there; run precedent compact on the folder that it is a copy of, and copy that"
+            f"{str(source)!r} holds studies added or deleted since the index was built, which cannot be searched "
+            f"there; run precedent compact where it comes from, and copy all of that folder but {' and '.join(CHANGES)}"
         )
     wanted = {Path(entry["name"]).name: entry["sha256"] for entry in manifest["files"].values()}
     said = [MANIFEST]

@@ -10,7 +10,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from index.changes import FILE as CHANGES
 from index.changes import Changes
 from index.collection import MANIFEST
 from index.errors import ArtefactError, CollectionError
@@ -40,7 +39,7 @@ def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
         changes = Changes.open(folder, manifest["fingerprint"], manifest["embedding_dim"])
         if changes is not None:
             with closing(changes):
-                changes.copy_to(partial / CHANGES)
+                changes.copy_to(partial)
         if (folder / MAP).exists():
             _copy(folder / MAP, partial)
             _copy(folder / Path(load_json(folder / MAP, "map manifest", remedy)["name"]).name, partial)

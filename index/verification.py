@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from index.added_films import changed_films, unnamed_films
-from index.changes import FILE as CHANGES
+from index.change_faults import FILE as CHANGES
+from index.change_faults import WITNESS
 from index.changes import Change, Changes
 from index.collection import MANIFEST, Collection, load_collection
 from index.errors import BackendUnavailable, CollectionError
@@ -125,7 +126,7 @@ def _strangers(folder: Path, collection: Collection) -> Iterator[Path]:
     """Yield the files that a kill may have left."""
     named = {entry["name"] for entry in collection.manifest["files"].values()}
     for path in sorted(folder.iterdir()):
-        ours = path.name in {*named, MANIFEST, MAP} or path.name.startswith((CHANGES, "map-"))
+        ours = path.name in {*named, MANIFEST, MAP, WITNESS} or path.name.startswith((CHANGES, "map-"))
         if not ours and path.is_file():
             yield path
 

@@ -4,7 +4,8 @@ Knows the real writers and readers; it must not know what is done to the files b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from export_files import save_export
+from living_world import ids_of
 from training_films import trainer_of
 
 from encoder.checkpoint import save_encoder
@@ -22,8 +24,10 @@ from encoder.probe import LinearProbe
 from encoder.run_folder import RunFolder
 from encoder.runtime import _kept, keep_model
 from encoder.train import Trainer
+from index.added import Addition
 from index.collection import build_collection, load_collection
 from index.errors import CollectionError
+from index.living import LivingCollection
 from index.projection import build_map, load_map
 from index.retriever import Retriever
 from index.shards import load_embeddings
@@ -51,6 +55,14 @@ def of_index(folder: Path) -> Any:
     hits = [retriever.similar(one, 3, exact=exact).hits for one in ids[:5] for exact in (True, False)]
     said = [retriever.manifest.get(name) for name in ("kind", "rows", "fingerprint", "image_root", "recall_at_10")]
     return retriever._studies.to_pylist(), said, hits
+
+
+def of_changes(folder: Path) -> Any:
+    """Return what a collection holds that was added to and deleted from."""
+    with closing(LivingCollection(folder)) as living:
+        now = living.now()
+        hits = living.search(np.eye(1, 16)[0], 20).hits
+        return {one: (now.study(one), now.embedding(one).tobytes()) for one in ids_of(now)}, hits, now.sequence
 
 
 def of_map(folder: Path) -> Any:
@@ -123,6 +135,23 @@ def make_index(world: World, kind: str = "ivf") -> list[str]:
     return [*(entry["name"] for entry in manifest["files"].values()), "manifest.json"]
 
 
+def make_changes(world: World) -> list[str]:
+    make_index(world, "flat")
+    with closing(LivingCollection(world.folder)) as living:
+        first, second, *gone = ids_of(living)[:9]
+        patient = "patient99999"
+        new = [
+            Addition(
+                replace(living.study(first), study_id=f"{patient}/study{n}", patient_id=patient), ("frontal",), vector
+            )
+            for n, vector in enumerate(world.vectors[:9])
+        ]
+        living.add(new)
+        living.add([Addition(living.study(second), ("frontal",), world.vectors[7])], replace=True)
+        living.delete([new[3].study.study_id, *gone])
+    return ["changes.sqlite"]
+
+
 def make_map(world: World) -> list[str]:
     if not (world.folder / "manifest.json").exists():
         make_index(world, "flat")
@@ -179,3 +208,7 @@ KINDS: dict[str, tuple[Callable[[World], list[str]], Callable[[Path], Any]]] = {
     "probe": (make_probe, of_probe),
     "run": (make_run, of_run),
 }
+GROWING: dict[str, tuple[Callable[[World], list[str]], Callable[[Path], Any]]] = {
+    "changes": (make_changes, of_changes),
+}
+"""What is not written once and whole."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from artefacts import KINDS, REFUSALS, World, tiny_model
+from artefacts import GROWING, KINDS, REFUSALS, World, tiny_model
 
 from encoder.embedder import Embedder
 from encoder.runtime import _converted
@@ -17,6 +17,7 @@ from index.shards import ExportPlan, ShardFolder
 from index.vectors import Embeddings
 
 SHORT, LONG = 12, 1_000
+EVERY = KINDS | GROWING
 
 
 @pytest.fixture
@@ -34,10 +35,10 @@ def outcome(answer: Callable[[Path], Any], folder: Path, expected: Any) -> str:
     return "right"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 @pytest.mark.parametrize("count", [SHORT, pytest.param(LONG, marks=pytest.mark.long)])
 def test_an_artefact_with_a_flipped_bit_is_refused_or_answers_as_before(count: int, kind: str, world: World) -> None:
-    make, answer = KINDS[kind]
+    make, answer = EVERY[kind]
     source, counts = random.Random(count), Counter[str]()
     for path in (world.folder / name for name in make(world)):
         content, expected = path.read_bytes(), answer(world.folder)
@@ -53,11 +54,11 @@ def test_an_artefact_with_a_flipped_bit_is_refused_or_answers_as_before(count: i
     assert any("refused" in name for name in counts)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_an_artefact_that_is_cut_short_empty_or_missing_is_refused_or_answers_as_before(
     kind: str, world: World
 ) -> None:
-    make, answer = KINDS[kind]
+    make, answer = EVERY[kind]
     for path in (world.folder / name for name in make(world)):
         content, expected = path.read_bytes(), answer(world.folder)
         for length in (len(content) - 1, len(content) // 2, 7, 0):

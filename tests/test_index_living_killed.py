@@ -103,6 +103,7 @@ def writers(tmp_path: Path, rng: np.random.Generator) -> Iterator[Writers]:
 def _killed_at_random(writers: Writers, kills: int, rng: np.random.Generator) -> None:
     for seed in range(kills):
         writers.check(writers.run(seed=seed, logged=int(rng.integers(8)), seconds=float(rng.uniform(0, 0.03))))
+    print(f"{kills} kills, {writers.acknowledged} changes acknowledged")
     assert writers.acknowledged > kills
 
 
@@ -122,6 +123,7 @@ def _killed_line_by_line(writers: Writers, kind: str, step: int) -> int:
         log = writers.run(seed=line, kind=kind, line=line)
         writers.check(log)
         if log[-1].get("whole"):
+            print(f"{kind}: {kills} kills, one before every {step}. line")
             return kills
         line, kills = line + step, kills + 1
 

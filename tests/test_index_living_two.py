@@ -16,7 +16,7 @@ from index.living import LivingCollection
 from index.verification import verify
 
 CHANGES = 24
-PATIENCE = 600
+PATIENCE = 120
 CONTEXT = multiprocessing.get_context("spawn")
 FIRST = [f"patient0/study{number}" for number in range(CHANGES)]
 

@@ -40,17 +40,21 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def _parse_filter(value: Any) -> Any:
-    """A form and a URL carry the filter as text, a JSON body carries it as an object."""
-    try:
-        parsed = parse_json(value) if isinstance(value, str) else value
-        json.dumps(parsed, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected a filter in JSON, got {error}") from None
-    return parsed
+def _from_text(what: str) -> BeforeValidator:
+    """A form and a URL carry it as text, a JSON body carries it as an object."""
+
+    def parse(value: Any) -> Any:
+        try:
+            parsed = parse_json(value) if isinstance(value, str) else value
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"expected a {what} in JSON, got {error}") from None
+        return parsed
+
+    return BeforeValidator(parse)
 
 
-Filter = Annotated[dict[str, Any], BeforeValidator(_parse_filter)]
+Filter = Annotated[dict[str, Any], _from_text("filter")]
 StudyId = Annotated[str, Field(min_length=1, max_length=512)]
 EXAMPLE = "patient00001/study1"
 """A study of CheXpert and of the demo, so that the document's examples can be tried."""
@@ -126,16 +130,6 @@ class Search(FilmOptions):
         return self
 
 
-def _parse_study(value: Any) -> Any:
-    """As a filter: text in a form, an object in a JSON body."""
-    try:
-        parsed = parse_json(value) if isinstance(value, str) else value
-        json.dumps(parsed, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"expected a study in JSON, got {error}") from None
-    return parsed
-
-
 class NewStudy(_Request):
     """What is known of a study to be added, as `GET /v1/studies/{study_id}` answers it."""
 
@@ -154,7 +148,7 @@ class NewStudy(_Request):
 class StudyOptions(InCollection):
     """A study to be added, beside its films."""
 
-    study: Annotated[NewStudy, BeforeValidator(_parse_study)] = Field(description="as JSON text in a form")
+    study: Annotated[NewStudy, _from_text("study")] = Field(description="as JSON text in a form")
     replace: bool = Field(False, description="in the place of a study of the same id")
 
 

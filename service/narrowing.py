@@ -5,7 +5,7 @@ Pure: it knows the grammar of filters and must not know an index.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
 
 LABELS = {"present": [1], "possible": [1, -1], "absent": [0]}
 """What a finding chosen on the page must be in a hit: its labels, any of which will do."""
@@ -17,7 +17,8 @@ def _none_if_empty(value: Any) -> Any:
 
 
 Choice = Annotated[str | None, BeforeValidator(_none_if_empty)]
-Years = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty)]
+_YEARS = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "maxLength": 0}, {"type": "null"}]}
+Years = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty), WithJsonSchema(_YEARS)]
 
 
 class Narrowing(BaseModel):

@@ -109,6 +109,18 @@ def test_a_read_only_folder_is_read_and_refuses_to_be_written(
     assert answer(disk) == expected
 
 
+def test_a_collection_that_changed_is_refused_in_a_read_only_folder_with_a_remedy(
+    disk: Path, rng: np.random.Generator
+) -> None:
+    folder = build_of(disk / "index", [addition(f"patient{one}/study1", unit(rng)) for one in range(9)])
+    with closing(LivingCollection(folder)) as living:
+        living.delete(["patient3/study1"])
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+    with pytest.raises(WriteFailed, match="let this user write to the folder, or compact"):
+        LivingCollection(folder)
+
+
 def grow(living: LivingCollection, root: Path, name: str, rng: np.random.Generator) -> list[str]:
     """Add a study with a film after another until the disk takes no more; return the ids of those that it took."""
     for number in range(1_000):

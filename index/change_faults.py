@@ -13,15 +13,23 @@ from index.errors import ArtefactError, WriteFailed
 FILE = "changes.sqlite"
 WITNESS = "changes.kept"
 """Says that there is such a file, since without it what was deleted would be found again."""
-FILES = (FILE, WITNESS)
-GIVE_UP = f"move {FILE} and {WITNESS} away to give up what was added or deleted since the index was built"
+FILES = (FILE, f"{FILE}-wal", WITNESS)
+"""Any of which says that something was changed; the second is SQLite's log, of which another file must know nothing."""
+GIVE_UP = (
+    f"stop what uses the folder and move {FILE}* and {WITNESS} away to give up what was added or deleted since the "
+    "index was built"
+)
 REMEDY = f"restore a snapshot, or {GIVE_UP}"
-_UNWRITTEN = (
+_AT_PRESENT = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
     sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
 )
 
 
@@ -34,6 +42,8 @@ def told(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except sqlite3.ProgrammingError:  # ours, never the file's
+        raise
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_CANTOPEN:
@@ -41,7 +51,7 @@ def told(path: Path) -> Iterator[None]:
                 f"{str(path)!r} cannot be opened; SQLite writes beside it also for those who only search: let this "
                 "user write to the folder, or compact the collection and copy it without its changes"
             ) from error
-        if code in _UNWRITTEN:
+        if code in _AT_PRESENT:
             raise WriteFailed(
                 f"{str(path)!r} cannot be used at present ({error}); nothing was changed, try again"
             ) from error

@@ -71,8 +71,9 @@ class Changes:
             FingerprintMismatch: its vectors are of another encoder.
         """
         path = folder / FILE
+        expected = any((folder / name).exists() for name in FILES)  # looked at first: a first writer may be at work
         if not path.exists():
-            if (folder / WITNESS).exists():
+            if expected:
                 raise ArtefactError(f"{FILE} is missing from {str(folder)!r}; {REMEDY}")
             return None
         with told(path):
@@ -140,15 +141,17 @@ class Changes:
         with told(self._path):
             return self._value("PRAGMA data_version")
 
-    def since(self, sequence: int) -> tuple[int, list[Change]]:
+    def since(self, sequence: int, *, whole: bool = False) -> tuple[int, list[Change]]:
         """Return up to where changes were cleared away, and every change after `sequence`, oldest first.
 
+        Args:
+            whole: read all that is kept, and miss what is not there.
+
         Raises:
-            ArtefactError: a change is not what was written or, where all that is kept is read, one is missing.
+            ArtefactError: a change is not what was written or, of the whole, one is missing.
         """
         with told(self._path), self._transaction("BEGIN"):
             facts = self._read_facts()
-            whole = sequence <= facts["cleared"]
             asked = (
                 "SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE sequence > ? ORDER BY sequence"
             )
@@ -156,7 +159,7 @@ class Changes:
             changes = [self._change(*row) for row in rows]
             if whole and summed(NOTHING, [row[-1] for row in rows]) != facts["sum"]:
                 raise ArtefactError(f"{str(self._path)!r} does not hold all that was written to it; {REMEDY}")
-            return facts["cleared"], changes
+            return facts["cleared"], [change for change in changes if change.sequence > sequence]
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from index.added_films import film_path, save_film, unnamed_films
 from index.changes import Changes
 from index.collection import MANIFEST, Collection, load_collection
 from index.compaction import save_generation
-from index.errors import ArtefactError, WriteFailed
+from index.errors import ArtefactError, FingerprintMismatch, WriteFailed
 from index.familiarity import FamiliarityGate
 from index.folder import held_alone
 from index.generation import Generation
@@ -73,8 +73,19 @@ class LivingCollection(Writable):
             return self._generation
 
     def reload(self) -> None:
-        """Take up the index that lies in the folder now; searches go on in the old one until it is there."""
+        """Take up the index that lies in the folder now; searches go on in the old one until it is there.
+
+        Raises:
+            FingerprintMismatch: it is of another encoder than the one before, with which queries are embedded.
+        """
         opened = _opened(at_hand(self._source))
+        if (found := opened.generation.fingerprint) != self.fingerprint:
+            if opened.changes is not None:
+                opened.changes.close()
+            raise FingerprintMismatch(
+                f"{str(self._source)!r} holds an index of encoder {found[:12]} now, what is searched is of encoder "
+                f"{self.fingerprint[:12]}; activate it with its encoder, or open the folder anew"
+            )
         with self._looking:
             self._replace(opened)
 
@@ -87,9 +98,9 @@ class LivingCollection(Writable):
         image_root: Path | None = None,
     ) -> list[bool]:
         """Add studies, as `Writable` says; return of each whether anything was new. They are on the disk then."""
-        rows = as_rows(additions, self.schema)
-        vectors = [as_embeddings(one.embedding, self.embedding_dim)[0] for one in additions]
         with self._written() as (before, changes):
+            rows = as_rows(additions, self.schema)
+            vectors = [as_embeddings(one.embedding, self.embedding_dim)[0] for one in additions]
             fresh = [
                 not is_same(before, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)
             ]
@@ -103,6 +114,8 @@ class LivingCollection(Writable):
 
     def delete(self, study_ids: Sequence[str], image_root: Path | None = None) -> None:
         """Delete studies, as `Writable` says; their added films go with the next compaction."""
+        for study_id in study_ids:
+            self.study(study_id)  # refused before a file of changes is made for it
         with self._written() as (before, changes):
             for study_id in study_ids:
                 before.study(study_id)
@@ -111,7 +124,10 @@ class LivingCollection(Writable):
 
     def film_path(self, content: bytes, suffix: str) -> str:
         """Return where a film of an added study belongs, relative to the image root."""
-        with closing(self._make_changes()) as changes:
+        with self._writing:
+            self._follow()
+            changes = self._make_changes()
+        with closing(changes):
             return film_path(changes.name, content, suffix)
 
     def compact(self, image_root: Path | None = None) -> dict[str, Any]:
@@ -142,7 +158,7 @@ class LivingCollection(Writable):
         return self.manifest
 
     def _follow(self) -> None:
-        """Take up the index that lies in the folder, where another process has put one there."""
+        """Take up the index that lies in the folder, where another process has put one there. Raises as `reload`."""
         if _stamp(self.folder) != self._stamp:
             self.reload()
 
@@ -231,7 +247,7 @@ def _opened(folder: Path) -> _Opened:
             continue
         generation = Generation(collection, collection.manifest.get("applied", 0))
         changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
-        cleared, since = changes.since(generation.sequence) if changes else (0, [])
+        cleared, since = changes.since(generation.sequence, whole=True) if changes else (0, [])
         if cleared <= generation.sequence:
             return _Opened(stamp, generation.after(since), changes)
         if _stamp(folder) == stamp:

@@ -40,6 +40,7 @@ def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
         if changes is not None:
             with closing(changes):
                 changes.copy_to(partial)
+                _require_whole(partial, manifest)
         if (folder / MAP).exists():
             _copy(folder / MAP, partial)
             _copy(folder / Path(load_json(folder / MAP, "map manifest", remedy)["name"]).name, partial)
@@ -72,6 +73,16 @@ def restore_snapshot(snapshot: Path, out: Path) -> None:
         if changes is not None:
             with closing(changes):
                 changes.rename()
+
+
+def _require_whole(folder: Path, manifest: dict[str, Any]) -> None:
+    """Read every change of a copy, so that no snapshot vouches for damaged ones. Raises ArtefactError."""
+    copied = Changes.open(folder, manifest["fingerprint"], manifest["embedding_dim"])
+    assert copied is not None
+    with closing(copied):
+        if faults := copied.faults():
+            raise ArtefactError(f"{faults[0]}; run: precedent verify")
+        copied.since(0, whole=True)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def _changed(folder: Path, collection: Collection, found: Verdict) -> tuple[Gene
         return generation, None
     with closing(changes):
         found.faults += changes.faults()
-        cleared, since = changes.since(generation.sequence)
+        cleared, since = changes.since(generation.sequence, whole=True)
         if cleared > generation.sequence:
             found.faults.append(f"{MANIFEST} lacks studies that were added and compacted; restore a snapshot")
         following = generation.after(since)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from living_world import addition, build_of, ids_of, units
 
-from index.change_faults import FILE, WITNESS
-from index.errors import ArtefactError
+from index.change_faults import FILE, FILES, WITNESS
+from index.compaction import save_generation
+from index.errors import ArtefactError, FingerprintMismatch, StudyNotFound
+from index.files import load_json, save_json
 from index.living import LivingCollection
 from index.verification import verify
 
@@ -56,7 +58,7 @@ def test_a_file_that_is_missing_is_not_begun_anew(folder: Path) -> None:
         held = ids_of(living)
     (folder / FILE).rename(folder / "away")
 
-    with pytest.raises(ArtefactError, match=f"{FILE} is missing.*move {FILE} and {WITNESS} away"):
+    with pytest.raises(ArtefactError, match=rf"{FILE} is missing.*move {FILE}\* and {WITNESS} away"):
         LivingCollection(folder)
     assert verify(folder).faults
 
@@ -74,6 +76,58 @@ def test_a_file_that_goes_while_it_is_searched_is_not_begun_anew_by_a_writer(
         with pytest.raises(ArtefactError, match="is missing"):
             living.add([addition("patient99/study1", units(rng, 1)[0])])
     assert not (folder / FILE).exists()
+
+
+def test_a_log_that_was_left_behind_is_not_taken_for_another_file_s(folder: Path, tmp_path: Path) -> None:
+    with closing(LivingCollection(folder)) as living:
+        living.delete(["patient4/study1"])
+        for path in folder.glob(f"{FILE}*"):  # as a kill leaves them
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (folder / FILE).unlink()
+    (folder / WITNESS).unlink()
+    (folder / f"{FILE}-wal").write_bytes((tmp_path / f"{FILE}-wal").read_bytes())
+
+    with pytest.raises(ArtefactError, match=rf"move {FILE}\* and"):
+        LivingCollection(folder)
+
+
+def test_a_row_that_is_lost_after_a_compaction_was_cut_off_is_missed(folder: Path) -> None:
+    with closing(LivingCollection(folder)) as living:
+        save_generation(living.folder, living.now())  # and is killed before the changes are cleared
+    with closing(LivingCollection(folder)) as living:
+        living.delete(["patient5/study1", "patient6/study1"])
+    with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+        connection.execute("DELETE FROM changes WHERE study_id = 'patient5/study1'")
+
+    with pytest.raises(ArtefactError, match="does not hold all"):
+        LivingCollection(folder)
+    assert verify(folder).faults
+
+
+def test_a_study_that_is_not_there_makes_no_file(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = build_of(tmp_path / "new", [addition("patient1/study1", units(rng, 1)[0])])
+    with closing(LivingCollection(folder)) as living, pytest.raises(StudyNotFound):
+        living.delete(["patient2/study1"])
+
+    assert not any((folder / name).exists() for name in FILES)
+
+
+def test_an_index_of_another_encoder_is_not_taken_up_by_a_write(folder: Path, rng: np.random.Generator) -> None:
+    bare = build_of(folder.with_name("bare"), [addition("patient1/study1", units(rng, 1)[0])])
+    with closing(LivingCollection(bare)) as living:
+        manifest = load_json(bare / "manifest.json", "manifest", "")
+        save_json(bare / "manifest.json", manifest | {"fingerprint": "e" * 64}, sealed=True)
+        for change in (
+            lambda: living.delete(["patient1/study1"]),
+            lambda: living.add([addition("patient3/study1", units(rng, 1)[0])]),
+            lambda: living.film_path(b"film", ".png"),
+            living.compact,
+            living.reload,
+        ):
+            with pytest.raises(FingerprintMismatch, match="activate it with its encoder"):
+                change()
+        assert ids_of(living) == ["patient1/study1"]
+    assert not any((bare / name).exists() for name in FILES)
 
 
 def test_a_kill_before_the_witness_is_mended_by_the_next_writer(folder: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_file_of_changes_that_is_none_is_refused(living: LivingCollection, con
 def test_after_the_changes_were_given_up_new_ones_are_kept(living: LivingCollection, rng: np.random.Generator) -> None:
     living.close()
     (living.folder / CHANGES).unlink()
-    with pytest.raises(ArtefactError, match=f"{CHANGES} is missing.*move {CHANGES} and {WITNESS} away"):
+    with pytest.raises(ArtefactError, match=rf"{CHANGES} is missing.*move {CHANGES}\* and {WITNESS} away"):
         LivingCollection(living.folder)
     (living.folder / WITNESS).unlink()
     again = LivingCollection(living.folder)

@@ -41,12 +41,9 @@ def _die(drawn: Drawn, index: Path, seed: int, told: Connection) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("writer", "words"), [(_lie, "'patient0/study0'"), (_die, "got its end")])
-def test_a_writer_that_loses_or_adds_nothing_is_told(
-    writer: object, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_that_loses_or_adds_nothing_is_told(writer: living.Writer, words: str, tmp_path: Path) -> None:
     drawn = Drawn(150, 16)
     build_index(drawn, "f" * 64, "flat", tmp_path)
-    monkeypatch.setattr(living, "_add", writer)
 
     with pytest.raises(click.ClickException, match=words):
-        living._killed(drawn, tmp_path / "index", 0)
+        living.kill_and_open(drawn, tmp_path / "index", 0, writer)

@@ -28,6 +28,8 @@ from scripts.benches.drawn import Drawn
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.benches.serve import build_index
 
+Writer = Callable[[Drawn, Path, int, Connection], None]
+"""What a process does to the index until it is killed; it tells each id once it is acknowledged."""
 _FINGERPRINT = "f" * 64
 _K = 10
 _MS = 1000
@@ -74,7 +76,7 @@ def _measured(drawn: Drawn, folder: Path, changes: int, kills: int, repeat: int)
         states[f"{changes:,} added"] = _turns(living, drawn, fresh, repeat, folder)
         living.delete([_built_id(number) for number in range(min(changes, drawn.rows // 2))])
         states[f"{changes:,} deleted too"] = _turns(living, drawn, fresh, repeat, folder)
-    opened = [_killed(drawn, folder / "index", turn) for turn in range(kills)]
+    opened = [kill_and_open(drawn, folder / "index", turn, _add) for turn in range(kills)]
     with closing(LivingCollection(folder / "index")) as living:
         start, busy = perf_counter(), process_time()
         held = living.compact()["rows"]
@@ -120,20 +122,21 @@ def _flush(file: Any, page: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def _killed(drawn: Drawn, index: Path, seed: int) -> dict[str, Any]:
+def kill_and_open(drawn: Drawn, index: Path, seed: int, writer: Writer) -> dict[str, Any]:
     """Kill a process that adds to the index; return how soon it is open and searched, and how many adds are there.
 
     Raises:
         ClickException: the process died by itself, or an add that it was told of is gone.
     """
     ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    writer = multiprocessing.get_context("spawn").Process(target=_add, args=(drawn, index, seed, theirs), daemon=True)
-    writer.start()
+    words = (drawn, index, seed, theirs)
+    process = multiprocessing.get_context("spawn").Process(target=writer, args=words, daemon=True)
+    process.start()
     theirs.close()
     told = _heard(ours, 1)
     sleep(float(np.random.default_rng(seed).uniform(0, _LONGEST_WAIT)))
-    writer.kill()
-    writer.join()
+    process.kill()
+    process.join()
     told += _heard(ours)
     if not told:
         raise click.ClickException("expected the process that adds to do so until it is killed, got its end")
@@ -160,7 +163,7 @@ def _heard(pipe: Connection, most: int | None = None) -> list[str]:
 
 
 def _add(drawn: Drawn, index: Path, seed: int, told: Connection) -> None:
-    """Add a study after the other, and tell each id once it is acknowledged; the child of `_killed`."""
+    """Add a study after the other, and tell each id once it is acknowledged; the child of `kill_and_open`."""
     with closing(LivingCollection(index)) as living:
         for one in _additions(drawn, f"kill{seed}-"):
             living.add([one])

@@ -12,6 +12,7 @@ from index.added import Writable
 from index.errors import CollectionError
 from index.milvus.address import MilvusAddress
 from index.opening import Address, address_of, open_collection
+from index.vector_index import limit_reading
 
 
 class CollectionAddress(click.ParamType):
@@ -24,7 +25,8 @@ class CollectionAddress(click.ParamType):
         self._instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
-        """Return the address. Raises CollectionError: it is none, or one on Milvus where none is taken."""
+        """Return the address, which is about to be read. Raises CollectionError: it is none, or one not taken here."""
+        limit_reading()
         address: Address = address_of(value) if isinstance(value, str) else value
         if self._instead is not None and isinstance(address, MilvusAddress):
             raise CollectionError(f"expected an index in a folder, got one on Milvus; {self._instead}")

@@ -11,9 +11,10 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -21,10 +22,10 @@ import click
 import pyarrow as pa
 from flask import Flask
 
-from scripts.listening import closed_by_signals, listen, run
+from scripts.listening import closed_by_signals, listen, run, tell_supervisor
+from service import doors
 from service.activation import ACTIVATION, Activation
 from service.closing import CLOSING
-from service.doors import EXTENSION as DOORS
 
 if TYPE_CHECKING:
     from service.limits import Limits
@@ -37,6 +38,8 @@ THREADS = 56
 batches. The rest answers searches for vectors and pages meanwhile."""
 _M_ARENA_MAX = -8  # of malloc.h
 _ARENAS = 2
+LOADING_SECONDS = 900
+"""A large collection may take, of which every byte is read for its SHA-256 on a slow disk."""
 BODY_SLACK = 4
 """waitress drops a body this many limits long in its own words; below, the service's error body answers."""
 
@@ -79,7 +82,7 @@ def command(
     precedent serve main=index/ nih=nih-index/ --encoder encoder.safetensors --images nih=nih-films/
     precedent serve index/ --encoder encoder.safetensors --tokens tokens.json --audit audit.jsonl
     """
-    from service import doors, witness
+    from service import witness
     from service.audit import AuditLog
     from service.errors import AuditError, MountError, NotReady, TokensError
     from service.limits import Limits
@@ -88,8 +91,11 @@ def command(
     from service.mounts import parse_mounts
     from service.tokens import TokenFile
 
+    hung_up: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))  # which would end it while it loads
+    tell_supervisor(f"EXTEND_TIMEOUT_USEC={LOADING_SECONDS}000000")
     give_memory_back()
-    require_doors(host, tokens)
+    require_doors(host, tokens, public_name)
     try:
         mounts = parse_mounts(indexes, images)
         known = TokenFile(tokens) if tokens is not None else None
@@ -98,7 +104,7 @@ def command(
         raise click.ClickException(str(refusal)) from None
     with bind(host, port) as listener:
         configure(log_format or ("text" if sys.stderr.isatty() else "json"))
-        limits = replace(limits_for(threads), hosts=(*Limits.hosts, host, *public_name))
+        limits = replace(limits_for(threads), hosts=(*Limits.hosts, host, *map(str.lower, public_name)))
         try:
             app = load(mounts, encoder, limits, probe, runtime="auto")
         except NotReady as fault:
@@ -106,7 +112,7 @@ def command(
         doors.lock(app, known)
         if calls is not None:
             witness.register(app, calls)
-        serve(app, listener, threads=threads)
+        serve(app, listener, threads=threads, hung_up=hung_up)
     if calls is not None:
         click.echo(f"audit log {audit}: {calls.close()}")
     leave(0)
@@ -122,8 +128,8 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def require_doors(host: str, tokens: Path | None) -> None:
-    """Refuse an address that other machines could reach where nobody is asked for a token."""
+def require_doors(host: str, tokens: Path | None, public_name: Sequence[str] = ()) -> None:
+    """Refuse an address or a name by which other machines could ask where nobody is asked for a token."""
     try:
         address = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
@@ -132,6 +138,11 @@ def require_doors(host: str, tokens: Path | None) -> None:
         raise click.ClickException(
             f"expected a loopback address, got {host!r}, which others can reach; ask them for tokens: precedent token "
             "create NAME --scope read --tokens FILE, and --tokens FILE here"
+        )
+    if tokens is None and public_name:
+        raise click.ClickException(
+            f"whoever asks for {public_name[0]!r} comes by a proxy here and would pass for this machine; ask them for "
+            "tokens: precedent token create NAME --scope read --tokens FILE, and --tokens FILE here"
         )
 
 
@@ -149,12 +160,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def renewed_by_signals(activation: Activation | None) -> Iterator[None]:
-    """Have SIGHUP put what lies in the folders in the place of what is served, where it came from folders."""
+def renewed_by_signals(activation: Activation | None, hung_up: Sequence[int] = ()) -> Iterator[None]:
+    """Have SIGHUP put what lies in the folders in the place of what is served, where it came from folders.
+
+    Args:
+        hung_up: the signals that came before.
+    """
     if activation is None:
         yield
         return
     before = signal.signal(signal.SIGHUP, lambda _signal, _frame: activation.in_background())
+    if hung_up:
+        activation.in_background()
     try:
         yield
     finally:
@@ -168,18 +185,20 @@ def limits_for(threads: int) -> "Limits":
     return replace(Limits(), studies=max(1, 5 * threads // 8), readings_waiting=threads // 8)
 
 
-def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS) -> None:
+def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_up: Sequence[int] = ()) -> None:
     """Serve `app` until SIGINT or SIGTERM; then finish what is in flight, and refuse what comes meanwhile."""
     body = BODY_SLACK * app.config["MAX_CONTENT_LENGTH"]
     closing = app.extensions[CLOSING]
-    server = listen(app, listener, threads=threads, body_bytes=body, closing=closing)
+    known = partial(doors.knows, app)
+    server = listen(app, listener, threads=threads, body_bytes=body, closing=closing, known=known)
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
-    with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION)):
+    with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION), hung_up):
         click.echo(f"serving {held} on http://{host}:{port}")
-        if app.extensions[DOORS].tokens is None:
+        if app.extensions[doors.EXTENSION].tokens is None:
             click.echo("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
         log.info("serving %s", held)
+        tell_supervisor("READY=1")
         whole = run(server, closing)
     if whole:
         log.info("stopped; every request that had begun was answered")

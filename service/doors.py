@@ -5,21 +5,21 @@ It must not know what a route does. On a service without tokens only the machine
 
 import ipaddress
 import re
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from flask import Flask, current_app, g, redirect, request, url_for
-from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.datastructures import Authorization, WWWAuthenticate
 from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
+from werkzeug.http import parse_cookie
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Response as BaseResponse
 from werkzeug.wsgi import host_is_trusted
 
-from service.errors import RequestError
+from service.errors import RequestError, TokensError
 from service.limits import Limits
+from service.pace import Pace
 from service.tokens import Token, TokenFile, now
 
 OPEN = "open"
@@ -58,32 +58,13 @@ COOKIE = "precedent_token"
 OF_COOKIE = frozenset({"read", "vectors"})
 """Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
 STRANGERS = ""
-"""Under which all callers without a token are counted: no token has that name."""
+"""Under which all are paced who show no token, or come by a foreign name: no token has that name."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_NEXT = 4096
 """Characters of an address to which a browser is led back."""
 EXTENSION = "precedent_doors"
 
 _ARGUMENT = re.compile(r"<(?:[^<>:]+:)?([^<>]+)>")
-
-
-class Pace:
-    """So many calls a second of each name, and as many at once as have been saved up. Safe under threads."""
-
-    def __init__(self, rate: int, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Let each name call `rate` >= 1 times a second, and `burst` times at once after a rest."""
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._left: dict[str, tuple[float, float]] = {}
-        self._lock = threading.Lock()
-
-    def take(self, name: str) -> bool:
-        """Return whether `name` may call now; a call that may not costs it nothing."""
-        with self._lock:
-            at = self._clock()
-            left, then = self._left.get(name, (float(self._burst), at))
-            left = min(self._burst, left + (at - then) * self._rate)
-            self._left[name] = (left - 1 if left >= 1 else left, at)
-            return left >= 1
 
 
 @dataclass
@@ -102,6 +83,24 @@ def register(app: Flask, limits: Limits) -> None:
             scope_of(rule, method)
     app.extensions[EXTENSION] = Doors(Pace(limits.calls_a_second, limits.calls_at_once), limits.hosts)
     app.before_request(_check)
+
+
+def knows(app: Flask, headers: Mapping[str, str]) -> bool:
+    """Return whether who sends these headers may come in at all: before a body, to be spared its bytes.
+
+    Args:
+        headers: by WSGI's names without HTTP_.
+    """
+    known: TokenFile | None = app.extensions[EXTENSION].tokens
+    if known is None:
+        return True
+    given = Authorization.from_header(headers.get("AUTHORIZATION"))
+    secret = given.token if given is not None else parse_cookie(headers.get("COOKIE")).get(COOKIE)
+    try:
+        token = known.holder(secret) if secret else None
+    except TokensError:
+        return False
+    return token is not None and token.state(now()) == "valid"
 
 
 def lock(app: Flask, known: TokenFile | None) -> None:
@@ -156,10 +155,13 @@ def _doors() -> Doors:
 
 def _check() -> BaseResponse | None:
     """Let the request pass, or refuse it; a browser without a token is shown where to give one."""
-    if request.url_rule is None or request.url_rule.rule != ALIVE:
+    rule = request.url_rule
+    if rule is None or rule.rule != ALIVE:
         _require_own_name()
-    scope = scope_of(request.url_rule, request.method)
+    scope = scope_of(rule, request.method)
     if scope == OPEN:
+        if rule is not None and rule.endpoint.startswith("entry.") and locked():
+            _slow(STRANGERS)
         return None
     if (known := tokens()) is None:
         _require_near()
@@ -168,7 +170,7 @@ def _check() -> BaseResponse | None:
     try:
         token = admitted(known, _shown(scope))
     except Unauthorized:
-        _slow_strangers()
+        _slow(g.get("principal") or STRANGERS)
         if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
             return redirect(url_for("entry.login", next=request.full_path.rstrip("?")[:MAX_NEXT]))
         raise
@@ -180,10 +182,13 @@ def _check() -> BaseResponse | None:
     return None
 
 
-def _slow_strangers() -> None:
-    """Hold those without a token to one pace together, so that they cannot fill the audit log."""
-    if g.get("principal") is None and not _doors().pace.take(STRANGERS):
-        g.strange = True
+def _slow(name: str) -> None:
+    """Hold the holder of a token that is valid no more, or all who show none together, to a pace.
+
+    Else they could fill the audit log; beyond the pace a refusal is counted there and not told.
+    """
+    if not _doors().pace.take(name):
+        g.beyond_pace = True
         raise TooManyRequests("too many requests without a valid token; ask again in a second", retry_after=1)
 
 
@@ -235,7 +240,8 @@ def _require_own_name() -> None:
 
     Not Flask's TRUSTED_HOSTS, which lets no route through, /healthz neither: probes ask a container by its address.
     """
-    if not host_is_trusted(request.host, _doors().hosts):
+    if not host_is_trusted(request.host.lower(), _doors().hosts):
+        _slow(STRANGERS)
         raise RequestError(
             f"this service goes by another name than {request.host!r}; serve names one that a proxy or others use by "
             "--public-name NAME"

@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class InMemory(Request):
-    """A request whose files are kept in memory, where they are read from in any case: no film touches a disk here."""
+    """A request whose files are kept in memory, where they are read from in any case; none is written out here."""
 
     def _get_file_stream(self, *_: Any, **__: Any) -> BytesIO:
         return BytesIO()

@@ -71,11 +71,16 @@ class Readiness:
 
         Raises:
             NotReady: one of them failed, or gave something else than at start. Busy: too many films wait to try one
-                more, which is no verdict.
+                more, and none was tried before.
         """
         with self.lock:
             if time.monotonic() - self.clock >= KEPT_SECONDS:
-                self.verdict, self.clock = self._probe(served), time.monotonic()
+                try:
+                    self.verdict = self._probe(served)
+                except Busy:  # it works, at all it can: no reason to send its callers elsewhere, as 429 has some do
+                    if not self.verdict:
+                        raise
+                self.clock = time.monotonic()
                 if self.ready is not None:
                     self.ready.set(isinstance(self.verdict, dict))
             if isinstance(self.verdict, NotReady):

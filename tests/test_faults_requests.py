@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -17,11 +17,19 @@ import pytest
 from service_world import film
 
 from scripts.benches.clients import film_request
+from service.tokens import create_token
 
 RUN = """
+import sys
+from pathlib import Path
 from scripts.serve import bind, serve
+from service import doors
+from service.tokens import TokenFile
 from service_world import build_app
-serve(build_app(), bind("127.0.0.1", 0), threads=2)
+app = build_app()
+if len(sys.argv) > 1:
+    doors.lock(app, TokenFile(Path(sys.argv[1])))
+serve(app, bind("127.0.0.1", 0), threads=2)
 """
 HERE = Path(__file__).parent
 SEARCH = b'{"study_id": "patient00001/study1"}'
@@ -45,11 +53,11 @@ class Served(NamedTuple):
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    """Yield the service over four studies, in a process of its own."""
+@contextmanager
+def serving(*words: str) -> Iterator[Served]:
+    """Yield the service over four studies, in a process of its own; a word is the file of its tokens."""
     environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    command = [sys.executable, "-u", "-c", RUN]
+    command = [sys.executable, "-u", "-c", RUN, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=environment) as process:
         assert process.stdout is not None
         place = urlsplit(process.stdout.readline().split()[-1])
@@ -57,6 +65,12 @@ def served() -> Iterator[Served]:
         assert place.port is not None
         yield Served(process, (place.hostname, place.port))
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving() as served:
+        yield served
 
 
 def message(body: bytes, *headers: str, length: int | str | None = None, kind: str = "application/json") -> bytes:
@@ -150,3 +164,44 @@ def test_a_client_that_reads_no_answer_holds_no_thread(served: Served) -> None:
             deaf.sendall(b"GET /static/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
         time.sleep(0.2)
         answers(served)
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
+    """Yield the service that asks for tokens, and one of them."""
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens.json"
+    secret = create_token(tokens, "reader", ["read"])
+    with serving(str(tokens)) as served:
+        yield served, secret
+
+
+@pytest.mark.parametrize(
+    "header", [(), ("Authorization: Bearer precedent_unknown",), ("Authorization: nonsense",), ("Cookie: a=b",)]
+)
+@pytest.mark.parametrize("length", ["Content-Length: 50000000", "Transfer-Encoding: chunked"])
+def test_a_stranger_s_body_is_not_waited_for(header: tuple[str, ...], length: str, locked: tuple[Served, str]) -> None:
+    asked = "\r\n".join(["POST /v1/search HTTP/1.1", "Host: localhost", "Expect: 100-continue", length, *header])
+
+    answer = locked[0].say(asked.encode() + b"\r\n\r\n" + b"7\r\nGET / H\r\n")
+
+    assert status(answer) == 401
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b'"code":"unauthorized"' in answer
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("kind", ["Authorization: Bearer", "Cookie: precedent_token="])
+def test_the_body_of_one_who_is_known_is_received_whole(kind: str, locked: tuple[Served, str]) -> None:
+    served, secret = locked
+    shown = f"{kind} {secret}" if kind.startswith("A") else f"{kind}{secret}"
+    answer = served.say(message(SEARCH + b" " * 200_000, shown))
+
+    assert status(answer) == 200
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["hits"]
+
+
+def test_a_stranger_may_sign_in(locked: tuple[Served, str]) -> None:
+    served, secret = locked
+    form = message(f"token={secret}".encode(), kind="application/x-www-form-urlencoded")
+
+    assert status(served.say(form.replace(b"/v1/search", b"/login"))) == 303

@@ -1,21 +1,29 @@
 """Another index or encoder put in the place of what is served: no request fails, none sees a mixture."""
 
+import http.client
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from flask_openapi3 import OpenAPI
 from living_world import addition, unit, units
+from service_world import film
 
 from encoder.checkpoint import save_encoder
 from encoder.embedder import Embedder
@@ -23,6 +31,7 @@ from encoder.model import DualEfficientNetEncoder
 from index.collection import save_collection
 from index.living import LivingCollection
 from index.vector_index import VectorIndex
+from scripts.benches.clients import Asked, film_request, vector_request
 from service.activation import ACTIVATION, Activation
 from service.errors import Busy, NotReady
 from service.finder import Mounted
@@ -221,22 +230,65 @@ def server(folders: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.slow
-def test_sighup_has_a_running_server_take_up_what_lies_in_its_folders(
+def test_sighup_has_a_running_server_take_up_what_lies_in_its_folders_and_fails_no_request(
     server: tuple[subprocess.Popen[str], str], folders: Path
 ) -> None:
-    import json
-    import urllib.request
+    process, url = server
+    ending, statuses = threading.Event(), Counter[int]()
+    asked = [film_request(film(0), 3), vector_request([1.0] + [0.0] * (DIM - 1), 3)]
 
     def served() -> int:
-        with urllib.request.urlopen(f"{server[1]}/info", timeout=30) as answer:
+        with urllib.request.urlopen(f"{url}/info", timeout=30) as answer:
             return int(json.load(answer)["collections"][0]["studies"])
 
+    def ask(one: Asked) -> None:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        while not ending.is_set():
+            connection.request("POST", "/v1/search", one.body, {"Content-Type": one.content_type})
+            with connection.getresponse() as answer:
+                answer.read()
+                statuses[answer.status] += 1
+        connection.close()
+
     assert served() == 40
-    turn(folders / "main", "second")
-    server[0].send_signal(signal.SIGHUP)
-    until(lambda: served() == 60)
-    server[0].send_signal(signal.SIGTERM)
-    assert server[0].wait(60) == 0
+    clients = [threading.Thread(target=ask, args=(asked[number % 2],)) for number in range(4)]
+    for client in clients:
+        client.start()
+    for target, count in [("second", 60), ("first", 40)] * 2:
+        turn(folders / "main", target)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: served() == count)  # noqa: B023
+    ending.set()
+    for client in clients:
+        client.join()
+    assert set(statuses) == {200}
+    assert statuses[200] > 8
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_a_supervisor_is_told_once_the_server_listens_and_a_sighup_before_does_not_end_it(folders: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor, ExitStack() as closing:
+        supervisor.bind(str(folders / "notify"))
+        supervisor.settimeout(60)
+        words = ["serve", f"main={folders / 'main'}", "--encoder", str(folders / "encoder.safetensors"), "--port", "0"]
+        process = closing.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-u", "-m", "scripts.cli", *words], stdout=subprocess.PIPE, text=True,
+                cwd=Path(__file__).parents[1], env=os.environ | {"NOTIFY_SOCKET": str(folders / "notify")},
+            )
+        )  # fmt: skip
+        closing.callback(process.kill)
+
+        assert supervisor.recv(100) == b"EXTEND_TIMEOUT_USEC=900000000"  # it is past its imports, and loads
+        process.send_signal(signal.SIGHUP)
+        assert supervisor.recv(100) == b"READY=1"
+        assert process.stdout is not None
+        assert "40 studies of main on http://" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert supervisor.recv(100) == b"STOPPING=1"
+        assert process.wait(60) == 0
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -12,7 +12,8 @@ from flask.testing import FlaskClient
 from service_world import build_app
 
 from service import doors
-from service.doors import COOKIE, OF_COOKIE, OPEN, SCOPE_OF, Pace, lock, scope_of
+from service.doors import COOKIE, OF_COOKIE, OPEN, SCOPE_OF, lock, scope_of
+from service.pace import Pace
 from service.tokens import SCOPES, TokenFile, create_token, now, revoke_token
 
 APP = build_app()

@@ -12,6 +12,7 @@ from service_world import FakeEmbedder, build_finder, build_retriever
 from index.searchable import Answer
 from service import readiness
 from service.app import create_app
+from service.errors import Busy
 from service.finder import Mounted
 
 
@@ -81,3 +82,20 @@ def test_a_collection_that_was_changed_is_compared_with_what_it_then_gave() -> N
 
     assert client.get("/readyz").status_code == 200
     assert first.found["main"].study_id == before.study_id + "x"
+
+
+def test_a_service_that_is_busy_is_as_ready_as_it_was() -> None:
+    turning = Turning()
+    client = create_app(Mounted((build_finder(embedder=turning),))).test_client()
+
+    def busy(*_: Any) -> npt.NDArray[np.float32]:
+        raise Busy("expected at most 35 studies at a time, got more; try again")
+
+    whole, turning.embed_study = turning.embed_study, busy  # type: ignore[method-assign]
+    assert client.get("/readyz").status_code == 429  # nothing is known yet
+    turning.embed_study = whole  # type: ignore[method-assign]
+    first = client.get("/readyz").get_json()
+    turning.embed_study = busy  # type: ignore[method-assign]
+
+    assert client.get("/readyz").get_json() == first
+    assert ready_gauge(client) == 1

@@ -84,6 +84,12 @@ def test_an_address_others_can_reach_needs_tokens(host: str) -> None:
     require_doors(host, Path("tokens.json"))
 
 
+def test_a_name_that_others_ask_for_needs_tokens() -> None:
+    with pytest.raises(click.ClickException, match=r"comes by a proxy here.*precedent token create"):
+        require_doors("127.0.0.1", None, ["cases.example"])
+    require_doors("127.0.0.1", Path("tokens.json"), ["cases.example"])
+
+
 @pytest.mark.parametrize("host", ["::1", "example.org", ""])
 def test_an_address_is_four_numbers(host: str) -> None:
     with pytest.raises(click.ClickException, match="IPv4"):

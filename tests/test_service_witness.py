@@ -17,7 +17,7 @@ from service.audit import AuditLog
 from service.chain import verify
 from service.errors import AuditError
 from service.finder import Mounted
-from service.tokens import TokenFile, create_token
+from service.tokens import TokenFile, create_token, revoke_token
 
 STUDY, OTHER = "patient00001/study1", "patient00002/study1"
 
@@ -145,6 +145,29 @@ def test_a_refusal_is_told_and_a_flood_of_strangers_is_counted(tmp_path: Path, l
         (401, None),
         (200, 3),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/info", {"Host": "evil.example"}, 400),
+        ("/login", {}, 200),
+        ("/info", {"Authorization": "Bearer {revoked}"}, 401),
+    ],
+)
+def test_no_flood_fills_the_log(tmp_path: Path, log: AuditLog, path: str, headers: dict[str, str], status: int) -> None:
+    tokens = tmp_path / "tokens.json"
+    revoked = create_token(tokens, "bob", ["read"])
+    revoke_token(tokens, "bob")
+    app = build_app(calls_at_once=2, calls_a_second=1)
+    doors.lock(app, TokenFile(tokens))
+    witness.register(app, log)
+
+    given = {name: value.format(revoked=revoked) for name, value in headers.items()}
+    found = [app.test_client().get(path, headers=given).status_code for _ in range(20)]
+
+    assert found == [status] * 2 + [429] * 18
+    assert [line["status"] for line in told(log)] == [status] * 2
 
 
 def test_what_cannot_be_told_is_not_answered(app: Flask, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:

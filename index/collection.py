@@ -127,7 +127,7 @@ def save_collection(
 
 def _require_no_changes(out: Path) -> None:
     """Refuse to put an export in the place of studies that no export holds."""
-    if any((out / name).exists() for name in CHANGES):
+    if _was_changed(out):
         raise CollectionError(
             f"studies were added to or deleted from {str(out)!r} after it was built, of which an export knows nothing; "
             "give another folder with --out, or remove this one to give up those changes"
@@ -165,7 +165,13 @@ def load_index_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _remedy(folder: Path) -> str:
+    if not isinstance(folder, Place) and _was_changed(folder):
+        return "restore a snapshot: no export knows what was added to this index and deleted from it"
     return f"run: precedent index EMBEDDINGS --out {folder}"
+
+
+def _was_changed(folder: Path) -> bool:
+    return any((folder / name).exists() for name in CHANGES)
 
 
 def _save_files(

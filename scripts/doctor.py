@@ -70,7 +70,7 @@ def index_checks(folder: Path) -> Iterator[Check]:
     verdict = verify(folder)
     for sentence in verdict.faults:
         yield Check(
-            "index", "fault", sentence, f"restore a snapshot, or run: precedent index EMBEDDINGS --out {folder}"
+            "index", "fault", sentence, "restore a snapshot, or run: precedent index EMBEDDINGS --out ANOTHER_FOLDER"
         )
     for sentence in verdict.notes:
         yield Check("index", "warning", sentence)

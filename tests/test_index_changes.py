@@ -136,3 +136,10 @@ def test_a_kill_before_the_witness_is_mended_by_the_next_writer(folder: Path) ->
     with closing(LivingCollection(folder)) as living:
         living.delete(["patient4/study1"])
     assert (folder / WITNESS).exists()
+
+
+def test_what_is_damaged_beside_changes_is_not_to_be_indexed_again(folder: Path) -> None:
+    next(folder.glob("studies-*.parquet")).write_bytes(b"")
+
+    with pytest.raises(ArtefactError, match="restore a snapshot: no export knows"):
+        LivingCollection(folder)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from index.files import written_whole
 from service.errors import TokensError
@@ -64,6 +64,18 @@ class _File(BaseModel):
 
     version: Literal[1]
     tokens: list[Token]
+    sha256: str
+    """Of the tokens: one that was changed by hand, or by a bad disk, is refused."""
+
+    @model_validator(mode="after")
+    def _unchanged(self) -> Self:
+        if self.sha256 != _sealed(self.tokens):
+            raise ValueError("it has changed since it was written")
+        return self
+
+
+def _sealed(tokens: Sequence[Token]) -> str:
+    return hashlib.sha256("\n".join(token.model_dump_json() for token in tokens).encode()).hexdigest()
 
 
 def now() -> datetime:
@@ -165,7 +177,8 @@ def _save(path: Path, tokens: Sequence[Token]) -> None:
         partial.touch(mode=0o600)
         if os.geteuid() == 0 and path.exists():  # root's change of a service's tokens leaves them the service's
             os.chown(partial, path.stat().st_uid, path.stat().st_gid)
-        partial.write_text(_File(version=1, tokens=list(tokens)).model_dump_json(indent=2) + "\n", encoding="utf-8")
+        content = _File(version=1, tokens=list(tokens), sha256=_sealed(tokens))
+        partial.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 class TokenFile:

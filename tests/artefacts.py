@@ -3,9 +3,11 @@
 Knows the real writers and readers; it must not know what is done to the files between.
 """
 
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,15 @@ from index.living import LivingCollection
 from index.projection import build_map, load_map
 from index.retriever import Retriever
 from index.shards import load_embeddings
+from index.snapshots import SNAPSHOT, restore_snapshot, save_snapshot
 from index.studies import load_studies, save_studies
 from index.vectors import Embeddings
+from service.audit import AuditLog
+from service.chain import verify
+from service.errors import AuditError, TokensError
+from service.tokens import create_token, read_tokens
 
-REFUSALS = (EncoderError, CollectionError)
+REFUSALS = (EncoderError, CollectionError, TokensError, AuditError)
 """What the command line tells in one line, and the service in its one body."""
 
 
@@ -63,6 +70,23 @@ def of_changes(folder: Path) -> Any:
         now = living.now()
         hits = living.search(np.eye(1, 16)[0], 20).hits
         return {one: (now.study(one), now.embedding(one).tobytes()) for one in ids_of(now)}, hits, now.sequence
+
+
+def of_snapshot(folder: Path) -> Any:
+    """Return what a collection holds that is made of a snapshot."""
+    shutil.rmtree(folder / "restored", ignore_errors=True)
+    restore_snapshot(folder / "snapshot", folder / "restored")
+    return of_changes(folder / "restored")
+
+
+def of_tokens(folder: Path) -> Any:
+    """Return the tokens of a file."""
+    return read_tokens(folder / "tokens.json")
+
+
+def of_audit(folder: Path) -> Any:
+    """Return how far a log goes; every line was read."""
+    return verify(folder / "audit.jsonl", None)
 
 
 def of_map(folder: Path) -> Any:
@@ -152,6 +176,27 @@ def make_changes(world: World) -> list[str]:
     return ["changes.sqlite"]
 
 
+def make_snapshot(world: World) -> list[str]:
+    make_changes(world)
+    return [f"snapshot/{name}" for name in save_snapshot(world.folder, world.folder / "snapshot")] + [
+        f"snapshot/{SNAPSHOT}"
+    ]
+
+
+def make_tokens(world: World) -> list[str]:
+    for name in ("one", "two"):
+        create_token(world.folder / "tokens.json", name, ["read"], lifetime=timedelta(days=9))
+    return ["tokens.json"]
+
+
+def make_audit(world: World) -> list[str]:
+    log = AuditLog(world.folder / "audit.jsonl")
+    for number in range(20):
+        log.append({"time": "2026-01-01T00:00:00", "event": "call", "studies": [f"patient{number}/study1"]})
+    log.close()
+    return ["audit.jsonl", "audit.jsonl.head"]
+
+
 def make_map(world: World) -> list[str]:
     if not (world.folder / "manifest.json").exists():
         make_index(world, "flat")
@@ -210,5 +255,8 @@ KINDS: dict[str, tuple[Callable[[World], list[str]], Callable[[Path], Any]]] = {
 }
 GROWING: dict[str, tuple[Callable[[World], list[str]], Callable[[Path], Any]]] = {
     "changes": (make_changes, of_changes),
+    "snapshot": (make_snapshot, of_snapshot),
+    "tokens": (make_tokens, of_tokens),
+    "audit": (make_audit, of_audit),
 }
 """What is not written once and whole."""

@@ -4,11 +4,9 @@ SQLite alone makes a change durable and orders writers; it must not know what is
 """
 
 import json
-import os
-import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,28 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from index.change_digests import NOTHING, digest, seal, summed
-from index.change_faults import FILE, FILES, GIVE_UP, REMEDY, WITNESS, told
+from index.change_faults import FILE, FILES, GIVE_UP, REMEDY, told
+from index.change_layout import APPLICATION, VERSION, bear_witness, new_name, save_facts, set_up
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
-from index.files import sync
 from index.places import require_here
 
-VERSION = 2
-_APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
 _FIRST = -(2**63)
 _PATIENCE = 30.0
 """Seconds that a writer waits for another; each holds the file for the milliseconds of its own transaction."""
-_TABLES = f"""
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {VERSION};
-CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-CREATE TABLE changes (
-    sequence INTEGER PRIMARY KEY,
-    study_id TEXT NOT NULL UNIQUE,
-    row TEXT,
-    embedding BLOB,
-    sha256 TEXT NOT NULL
-);
-"""
 
 
 @dataclass(frozen=True)
@@ -101,16 +85,16 @@ class Changes:
         path = require_here(folder) / FILE
         try:
             if not any((folder / name).exists() for name in FILES):
-                _set_up(path, applied, {"fingerprint": fingerprint, "embedding_dim": embedding_dim})
+                set_up(path, applied, {"fingerprint": fingerprint, "embedding_dim": embedding_dim})
             found = cls.open(folder, fingerprint, embedding_dim)
             assert found is not None  # nobody removes the file
-            _bear_witness(folder)
+            bear_witness(folder)
         except OSError as error:
             raise WriteFailed(f"{str(path)!r} cannot be made: {error}") from error
         return found
 
     def _require_facts(self, fingerprint: str, embedding_dim: int) -> None:
-        if self._value("PRAGMA application_id") != _APPLICATION:
+        if self._value("PRAGMA application_id") != APPLICATION:
             raise ArtefactError(f"{str(self._path)!r} is no file of ours; {REMEDY}")
         version = self._value("PRAGMA user_version")
         if version != VERSION:
@@ -134,7 +118,7 @@ class Changes:
     def rename(self) -> None:
         """Take a new name, as a copy has to."""
         with self.writing():
-            self._facts["name"] = _name()
+            self._facts["name"] = new_name()
 
     def version(self) -> int:
         """Return a number that differs from the one before exactly if somebody else has changed the file since."""
@@ -173,7 +157,7 @@ class Changes:
             self._facts = dict(before)
             yield
             if self._facts != before:
-                _save_facts(self._connection, self._facts)
+                save_facts(self._connection, self._facts)
 
     def put(self, study_id: str, row: Mapping[str, Any] | None, embedding: npt.NDArray[np.float32] | None) -> None:
         """Write what happened to a study, in place of what happened to it before; None and None delete it."""
@@ -207,7 +191,7 @@ class Changes:
         """Write the file as it is at this moment, with all that was acknowledged, to another folder."""
         with told(folder / FILE), closing(sqlite3.connect(folder / FILE)) as other:
             self._connection.backup(other)
-        _bear_witness(folder)
+        bear_witness(folder)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -245,35 +229,3 @@ class Changes:
     def _value(self, statement: str) -> Any:
         row = self._connection.execute(statement).fetchone()
         return None if row is None else row[0]
-
-
-def _bear_witness(folder: Path) -> None:
-    """Note beside the changes of a folder that they are there; any number of processes may do so at once."""
-    if not (folder / WITNESS).exists():
-        told_once = f"{FILE} holds what was added to this index and deleted from it.\n"
-        (folder / WITNESS).write_text(told_once, encoding="utf-8")
-        sync(folder)
-
-
-def _set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
-    """Write an empty file of changes, there whole or not at all; another process may be quicker."""
-    fresh = path.with_name(f".{FILE}.{_name()}.new")
-    try:
-        with told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
-            connection.executescript(_TABLES)
-            _save_facts(connection, {**facts, "name": _name(), "cleared": applied, "last": applied, "sum": NOTHING})
-            connection.execute("PRAGMA journal_mode = WAL")
-        sync(fresh)
-        with suppress(FileExistsError):
-            os.link(fresh, path)
-        sync(path.parent)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
-    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
-
-
-def _name() -> str:
-    return secrets.token_hex(8)

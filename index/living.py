@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +17,17 @@ import numpy.typing as npt
 from index.added import Addition, Writable, as_rows, is_same
 from index.added_films import film_path, save_film, unnamed_films
 from index.changes import Changes
-from index.collection import MANIFEST, Collection, load_collection
+from index.collection import MANIFEST, Collection
 from index.compaction import save_generation
-from index.errors import ArtefactError, FingerprintMismatch, WriteFailed
+from index.errors import FingerprintMismatch, WriteFailed
 from index.familiarity import FamiliarityGate
 from index.folder import held_alone
 from index.generation import Generation
 from index.mirrors import at_hand
 from index.searchable import Answer
+from index.state import State, read_state, stamp_of
 from index.studies import Study
 from index.vectors import as_embeddings
-
-_ATTEMPTS = 8
-
-
-class _Opened(NamedTuple):
-    stamp: tuple[int, ...]
-    generation: Generation
-    changes: Changes | None
 
 
 class LivingCollection(Writable):
@@ -56,7 +49,7 @@ class LivingCollection(Writable):
         self.folder = at_hand(self._source)
         self._looking = threading.Lock()
         self._writing = threading.Lock()
-        self._replace(_opened(self.folder))
+        self._replace(read_state(self.folder))
 
     def now(self) -> Generation:
         """Return the collection as it is at this moment; further changes leave it as it is."""
@@ -67,7 +60,7 @@ class LivingCollection(Writable):
             if self._changes is not None and (version := self._changes.version()) != self._version:
                 cleared, changes = self._changes.since(self._generation.sequence)
                 if cleared > self._generation.sequence:  # compacted, by another process, before they were seen here
-                    self._replace(_opened(self.folder))
+                    self._replace(read_state(self.folder))
                 else:
                     self._generation, self._version = self._generation.after(changes), version
             return self._generation
@@ -78,7 +71,7 @@ class LivingCollection(Writable):
         Raises:
             FingerprintMismatch: it is of another encoder than the one before, with which queries are embedded.
         """
-        opened = _opened(at_hand(self._source))
+        opened = read_state(at_hand(self._source))
         if (found := opened.generation.fingerprint) != self.fingerprint:
             if opened.changes is not None:
                 opened.changes.close()
@@ -159,7 +152,7 @@ class LivingCollection(Writable):
 
     def _follow(self) -> None:
         """Take up the index that lies in the folder, where another process has put one there. Raises as `reload`."""
-        if _stamp(self.folder) != self._stamp:
+        if stamp_of(self.folder) != self._stamp:
             self.reload()
 
     def _remove_unnamed_films(self, image_root: Path) -> None:
@@ -178,7 +171,7 @@ class LivingCollection(Writable):
     def _make_changes(self) -> Changes:
         return Changes.make(self._source, self.fingerprint, self.embedding_dim, self.manifest.get("applied", 0))
 
-    def _replace(self, opened: _Opened) -> None:
+    def _replace(self, opened: State) -> None:
         self.close()
         self._stamp, self._generation, self._changes = opened
         self._version = None
@@ -233,34 +226,3 @@ class LivingCollection(Writable):
     def similar(self, study_id: str, k: int = 10, **options: Any) -> Answer:
         """Return the studies most similar to a stored one; as `Searchable.similar`, within one generation."""
         return self.now().similar(study_id, k, **options)
-
-
-def _opened(folder: Path) -> _Opened:
-    """Read index and changes that belong together, however often others compact the folder meanwhile."""
-    for _ in range(_ATTEMPTS):
-        stamp = _stamp(folder)
-        try:
-            collection = load_collection(folder)
-        except ArtefactError:
-            if _stamp(folder) == stamp:
-                raise
-            continue
-        generation = Generation(collection, collection.manifest.get("applied", 0))
-        changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
-        cleared, since = changes.since(generation.sequence, whole=True) if changes else (0, [])
-        if cleared <= generation.sequence:
-            return _Opened(stamp, generation.after(since), changes)
-        if _stamp(folder) == stamp:
-            break
-    raise ArtefactError(
-        f"the index in {str(folder)!r} lacks studies that were added to it and compacted; restore a snapshot"
-    )
-
-
-def _stamp(folder: Path) -> tuple[int, ...]:
-    """Return what differs between two manifests, which are renamed into place and never rewritten."""
-    try:
-        found = (folder / MANIFEST).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -3,11 +3,9 @@
 It must not know what a route does. On a service without tokens only the machine itself may pass.
 """
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from flask import Flask, current_app, g, redirect, request, url_for
 from werkzeug.datastructures import Authorization, WWWAuthenticate
@@ -15,10 +13,10 @@ from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 from werkzeug.http import parse_cookie
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Response as BaseResponse
-from werkzeug.wsgi import host_is_trusted
 
 from service.errors import RequestError, TokensError
 from service.limits import Limits
+from service.origins import require_near, require_own_name, require_own_page
 from service.pace import Pace
 from service.tokens import Token, TokenFile, now
 
@@ -59,7 +57,6 @@ OF_COOKIE = frozenset({"read", "vectors"})
 """Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
 STRANGERS = ""
 """Under which all are paced who show no token, or come by a foreign name: no token has that name."""
-SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_NEXT = 4096
 """Characters of an address to which a browser is led back."""
 EXTENSION = "precedent_doors"
@@ -164,7 +161,7 @@ def _check() -> BaseResponse | None:
             _slow(STRANGERS)
         return None
     if (known := tokens()) is None:
-        _require_near()
+        require_near()
         require_own_page()
         return None
     try:
@@ -180,6 +177,14 @@ def _check() -> BaseResponse | None:
     if scope is not None:
         require(scope)
     return None
+
+
+def _require_own_name() -> None:
+    try:
+        require_own_name(_doors().hosts)
+    except RequestError:
+        _slow(STRANGERS)
+        raise
 
 
 def _slow(name: str) -> None:
@@ -219,41 +224,3 @@ def _shown(scope: str | None) -> str | None:
         raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")
     require_own_page()
     return request.cookies[COOKIE]
-
-
-def require_own_page() -> None:
-    """Refuse what a page of another address has had a browser send. Raises Forbidden.
-
-    A SameSite cookie goes along from another port of this host too, so that more is looked at: Fetch Metadata where
-    the browser sends it, and the Origin where it does not.
-    """
-    if request.method in SAFE:
-        return
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = site == "same-origin" if site else origin is None or urlsplit(origin).netloc == request.host
-    if not own:
-        raise Forbidden("expected this request from a page of this service, got one of another address")
-
-
-def _require_own_name() -> None:
-    """Refuse a foreign name: that of a web page which was pointed to this address since. Raises RequestError.
-
-    Not Flask's TRUSTED_HOSTS, which lets no route through, /healthz neither: probes ask a container by its address.
-    """
-    if not host_is_trusted(request.host.lower(), _doors().hosts):
-        _slow(STRANGERS)
-        raise RequestError(
-            f"this service goes by another name than {request.host!r}; serve names one that a proxy or others use by "
-            "--public-name NAME"
-        )
-
-
-def _require_near() -> None:
-    """Without tokens, answer this machine alone, whatever address the server listens on. Raises Forbidden."""
-    peer = request.remote_addr
-    try:
-        near = not peer or ipaddress.ip_address(peer).is_loopback
-    except ValueError:
-        near = False
-    if not near:
-        raise Forbidden("this service has no tokens, so it answers its own machine alone; start it with --tokens FILE")

@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from service import doors
 from service.errors import RequestError
 from service.openapi import SERVICE, content, form_body, refusals
+from service.origins import require_own_page
 
 api = APIBlueprint("entry", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 500))
 
@@ -54,7 +55,7 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
     tokens = doors.tokens()
     if tokens is None:
         return redirect(url_for("pages.page"), 303)
-    doors.require_own_page()
+    require_own_page()
     try:
         g.scopes = doors.admitted(tokens, form.token.strip() or None).scopes
         doors.require("read")
@@ -68,7 +69,7 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
 @api.post("/logout", responses={303: {"description": "signed out"}, **refusals(403)})
 def sign_out() -> BaseResponse:
     """Forget the token"""
-    doors.require_own_page()
+    require_own_page()
     response = make_response(redirect(url_for("entry.login"), 303))
     response.delete_cookie(doors.COOKIE, httponly=True, samesite="Strict")
     return response

@@ -11,9 +11,10 @@ from typing import Any
 from flask import Flask, Response, current_app, g, request
 
 from service.audit import AuditLog
-from service.doors import SAFE, template
+from service.doors import template
 from service.errors import AuditError, CollectionNotFound
 from service.finder import mounted
+from service.origins import SAFE
 
 EXTENSION = "precedent_audit"
 SILENT = frozenset({"/healthz", "/static/{filename}", "/docs/static/{filename}"})

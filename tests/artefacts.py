@@ -3,11 +3,8 @@
 Knows the real writers and readers; it must not know what is done to the files between.
 """
 
-import shutil
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from export_files import save_export
-from living_world import ids_of
 from training_films import trainer_of
 
 from encoder.checkpoint import save_encoder
@@ -26,20 +22,14 @@ from encoder.probe import LinearProbe
 from encoder.run_folder import RunFolder
 from encoder.runtime import _kept, keep_model
 from encoder.train import Trainer
-from index.added import Addition
 from index.collection import build_collection, load_collection
 from index.errors import CollectionError
-from index.living import LivingCollection
 from index.projection import build_map, load_map
 from index.retriever import Retriever
 from index.shards import load_embeddings
-from index.snapshots import SNAPSHOT, restore_snapshot, save_snapshot
 from index.studies import load_studies, save_studies
 from index.vectors import Embeddings
-from service.audit import AuditLog
-from service.chain import verify
 from service.errors import AuditError, TokensError
-from service.tokens import create_token, read_tokens
 
 REFUSALS = (EncoderError, CollectionError, TokensError, AuditError)
 """What the command line tells in one line, and the service in its one body."""
@@ -62,31 +52,6 @@ def of_index(folder: Path) -> Any:
     hits = [retriever.similar(one, 3, exact=exact).hits for one in ids[:5] for exact in (True, False)]
     said = [retriever.manifest.get(name) for name in ("kind", "rows", "fingerprint", "image_root", "recall_at_10")]
     return retriever._studies.to_pylist(), said, hits
-
-
-def of_changes(folder: Path) -> Any:
-    """Return what a collection holds that was added to and deleted from."""
-    with closing(LivingCollection(folder)) as living:
-        now = living.now()
-        hits = living.search(np.eye(1, 16)[0], 20).hits
-        return {one: (now.study(one), now.embedding(one).tobytes()) for one in ids_of(now)}, hits, now.sequence
-
-
-def of_snapshot(folder: Path) -> Any:
-    """Return what a collection holds that is made of a snapshot."""
-    shutil.rmtree(folder / "restored", ignore_errors=True)
-    restore_snapshot(folder / "snapshot", folder / "restored")
-    return of_changes(folder / "restored")
-
-
-def of_tokens(folder: Path) -> Any:
-    """Return the tokens of a file."""
-    return read_tokens(folder / "tokens.json")
-
-
-def of_audit(folder: Path) -> Any:
-    """Return how far a log goes; every line was read."""
-    return verify(folder / "audit.jsonl", None)
 
 
 def of_map(folder: Path) -> Any:
@@ -159,44 +124,6 @@ def make_index(world: World, kind: str = "ivf") -> list[str]:
     return [*(entry["name"] for entry in manifest["files"].values()), "manifest.json"]
 
 
-def make_changes(world: World) -> list[str]:
-    make_index(world, "flat")
-    with closing(LivingCollection(world.folder)) as living:
-        first, second, *gone = ids_of(living)[:9]
-        patient = "patient99999"
-        new = [
-            Addition(
-                replace(living.study(first), study_id=f"{patient}/study{n}", patient_id=patient), ("frontal",), vector
-            )
-            for n, vector in enumerate(world.vectors[:9])
-        ]
-        living.add(new)
-        living.add([Addition(living.study(second), ("frontal",), world.vectors[7])], replace=True)
-        living.delete([new[3].study.study_id, *gone])
-    return ["changes.sqlite"]
-
-
-def make_snapshot(world: World) -> list[str]:
-    make_changes(world)
-    return [f"snapshot/{name}" for name in save_snapshot(world.folder, world.folder / "snapshot")] + [
-        f"snapshot/{SNAPSHOT}"
-    ]
-
-
-def make_tokens(world: World) -> list[str]:
-    for name in ("one", "two"):
-        create_token(world.folder / "tokens.json", name, ["read"], lifetime=timedelta(days=9))
-    return ["tokens.json"]
-
-
-def make_audit(world: World) -> list[str]:
-    log = AuditLog(world.folder / "audit.jsonl")
-    for number in range(20):
-        log.append({"time": "2026-01-01T00:00:00", "event": "call", "studies": [f"patient{number}/study1"]})
-    log.close()
-    return ["audit.jsonl", "audit.jsonl.head"]
-
-
 def make_map(world: World) -> list[str]:
     if not (world.folder / "manifest.json").exists():
         make_index(world, "flat")
@@ -253,10 +180,3 @@ KINDS: dict[str, tuple[Callable[[World], list[str]], Callable[[Path], Any]]] = {
     "probe": (make_probe, of_probe),
     "run": (make_run, of_run),
 }
-GROWING: dict[str, tuple[Callable[[World], list[str]], Callable[[Path], Any]]] = {
-    "changes": (make_changes, of_changes),
-    "snapshot": (make_snapshot, of_snapshot),
-    "tokens": (make_tokens, of_tokens),
-    "audit": (make_audit, of_audit),
-}
-"""What is not written once and whole."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from artefacts import GROWING, KINDS, REFUSALS, World, tiny_model
+from artefacts import KINDS, REFUSALS, World, tiny_model
+from artefacts_growing import GROWING
 
 from encoder.embedder import Embedder
 from encoder.runtime import _converted

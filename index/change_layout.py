@@ -1,0 +1,70 @@
+"""What a file of changes looks like, and how an empty one comes to lie beside an index.
+
+Knows the tables and the facts; it must not know what a change is.
+"""
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from index.change_digests import NOTHING, seal
+from index.change_faults import FILE, WITNESS, told
+from index.files import sync
+
+VERSION = 2
+APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
+_TABLES = f"""
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+CREATE TABLE changes (
+    sequence INTEGER PRIMARY KEY,
+    study_id TEXT NOT NULL UNIQUE,
+    row TEXT,
+    embedding BLOB,
+    sha256 TEXT NOT NULL
+);
+"""
+
+
+def bear_witness(folder: Path) -> None:
+    """Note beside the changes of a folder that they are there; any number of processes may do so at once."""
+    if not (folder / WITNESS).exists():
+        told_once = f"{FILE} holds what was added to this index and deleted from it.\n"
+        (folder / WITNESS).write_text(told_once, encoding="utf-8")
+        sync(folder)
+
+
+def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
+    """Write an empty file of changes, there whole or not at all; another process may be quicker.
+
+    Args:
+        applied: up to where the index beside it holds all changes.
+        facts: the fingerprint and the embedding_dim of its vectors.
+    """
+    fresh = path.with_name(f".{FILE}.{new_name()}.new")
+    try:
+        with told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+            connection.executescript(_TABLES)
+            save_facts(connection, {**facts, "name": new_name(), "cleared": applied, "last": applied, "sum": NOTHING})
+            connection.execute("PRAGMA journal_mode = WAL")
+        sync(fresh)
+        with suppress(FileExistsError):
+            os.link(fresh, path)
+        sync(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
+    """Write facts and their seal, within the caller's transaction."""
+    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+
+
+def new_name() -> str:
+    """Return a name that no other collection has."""
+    return secrets.token_hex(8)

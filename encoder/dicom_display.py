@@ -16,6 +16,7 @@ Stored = npt.NDArray[np.uint16]
 Table = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 16
+_MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "VOILUTFunction")
 
 
 def display_table(header: pydicom.Dataset, stored: Stored) -> Table:
@@ -24,6 +25,9 @@ def display_table(header: pydicom.Dataset, stored: Stored) -> Table:
     Raises:
         ImageError: all pixels that are not padding look alike.
     """
+    for keyword in _MAY_BE_EMPTY:
+        if keyword in header and header[keyword].is_empty:  # as anonymisers leave them: as good as not there
+            del header[keyword]
     codes = np.arange(65536, dtype=np.uint16)
     values = codes.view(np.int16) if header.get("PixelRepresentation") == 1 else codes
     table = np.asarray(apply_voi_lut(apply_modality_lut(values, header), header), dtype=np.float64)

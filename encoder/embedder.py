@@ -76,7 +76,7 @@ class Embedder:
             EncoderError: a device or a runtime that is not to be had.
         """
         self.preprocessing = preprocessing
-        self.device = torch.device(_available_device(device))
+        self.device = torch.device(available_device(device))
         self.encoder = encoder.eval().to(self.device)
         self.fingerprint = fingerprint_of(encoder, preprocessing)
         self.embedding_dim = encoder.embedding_dim
@@ -152,7 +152,8 @@ def _upload_name(source: Source, view: str) -> str | None:
     return view if isinstance(source, bytes) else None
 
 
-def _available_device(device: str) -> str:
+def available_device(device: str) -> str:
+    """Return the device of a name, for auto cuda where there is one. Raises EncoderError: there is no such device."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():

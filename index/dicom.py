@@ -18,7 +18,8 @@ from index.pseudonyms import Pseudonyms, told_age
 from index.studies import CORE_COLUMNS, FINDINGS, as_studies, studies_schema
 
 _REASONS = {
-    "no DICOM": "files left out, not a readable DICOM header",
+    "no DICOM": "files left out, not a readable DICOM header, or a deflated one",
+    "name": "files left out, their name is no UTF-8; rename them",
     "modality": f"files left out, their modality is none of {', '.join(FILM_MODALITIES)}",
     "body part": "films left out, their header names a part of the body other than the chest",
     "identity": "films left out, their header names no patient or no study",
@@ -112,6 +113,9 @@ def _sorted_out(
     left: dict[str, list[str]] = {reason: [] for reason in _REASONS}
     for file in files:
         path = file.relative_to(folder).as_posix()
+        if (told := path.encode("utf-8", "replace").decode()) != path:
+            left["name"].append(told)
+            continue
         film = read_film(file, path, elsewhere)
         reason = "no DICOM" if film is None else _reason_against(film, films, keep_burned_in)
         if reason:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 FILM_MODALITIES = ("CR", "DX", "DR", "RG", "XR")
 _FRONTAL = {"AP", "PA", "FRONTAL", "ANTEROPOSTERIOR", "POSTEROANTERIOR", "ANTERO", "POSTERO"}
@@ -56,6 +58,8 @@ def read_film(file: Path, path: str, elsewhere: Elsewhere) -> Film | None:
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom quotes a value that breaks its VR, in a warning and in its log
         try:
+            if read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                return None  # pydicom would inflate it whole, however large it gets; nor is its film read
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
             return _film(header, path, elsewhere(header))
         except _UNREADABLE:

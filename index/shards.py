@@ -53,6 +53,8 @@ class ExportPlan:
     shard_rows: int
     views: str = "both"
     """Which films were offered to the encoder: both, frontal or lateral."""
+    runtime: str = ""
+    """What ran the encoder: another's vectors are near, not the same."""
 
     @property
     def shard_count(self) -> int:
@@ -89,10 +91,12 @@ class ShardFolder:
         """Return the file of a shard."""
         return self.folder / f"shard-{shard:05d}.parquet"
 
-    def unfinished(self) -> list[int]:
-        """Return the shards that are still to be written."""
-        finished = set(self._finished())
-        return [shard for shard in range(self.plan.shard_count) if shard not in finished]
+    def unfinished(self, *, retry_failed: bool = False) -> list[int]:
+        """Return the shards that are still to be written, and those in which a study failed where it is retried."""
+        finished = self._finished()
+        if retry_failed:
+            finished = [shard for shard in finished if not _read_entry(self.path_of(shard))["failures"]]
+        return sorted({*range(self.plan.shard_count)} - {*finished})
 
     def _finished(self) -> list[int]:
         """By one listing: a question a shard would be as many requests to a store."""
@@ -233,7 +237,7 @@ def _require_same_plan(path: Path, plan: ExportPlan) -> None:
             f"{str(path.parent)!r} holds embeddings of encoder {found['fingerprint'][:12]}, this one is "
             f"{plan.fingerprint[:12]}; export to another folder or remove that one"
         )
-    other = [name for name in vars(plan) if found[name] != getattr(plan, name)]
+    other = [f"{name} ({str(found[name])[:16]})" for name, ours in vars(plan).items() if found.get(name, ours) != ours]
     if other:
         raise ArtefactError(
             f"{str(path.parent)!r} was begun with another {' and '.join(other)}; "

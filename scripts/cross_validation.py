@@ -47,8 +47,8 @@ class Judged:
         self._probe: LinearProbe | None = None
         self._folds: list[str] = []
 
-    def add(self, parts: Parts, trainer: Trainer, fingerprint: str) -> None:
-        """Learn a probe on one fold's encoder and keep what it says of the fold's test part."""
+    def add(self, parts: Parts, trainer: Trainer, fingerprint: str) -> LinearProbe:
+        """Learn a probe on one fold's encoder, keep what it says of the fold's test part, and return it."""
         material = self._material
         embeddings, _ = trainer.embed(np.arange(material.table.num_rows))
         export = Embedded(material.table, embeddings.numpy(), fingerprint)
@@ -56,6 +56,7 @@ class Judged:
         before = self._predicted or Predictions.empty(export, material.wanted)
         self._predicted = replace(before, export=export).filled(self._probe, parts["test"], len(self._folds))
         self._folds.append(fingerprint)
+        return self._probe
 
     def save(self, out: Path, *, as_json: bool) -> None:
         """Print the figures over all folds and write metrics.json and report.html."""

@@ -142,6 +142,8 @@ def _roles(
         asking, answering = np.flatnonzero(others), np.flatnonzero(~others)
     if (query_part or gallery_part) and not splits:
         raise click.UsageError("--query-part and --gallery-part need --splits")
+    if splits and not (query_part or gallery_part):
+        raise click.UsageError("--splits alone chooses nothing; name --query-part and --gallery-part of it")
     parts = load_parts(splits, export.ids) if splits else {}
     require_disjoint_patients(export.patients, parts)
     for part in (query_part, gallery_part):
@@ -162,6 +164,7 @@ def _protocol(pool: Pool, wanted: Wanted, draws: int, seed: int) -> list[str]:
         wanted.sentence(),
         f"{len(pool.queries):,} queries, {len(pool.candidates):,} candidates; no hit of the query's own patient",
         "a query that has no label of a rule, or no relevant candidate, is left out of it",
+        "a hit whose label is ignored or blank counts as not relevant, and so it does in chance",
         "chance is the expectation of a random order of the same candidates",
         f"95 % intervals by bootstrap over the patients of the queries: {draws} draws, seed {seed}",
     ]

@@ -42,11 +42,14 @@ class ExportTask:
     threads: int | None
     device: str
     runtime: str
+    retry_failed: bool = False
 
     def folder_for(self, embedder: Embedder) -> ShardFolder:
         """Return the folder of the shards. Raises what `ShardFolder` does."""
         dim, rows = embedder.embedding_dim, self.table.num_rows
-        plan = ExportPlan(embedder.fingerprint, dim, sha256_of(self.studies), rows, self.shard_rows, self.views)
+        plan = ExportPlan(
+            embedder.fingerprint, dim, sha256_of(self.studies), rows, self.shard_rows, self.views, embedder.runtime.name
+        )
         return ShardFolder(self.out, plan)
 
 
@@ -73,10 +76,12 @@ class ExportTask:
 @click.option(
     "--actor-cores", type=click.IntRange(1), help="Ray: cores an encoder gets (default: the smallest node's)."
 )
+@click.option("--retry-failed", is_flag=True, help="Write those shards again in which a study could not be read.")
 @click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
 def command(
     studies: Path, images: Path, encoder: Path, out: Path, views: str, batch: int, shard_rows: int,
-    threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, allow_failures: bool,
+    threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, retry_failed: bool,
+    allow_failures: bool,
 ) -> None:  # fmt: skip
     """Embed every study of the table STUDIES; a killed export goes on where it stopped.
 
@@ -86,8 +91,12 @@ def command(
     table = load_studies(studies)
     if not images.is_dir():
         raise NotADirectoryError(20, "expected the image root to be a folder", str(images))
-    task = ExportTask(table, studies, images, encoder, out, views, batch, shard_rows, threads, device, runtime)
+    task = ExportTask(
+        table, studies, images, encoder, out, views, batch, shard_rows, threads, device, runtime, retry_failed
+    )
     if engine == "ray":
+        if retry_failed:
+            raise click.UsageError("--retry-failed is for --engine local, which goes on with what Ray wrote")
         from scripts.export_ray import export_on_ray
 
         folder, ran = export_on_ray(task, actor_cores)
@@ -105,15 +114,19 @@ def export_here(task: ExportTask) -> tuple[ShardFolder, Runtime]:
     folder = task.folder_for(embedder)
     reader = FilmReader(embedder, task.table, task.images, task.views)
     with one_torch_thread(embedder):
-        export(embedder, task.table, reader, folder, batch=task.batch, threads=threads_for(task.threads))
+        export(
+            embedder, task.table, reader, folder,
+            batch=task.batch, threads=threads_for(task.threads), retry_failed=task.retry_failed,
+        )  # fmt: skip
     return folder, embedder.runtime
 
 
 def export(
-    embedder: Embedder, table: pa.Table, reader: FilmReader, folder: ShardFolder, *, batch: int, threads: int
-) -> None:
+    embedder: Embedder, table: pa.Table, reader: FilmReader, folder: ShardFolder,
+    *, batch: int, threads: int, retry_failed: bool = False,
+) -> None:  # fmt: skip
     """Write every unfinished shard, and show how far it is."""
-    shards = folder.unfinished()
+    shards = folder.unfinished(retry_failed=retry_failed)
     with shard_bar(folder, shards) as told:
         write_shards(embedder, table, reader, folder, shards, batch=batch, threads=threads, told=told)
 
@@ -133,7 +146,8 @@ def finish(folder: ShardFolder, images: Path) -> dict[str, Any]:
     manifest = folder.finish(image_root=str(images.resolve()), health=vars(health))
     click.echo(
         f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
-        f"{manifest['failed']:,} failed" + (f" (see {folder.folder / 'failed.parquet'})" if manifest["failed"] else "")
+        f"{manifest['failed']:,} failed"
+        + (f" (see {folder.folder / 'failed.parquet'}; --retry-failed tries again)" if manifest["failed"] else "")
     )
     click.echo(health.sentence())
     return manifest

@@ -94,6 +94,8 @@ class ShardWorker:
         shared = "keep both on storage that every machine of the cluster shares"
         _require_same(order.plan.fingerprint[:12], embedder.fingerprint[:12], "encoder", shared)
         _require_same(order.plan.studies_sha256[:12], sha256_of(place(order.studies))[:12], "studies table", shared)
+        if not place(order.images).is_dir():
+            raise RayRefused(f"no folder {order.images!r} of films here; {shared}")
         _require_same(order.runtime, embedder.runtime.name, "runtime", f"use --runtime {embedder.runtime.name}")
         return embedder
 

@@ -11,6 +11,7 @@ import click
 import torch
 
 from encoder.checkpoint import fingerprint_of, load_encoder
+from encoder.embedder import available_device
 from encoder.errors import EncoderError
 from encoder.recipe import Recipe
 from encoder.run_curves import Scalars, has_tensorboard, save_curves
@@ -49,7 +50,7 @@ def command(
     start = (f"run.weights={json.dumps(weights)}",) if weights else ()
     recipe = Recipe.load(name, (*changes, *start))
     material = Material.gather(studies, images, name, recipe, cache_gb)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = available_device(device)
     if recipe.run.folds:
         cross_validate(material, out, device, as_json=as_json)
         return
@@ -90,7 +91,7 @@ def cross_validate(material: Material, out: Path, device: str, *, as_json: bool)
     for number, parts in enumerate(folds, start=1):
         ERR.print(f"fold {number} of {len(folds)}")
         report, trainer = run(material, parts, out / f"fold{number}", device)
-        judged.add(parts, trainer, report["fingerprint"])
+        judged.add(parts, trainer, report["fingerprint"]).save(out / f"fold{number}" / "probe")
     judged.save(out, as_json=as_json)
 
 

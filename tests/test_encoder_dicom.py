@@ -40,6 +40,13 @@ def test_signed_values_and_rescale_keep_their_order() -> None:
     np.testing.assert_allclose(read_image(dicom(RAMP, RescaleSlope=-1, RescaleIntercept=9)), 1 - RAMP / 3780, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "keyword", ["RescaleSlope", "RescaleIntercept", "VOILUTFunction", "WindowCenter", "WindowWidth"]
+)
+def test_a_tag_that_was_emptied_is_as_good_as_not_there(keyword: str) -> None:
+    np.testing.assert_array_equal(read_image(dicom(RAMP, **{keyword: ""})), read_image(dicom(RAMP)))
+
+
 def test_the_first_window_is_applied_before_the_inversion() -> None:
     film = read_image(dicom(PhotometricInterpretation="MONOCHROME1", WindowCenter=[900, 5], WindowWidth=[600, 5]))
 

@@ -1,5 +1,6 @@
 """A folder of DICOM films: grouping, views, what is left out, and that nothing identifying leaves it."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,12 +114,15 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes((tmp_path / "good").read_bytes()[:150])
     write_film(tmp_path / "ct", Modality="CT")
     write_film(tmp_path / "nobody", PatientID="")
+    meta = b"\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
+    (tmp_path / "deflated").write_bytes(bytes(128) + b"DICM" + meta + b"not deflated at all")
+    (tmp_path / os.fsdecode(b"name\xff")).write_bytes((tmp_path / "good").read_bytes())
 
     found = import_dicom(tmp_path, elsewhere=is_elsewhere)
 
-    expected = {"no DICOM": 1, "modality": 2, "body part": 2, "identity": 1, "repeated": 1, "age": 1}
+    expected = {"no DICOM": 2, "name": 1, "modality": 2, "body part": 2, "identity": 1, "repeated": 1, "age": 1}
     assert kinds(found) == expected
-    assert (found.images, len(found.table)) == (8, 1)
+    assert (found.images, len(found.table)) == (10, 1)
     with pytest.raises(StudiesError, match="a strict import allows none"):
         import_dicom(tmp_path, strict=True)
 

@@ -163,7 +163,10 @@ def test_the_tables_of_the_terminal_show_chance(export: Path, tmp_path: Path) ->
         assert word in result.output
 
 
-@pytest.mark.parametrize("words", [["--ks", "0,5"], ["--ks", "five"], ["--floor", "nothing"], ["--query-part", "test"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--ks", "0,5"], ["--ks", "five"], ["--floor", "nothing"], ["--query-part", "test"], ["--splits", "split.json"]],
+)
 def test_options_that_mean_nothing_are_refused(export: Path, tmp_path: Path, words: list[str]) -> None:
     result = CliRunner().invoke(evaluate.command, [str(export), "--out", str(tmp_path / "eval"), *words])
     assert result.exit_code == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,33 @@ def test_a_study_that_cannot_be_read_is_listed_and_told_by_the_exit_code(
     assert str(collection) not in failed["reason"]
     assert run(*words, "--allow-failures").exit_code == 0
     assert torn_film not in load_embeddings(tmp_path / "out")[0]["study_id"].to_pylist()
+
+
+def test_a_study_that_could_not_be_read_is_tried_again_where_that_is_asked_for(
+    collection: Path, embeddings: Path, tmp_path: Path
+) -> None:
+    words, film = export_words(collection, tmp_path / "out"), collection / "train/patient00006/study1/view1_frontal.jpg"
+    away = film.rename(film.with_name("away"))
+    assert "--retry-failed tries again" in run(*words, code=3).stdout
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*")}
+    away.rename(film)
+
+    run(*words, code=3)  # as it is
+    run(*words, "--retry-failed")
+
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("shard-*")}
+    assert len({*before.items()} - {*after.items()}) == 1  # the others are kept
+    assert load_embeddings(tmp_path / "out")[0].equals(load_embeddings(embeddings)[0])
+
+
+def test_vectors_of_two_runtimes_are_not_mixed(collection: Path, embeddings: Path, tmp_path: Path) -> None:
+    shutil.copytree(embeddings, tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    other = {"torch": "openvino-fp32"}.get(manifest["runtime"], "torch")
+
+    refused = run(*export_words(collection, tmp_path / "out"), "--runtime", other, code=1)
+
+    assert f"begun with another runtime ({manifest['runtime']}" in str(refused.exception)
 
 
 def test_the_health_of_the_space_is_measured_and_kept(embeddings: Path) -> None:

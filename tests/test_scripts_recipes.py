@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from test_scripts_pipeline import run
 
+from encoder.probe import LinearProbe
 from index.shards import load_manifest
 from index.studies import load_studies, save_studies
 
@@ -71,6 +72,8 @@ def test_folds_judge_every_patient_once_with_an_encoder_that_never_saw_them(coll
     every = load_studies(collection / "studies.parquet")["study_id"].to_pylist()
     assert sorted(study for fold in tested for study in fold) == sorted(every)
     assert len(set(metrics["fingerprints"])) == 5
+    probes = [LinearProbe.load(tmp_path / "run" / f"fold{n}" / "probe") for n in range(1, 6)]
+    assert [probe.fingerprint for probe in probes] == metrics["fingerprints"]
     at_youden = metrics["findings"]["abnormal"]["points"]["youden"]
     assert {"accuracy", "sensitivity", "specificity", "ppv", "npv", "f1"} <= set(at_youden)
     assert "<svg" in (page := (tmp_path / "run" / "report.html").read_text()) or "<img" in page

@@ -118,7 +118,8 @@ def test_a_split_that_shares_a_patient_is_refused(
     export = save_export(tmp_path / "export", studies, unit_vectors)
     ids = studies["study_id"].to_pylist()
     save_parts(tmp_path / "split.json", {"train": ids[:100], "test": ids[100:]})
-    line = refusal(verb, export, "--splits", tmp_path / "split.json", "--out", tmp_path / "out")
+    parts = ["--query-part", "test"] if verb == "evaluate" else []
+    line = refusal(verb, export, "--splits", tmp_path / "split.json", *parts, "--out", tmp_path / "out")
     assert re.search(r"expected no patient in two parts, got 'patient\d+' in \w+ and test; split by patient", line)
 
 

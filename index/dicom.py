@@ -46,9 +46,9 @@ def import_dicom(
 
     The view comes from ViewPosition, else ViewCodeSequence, else the axes of PatientOrientation, else the
     words of SeriesDescription and ProtocolName. The lowest InstanceNumber of each view is the study's frontal
-    or lateral. A film of unknown view becomes the frontal of a study that has none, else goes to
-    `other_paths` (`unknown_view` "frontal"), or is left out ("skip"); it is noted either way. Findings and
-    split are null.
+    or lateral; a film for processing is that only where there is none for display. A film of unknown view
+    becomes the frontal of a study that has none, else goes to `other_paths` (`unknown_view` "frontal"), or is
+    left out ("skip"); it is noted either way. Findings and split are null.
 
     Without pseudonyms, ids are the header's own PatientID and `PatientID/StudyInstanceUID`. With them, they are
     `patient...` and `patient.../study...`, everyone over 89 is 90, the studies stand in the order of their new ids,
@@ -57,7 +57,7 @@ def import_dicom(
     Noted and got over, or refused when `strict`: files that are no DICOM or whose header cannot be read, a
     modality that is no film, a body part other than the chest, a PatientID or StudyInstanceUID that is missing,
     the same instance twice, BurnedInAnnotation YES (each left out), an unknown view, a film that cannot be copied
-    (left out), and an age that is none (null).
+    (left out), a film for processing, and an age that is none (null).
 
     Args:
         folder: walked wholly; links to folders are not followed.
@@ -78,6 +78,8 @@ def import_dicom(
     unknown = [film.path for film in films if not film.view]
     notices.add("view", f"films of unknown view, {fate}", unknown)
     kept = [film for film in films if film.view or unknown_view == "frontal"]
+    raw = [film.path for film in kept if film.raw]
+    notices.add("raw", "films for processing, not for display, taken only where a study has no other", raw)
     strange = [film.path for film in kept if film.age and years(film.age) is None]
     notices.add("age", "films whose age is none, left blank", strange)
     if pseudonyms is not None:
@@ -158,11 +160,11 @@ def _copied(folder: Path, films: list[Film], copies: Copies, notices: Notices) -
 
 
 def _grouped(films: list[Film]) -> list[list[Film]]:
-    """The films of each study in the order of their numbers; studies in the order of their first file."""
+    """The films of each study, raw ones last, by their numbers; studies in the order of their first file."""
     groups: dict[tuple[str, str], list[Film]] = {}
     for film in films:
         groups.setdefault((film.patient, film.study), []).append(film)
-    return [sorted(group, key=lambda film: (film.number, film.path)) for group in groups.values()]
+    return [sorted(group, key=lambda film: (film.raw, film.number, film.path)) for group in groups.values()]
 
 
 def _row(group: list[Film], told: bool) -> dict[str, object]:

@@ -25,7 +25,7 @@ _TEXTS = ("SeriesDescription", "ProtocolName")  # not the study's description, w
 _TAGS = [
     "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "Modality",
     "BodyPartExamined", "AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence", "PatientOrientation",
-    "InstanceNumber", "BurnedInAnnotation", *_TEXTS,
+    "InstanceNumber", "BurnedInAnnotation", "PresentationIntentType", *_TEXTS,
 ]  # fmt: skip
 # What pydicom lets out of a file that is no DICOM, or of a broken header.
 _UNREADABLE = (
@@ -46,6 +46,7 @@ class Film:
     modality: str
     elsewhere: bool
     burned: bool  # whether text that names the patient is burned into the picture (PS3.3, C.7.6.1.1.3)
+    raw: bool  # whether it is for processing, not for display (PS3.3, C.8.11.1)
     view: str  # frontal, lateral or ""
     projection: str
     sex: str
@@ -77,6 +78,7 @@ def _film(header: pydicom.Dataset, path: str, elsewhere: bool) -> Film:
         modality=_text(header, "Modality").upper(),
         elsewhere=elsewhere,
         burned=_text(header, "BurnedInAnnotation").upper() == "YES",
+        raw=_text(header, "PresentationIntentType").upper() == "FOR PROCESSING",
         view=_view(header),
         projection=position if position in _PROJECTIONS else "",
         sex=_SEX.get(_text(header, "PatientSex").upper(), ""),

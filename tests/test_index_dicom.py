@@ -104,6 +104,18 @@ def test_an_unknown_view_does_not_displace_a_known_frontal(tmp_path: Path) -> No
     assert (study["frontal_path"], study["other_paths"]) == ("2", ["1"])
 
 
+def test_a_raw_picture_is_taken_only_where_there_is_no_other(tmp_path: Path) -> None:
+    write_film(tmp_path / "raw", InstanceNumber=1, PresentationIntentType="FOR PROCESSING")
+    write_film(tmp_path / "shown", InstanceNumber=2, PresentationIntentType="FOR PRESENTATION")
+    write_film(tmp_path / "alone", PatientID="P2", PresentationIntentType="FOR PROCESSING")
+
+    found = import_dicom(tmp_path)
+
+    rows = {row["patient_id"]: (row["frontal_path"], row["other_paths"]) for row in found.table.to_pylist()}
+    assert rows == {"P1": ("shown", ["raw"]), "P2": ("alone", [])}
+    assert kinds(found) == {"raw": 2}
+
+
 def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     write_film(tmp_path / "good", BodyPartExamined="CHEST", PatientAge="999Y")
     write_film(tmp_path / "hand", BodyPartExamined="HAND")

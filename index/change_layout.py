@@ -53,11 +53,17 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
             save_facts(connection, {**facts, "name": new_name(), "cleared": applied, "last": applied, "sum": NOTHING})
             connection.execute("PRAGMA journal_mode = WAL")
         sync(fresh)
-        with suppress(FileExistsError):
+        with suppress(FileExistsError, FileNotFoundError):  # another's is there, and took this for left over
             os.link(fresh, path)
         sync(path.parent)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what kills have left of files that were to be the first, once there is one."""
+    for path in folder.glob(f".{FILE}.*.new*"):
+        path.unlink(missing_ok=True)
 
 
 def save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from index.added import Addition, Writable, as_rows, is_same
 from index.added_films import film_path, save_film, unnamed_films
+from index.change_layout import remove_left_over
 from index.changes import Changes
 from index.collection import MANIFEST, Collection
 from index.compaction import save_generation
@@ -146,6 +147,7 @@ class LivingCollection(Writable):
             self.reload()
             with closing(self._make_changes()) as changes:
                 changes.clear(self.collection.manifest.get("applied", 0))
+            remove_left_over(self._source)
         if image_root is not None:
             self._remove_unnamed_films(image_root)
         return self.manifest

@@ -130,6 +130,16 @@ def test_an_index_of_another_encoder_is_not_taken_up_by_a_write(folder: Path, rn
     assert not any((bare / name).exists() for name in FILES)
 
 
+def test_what_a_kill_left_of_a_first_file_goes_with_the_next_compaction(folder: Path) -> None:
+    for name in (f".{FILE}.0123456789abcdef.new", f".{FILE}.0123456789abcdef.new-wal"):
+        (folder / name).touch()
+    assert len(verify(folder).notes) == 2
+
+    with closing(LivingCollection(folder)) as living:
+        living.compact()
+    assert verify(folder).notes == []
+
+
 def test_a_kill_before_the_witness_is_mended_by_the_next_writer(folder: Path) -> None:
     (folder / WITNESS).unlink()
 

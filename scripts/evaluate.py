@@ -164,7 +164,7 @@ def _protocol(pool: Pool, wanted: Wanted, draws: int, seed: int) -> list[str]:
         wanted.sentence(),
         f"{len(pool.queries):,} queries, {len(pool.candidates):,} candidates; no hit of the query's own patient",
         "a query that has no label of a rule, or no relevant candidate, is left out of it",
-        "a hit whose label is ignored or blank counts as not relevant, and so it does in chance",
+        "a hit whose label is ignored counts as not relevant, and so it does in chance",
         "chance is the expectation of a random order of the same candidates",
         f"95 % intervals by bootstrap over the patients of the queries: {draws} draws, seed {seed}",
     ]

@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from activation_world import DIM, save_folders, turn, until
 from service_world import film
 
 from encoder.embedder import Embedder
+from index.verification import verify
 from scripts.benches.clients import Asked, film_request, vector_request
 
 RUN = """
@@ -40,8 +42,9 @@ def folders(tmp_path: Path, tiny_embedder: Embedder, studies: pa.Table, rng: np.
     return save_folders(tmp_path, tiny_embedder, studies, rng)
 
 
-@pytest.fixture
-def server(folders: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+@contextmanager
+def running(folders: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Yield a server over the folder that the link leads to, and its address."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", RUN, str(folders)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         cwd=Path(__file__).parents[1],
@@ -52,6 +55,18 @@ def server(folders: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.kill()
 
 
+@pytest.fixture
+def server(folders: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    with running(folders) as found:
+        yield found
+
+
+def served(url: str) -> int:
+    """Return how many studies a server says it serves."""
+    with urllib.request.urlopen(f"{url}/info", timeout=30) as answer:
+        return int(json.load(answer)["collections"][0]["studies"])
+
+
 @pytest.mark.slow
 def test_sighup_has_a_running_server_take_up_what_lies_in_its_folders_and_fails_no_request(
     server: tuple[subprocess.Popen[str], str], folders: Path
@@ -59,10 +74,6 @@ def test_sighup_has_a_running_server_take_up_what_lies_in_its_folders_and_fails_
     process, url = server
     ending, statuses = threading.Event(), Counter[int]()
     asked = [film_request(film(0), 3), vector_request([1.0] + [0.0] * (DIM - 1), 3)]
-
-    def served() -> int:
-        with urllib.request.urlopen(f"{url}/info", timeout=30) as answer:
-            return int(json.load(answer)["collections"][0]["studies"])
 
     def ask(one: Asked) -> None:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
@@ -73,14 +84,14 @@ def test_sighup_has_a_running_server_take_up_what_lies_in_its_folders_and_fails_
                 statuses[answer.status] += 1
         connection.close()
 
-    assert served() == 40
+    assert served(url) == 40
     clients = [threading.Thread(target=ask, args=(asked[number % 2],)) for number in range(4)]
     for client in clients:
         client.start()
     for target, count in [("second", 60), ("first", 40)] * 2:
         turn(folders / "main", target)
         process.send_signal(signal.SIGHUP)
-        until(lambda: served() == count)  # noqa: B023
+        until(lambda: served(url) == count)  # noqa: B023
     ending.set()
     for client in clients:
         client.join()
@@ -88,6 +99,24 @@ def test_sighup_has_a_running_server_take_up_what_lies_in_its_folders_and_fails_
     assert statuses[200] > 8
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_while_it_swaps_serves_what_lies_there_once_it_is_back(
+    folders: Path, rng: np.random.Generator
+) -> None:
+    expected = 40
+    for target, count in [("second", 60), ("first", 40)] * 2:
+        with running(folders) as (process, url):
+            assert served(url) == expected
+            turn(folders / "main", target)
+            process.send_signal(signal.SIGHUP)
+            time.sleep(float(rng.uniform(0, 0.1)))
+            process.kill()
+        expected = count
+        assert verify(folders / target).faults == []
+    with running(folders) as (_, url):
+        assert served(url) == expected
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def listen(
         channel_request_lookahead=1,  # a closed connection is noticed while its request waits
         connection_limit=max(100, 2 * threads), asyncore_use_poll=True,
         recv_bytes=RECEIVED_BYTES, inbuf_overflow=SPOOLED_BYTES,
+        clear_untrusted_proxy_headers=False,  # none is believed, and that one is there says that a proxy is
     )  # fmt: skip
     server.channel_class = _channel_of(closing, known)
     return server

@@ -14,6 +14,17 @@ from werkzeug.wsgi import host_is_trusted
 from service.errors import RequestError
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_OF_PROXIES = frozenset({
+    "forwarded", "via", "cdn-loop", "client-ip", "x-real-ip", "x-real-port", "x-host", "x-scheme", "x-remote-ip",
+    "x-remote-addr", "x-original-url", "x-rewrite-url", "x-arr-ssl", "x-amzn-trace-id", "x-cloud-trace-context",
+    "proxy-connection",
+})  # fmt: skip
+_BEGUN_BY_PROXIES = (
+    "x-forwarded", "x-original-", "x-originating-", "x-envoy-", "x-proxy", "x-azure-", "x-appengine-", "cf-",
+    "cloudfront-", "fastly-", "fly-", "x-ssl-", "ssl-client-",
+)  # fmt: skip
+_ENDED_BY_PROXIES = ("-client-ip", "-connecting-ip", "-user-ip", "-forwarded-for")
+_REMEDY = "start it with --tokens FILE"
 
 
 def require_own_name(names: Collection[str]) -> None:
@@ -43,11 +54,33 @@ def require_own_page() -> None:
 
 
 def require_near() -> None:
-    """Without tokens, answer this machine alone, whatever address the server listens on. Raises Forbidden."""
-    peer = request.remote_addr
+    """Without tokens, answer this machine alone, whatever address the server listens on. Raises Forbidden.
+
+    A proxy on this machine has this machine's address and passes strangers on. What it says of itself gives it away:
+    headers of the kind that proxies add, or HTTP/1.0, which nginx speaks to what is behind it unless told otherwise.
+    """
+    if not _is_loopback(request.remote_addr):
+        raise Forbidden(
+            f"this service has no tokens, so it answers its own machine alone, by a loopback address; {_REMEDY}"
+        )
+    found = (name for name, _ in request.headers if _is_of_proxy(name.lower()))
+    sign = next(found, "HTTP/1.0" if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else None)
+    if sign is not None:
+        raise Forbidden(
+            "this service has no tokens, so it answers its own machine alone, and this request came by a proxy, as "
+            f"{sign[:60]} says; {_REMEDY}"
+        )
+
+
+def _is_loopback(peer: str | None) -> bool:
+    """Return whether an address is this machine's own; none, as of a Unix socket, may be anybody's."""
     try:
-        near = not peer or ipaddress.ip_address(peer).is_loopback
+        address = ipaddress.ip_address(peer or "")
     except ValueError:
-        near = False
-    if not near:
-        raise Forbidden("this service has no tokens, so it answers its own machine alone; start it with --tokens FILE")
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _is_of_proxy(header: str) -> bool:
+    return header in _OF_PROXIES or header.startswith(_BEGUN_BY_PROXIES) or header.endswith(_ENDED_BY_PROXIES)

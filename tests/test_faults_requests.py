@@ -92,6 +92,36 @@ def answers(served: Served) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["hits"][0]["study_id"] == "patient00002/study1"
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For: 10.0.0.7", "Forwarded: for=10.0.0.7", "X-Real-IP: 10.0.0.7"])
+def test_without_tokens_a_proxy_on_this_machine_lets_nobody_in(header: str, served: Served) -> None:
+    answer = served.say(message(SEARCH, header))
+
+    assert status(answer) == 403
+    assert b"start it with --tokens FILE" in answer
+    answers(served)
+
+
+def test_without_tokens_a_proxy_that_adds_no_header_is_known_by_its_older_http(served: Served) -> None:
+    assert status(served.say(message(SEARCH).replace(b"HTTP/1.1", b"HTTP/1.0"))) == 403
+    assert status(served.say(b"GET /healthz HTTP/1.0\r\n\r\n")) == 200
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"PROXY TCP4 127.0.0.1 127.0.0.1 56324 80\r\n",
+        b"PROXY UNKNOWN\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01\xdc\x04\0\x50",
+    ],
+)
+def test_the_proxy_protocol_is_no_request(line: bytes, served: Served) -> None:
+    answer = served.say(line + message(SEARCH))
+
+    assert status(answer) == 400
+    assert b"hits" not in answer
+    answers(served)
+
+
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
 def test_a_compressed_body_is_refused_and_not_inflated(kind: str, served: Served) -> None:
     answers(served)

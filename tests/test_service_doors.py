@@ -185,13 +185,39 @@ def test_a_pace_saves_up_no_more_than_its_burst() -> None:
 
 @pytest.mark.parametrize(
     ("peer", "status"),
-    [("127.0.0.1", 200), ("127.8.0.1", 200), ("::1", 200), ("10.0.0.7", 403), ("", 200), ("nonsense", 403)],
-)
+    [
+        ("127.0.0.1", 200), ("127.8.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("::ffff:10.0.0.7", 403),
+        ("10.0.0.7", 403), ("0.0.0.0", 403), ("::", 403), ("", 403), ("unix:", 403), ("nonsense", 403),
+    ],
+)  # fmt: skip
 def test_without_tokens_only_the_machine_itself_is_answered(peer: str, status: int) -> None:
     client: FlaskClient = build_app().test_client()
 
     assert client.get("/info", environ_base={"REMOTE_ADDR": peer}).status_code == status
     assert client.get("/healthz", environ_base={"REMOTE_ADDR": peer}).status_code == 200
+
+
+OF_PROXIES = [
+    "Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded", "X-Real-IP", "Via",
+    "CF-Connecting-IP", "CF-Ray", "X-Client-IP", "True-Client-IP", "Fastly-Client-IP", "X-Cluster-Client-IP",
+    "X-Original-Forwarded-For", "X-Envoy-External-Address", "X-ProxyUser-Ip", "CDN-Loop", "Client-IP",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", OF_PROXIES)
+def test_without_tokens_what_a_proxy_passes_on_is_refused_with_a_remedy(header: str) -> None:
+    client = build_app().test_client()
+    for said in ("10.0.0.7", "127.0.0.1", ""):
+        refused = client.get("/info", headers={header: said})
+
+        assert (refused.status_code, refused.get_json()["error"]["code"]) == (403, "forbidden")
+        assert "start it with --tokens FILE" in refused.get_json()["error"]["message"]
+        assert client.get("/healthz", headers={header: said}).status_code == 200
+
+
+def test_with_tokens_a_proxy_may_say_what_it_likes(app: Flask, secrets: dict[str, str]) -> None:
+    for header in OF_PROXIES:
+        assert ask(app, "GET", "/info", **bearer(secrets["read"]), **{header: "10.0.0.7"}).status_code == 200
 
 
 def test_the_document_says_which_scope_each_operation_asks_for(app: Flask, secrets: dict[str, str]) -> None:

@@ -158,22 +158,20 @@ def _check() -> BaseResponse | None:
     scope = scope_of(rule, request.method)
     if scope == OPEN:
         if rule is not None and rule.endpoint.startswith("entry.") and locked():
-            _slow(STRANGERS)
+            _count(STRANGERS)
         return None
     if (known := tokens()) is None:
         require_near()
         require_own_page()
         return None
     try:
-        token = admitted(known, _shown(scope))
+        g.scopes = admitted(known, _shown(scope)).scopes
     except Unauthorized:
-        _slow(g.get("principal") or STRANGERS)
+        _count(g.get("principal") or STRANGERS)
         if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
             return redirect(url_for("entry.login", next=request.full_path.rstrip("?")[:MAX_NEXT]))
+        slow()
         raise
-    if not _doors().pace.take(token.name):
-        raise TooManyRequests("too many requests with this token; ask again in a second", retry_after=1)
-    g.scopes = token.scopes
     if scope is not None:
         require(scope)
     return None
@@ -183,22 +181,32 @@ def _require_own_name() -> None:
     try:
         require_own_name(_doors().hosts)
     except RequestError:
-        _slow(STRANGERS)
+        _count(STRANGERS)
+        slow()
         raise
 
 
-def _slow(name: str) -> None:
-    """Hold the holder of a token that is valid no more, or all who show none together, to a pace.
+def _count(name: str) -> None:
+    """Note whether the holder of a token that is valid no more, or all who show none together, keep to their pace.
 
-    Else they could fill the audit log; beyond the pace a refusal is counted there and not told.
+    Else they could fill the audit log: beyond the pace a request is counted there and not told. The way to the sign-in
+    page stays open however many ask, so that nobody can keep others from signing in.
     """
-    if not _doors().pace.take(name):
-        g.beyond_pace = True
+    g.beyond_pace = not _doors().pace.take(name)
+
+
+def slow() -> None:
+    """Refuse a request beyond that pace. Raises TooManyRequests."""
+    if g.get("beyond_pace"):
         raise TooManyRequests("too many requests without a valid token; ask again in a second", retry_after=1)
 
 
 def admitted(known: TokenFile, secret: str | None) -> Token:
-    """Return the valid token that `secret` is, and note whose it is. Raises Unauthorized."""
+    """Return the valid token that `secret` is, and note whose it is; from then on its own pace alone counts.
+
+    Raises:
+        Unauthorized: it is none. TooManyRequests: beyond that pace.
+    """
     token = known.holder(secret) if secret else None
     if token is None:
         sentence = "this token is not known" if secret else "expected a token: Authorization: Bearer TOKEN"
@@ -206,6 +214,9 @@ def admitted(known: TokenFile, secret: str | None) -> Token:
     g.principal = token.name
     if (state := token.state(now())) != "valid":
         raise _unauthorized(f"this token is {state}; ask for another")
+    g.beyond_pace = False
+    if not _doors().pace.take(token.name):
+        raise TooManyRequests("too many requests with this token; ask again in a second", retry_after=1)
     return token
 
 

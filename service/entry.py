@@ -44,7 +44,7 @@ def login(query: Next) -> str | BaseResponse:
     responses={
         303: {"description": "signed in: the token is in a cookie"},
         401: content("text/html"),
-        **refusals(403, 413, 503),
+        **refusals(403, 413, 429, 503),
     },
     openapi_extensions=form_body(LoginForm),
 )
@@ -60,6 +60,7 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
         g.scopes = doors.admitted(tokens, form.token.strip() or None).scopes
         doors.require("read")
     except (Unauthorized, Forbidden) as refusal:
+        doors.slow()
         return render_template("login.html", next=form.next, message=_sentence(refusal)), 401
     response = redirect(_own(form.next), 303)
     response.set_cookie(doors.COOKIE, form.token.strip(), httponly=True, samesite="Strict", secure=_secure())

@@ -26,7 +26,7 @@ _STUDY_FIELDS = ("study_id", "study", "hit")
 
 
 class Witness:
-    """Writes a line a call. Refusals beyond a pace, of callers without a valid token, are counted into the next."""
+    """Writes a line a call. Those beyond a pace, of callers without a valid token, are counted into the next."""
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log
@@ -38,7 +38,7 @@ class Witness:
         route = template(request.url_rule) if request.url_rule is not None else None
         if route in SILENT:
             return response
-        if response.status_code == 429 and g.get("beyond_pace"):
+        if g.get("beyond_pace"):
             with self._lock:
                 self._uncounted += 1
             return response

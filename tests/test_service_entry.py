@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -73,6 +74,34 @@ def test_a_wrong_token_gets_the_form_again_and_no_cookie(client: FlaskClient, to
     assert 'name="next" value="/docs"' in refused.text
     assert "Set-Cookie" not in refused.headers
     assert not token or token not in refused.text.replace("precedent token", "")
+
+
+def test_no_flood_of_strangers_keeps_anybody_from_signing_in(path: Path, secret: str) -> None:
+    app = build_app(calls_at_once=2, calls_a_second=1)
+    lock(app, TokenFile(path))
+    client = app.test_client()
+    floods: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", "/login", {}),
+        ("POST", "/login", {"data": {"token": "wrong"}}),
+        ("POST", "/logout", {}),
+        ("GET", "/info", {}),
+        ("GET", "/info", {"headers": {"Host": "evil.example"}}),
+    ]
+    last = [[client.open(to, method=how, **given) for _ in range(4)][-1].status_code for how, to, given in floods]
+
+    assert last == [200, 429, 303, 429, 429]
+    assert client.get("/", headers=BROWSER).headers["Location"].startswith("/login")
+    assert client.get("/login").status_code == 200
+    assert client.post("/login", data={"token": secret}).status_code == 303
+    assert client.get("/info").status_code == 200
+
+
+def test_signing_in_is_held_to_the_pace_of_its_token(path: Path, secret: str) -> None:
+    app = build_app(calls_at_once=2, calls_a_second=1)
+    lock(app, TokenFile(path))
+    answers = [app.test_client().post("/login", data={"token": secret}).status_code for _ in range(3)]
+
+    assert answers == [303, 303, 429]
 
 
 def test_a_token_that_cannot_read_does_not_sign_in(client: FlaskClient, path: Path) -> None:

@@ -48,6 +48,20 @@ def test_nothing_runs_as_root_or_may_become_it() -> None:
     assert {"User=precedent", "NoNewPrivileges=yes", "CapabilityBoundingSet="} <= set(UNIT.splitlines())
 
 
+def test_what_the_service_holds_in_memory_reaches_no_disk() -> None:
+    assert {"MemorySwapMax=0", "LimitCORE=0"} <= set(UNIT.splitlines())
+    assert "--memory-swap=8g --ulimit core=0" in (DEPLOY / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_image_is_built_from_a_base_named_by_what_it_holds() -> None:
+    [base] = re.findall(r"^ARG BASE=(.+)$", CONTAINER, re.MULTILINE)
+    [check] = re.findall(r"^RUN (case .*)$", CONTAINER, re.MULTILINE)
+    assert re.fullmatch(r"docker\.io/library/python:3\.11-slim-bookworm@sha256:[0-9a-f]{64}", base)
+    for given, code in ((base, 0), ("docker.io/library/python:3.11-slim-bookworm", 1)):
+        done = subprocess.run(["sh", "-c", check], env={"BASE": given}, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+
+
 def test_systemd_takes_the_unit_and_finds_little_exposed(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd here")

@@ -14,10 +14,11 @@ from werkzeug.http import parse_cookie
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Response as BaseResponse
 
-from service.errors import RequestError, TokensError
+from service.errors import RequestError, SessionsError, TokensError
 from service.limits import Limits
 from service.origins import require_near, require_own_name, require_own_page
 from service.pace import Pace
+from service.sessions import Sessions
 from service.tokens import Token, TokenFile, now
 
 OPEN = "open"
@@ -52,7 +53,10 @@ SCOPE_OF = {
 """The one table: a route that is not here keeps the service from starting."""
 ALIVE = "/healthz"
 """Answers by whatever name it is asked."""
-COOKIE = "precedent_token"
+COOKIE = "precedent_session"
+SECURE_COOKIE = f"__Host-{COOKIE}"
+"""Over https: a browser takes a cookie of that name from this very host alone, and never sends it in the clear."""
+COOKIES = (SECURE_COOKIE, COOKIE)
 OF_COOKIE = frozenset({"read", "vectors"})
 """Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
 STRANGERS = ""
@@ -61,6 +65,7 @@ MAX_NEXT = 4096
 """Characters of an address to which a browser is led back."""
 EXTENSION = "precedent_doors"
 
+_EXPECTED = "expected a token: Authorization: Bearer TOKEN"
 _ARGUMENT = re.compile(r"<(?:[^<>:]+:)?([^<>]+)>")
 
 
@@ -71,6 +76,8 @@ class Doors:
     pace: Pace
     hosts: tuple[str, ...]
     tokens: TokenFile | None = None
+    sessions: Sessions | None = None
+    """Beside the tokens."""
 
 
 def register(app: Flask, limits: Limits) -> None:
@@ -88,21 +95,25 @@ def knows(app: Flask, headers: Mapping[str, str]) -> bool:
     Args:
         headers: by WSGI's names without HTTP_.
     """
-    known: TokenFile | None = app.extensions[EXTENSION].tokens
-    if known is None:
+    doors: Doors = app.extensions[EXTENSION]
+    if doors.tokens is None:
         return True
     given = Authorization.from_header(headers.get("AUTHORIZATION"))
-    secret = given.token if given is not None else parse_cookie(headers.get("COOKIE")).get(COOKIE)
+    session = session_of(parse_cookie(headers.get("COOKIE")))
     try:
-        token = known.holder(secret) if secret else None
-    except TokensError:
+        if given is not None:
+            token = doors.tokens.holder(given.token) if given.token else None
+        else:
+            token = _of_session(doors, session)
+    except (TokensError, SessionsError):
         return False
     return token is not None and token.state(now()) == "valid"
 
 
 def lock(app: Flask, known: TokenFile | None) -> None:
     """Ask for one of these tokens from now on, also on a loopback address; None asks for none."""
-    app.extensions[EXTENSION].tokens = known
+    doors: Doors = app.extensions[EXTENSION]
+    doors.tokens, doors.sessions = known, None if known is None else Sessions(known.path)
 
 
 def scope_of(rule: Rule | None, method: str) -> str | None:
@@ -145,6 +156,26 @@ def tokens() -> TokenFile | None:
     return _doors().tokens
 
 
+def sessions() -> Sessions:
+    """Return the sessions of the running application, which asks for tokens."""
+    found = _doors().sessions
+    assert found is not None
+    return found
+
+
+def session_of(cookies: Mapping[str, str]) -> str | None:
+    """Return the session that cookies name."""
+    return next((cookies[name] for name in COOKIES if name in cookies), None)
+
+
+def _of_session(doors: Doors, session: str | None) -> Token | None:
+    """Return the token that a session stands for, whatever its state. Raises TokensError, SessionsError."""
+    if not session or doors.tokens is None or doors.sessions is None:
+        return None
+    sha256 = doors.sessions.token_of(session)
+    return None if sha256 is None else doors.tokens.of_hash(sha256)
+
+
 def _doors() -> Doors:
     doors: Doors = current_app.extensions[EXTENSION]
     return doors
@@ -165,7 +196,7 @@ def _check() -> BaseResponse | None:
         require_own_page()
         return None
     try:
-        g.scopes = admitted(known, _shown(scope)).scopes
+        g.scopes = _shown(known, scope).scopes
     except Unauthorized:
         _count(g.get("principal") or STRANGERS)
         if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
@@ -209,8 +240,27 @@ def admitted(known: TokenFile, secret: str | None) -> Token:
     """
     token = known.holder(secret) if secret else None
     if token is None:
-        sentence = "this token is not known" if secret else "expected a token: Authorization: Bearer TOKEN"
-        raise _unauthorized(sentence)
+        raise _unauthorized("this token is not known" if secret else _EXPECTED)
+    return _valid(token)
+
+
+def _shown(known: TokenFile, scope: str | None) -> Token:
+    """Return the valid token of the header or, for what a page of ours asks, of the session in the cookie."""
+    if "Authorization" in request.headers:
+        given = request.authorization
+        return admitted(known, given.token if given is not None and given.type == "bearer" else None)
+    if (session := session_of(request.cookies)) is None:
+        raise _unauthorized(_EXPECTED)
+    if scope is not None and scope not in OF_COOKIE:
+        raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")
+    require_own_page()
+    token = _of_session(_doors(), session)
+    if token is None:
+        raise _unauthorized("this session has ended; sign in again")
+    return _valid(token)
+
+
+def _valid(token: Token) -> Token:
     g.principal = token.name
     if (state := token.state(now())) != "valid":
         raise _unauthorized(f"this token is {state}; ask for another")
@@ -222,16 +272,3 @@ def admitted(known: TokenFile, secret: str | None) -> Token:
 
 def _unauthorized(sentence: str) -> Unauthorized:
     return Unauthorized(sentence, www_authenticate=WWWAuthenticate("bearer", {"realm": "precedent"}))
-
-
-def _shown(scope: str | None) -> str | None:
-    """Return the token of the header or, for what a page of ours asks, of the cookie."""
-    if "Authorization" in request.headers:
-        given = request.authorization
-        return given.token if given is not None and given.type == "bearer" else None
-    if COOKIE not in request.cookies:
-        return None
-    if scope is not None and scope not in OF_COOKIE:
-        raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")
-    require_own_page()
-    return request.cookies[COOKIE]

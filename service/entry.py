@@ -1,6 +1,6 @@
 """Where a person at a browser gives a token, and gives it back.
 
-The token goes into a cookie that no script can read; what it opens, `service.doors` knows.
+The browser keeps a session in a cookie that no script can read; what it opens, `service.doors` knows.
 """
 
 from urllib.parse import urlsplit
@@ -42,14 +42,14 @@ def login(query: Next) -> str | BaseResponse:
 @api.post(
     "/login",
     responses={
-        303: {"description": "signed in: the token is in a cookie"},
+        303: {"description": "signed in: a session is in a cookie"},
         401: content("text/html"),
         **refusals(403, 413, 429, 503),
     },
     openapi_extensions=form_body(LoginForm),
 )
 def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
-    """Take a token and keep it in a cookie that scripts cannot read"""
+    """Take a token and begin a session, in a cookie that scripts cannot read"""
     if not request.form:
         raise RequestError("expected the form of the sign-in page, got none")
     tokens = doors.tokens()
@@ -57,23 +57,36 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
         return redirect(url_for("pages.page"), 303)
     require_own_page()
     try:
-        g.scopes = doors.admitted(tokens, form.token.strip() or None).scopes
+        token = doors.admitted(tokens, form.token.strip() or None)
+        g.scopes = token.scopes
         doors.require("read")
     except (Unauthorized, Forbidden) as refusal:
         doors.slow()
         return render_template("login.html", next=form.next, message=_sentence(refusal)), 401
-    response = redirect(_own(form.next), 303)
-    response.set_cookie(doors.COOKIE, form.token.strip(), httponly=True, samesite="Strict", secure=_secure())
+    response, secure = redirect(_own(form.next), 303), _secure()
+    name = doors.SECURE_COOKIE if secure else doors.COOKIE
+    _end_sessions(response, but=name)
+    response.set_cookie(name, doors.sessions().begin(token), httponly=True, samesite="Strict", secure=secure)
     return response
 
 
-@api.post("/logout", responses={303: {"description": "signed out"}, **refusals(403)})
+@api.post("/logout", responses={303: {"description": "signed out"}, **refusals(403, 503)})
 def sign_out() -> BaseResponse:
-    """Forget the token"""
+    """End the session"""
     require_own_page()
     response = make_response(redirect(url_for("entry.login"), 303))
-    response.delete_cookie(doors.COOKIE, httponly=True, samesite="Strict")
+    if doors.locked():
+        _end_sessions(response)
     return response
+
+
+def _end_sessions(response: BaseResponse, but: str = "") -> None:
+    """End what the browser's cookies name and have it forget them, but for the cookie `but`. Raises SessionsError."""
+    for name in doors.COOKIES:
+        if name in request.cookies:
+            doors.sessions().end(request.cookies[name])
+            if name != but:
+                response.delete_cookie(name, httponly=True, samesite="Strict", secure=name == doors.SECURE_COOKIE)
 
 
 def _sentence(refusal: Unauthorized | Forbidden) -> str:

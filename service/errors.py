@@ -73,6 +73,10 @@ class TokensError(ValueError):
     """A file of tokens that cannot be used, or a token that cannot be made."""
 
 
+class SessionsError(RuntimeError):
+    """Sessions of browsers that cannot be read or kept."""
+
+
 class AuditError(RuntimeError):
     """An audit log that cannot be continued, or that is not what was written."""
 
@@ -114,6 +118,7 @@ TABLE: dict[type[Exception], Refusal] = {
     NotReady: Refusal(503, "not_ready"),
     Stopping: Refusal(503, "stopping", retry_after=5),
     TokensError: Refusal(503, "not_ready", "the tokens cannot be read at present; see the log"),
+    SessionsError: Refusal(503, "not_ready", "nobody can be signed in or out at present; see the log"),
     AuditError: Refusal(503, "not_ready", "the audit log cannot be written at present; see the log"),
     BackendUnavailable: Refusal(
         503, "backend_unavailable", "a server that this one keeps its data on does not answer at present", 5

@@ -186,7 +186,7 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         """Read the file. Raises TokensError."""
-        self._path = path
+        self.path = path
         self._kept = (self._stamp(), tuple(read_tokens(path)))
 
     def holder(self, secret: str) -> Token | None:
@@ -195,9 +195,13 @@ class TokenFile:
         Raises:
             TokensError: the file is not as it must be any more; nobody is let in then.
         """
-        given, found = _hashed(secret), None
+        return self.of_hash(_hashed(secret))
+
+    def of_hash(self, sha256: str) -> Token | None:
+        """Return the token of a SHA-256, as `holder` does."""
+        found = None
         for token in self._current():
-            if hmac.compare_digest(token.sha256, given):
+            if hmac.compare_digest(token.sha256, sha256):
                 found = token
         return found
 
@@ -205,13 +209,13 @@ class TokenFile:
         stamp, tokens = self._kept
         if (seen := self._stamp()) == stamp and stamp is not None:
             return tokens
-        tokens = tuple(read_tokens(self._path))
+        tokens = tuple(read_tokens(self.path))
         self._kept = (seen, tokens)
         return tokens
 
     def _stamp(self) -> tuple[int, ...] | None:
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

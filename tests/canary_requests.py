@@ -40,7 +40,7 @@ def asked_by_strangers(url: str, secrets: Sequence[str]) -> Iterator[tuple[str, 
     for number, secret in enumerate(secrets):
         form = urllib.parse.urlencode({"token": secret, "next": "/"}).encode()
         yield f"{number} in the header", _answer("GET", f"{url}/info", None, {"Authorization": f"Bearer {secret}"})
-        yield f"{number} in a cookie", _answer("GET", f"{url}/info", None, {"Cookie": f"precedent_token={secret}"})
+        yield f"{number} in a cookie", _answer("GET", f"{url}/info", None, {"Cookie": f"precedent_session={secret}"})
         yield f"{number} in the address", _answer("GET", f"{url}/info?token={secret}")
         yield f"{number} in the form", _answer("POST", f"{url}/login", form)
 

@@ -1,8 +1,10 @@
 """Every route times every credential: who passes, who is asked for more, who is asked to slow down."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from service_world import build_app
 from service import doors
 from service.doors import COOKIE, OF_COOKIE, OPEN, SCOPE_OF, lock, scope_of
 from service.pace import Pace
+from service.sessions import Sessions
 from service.tokens import SCOPES, TokenFile, create_token, now, revoke_token
 
 APP = build_app()
@@ -57,6 +60,18 @@ def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
+@lru_cache
+def session(path: str, secret: str) -> str:
+    """Return a session that a token has begun."""
+    token = TokenFile(Path(path)).holder(secret)
+    assert token is not None
+    return Sessions(Path(path)).begin(token)
+
+
+def cookie(own: dict[str, str], name: str) -> dict[str, str]:
+    return {"Cookie": session(own["path"], own[name])}
+
+
 STATES: dict[str, Callable[[dict[str, str], str], tuple[dict[str, str], int | None]]] = {
     "nothing": lambda own, scope: ({}, 401),
     "an empty header": lambda own, scope: ({"Authorization": ""}, 401),
@@ -69,14 +84,18 @@ STATES: dict[str, Callable[[dict[str, str], str], tuple[dict[str, str], int | No
     "every scope but the route's": lambda own, scope: (bearer(own[f"no-{scope}"]), 403),
     "the route's scope alone": lambda own, scope: (bearer(own[scope]), None),
     "every scope": lambda own, scope: (bearer(own["all"]), None),
-    "a bad header over a good cookie": lambda own, scope: (
-        bearer(own["unknown"]) | {"Cookie": own['all']}, 401
+    "a bad header over a good cookie": lambda own, scope: (bearer(own["unknown"]) | cookie(own, "all"), 401),
+    "a session": lambda own, scope: (cookie(own, "all"), None if scope in OF_COOKIE else 401),
+    "a session without the scope": lambda own, scope: (
+        cookie(own, f"no-{scope}"), 403 if scope in OF_COOKIE else 401
     ),
-    "a cookie": lambda own, scope: ({"Cookie": own['all']}, None if scope in OF_COOKIE else 401),
-    "a cookie without the scope": lambda own, scope: (
-        {"Cookie": own[f'no-{scope}']}, 403 if scope in OF_COOKIE else 401
+    "a session of a revoked token": lambda own, scope: (cookie(own, "revoked"), 401),
+    "a session of an expired token": lambda own, scope: (cookie(own, "expired"), 401),
+    "a session as a token": lambda own, scope: (bearer(session(own["path"], own["all"])), 401),
+    "a token as a session": lambda own, scope: ({"Cookie": own["all"]}, 401),
+    "a hash of a session": lambda own, scope: (
+        {"Cookie": hashlib.sha256(session(own["path"], own["all"]).encode()).hexdigest()}, 401
     ),
-    "a revoked token as cookie": lambda own, scope: ({"Cookie": own['revoked']}, 401),
 }  # fmt: skip
 
 

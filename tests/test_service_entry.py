@@ -1,6 +1,8 @@
 """Signing in at a browser: a cookie that scripts cannot read, no way in from another page, none out to another host."""
 
 import re
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,9 @@ import pytest
 from flask.testing import FlaskClient
 from service_world import build_app, build_client
 
-from service.doors import COOKIE, lock
-from service.tokens import TokenFile, create_token, revoke_token
+from service.doors import COOKIE, SECURE_COOKIE, lock
+from service.sessions import KEPT, LIFETIME, Sessions, sessions_path
+from service.tokens import TokenFile, create_token, now, revoke_token
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 STUDY = "patient00001/study1"
@@ -62,7 +65,10 @@ def test_the_cookie_is_kept_from_scripts_and_from_other_sites(client: FlaskClien
     assert "Path=/" in plain
     assert "Secure" not in plain
     assert "Expires" not in plain
-    assert all("Secure" in answer.headers["Set-Cookie"] for answer in (behind_a_proxy, itself))
+    for answer in (behind_a_proxy, itself):
+        secure = answer.headers.getlist("Set-Cookie")[-1]
+        assert secure.startswith(f"{SECURE_COOKIE}=")
+        assert {"Secure", "HttpOnly", "Path=/", "SameSite=Strict"} == set(secure.split("; ")[1:])
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "é", "precedent_", "a\x00b"])
@@ -126,6 +132,88 @@ def test_signing_out_takes_the_cookie_away(client: FlaskClient, secret: str) -> 
     assert (left.status_code, left.headers["Location"]) == (303, "/login")
     assert client.get_cookie(COOKIE) is None
     assert client.get("/info").status_code == 401
+
+
+def signed_in(client: FlaskClient, secret: str) -> str:
+    """Sign in and return the session."""
+    client.post("/login", data={"token": secret})
+    kept = client.get_cookie(COOKIE)
+    assert kept is not None
+    return kept.value
+
+
+def shows(client: FlaskClient, session: str) -> int:
+    """Return what a browser with that session alone is answered."""
+    other = client.application.test_client()
+    other.set_cookie(COOKIE, session)
+    return other.get("/info").status_code
+
+
+def test_the_cookie_is_no_token_and_neither_is_told_by_the_other(client: FlaskClient, path: Path, secret: str) -> None:
+    session = signed_in(client, secret)
+
+    assert session not in (secret, signed_in(client, secret))
+    assert secret not in client.post("/login", data={"token": secret}).headers["Set-Cookie"]
+    kept = path.read_bytes() + sessions_path(path).read_bytes()
+    assert not any(word.encode() in kept for word in (session, secret))
+    assert sessions_path(path).stat().st_mode & 0o777 == 0o600
+    assert client.get("/info", headers={"Authorization": f"Bearer {session}"}).status_code == 401
+
+
+def test_a_session_that_was_signed_out_opens_nothing_for_whoever_has_kept_it(client: FlaskClient, secret: str) -> None:
+    session = signed_in(client, secret)
+    assert shows(client, session) == 200
+    client.post("/logout")
+
+    assert shows(client, session) == 401
+
+
+def test_signing_in_never_takes_a_session_that_was_given(client: FlaskClient, secret: str) -> None:
+    client.set_cookie(COOKIE, "planted")
+    first = signed_in(client, secret)
+    second = signed_in(client, secret)
+
+    assert [shows(client, one) for one in ("planted", first, second)] == [401, 401, 200]
+
+
+def test_a_session_ends_with_the_day_and_the_oldest_of_very_many(path: Path, secret: str) -> None:
+    token, at = TokenFile(path).holder(secret), [now()]
+    assert token is not None
+    sessions = Sessions(path, lambda: at[0])
+    begun = []
+    for _ in range(KEPT + 2):
+        begun.append(sessions.begin(token))
+        at[0] += timedelta(seconds=1)
+
+    assert [sessions.token_of(one) is None for one in begun] == 2 * [True] + KEPT * [False]
+    at[0] += LIFETIME - timedelta(seconds=1)
+    assert sessions.token_of(begun[-1]) is None
+
+
+def test_another_process_takes_the_session_and_its_end(client: FlaskClient, path: Path, secret: str) -> None:
+    session = signed_in(client, secret)
+    other = build_app()
+    lock(other, TokenFile(path))
+    second = other.test_client()
+    second.set_cookie(COOKIE, session)
+
+    assert second.get("/info").status_code == 200
+    client.post("/logout")
+    assert second.get("/info").status_code == 401
+
+
+@pytest.mark.parametrize("spoil", [lambda file: file.chmod(0o644), lambda file: file.write_bytes(b"x" * 9_000)])
+def test_sessions_that_cannot_be_believed_let_nobody_in_and_tokens_go_on(
+    client: FlaskClient, path: Path, secret: str, spoil: Callable[[Path], Any]
+) -> None:
+    signed_in(client, secret)
+    spoil(sessions_path(path))
+
+    for refused in (client.get("/info"), client.post("/login", data={"token": secret}), client.post("/logout")):
+        assert (refused.status_code, str(path.parent) in refused.text) == (503, False)
+    assert (
+        client.application.test_client().get("/info", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+    )
 
 
 ELSEWHERE = [

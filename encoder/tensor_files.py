@@ -27,6 +27,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     After an exception the target is as it was, and nothing else is left. Its name ends as the target's does.
     """
     partial = path.with_name(f".partial-{path.name}")
+    partial.unlink(missing_ok=True)  # a link there would be written through
     try:
         yield partial
         for changed in (partial, path.parent):

@@ -4,6 +4,7 @@ Knows the tables and the facts; it must not know what a change is.
 """
 
 import os
+import re
 import secrets
 import sqlite3
 from collections.abc import Mapping
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from index.change_digests import NOTHING, seal
-from index.change_faults import FILE, WITNESS, told
+from index.change_faults import FILE, REMEDY, WITNESS, told
+from index.errors import ArtefactError
 from index.files import sync
 
 VERSION = 2
 APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
+_FRESH = re.compile(rf"\.{re.escape(FILE)}\.[0-9a-f]{{16}}\.new(-wal|-shm|-journal)?")
 _TABLES = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
@@ -31,11 +34,21 @@ CREATE TABLE changes (
 """
 
 
+def require_no_links(folder: Path) -> None:
+    """Refuse links in the place of the changes' files, as SQLite would write to what they lead to.
+
+    Raises:
+        ArtefactError: there is one.
+    """
+    for name in (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS):
+        if (folder / name).is_symlink():
+            raise ArtefactError(f"expected {name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
+
+
 def bear_witness(folder: Path) -> None:
     """Note beside the changes of a folder that they are there; any number of processes may do so at once."""
-    if not (folder / WITNESS).exists():
-        told_once = f"{FILE} holds what was added to this index and deleted from it.\n"
-        (folder / WITNESS).write_text(told_once, encoding="utf-8")
+    with suppress(FileExistsError), (folder / WITNESS).open("x", encoding="utf-8") as file:
+        file.write(f"{FILE} holds what was added to this index and deleted from it.\n")
         sync(folder)
 
 
@@ -62,8 +75,9 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
 
 def remove_left_over(folder: Path) -> None:
     """Remove what kills have left of files that were to be the first, once there is one."""
-    for path in folder.glob(f".{FILE}.*.new*"):
-        path.unlink(missing_ok=True)
+    for path in folder.glob(f".{FILE}.*"):
+        if _FRESH.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:

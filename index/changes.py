@@ -4,6 +4,7 @@ SQLite alone makes a change durable and orders writers; it must not know what is
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,13 +15,23 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from index.added_films import NAME
 from index.change_digests import NOTHING, digest, seal, summed
 from index.change_faults import FILE, FILES, GIVE_UP, REMEDY, told
-from index.change_layout import APPLICATION, VERSION, bear_witness, new_name, save_facts, set_up
+from index.change_layout import APPLICATION, VERSION, bear_witness, new_name, require_no_links, save_facts, set_up
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
 from index.places import require_here
 
 _FIRST = -(2**63)
+_FACTS = {
+    "fingerprint": re.compile(r"\w{1,64}"),
+    "embedding_dim": None,
+    "name": NAME,
+    "cleared": None,
+    "last": None,
+    "sum": re.compile(r"[0-9a-f]{64}"),
+}
+"""What each fact looks like; None: a whole number. A name is part of a path, and may be somebody else's."""
 _PATIENCE = 30.0
 """Seconds that a writer waits for another; each holds the file for the milliseconds of its own transaction."""
 
@@ -55,6 +66,7 @@ class Changes:
             FingerprintMismatch: its vectors are of another encoder.
         """
         path = folder / FILE
+        require_no_links(folder)
         expected = any((folder / name).exists() for name in FILES)  # looked at first: a first writer may be at work
         if not path.exists():
             if expected:
@@ -224,6 +236,11 @@ class Changes:
         found = dict(self._connection.execute("SELECT name, value FROM facts"))
         if not (told := found.pop("seal", None)) or told != seal(found):
             raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
+        for name, expected in _FACTS.items():
+            if not isinstance(value := found.get(name), str if expected else int) or (
+                expected and not expected.fullmatch(value)
+            ):
+                raise ArtefactError(f"{str(self._path)!r} says {name} {str(value)[:40]!r}, which is none; {REMEDY}")
         return found
 
     def _value(self, statement: str) -> Any:

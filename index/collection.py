@@ -4,6 +4,7 @@ File names carry their content's SHA-256 and the manifest is renamed into place 
 collection or the new one, never a mixture. Knows nothing of how a vector was made.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ FORMAT = "precedent-index"
 VERSION = 1
 MANIFEST = "manifest.json"
 _SUFFIXES = {"exact": ".faiss", "approximate": ".faiss", "studies": ".parquet", "layouts": ".parquet"}
+OWN_NAME = re.compile("|".join(rf"{role}-[0-9a-f]{{16}}\{suffix}" for role, suffix in _SUFFIXES.items()))
+_LEFT = re.compile(rf"\.({OWN_NAME.pattern})\.partial")
 KIND_NAMES = ("auto", *KINDS)
 ENOUGH_RECALL = 0.99
 _HELD_ROWS = 200
@@ -95,7 +98,7 @@ def _put(folder: Path, out: Place) -> None:
     for name in (*sorted(named), MANIFEST):
         (out / name).upload(folder / name)
     for entry in before.values():
-        if (name := Path(entry["name"]).name) not in named:
+        if OWN_NAME.fullmatch(name := str(entry["name"])) and name not in named:
             (out / name).unlink(missing_ok=True)
 
 
@@ -145,7 +148,7 @@ def load_collection(folder: Path) -> Collection:
         raise ArtefactError(f"{str(folder)!r} is of the kind {manifest['kind']!r}, unknown to this version; {remedy}")
     paths: dict[str, Path] = {}
     for role, entry in manifest["files"].items():
-        paths[role] = folder / Path(entry["name"]).name
+        paths[role] = folder / require_own_name(entry["name"], remedy)
         require_unchanged(paths[role], entry["sha256"], remedy)
     effort = Effort(**manifest.get("effort", {}))
     vectors = VectorIndex.load(paths["exact"], paths.get("approximate"), manifest["kind"], effort)
@@ -154,6 +157,13 @@ def load_collection(folder: Path) -> Collection:
         raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {studies.num_rows} studies; {remedy}")
     layouts = pq.read_table(paths["layouts"]) if "layouts" in paths else None
     return Collection(manifest, studies, vectors, layouts)
+
+
+def require_own_name(name: Any, remedy: str) -> str:
+    """Return the name that a manifest gives to a file of an index. Raises ArtefactError: it is none that we give."""
+    if not isinstance(name, str) or not OWN_NAME.fullmatch(name):
+        raise ArtefactError(f"expected the name of a file of an index, got {str(name)[:80]!r}; {remedy}")
+    return name
 
 
 def load_index_manifest(folder: Path) -> dict[str, Any]:
@@ -206,9 +216,8 @@ def _remove(paths: Iterable[Path]) -> None:
 def _remove_unnamed(out: Path, manifest: dict[str, Any]) -> None:
     """Remove files of collections that this one replaced, and of builds that were killed; open files stay readable."""
     named = {entry["name"] for entry in manifest["files"].values()}
-    for role, suffix in _SUFFIXES.items():
-        _remove(path for path in out.glob(f"{role}-*{suffix}") if path.name not in named)
-        _remove(out.glob(f".{role}-*{suffix}.partial"))
+    ours = (path for path in out.iterdir() if OWN_NAME.fullmatch(path.name) or _LEFT.fullmatch(path.name))
+    _remove(path for path in ours if path.name not in named)
 
 
 def _blocks(embeddings: Path, tables: list[pa.Table]) -> Iterator[Embeddings]:

@@ -37,6 +37,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             path.upload(partial)
         return
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # a link there would be written through
     try:
         yield partial
         sync(partial)

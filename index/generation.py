@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.added_films import FOLDER
+from index.added_films import PATH as ADDED_FILM
 from index.changes import Change
 from index.collection import Collection
 from index.errors import ArtefactError
@@ -94,7 +94,7 @@ class Generation(Searchable):
         gone = pc.is_in(built["study_id"], pa.array(sorted(self.moved), pa.string()))
         tables = [built.filter(pc.invert(gone)), self.added]
         columns = [table[name] for table in tables for name in ("frontal_path", "lateral_path")]
-        named = (column.filter(pc.starts_with(column, f"{FOLDER}/")) for column in columns)
+        named = (column.filter(pc.match_substring_regex(column, f"^{ADDED_FILM.pattern}$")) for column in columns)
         return set(chain.from_iterable(paths.to_pylist() for paths in named))
 
     def study(self, study_id: str) -> Study:

@@ -160,7 +160,7 @@ class LivingCollection(Writable):
     def _remove_unnamed_films(self, image_root: Path) -> None:
         with self._written() as (generation, changes):  # no film is between its file and its study
             for path in unnamed_films(image_root, changes.name, generation.film_paths()):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _written(self) -> Iterator[tuple[Generation, Changes]]:

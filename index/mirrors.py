@@ -11,12 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from index.change_faults import FILES as CHANGES
-from index.collection import MANIFEST, load_index_manifest
+from index.collection import MANIFEST, load_index_manifest, require_own_name
 from index.errors import ArtefactError
 from index.files import load_json, sha256_of, written_whole
 from index.folder import held_alone
 from index.places import Place, is_local
 from index.projection import MANIFEST as MAP
+from index.projection import require_map_name
 
 
 def at_hand(folder: Path) -> Path:
@@ -65,11 +66,11 @@ def _copy(source: Path, copy: Path) -> None:
             f"{str(source)!r} holds studies added or deleted since the index was built, which cannot be searched "
             f"there; run precedent compact where it comes from, and copy all of that folder but {' and '.join(CHANGES)}"
         )
-    wanted = {Path(entry["name"]).name: entry["sha256"] for entry in manifest["files"].values()}
+    wanted = {require_own_name(entry["name"], remedy): entry["sha256"] for entry in manifest["files"].values()}
     said = [MANIFEST]
     if MAP in there:
         found = load_json(source / MAP, "map manifest", "run precedent map on this machine, and copy the index again")
-        wanted[Path(found["name"]).name] = found["sha256"]
+        wanted[require_map_name(found["name"], remedy)] = found["sha256"]
         said.insert(0, MAP)
     for name, sha256 in wanted.items():
         _fetch(source / name, copy / name, sha256, remedy)

@@ -50,6 +50,22 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
+def below(root: Path, relative: str) -> Path:
+    """Return the path, links resolved, to which a path out of a table leads below a folder or an address.
+
+    Raises:
+        PlaceError: it leads out of that.
+    """
+    try:
+        base = root.resolve()
+        found = (base / relative).resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte
+        found = base = None
+    if found is None or found == base or not found.is_relative_to(base):
+        raise PlaceError(f"expected a path below the image root, got {relative[:200]!r}, which leads out of it")
+    return found
+
+
 def require_here(folder: Path) -> Path:
     """Return a folder of this machine. Raises PlaceError: it is an address, which keeps no order among writers."""
     if not is_local(folder):

@@ -5,6 +5,7 @@ Knows a collection on disk; it must not know how a vector was made, nor how a ma
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from index.vectors import Embeddings
 FORMAT = "precedent-map"
 VERSION = 1
 MANIFEST = "map.json"
+OWN_NAME = re.compile(r"map-[0-9a-f]{16}\.parquet")
 _PLANE = b"precedent.plane"
 _BLOCK = 8192
 """Rows at a time: the sums of a large collection never need a second copy of it."""
@@ -120,7 +122,7 @@ def load_map(folder: Path) -> CollectionMap | None:
         raise ArtefactError(f"expected a map of version {VERSION} in {str(folder)!r}; {remedy}")
     if manifest["of"] != _identity(load_json(folder / "manifest.json", "index manifest", remedy)):
         raise StaleMap(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
-    path = folder / Path(manifest["name"]).name
+    path = folder / require_map_name(manifest["name"], remedy)
     require_unchanged(path, manifest["sha256"], remedy)
     points = pq.read_table(path)
     plane = json.loads(points.schema.metadata[_PLANE])
@@ -130,12 +132,20 @@ def load_map(folder: Path) -> CollectionMap | None:
     )
 
 
+def require_map_name(name: Any, remedy: str) -> str:
+    """Return the name that a map's manifest gives to its file. Raises ArtefactError: it is none that we give."""
+    if not isinstance(name, str) or not OWN_NAME.fullmatch(name):
+        raise ArtefactError(f"expected the name of a map's file, got {str(name)[:80]!r}; {remedy}")
+    return name
+
+
 def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) -> None:
     plane = {
         "mean": found.plane.mean.tolist(), "axes": found.plane.axes.tolist(), "shares": found.plane.shares
     }  # fmt: skip
     table = found.points.replace_schema_metadata({_PLANE: json.dumps(plane)})
     fresh = folder / ".map.new"
+    fresh.unlink(missing_ok=True)  # a link there would be written through
     try:
         pq.write_table(table, fresh, compression="zstd")
         sha256 = sha256_of(fresh)
@@ -153,7 +163,7 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
         sealed=True,
     )  # fmt: skip
     for old in folder.glob("map-*.parquet"):
-        if old.name != name:
+        if old.name != name and OWN_NAME.fullmatch(old.name):
             old.unlink()
 
 

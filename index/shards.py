@@ -6,6 +6,7 @@ Knows nothing of how a vector is made.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from index.vectors import Embeddings, as_embeddings
 SCHEMA_VERSION = "1"
 MANIFEST = "manifest.json"
 FAILED = "failed.parquet"
+_SHARD = re.compile(r"shard-[0-9]{5,}\.parquet")
 _KEY = b"precedent.shard"
 
 
@@ -167,7 +169,7 @@ def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
     manifest = load_manifest(folder)
     remedy = f"remove it and run precedent export again to write it anew into {folder}"
     for shard in manifest["shards"]:
-        path = folder / shard["file"]
+        path = folder / _own_name(shard["file"])
         table = pq.read_table(pa.BufferReader(read_unchanged(path, shard["sha256"], remedy)))
         apart = [name for name in ("embedding", "layouts") if name in table.column_names]
         yield table.drop_columns(apart), _vectors_of(table, manifest["embedding_dim"])
@@ -181,10 +183,16 @@ def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
 
 def load_layouts(folder: Path) -> pa.Table | None:
     """Return ids and `layouts` of an export's studies; null, or None in all, where a shard has no layouts."""
-    paths = [folder / shard["file"] for shard in load_manifest(folder)["shards"]]
+    paths = [folder / _own_name(shard["file"]) for shard in load_manifest(folder)["shards"]]
     tables = [_read_columns(path, ["study_id", "patient_id", "layouts"]) for path in paths]
     found = [table for table in tables if "layouts" in table.column_names]
     return pa.concat_tables(found) if found else None
+
+
+def _own_name(name: Any) -> str:
+    if not isinstance(name, str) or not _SHARD.fullmatch(name):
+        raise ArtefactError(f"expected the name of a shard, got {str(name)[:80]!r}; run precedent export again")
+    return name
 
 
 def _read_columns(path: Path, names: Sequence[str]) -> pa.Table:

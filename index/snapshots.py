@@ -1,26 +1,40 @@
 """Copies of a collection at one moment, and collections made of such a copy.
 
-Knows the files of a folder; it must not know what a study is. Films are not in a folder and not in a snapshot.
+Films are not in a folder and not in a snapshot.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from index.change_faults import FILE as CHANGES
+from index.change_faults import WITNESS
 from index.changes import Changes
-from index.collection import MANIFEST
+from index.collection import MANIFEST, load_index_manifest, require_own_name
+from index.collection import OWN_NAME as INDEX_FILE
 from index.errors import ArtefactError, CollectionError
 from index.files import load_json, require_unchanged, save_json, sha256_of, sync
 from index.folder import held_alone
 from index.places import require_here
 from index.projection import MANIFEST as MAP
+from index.projection import OWN_NAME as MAP_FILE
+from index.projection import require_map_name
 
 FORMAT = "precedent-snapshot"
 VERSION = 1
 SNAPSHOT = "snapshot.json"
+_COPIED = re.compile(
+    "|".join([*map(re.escape, (MANIFEST, MAP, CHANGES, WITNESS)), INDEX_FILE.pattern, MAP_FILE.pattern])
+)
+_MADE = re.compile(
+    rf"{_COPIED.pattern}|{re.escape(CHANGES)}-(wal|shm|journal)|{re.escape(SNAPSHOT)}|\.{re.escape(SNAPSHOT)}\.partial"
+)
+_PARTIAL = "precedent-copy"
+"""Ending of the hidden folder that a copy is made in, beside where it goes."""
 
 
 def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
@@ -32,18 +46,18 @@ def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
     """
     remedy = f"run: precedent verify {folder}"
     with held_alone_or_missing(folder, remedy), _made(out) as partial:
-        manifest = load_json(folder / MANIFEST, "index manifest", remedy)
+        manifest = load_index_manifest(folder)
         for entry in manifest["files"].values():
-            _copy(folder / Path(entry["name"]).name, partial)
-            require_unchanged(partial / Path(entry["name"]).name, entry["sha256"], remedy)
+            _copy(folder / require_own_name(entry["name"], remedy), partial, entry["sha256"], remedy)
         changes = Changes.open(folder, manifest["fingerprint"], manifest["embedding_dim"])
         if changes is not None:
             with closing(changes):
                 changes.copy_to(partial)
                 _require_whole(partial, manifest)
         if (folder / MAP).exists():
+            found = load_json(folder / MAP, "map manifest", remedy)
             _copy(folder / MAP, partial)
-            _copy(folder / Path(load_json(folder / MAP, "map manifest", remedy)["name"]).name, partial)
+            _copy(folder / require_map_name(found["name"], remedy), partial, found["sha256"], remedy)
         _copy(folder / MANIFEST, partial)
         files = {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())
@@ -66,8 +80,9 @@ def restore_snapshot(snapshot: Path, out: Path) -> None:
         raise ArtefactError(f"{str(snapshot)!r} is no snapshot of version {VERSION}; {remedy}")
     with _made(out) as partial:
         for name, entry in content["files"].items():
-            _copy(snapshot / Path(name).name, partial)
-            require_unchanged(partial / Path(name).name, entry["sha256"], remedy)
+            if not _COPIED.fullmatch(name):
+                raise ArtefactError(f"expected files of a collection in {str(snapshot)!r}, got {name[:80]!r}; {remedy}")
+            _copy(snapshot / name, partial, entry["sha256"], remedy)
         manifest = load_json(partial / MANIFEST, "index manifest", remedy)
         changes = Changes.open(partial, manifest["fingerprint"], manifest["embedding_dim"])
         if changes is not None:
@@ -101,21 +116,56 @@ def _made(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"expected a new or empty folder, got {str(out)!r}; name another")
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        for path in (*partial.iterdir(), partial):
-            sync(path)
-        os.replace(partial, out)
-        sync(out.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    _remove_left_over(out.parent)
+    partial = out.with_name(f".{out.name}.{_PARTIAL}")
+    with _made_and_held(partial):
+        try:
+            yield partial
+            for path in (*partial.iterdir(), partial):
+                sync(path)
+            os.replace(partial, out)
+            sync(out.parent)
+        finally:
+            if partial.is_dir():
+                _remove(partial)
 
 
-def _copy(path: Path, folder: Path) -> None:
+@contextmanager
+def _made_and_held(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it. Raises CollectionError: another process makes the same copy."""
+    another = CollectionError(
+        f"expected nobody else to make this copy, got {str(folder)!r}; try again when it has finished, or remove that"
+    )
     try:
-        shutil.copyfile(path, folder / path.name)
-    except FileNotFoundError as error:
-        raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; run: precedent verify") from error
+        folder.mkdir()
+        with held_alone(folder):
+            if not folder.is_dir():
+                raise another
+            yield
+    except FileExistsError:
+        raise another from None
+
+
+def _remove_left_over(parent: Path) -> None:
+    """Remove the copies that kills have left unfinished in a folder; those that others are making are held by them."""
+    for path in parent.glob(f".*.{_PARTIAL}"):
+        if path.is_dir() and not path.is_symlink():
+            with suppress(CollectionError, OSError), held_alone(path):
+                _remove(path)
+
+
+def _remove(partial: Path) -> None:
+    """Remove the files of a copy, and its folder unless it holds others."""
+    for path in partial.iterdir():
+        if _MADE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        partial.rmdir()
+
+
+def _copy(path: Path, folder: Path, sha256: str | None = None, remedy: str = "run: precedent verify") -> None:
+    if not path.is_file():
+        raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}")
+    shutil.copyfile(path, folder / path.name)
+    if sha256 is not None:
+        require_unchanged(folder / path.name, sha256, remedy)

@@ -18,7 +18,7 @@ from encoder.probe import LinearProbe
 from index.errors import ArtefactError
 from index.files import save_json
 from index.opening import Address
-from index.places import place
+from index.places import below, place
 from index.searchable import Searchable
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
@@ -101,7 +101,7 @@ class Stored:
         if self._images is None:
             raise ArtefactError("expected the index to know its image root, got none; name it with --images")
         root = place(self._images)
-        frontal, lateral = (path and root / path for path in (study.frontal_path, study.lateral_path))
+        frontal, lateral = (path and below(root, path) for path in (study.frontal_path, study.lateral_path))
         return OpenStudy.read(self._embedder, frontal, lateral, study.projection)
 
 

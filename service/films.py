@@ -3,6 +3,7 @@
 No path outside the image root is ever opened, and no path leaves in a message.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from flask import Response, make_response, request
 
 from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, parse_jpeg, parse_png
 from encoder.image import read_image
+from index.errors import PlaceError
+from index.places import below
 from index.studies import Study
 from service.errors import ImageMissing
 
@@ -28,11 +31,11 @@ def film_path(image_root: Path | None, study: Study, view: str) -> Path:
         raise ImageMissing(f"study {study.study_id!r} has no {view} film")
     if image_root is None:
         raise ImageMissing("the service was started without an image root; start it with --images")
-    root = image_root.resolve()
-    path = (root / relative).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
-        raise ImageMissing(f"the {view} film of study {study.study_id!r} is not in the image root")
-    return path
+    with suppress(PlaceError):
+        path = below(image_root, relative)
+        if path.is_file():
+            return path
+    raise ImageMissing(f"the {view} film of study {study.study_id!r} is not in the image root")
 
 
 def film_response(path: Path, view: str) -> Response:

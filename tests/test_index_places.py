@@ -17,7 +17,7 @@ from index.files import load_json, save_json
 from index.living import LivingCollection
 from index.nih import SOURCE_COLUMNS, import_nih
 from index.place_faults import told
-from index.places import is_local, place
+from index.places import below, is_local, place
 from index.shards import load_embeddings
 from index.studies import load_studies, save_studies
 from index.vectors import Embeddings
@@ -209,3 +209,18 @@ def test_a_film_at_an_address_is_read_as_a_file_is(bucket: Path, tmp_path: Path)
     for missing in (bucket / "lost.png", tmp_path / "lost.png"):
         with pytest.raises(ImageError, match=r"^'lost': expected a JPEG, PNG or DICOM file, got nothing at this path"):
             read_image(missing, name="lost")
+
+
+@pytest.mark.parametrize(
+    "relative", ["/etc/passwd", "../secret.png", "a/../../secret.png", "out/secret.png", "loop/x", "a\0b", "", "."]
+)
+def test_a_film_s_path_does_not_lead_out_of_the_image_root(tmp_path: Path, relative: str) -> None:
+    root = tmp_path / "films"
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "secret.png").touch()
+    (root / "out").symlink_to(tmp_path)
+    (root / "loop").symlink_to("loop")
+
+    with pytest.raises(PlaceError, match="leads out of it"):
+        below(root, relative)
+    assert below(root, "a/film.png") == root.resolve() / "a" / "film.png"

@@ -229,11 +229,12 @@ def test_verify_names_what_a_kill_left_and_a_film_that_is_not_what_it_was(
     named = replace(new, study=replace(new.study, frontal_path=path))
     living.add([named], films={path: film}, image_root=tmp_path)
     (living.folder / ".exact.new").write_bytes(b"torn")
-    (tmp_path / path).with_name("0.png").write_bytes(b"left")
+    left = (tmp_path / path).with_name(f"{64 * '0'}.png")
+    left.write_bytes(b"left")
     found = verify(living.folder, tmp_path)
 
     assert found.faults == []
-    assert [note.split()[0].rsplit("/", 1)[-1] for note in found.notes] == ["0.png", ".exact.new"]
+    assert [note.split()[0].rsplit("/", 1)[-1] for note in found.notes] == [left.name, ".exact.new"]
     flip(tmp_path / path, 3)
     assert [path in fault for fault in verify(living.folder, tmp_path).faults] == [True]
     living.compact(tmp_path)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.added import Addition, Writable, as_rows, is_same
-from index.added_films import FOLDER, film_path, save_film
+from index.added_films import FOLDER, film_path, is_added, remove_films, save_film
 from index.familiarity import SAMPLE as GATE_SAMPLE
 from index.familiarity import FamiliarityGate
 from index.layouts import LayoutGate
@@ -83,7 +83,8 @@ class MilvusCollection(MilvusSearch, Writable):
     def own_films(self, row: Mapping[str, Any]) -> list[str]:
         """Return the films of a row that were added here, relative to the image root."""
         folder = f"{FOLDER}/{self.manifest['films']}/"
-        return [path for name in ("frontal_path", "lateral_path") if (path := row[name] or "").startswith(folder)]
+        paths = (row["frontal_path"] or "", row["lateral_path"] or "")
+        return [path for path in paths if path.startswith(folder) and is_added(path)]
 
     @property
     def changed(self) -> bool:
@@ -129,6 +130,6 @@ class MilvusCollection(MilvusSearch, Writable):
         """Remove the films, of those given, that no study names any more."""
         known = image_root or self.manifest["image_root"]
         fields = [self._columns.fields[name] for name in ("frontal_path", "lateral_path")]
-        for path in films if known else ():
-            if not self._count(any_of(among(field, [path]) for field in fields)):
-                (Path(known) / path).unlink(missing_ok=True)
+        if known:
+            gone = [path for path in films if not self._count(any_of(among(field, [path]) for field in fields))]
+            remove_films(Path(known), gone)

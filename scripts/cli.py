@@ -10,7 +10,7 @@ import click
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError
-from service.silence import keep_silent
+from service.silence import keep_private, keep_silent
 
 VERBS = {
     "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
@@ -72,6 +72,7 @@ def main() -> None:
     """Run the command line; a refusal is one line on stderr and exit code 1, never a traceback."""
     keep_silent()
     try:
+        keep_private()
         precedent.main(standalone_mode=True)
     except (EncoderError, CollectionError) as refusal:
         sys.exit(f"precedent: {refusal}")

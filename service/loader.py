@@ -19,7 +19,7 @@ from service.health import READINESS
 from service.limits import Limits
 from service.metrics import Metrics
 from service.mounts import Mount, parse_mounts
-from service.silence import keep_silent
+from service.silence import keep_private, keep_silent
 from service.sources import Sources
 from service.tokens import TokenFile
 
@@ -60,12 +60,14 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     _INDEX (`index/` or `main=index/,nih=nih-index/`), _IMAGES (`films/` or `nih=nih-films/`) and _HOSTS hold as many
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
+    What it writes is its owner's alone; _UMASK, such as 027, has a group read it.
 
     Raises:
         KeyError: PRECEDENT_INDEX or PRECEDENT_ENCODER is not set.
-        MountError, TokensError, AuditError; and what `load` raises.
+        MountError, TokensError, AuditError; CollectionError for an _UMASK that is none; and what `load` raises.
     """
     keep_silent()
+    keep_private(environ)
     limits = Limits()
     if hosts := _words(environ.get("PRECEDENT_HOSTS")):
         limits = replace(limits, hosts=tuple(hosts))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from index.change_faults import FILES as CHANGES
 from index.effort import EFFORTS, Effort
 from index.errors import ArtefactError, CollectionError, StudiesError
-from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
+from index.files import load_json, read_settled, require_unchanged, save_json, sha256_of, written_whole
 from index.folder import held_alone
 from index.kinds import KINDS, resolve_kind
 from index.layouts import sample_layouts
@@ -143,6 +144,10 @@ def load_collection(folder: Path) -> Collection:
     Raises:
         ArtefactError: no collection there, of a newer version, or a file is missing or has changed.
     """
+    return read_settled(folder / MANIFEST, partial(_load, folder))
+
+
+def _load(folder: Path) -> Collection:
     manifest, remedy = load_index_manifest(folder), _remedy(folder)
     if manifest["kind"] not in KINDS:
         raise ArtefactError(f"{str(folder)!r} is of the kind {manifest['kind']!r}, unknown to this version; {remedy}")

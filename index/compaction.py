@@ -10,12 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.collection import Collection, save_collection
+from index.collection import Collection, load_index_manifest, save_collection
 from index.errors import CollectionError, StaleMap
 from index.generation import Generation
 from index.kinds import resolve_kind
-from index.projection import MANIFEST as MAP
-from index.projection import Plane, build_map, load_map
+from index.projection import build_map, load_map, plane_of
 from index.vector_index import Rows, VectorIndex
 from index.vectors import Embeddings
 
@@ -24,7 +23,7 @@ _BLOCK = 1 << 14
 
 
 def save_generation(folder: Path, generation: Generation) -> None:
-    """Write a generation as the index of its folder, which the caller holds alone; then its map, where there was one.
+    """Write a generation as the index of its folder, which the caller holds alone; its map is left to `mend_map`.
 
     The manifest's `applied` says up to which change the index holds them all. Nothing is written where nothing changed.
 
@@ -36,24 +35,24 @@ def save_generation(folder: Path, generation: Generation) -> None:
         return
     if not len(generation):
         raise CollectionError("expected at least one study to keep, got none; remove the folder instead")
-    mapped, plane = (folder / MAP).exists(), _plane_of(folder)
     rows = np.flatnonzero(pc.invert(_among(built.studies["study_id"], generation.moved)).to_numpy())
     studies = pa.concat_tables([built.studies.take(pa.array(rows)), generation.added]).combine_chunks()
     count = len(studies)
     index = VectorIndex.build(_blocks(generation, rows), _kind_of(built, count), count)
     facts = {name: built.manifest.get(name) for name in ("fingerprint", "image_root")}
     save_collection(folder, index, studies, _layouts_of(built, studies), **facts, applied=generation.sequence)
-    if mapped:
-        build_map(folder, plane)
 
 
-def _plane_of(folder: Path) -> Plane | None:
-    """Return the plane of the map, so that it does not move; None where there is none of the present state."""
+def mend_map(folder: Path) -> None:
+    """Work out anew, on its own plane, a map that a killed compaction has left of another state of the index.
+
+    Raises:
+        ArtefactError: the map has changed since it was written.
+    """
     try:
-        found = load_map(folder)
+        load_map(folder)
     except StaleMap:
-        return None
-    return None if found is None else found.plane
+        build_map(folder, plane_of(folder, load_index_manifest(folder)["fingerprint"]))
 
 
 def _kind_of(built: Collection, count: int) -> str:

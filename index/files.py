@@ -6,17 +6,19 @@ Knows bytes on a disk or in an object store; knows nothing of what is in them.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from index.errors import ArtefactError
 from index.places import Place
 
 SEAL = "precedent.seal"
 """Key, of a manifest or of a Parquet file's metadata, under which a file tells the SHA-256 of its own content."""
+Read = TypeVar("Read")
+_ATTEMPTS = 8
 _UNKNOWN = f"{16 * '0'}:{64 * '0'}"
 UNSEALED = f"{SEAL}:{_UNKNOWN}"
 """What a Parquet file says under that key until `seal` has put its length and its SHA-256 in."""
@@ -75,6 +77,40 @@ def load_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
     if (told := content.pop(SEAL, None)) is not None and told != _digest(content):
         raise ArtefactError(f"the {what} {str(path)!r} has changed since it was written; {remedy}")
     return content
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return what differs between two states of a file that is renamed into place; () where there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def read_settled(manifest: Path, read: Callable[[], Read]) -> Read:
+    """Return what `read` makes of a manifest and the files that it names, read again where another one came meanwhile.
+
+    A writer removes the files of the manifest before as soon as its own is there: whoever has read that one misses
+    them, at any moment up to the opening of the last.
+
+    Raises:
+        ArtefactError: a file is missing though the manifest is the same, or another came each time; and what `read`
+            does.
+    """
+    for attempt in range(_ATTEMPTS):
+        before = stamp(manifest)
+        try:
+            return read()
+        except (ArtefactError, FileNotFoundError) as error:
+            if stamp(manifest) != before and attempt + 1 < _ATTEMPTS:
+                continue
+            if isinstance(error, ArtefactError):
+                raise
+            raise ArtefactError(
+                f"a file is missing from {str(manifest.parent)!r} ({error}); run: precedent verify {manifest.parent}"
+            ) from error
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from index.added_films import film_path, save_film, unnamed_films
 from index.change_layout import remove_left_over
 from index.changes import Changes
 from index.collection import MANIFEST, Collection
-from index.compaction import save_generation
+from index.compaction import mend_map, save_generation
 from index.errors import FingerprintMismatch, WriteFailed
 from index.familiarity import FamiliarityGate
 from index.folder import held_alone
@@ -138,16 +138,22 @@ class LivingCollection(Writable):
         with held_alone(self._source):
             self._follow()
             generation = self.now()
-            if self._changes is None:
-                return self.manifest
             try:
-                save_generation(self.folder, generation)
+                if self._changes is not None:
+                    save_generation(self.folder, generation)
             except OSError as error:
                 raise WriteFailed(f"the index cannot be written ({error}); nothing was changed") from error
-            self.reload()
-            with closing(self._make_changes()) as changes:
-                changes.clear(self.collection.manifest.get("applied", 0))
-            remove_left_over(self._source)
+            if self._changes is not None:
+                self.reload()
+                with closing(self._make_changes()) as changes:
+                    changes.clear(self.collection.manifest.get("applied", 0))
+                remove_left_over(self._source)
+            try:
+                mend_map(self.folder)
+            except OSError as error:
+                raise WriteFailed(f"the map cannot be written ({error}); run: precedent map {self._source}") from error
+        if self._changes is None:
+            return self.manifest
         if image_root is not None:
             self._remove_unnamed_films(image_root)
         return self.manifest

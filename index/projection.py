@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from index.collection import load_collection
 from index.errors import ArtefactError, StaleMap, VectorsError
-from index.files import load_json, require_unchanged, save_json, sha256_of, written_whole
+from index.files import load_json, read_settled, require_unchanged, save_json, sha256_of, written_whole
 from index.labels import label_columns
 from index.places import require_here
 from index.vector_index import VectorIndex
@@ -114,13 +115,23 @@ def load_map(folder: Path) -> CollectionMap | None:
     Raises:
         ArtefactError: the map has changed since it was written. StaleMap: it is of another state of the index.
     """
+    return read_settled(folder / MANIFEST, partial(_load, folder))
+
+
+def plane_of(folder: Path, fingerprint: str) -> Plane | None:
+    """Return the plane of the map in a folder, of whichever state of the index; None without one of that encoder."""
+    found = read_settled(folder / MANIFEST, partial(_load, folder, stale=True))
+    return found.plane if found is not None and found.fingerprint == fingerprint else None
+
+
+def _load(folder: Path, *, stale: bool = False) -> CollectionMap | None:
     if not (folder / MANIFEST).exists():
         return None
     remedy = f"run: precedent map {folder}"
     manifest = load_json(folder / MANIFEST, "map manifest", remedy)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"expected a map of version {VERSION} in {str(folder)!r}; {remedy}")
-    if manifest["of"] != _identity(load_json(folder / "manifest.json", "index manifest", remedy)):
+    if not stale and manifest["of"] != _identity(load_json(folder / "manifest.json", "index manifest", remedy)):
         raise StaleMap(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
     path = folder / require_map_name(manifest["name"], remedy)
     require_unchanged(path, manifest["sha256"], remedy)

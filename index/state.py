@@ -1,17 +1,14 @@
-"""An index and the changes since, read from a folder so that they belong together.
+"""An index and the changes since, read from a folder so that they belong together, whoever else is at work there."""
 
-Knows both on disk; it must not know who else is at work there.
-"""
-
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from index.changes import Changes
 from index.collection import MANIFEST, load_collection
-from index.errors import ArtefactError
+from index.errors import ArtefactError, CollectionError
+from index.files import read_settled, stamp
 from index.generation import Generation
-
-_ATTEMPTS = 8
 
 
 class State(NamedTuple):
@@ -23,31 +20,32 @@ class State(NamedTuple):
 
 
 def read_state(folder: Path) -> State:
-    """Read index and changes that belong together, however often others compact the folder meanwhile."""
-    for _ in range(_ATTEMPTS):
-        stamp = stamp_of(folder)
-        try:
-            collection = load_collection(folder)
-        except ArtefactError:
-            if stamp_of(folder) == stamp:
-                raise
-            continue
-        generation = Generation(collection, collection.manifest.get("applied", 0))
-        changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
-        cleared, since = changes.since(generation.sequence, whole=True) if changes else (0, [])
-        if cleared <= generation.sequence:
-            return State(stamp, generation.after(since), changes)
-        if stamp_of(folder) == stamp:
-            break
-    raise ArtefactError(
-        f"the index in {str(folder)!r} lacks studies that were added to it and compacted; restore a snapshot"
-    )
+    """Read index and changes that belong together, however often others compact the folder meanwhile.
+
+    Raises:
+        ArtefactError: there is none, or a file of it is missing, damaged or of another state.
+    """
+    return read_settled(folder / MANIFEST, partial(_read, folder))
+
+
+def _read(folder: Path) -> State:
+    seen, collection = stamp_of(folder), load_collection(folder)
+    generation = Generation(collection, collection.manifest.get("applied", 0))
+    changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
+    if changes is None:
+        return State(seen, generation, None)
+    try:
+        cleared, since = changes.since(generation.sequence, whole=True)
+        if cleared > generation.sequence:
+            raise ArtefactError(
+                f"the index in {str(folder)!r} lacks studies that were added to it and compacted; restore a snapshot"
+            )
+        return State(seen, generation.after(since), changes)
+    except CollectionError:
+        changes.close()
+        raise
 
 
 def stamp_of(folder: Path) -> tuple[int, ...]:
     """Return what differs between two manifests, which are renamed into place and never rewritten."""
-    try:
-        found = (folder / MANIFEST).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return stamp(folder / MANIFEST)

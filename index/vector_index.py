@@ -3,6 +3,8 @@
 Knows vectors and row numbers; knows nothing of studies, patients or filters' grammar.
 """
 
+import os
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,8 +61,9 @@ class VectorIndex:
         approximate: faiss.Index | None = None,
         kind: str = "flat",
         effort: Effort = EFFORTS[0],
+        mapped: "_Mapped | None" = None,
     ) -> None:
-        self._exact = exact
+        self._exact, self._mapped = exact, mapped
         self._approximate = approximate
         self.kind = kind
         self.effort = effort
@@ -89,7 +92,7 @@ class VectorIndex:
 
     def with_effort(self, effort: Effort) -> "VectorIndex":
         """Return the same vectors, searched with that effort."""
-        return VectorIndex(self._exact, self._approximate, self.kind, effort)
+        return VectorIndex(self._exact, self._approximate, self.kind, effort, self._mapped)
 
     def save(self, exact: Path, approximate: Path) -> None:
         """Write the exact part and, where there is one, the approximate part."""
@@ -104,12 +107,17 @@ class VectorIndex:
         Raises:
             ArtefactError: FAISS cannot read a file.
         """
+        mapped = _Mapped(exact)
         try:
             store = faiss.read_index(str(exact), faiss.IO_FLAG_MMAP_IFC)
             quick = None if approximate is None else faiss.read_index(str(approximate))
         except RuntimeError as error:
             raise ArtefactError(f"FAISS cannot read {str(exact.parent)!r}; run precedent index again") from error
-        return cls(store, quick, kind, effort)
+        return cls(store, quick, kind, effort, mapped)
+
+    def _require_whole(self) -> None:
+        if self._mapped is not None:
+            self._mapped.require_whole()
 
     def __len__(self) -> int:
         return int(self._exact.ntotal)
@@ -125,11 +133,13 @@ class VectorIndex:
         return "fp16" if KINDS[self.kind].half else "fp32"
 
     def vectors(self, rows: Rows) -> Embeddings:
-        """Return the stored (n, D) vectors of rows."""
+        """Return the stored (n, D) vectors of rows. Raises ArtefactError: their file was cut off."""
+        self._require_whole()
         return self._exact.reconstruct_batch(np.ascontiguousarray(rows, dtype=np.int64))
 
     def select(self, mask: Mask) -> Selection:
-        """Return the rows of a mask (N,) bool, ready for any number of searches."""
+        """Return the rows of a mask (N,) bool, ready for any number of searches. Raises ArtefactError as `vectors`."""
+        self._require_whole()
         passing = int(np.count_nonzero(mask))
         if passing < EXACT_SHARE * len(self):
             rows = np.flatnonzero(mask)
@@ -159,7 +169,11 @@ class VectorIndex:
 
         Returns:
             similarities: (Q, k) cosine in [-1, 1], descending; rows: (Q, k) int64.
+
+        Raises:
+            ArtefactError: the file of the vectors was cut off since it was opened.
         """
+        self._require_whole()
         with _alone(len(queries)):
             if self.is_exact(exact, among):
                 return self._exact.search(queries, k) if among is None else self._scan(queries, k, among)
@@ -189,6 +203,26 @@ class VectorIndex:
         some = empty_store(self.kind, self.embedding_dim)
         some.add_sa_codes(codes.reshape(len(self), -1)[rows])
         return some
+
+
+class _Mapped:
+    """A file that is mapped into memory, held open to see what becomes of it, though its name may be gone.
+
+    To touch what was cut off it ends a process (SIGBUS), without a word.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take a file as it is. Raises FileNotFoundError."""
+        self._path, self._handle = path, os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
+        self._bytes = os.fstat(self._handle).st_size
+
+    def require_whole(self) -> None:
+        """Raise ArtefactError where the file is shorter than it was."""
+        if os.fstat(self._handle).st_size < self._bytes:
+            raise ArtefactError(
+                f"{str(self._path)!r} was cut off while it is searched; restore a snapshot, or index the export again"
+            )
 
 
 @contextmanager

@@ -17,16 +17,18 @@ from index.change_faults import FILE as CHANGES
 from index.change_faults import WITNESS
 from index.changes import Change, Changes
 from index.collection import MANIFEST, Collection, load_collection
-from index.errors import BackendUnavailable, CollectionError
+from index.errors import BackendUnavailable, CollectionError, StaleMap
 from index.generation import Generation
 from index.mirrors import fetched
 from index.places import place
 from index.projection import MANIFEST as MAP
 from index.projection import load_map
+from index.state import stamp_of
 from index.studies import as_studies
 from index.vector_index import VectorIndex
 from index.vectors import as_embeddings
 
+_ATTEMPTS = 8
 _BLOCK = 1 << 14
 
 
@@ -51,16 +53,20 @@ def verify(folder: Path, image_root: Path | None = None) -> Verdict:
     Raises:
         BackendUnavailable: the address cannot be reached.
     """
-    found = Verdict()
-    try:
-        with fetched(folder) as here:
-            collection = _look(here, image_root, found)
-    except BackendUnavailable:
-        raise
-    except CollectionError as error:
-        found.faults.append(str(error))
-        return found
-    found.notes += [f"{path.name} belongs to no collection; remove it" for path in _strangers(folder, collection)]
+    with fetched(folder) as here:
+        for _ in range(_ATTEMPTS):
+            found, before = Verdict(), stamp_of(here)
+            try:
+                collection = _look(here, image_root, found)
+                found.notes += [
+                    f"{path.name} belongs to no collection; remove it" for path in _strangers(here, collection)
+                ]
+            except BackendUnavailable:
+                raise
+            except CollectionError as error:
+                found.faults.append(str(error))
+            if not found.faults or stamp_of(here) == before:  # else it was compacted beside this
+                break
     return found
 
 
@@ -72,7 +78,12 @@ def _look(folder: Path, image_root: Path | None, found: Verdict) -> Collection:
     known = image_root or collection.manifest.get("image_root")
     if known and name is not None and (root := place(known)).is_dir():
         _look_at_films(root, name, generation, found)
-    found.faults += _told(partial(load_map, folder))
+    try:
+        load_map(folder)
+    except StaleMap as stale:  # nothing is lost, and the next compaction mends it as well
+        found.notes.append(str(stale))
+    except CollectionError as error:
+        found.faults.append(str(error))
     return collection
 
 

@@ -39,11 +39,15 @@ class ActivationAnswer(BaseModel):
 
 
 class Activation:
-    """Swaps what an application serves. Safe under threads: one activation at a time, the next is turned away."""
+    """Swaps what an application serves. Safe under threads: one activation at a time, the next is turned away.
+
+    One in the background is not: it waits, so that what lies in the folders when it is asked for is served in the end.
+    """
 
     def __init__(self, app: Flask, load: Callable[[str | None, Mounted], Mounted]) -> None:
         """Swap in `app` what `load` makes of a collection's name, or of None for all, and of what is served now."""
         self._app, self._load, self._lock = app, load, threading.Lock()
+        self._waiting = False
 
     def activate(self, name: str | None = None) -> Mounted:
         """Open a collection, or all, anew and serve them; requests that have begun keep what they looked up.
@@ -55,6 +59,12 @@ class Activation:
         if not self._lock.acquire(blocking=False):
             raise Busy("expected one activation at a time, got another; try again when it has finished")
         try:
+            return self._swap(name)
+        finally:
+            self._lock.release()
+
+    def _swap(self, name: str | None) -> Mounted:
+        try:
             served: Mounted = self._app.extensions[EXTENSION]
             served.finder(name)
             fresh = self._load(name, served)
@@ -65,20 +75,26 @@ class Activation:
             raise NotReady(
                 "what lies in the folder cannot be served, so all is served as before; see the log"
             ) from error
-        finally:
-            self._lock.release()
         log.info("activated %s", name or "every collection")
         return fresh
 
     def in_background(self) -> None:
-        """Activate every collection in a thread of its own; a refusal goes to the log."""
+        """Activate every collection in a thread of its own, after one that is at work; a refusal goes to the log.
+
+        One that waits already has not looked into the folders yet, and will do for this as well.
+        """
+        if self._waiting:
+            return
+        self._waiting = True
         threading.Thread(target=self._try_all, name="activation", daemon=True).start()
 
     def _try_all(self) -> None:
-        try:
-            self.activate()
-        except (FingerprintMismatch, NotReady, Busy) as refusal:
-            log.error("nothing was activated: %s", refusal, exc_info=refusal)
+        with self._lock:
+            self._waiting = False
+            try:
+                self._swap(None)
+            except (FingerprintMismatch, NotReady) as refusal:
+                log.error("nothing was activated: %s", refusal, exc_info=refusal)
 
 
 @api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400)})

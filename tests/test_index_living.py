@@ -1,6 +1,10 @@
 """A collection that lives against one that was indexed whole: the same answers, and nothing acknowledged is lost."""
 
+import pydoc
 import secrets
+import signal
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +22,10 @@ from index.added import Addition, as_rows
 from index.errors import ArtefactError, CollectionError, StudiesError, StudyExists, StudyNotFound, VectorsError
 from index.kinds import KINDS
 from index.living import LivingCollection
+from index.projection import build_map, load_map
 from index.retriever import Answer, Retriever
 from index.vectors import Embeddings
+from index.verification import verify
 
 FEMALE = {"must": [{"key": "sex", "match": {"value": "Female"}}]}
 
@@ -176,3 +182,102 @@ def test_an_index_without_what_was_compacted_is_refused(folder: Path, rng: np.ra
     (folder / "manifest.json").write_bytes(before)
     with pytest.raises(ArtefactError, match="lacks studies that were added"):
         LivingCollection(folder)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["index.files.sha256_of", "index.collection.VectorIndex.load", "index.collection.pq.read_table", "os.open"],
+)
+@pytest.mark.parametrize("opening", ["open", "add", "verify", "load"])
+def test_a_compaction_between_two_steps_of_an_opening_is_not_noticed(
+    folder: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, moment: str, opening: str
+) -> None:
+    other, reader = LivingCollection(folder), LivingCollection(folder)
+    other.add([addition("patient90001/study1", unit(rng))])
+    room, _, name = moment.rpartition(".")
+    real, left = getattr(pydoc.locate(room), name), [1]
+
+    def slow(path: Any, *words: Any, **named: Any) -> Any:
+        if left and str(path).startswith(f"{folder}/") and not str(path).startswith(f"{folder}/."):
+            left.clear()
+            with closing(LivingCollection(folder)) as third:
+                third.compact()
+        return real(path, *words, **named)
+
+    if opening == "add":
+        other.compact()  # of which the reader has not heard: it reads anew
+        other.add([addition("patient90002/study1", unit(rng))])
+    monkeypatch.setattr(pydoc.locate(room), name, slow)
+    if opening == "add":
+        reader.add([addition("patient90003/study1", unit(rng))])
+    verdict = verify(folder) if opening == "verify" else None
+    if opening == "load":
+        assert len(Retriever.load(folder)) == 151
+    count = 153 if opening == "add" else 151
+
+    assert len(LivingCollection(folder)) == count
+    assert left == []
+    assert verdict is None or (verdict.faults, verdict.studies) == ([], 151)
+
+
+CUT_OFF = """
+import os, sys
+import numpy as np
+from pathlib import Path
+from index.errors import ArtefactError
+from index.living import LivingCollection
+folder = Path(sys.argv[1])
+living = LivingCollection(folder)
+query = np.eye(1, living.embedding_dim, dtype=np.float32)[0]
+first = living.search(query, 1).hits[0].study.study_id
+os.truncate(next(folder.glob("exact-*.faiss")), 0)
+where = {"must": [{"key": "study_id", "match": {"value": first}}]}
+for ask in (
+    lambda: living.search(query, 1), lambda: living.similar(first), lambda: living.search(query, 1, where=where),
+    lambda: living.search(query, 1, exact=True), lambda: living.embedding(first),
+):
+    try:
+        ask()
+    except ArtefactError as refusal:
+        print(refusal)
+"""
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf-half"])
+def test_vectors_that_were_cut_off_in_place_are_refused_and_end_no_process(
+    tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings, kind: str
+) -> None:
+    folder = build(tmp_path / "index", studies, unit_vectors, kind)
+    done = subprocess.run([sys.executable, "-c", CUT_OFF, str(folder)], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("was cut off while it is searched") == 5
+
+
+MAP_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import index.compaction
+from index.living import LivingCollection
+index.compaction.build_map = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LivingCollection(Path(sys.argv[1])).compact()
+"""
+
+
+def test_a_map_that_a_killed_compaction_left_behind_is_told_and_mended_by_the_next_on_its_own_plane(
+    folder: Path, rng: np.random.Generator
+) -> None:
+    before = build_map(folder)
+    LivingCollection(folder).add([addition("patient90001/study1", unit(rng))])
+    killed = subprocess.run([sys.executable, "-c", MAP_KILLED, str(folder)])
+    assert killed.returncode == -signal.SIGKILL
+    verdict = verify(folder)
+
+    assert verdict.faults == []
+    assert ["another state of the index; run: precedent map" in note for note in verdict.notes] == [True]
+    LivingCollection(folder).compact()
+    assert (verify(folder).faults, verify(folder).notes) == ([], [])
+    after = load_map(folder)
+    assert after is not None
+    assert len(after) == 151
+    np.testing.assert_array_equal(after.plane.axes, before.plane.axes)

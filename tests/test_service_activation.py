@@ -158,6 +158,32 @@ def test_an_unknown_collection_and_a_second_activation_are_refused(app: OpenAPI)
         assert first.result() is app.extensions["precedent"]
 
 
+def test_what_is_asked_for_in_the_background_while_another_is_at_work_is_done_after_it(
+    app: OpenAPI, folders: Path
+) -> None:
+    activation: Activation = app.extensions[ACTIVATION]
+    load, begun, go_on, loads = activation._load, threading.Event(), threading.Event(), []
+
+    def slow(name: str | None, served: Mounted) -> Mounted:
+        fresh = load(name, served)
+        loads.append(name)
+        begun.set()
+        assert go_on.wait(10)
+        return fresh
+
+    activation._load = slow
+    activation.in_background()
+    assert begun.wait(10)
+    turn(folders / "main", "second")
+    for _ in range(20):
+        activation.in_background()
+    go_on.set()
+
+    until(lambda: app.test_client().get("/info").get_json()["collections"][0]["studies"] == 60)
+    with activation._lock:
+        assert loads == [None, None]
+
+
 def test_a_refusal_in_the_background_goes_to_the_log(app: OpenAPI, caplog: pytest.LogCaptureFixture) -> None:
     activation: Activation = app.extensions[ACTIVATION]
 

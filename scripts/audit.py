@@ -3,11 +3,12 @@
 precedent audit verify audit.jsonl
 """
 
+import json
 from pathlib import Path
 
 import click
 
-from service.chain import Head
+from service.chain import Head, unfinished
 from service.chain import verify as verified
 from service.errors import AuditError
 
@@ -41,11 +42,20 @@ def command() -> None:
 def verify(path: Path, expect: Head | None) -> None:
     """Look at every line of FILE, name the first that was changed, removed, added or moved, and print the head.
 
+    A change is announced before it is made. One whose result is missing is listed: whether it was made, the log cannot
+    tell where the process ended in between.
+
     \b
     precedent audit verify audit.jsonl
     """
     try:
         head = verified(path, expect)
+        left = unfinished(path)
     except AuditError as fault:
         raise click.ClickException(str(fault)) from None
+    for intent in left:
+        result = "unknown: the process ended" if intent["ended"] else "no result yet"
+        told = ("time", "principal", "method", "route", "collection", "studies")
+        about = " ".join(json.dumps(intent.get(name)) for name in told)
+        click.echo(f"line {intent['line']}: {about}: {result}")
     click.echo(f"{path}: {head.lines:,} lines as they were written; head {head}")

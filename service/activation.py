@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field
 from encoder.errors import EncoderError
 from index.errors import CollectionError, FingerprintMismatch
 from service.errors import Busy, NotReady, NotWritable
-from service.finder import EXTENSION, Mounted
+from service.finder import EXTENSION, Mounted, mounted
 from service.openapi import SERVICE, refusals
+from service.witness import announce
 
 ACTIVATION = "precedent_activation"
 
@@ -103,6 +104,7 @@ def activate(path: IndexPath) -> dict[str, object]:
     activation: Activation | None = current_app.extensions.get(ACTIVATION)
     if activation is None:
         raise NotWritable("the service was not started from folders; start it with precedent serve")
+    announce(mounted().finder(path.name))
     finder = activation.activate(path.name).finder(path.name)
     return {
         "name": finder.name, "studies": len(finder.retriever), "fingerprint": finder.fingerprint,

@@ -3,6 +3,7 @@
 It knows bytes and hashes; it must not know what a line tells, nor write one.
 """
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -111,6 +112,41 @@ def verify(path: Path, expected: Head | None = None) -> Head:
                 "end were removed or written anew"
             )
     return found
+
+
+def unfinished(path: Path) -> list[dict[str, Any]]:
+    """Return the intents of a log that no result follows, in order; with `ended`, whether their process has ended.
+
+    Raises:
+        AuditError: it cannot be read, or holds what is no line of an audit log.
+    """
+    at_work = _is_written(path)
+    found: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            record = json.loads(line)
+            event, asked = record["event"], str(record.get("request_id"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise AuditError(f"line {number} of {str(path)!r} is wrong: it is no line of an audit log") from None
+        if event == "intent":
+            found[asked] = record | {"ended": not at_work}
+        elif event == "start":
+            found = {name: intent | {"ended": True} for name, intent in found.items()}
+        elif event == "call":
+            found.pop(asked, None)
+    return list(found.values())
+
+
+def _is_written(path: Path) -> bool:
+    """Return whether a process holds the log to write it."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise AuditError(f"cannot read the audit log {str(path)!r}: {error.strerror}") from error
+    return False
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -81,6 +81,10 @@ class AuditError(RuntimeError):
     """An audit log that cannot be continued, or that is not what was written."""
 
 
+class ResultNotWritten(AuditError):
+    """A change that the audit log announces and whose result it could not take."""
+
+
 class ClientGone(RuntimeError):
     """Nobody waits for the answer any more."""
 
@@ -119,6 +123,11 @@ TABLE: dict[type[Exception], Refusal] = {
     Stopping: Refusal(503, "stopping", retry_after=5),
     TokensError: Refusal(503, "not_ready", "the tokens cannot be read at present; see the log"),
     SessionsError: Refusal(503, "not_ready", "nobody can be signed in or out at present; see the log"),
+    ResultNotWritten: Refusal(
+        503,
+        "result_not_written",
+        "this was announced in the audit log and its result could not be written there; look whether it was done",
+    ),
     AuditError: Refusal(503, "not_ready", "the audit log cannot be written at present; see the log"),
     BackendUnavailable: Refusal(
         503, "backend_unavailable", "a server that this one keeps its data on does not answer at present", 5

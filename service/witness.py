@@ -4,7 +4,8 @@ It must not know the answer: no vector, no hit, no film, no word of a body but n
 """
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,11 +13,11 @@ from flask import Flask, Response, current_app, g, request
 
 from service.audit import AuditLog
 from service.doors import template
-from service.errors import AuditError, CollectionNotFound
-from service.finder import mounted
+from service.errors import AuditError, CollectionNotFound, ResultNotWritten
+from service.finder import Finder, mounted
 from service.origins import SAFE
 
-EXTENSION = "precedent_audit"
+EXTENSION = "precedent_witness"
 SILENT = frozenset({"/healthz", "/static/{filename}", "/docs/static/{filename}"})
 """What says nothing of any study, to anybody."""
 UNKNOWN = "unknown"
@@ -26,56 +27,100 @@ _STUDY_FIELDS = ("study_id", "study", "hit")
 
 
 class Witness:
-    """Writes a line a call. Those beyond a pace, of callers without a valid token, are counted into the next."""
+    """Writes a line a call, and one before each change: what is about to be done, as far as it is known.
+
+    Refusals beyond a pace, of callers without a valid token, are counted into the next line. The result of a change
+    that found no room is written before any later line: until then, and for ever if the process ends, the line of the
+    intent alone tells of it.
+    """
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log
         self._uncounted, self._lock = 0, threading.Lock()
+        self._owed: deque[dict[str, Any]] = deque()
         self._log.append({"time": _moment(), "event": "start", "torn_bytes": log.torn_bytes})
+
+    def announce(self, collection: str, studies: Sequence[str]) -> None:
+        """Return when it is on disk what the running request is about to change. Raises AuditError."""
+        self._append(_facts("intent", collection, studies))
+        g.announced = (collection, list(studies))
 
     def tell(self, response: Response) -> Response:
         """Return the answer once it is written down, or a refusal where it cannot be."""
-        route = template(request.url_rule) if request.url_rule is not None else None
+        route = _route()
         if route in SILENT:
             return response
         if g.get("beyond_pace"):
             with self._lock:
                 self._uncounted += 1
             return response
+        record = _call(response.status_code)
         try:
-            self._log.append(_call(route, response.status_code) | self._counted())
+            self._append(record)
         except AuditError as error:
+            if "announced" in g:
+                self._owed.append(record)
+                error = ResultNotWritten(str(error))
             return current_app.make_response(current_app.handle_user_exception(error))
         return response
 
-    def _counted(self) -> dict[str, int]:
+    def _append(self, record: dict[str, Any]) -> None:
         with self._lock:
+            while self._owed:
+                self._log.append(self._owed[0])
+                self._owed.popleft()
             count, self._uncounted = self._uncounted, 0
-        return {"further_refusals": count} if count else {}
+        try:
+            self._log.append(record | ({"further_refusals": count} if count else {}))
+        except AuditError:
+            with self._lock:
+                self._uncounted += count
+            raise
 
 
 def register(app: Flask, log: AuditLog) -> None:
-    """Have every call of `app` but the silent ones told to a log, before it is answered."""
-    app.extensions[EXTENSION] = log
-    app.after_request(Witness(log).tell)
+    """Have every call of `app` but the silent ones told to a log before its answer, and a change before it is made."""
+    witness = app.extensions[EXTENSION] = Witness(log)
+    app.after_request(witness.tell)
 
 
-def _call(route: str | None, status: int) -> dict[str, Any]:
-    collection, studies = _asked_about(status)
+def announce(finder: Finder, studies: Sequence[str] = ()) -> None:
+    """Write down what the running request is about to change; whatever changes something calls this first.
+
+    Args:
+        studies: names that the collection holds, or is to hold.
+
+    Raises:
+        AuditError: it cannot be written, so nothing may be changed.
+    """
+    witness: Witness | None = current_app.extensions.get(EXTENSION)
+    if witness is not None:
+        witness.announce(finder.name, studies)
+
+
+def _route() -> str | None:
+    return template(request.url_rule) if request.url_rule is not None else None
+
+
+def _call(status: int) -> dict[str, Any]:
+    collection, studies = g.get("announced") or _asked_about()
+    return _facts("call", collection, studies) | {"status": status}
+
+
+def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any]:
     return {
         "time": _moment(),
-        "event": "call",
+        "event": event,
         "request_id": g.get("request_id", ""),
         "principal": g.get("principal"),
         "method": request.method if request.method in METHODS else UNKNOWN,
-        "route": route,
+        "route": _route(),
         "collection": collection,
-        "studies": studies,
-        "status": status,
+        "studies": list(studies),
     }
 
 
-def _asked_about(status: int) -> tuple[str, list[str]]:
+def _asked_about() -> tuple[str, list[str]]:
     """Return the collection and the studies of a request, each by a name that is known here."""
     path = {"collection": name} if (name := (request.view_args or {}).get("name")) else {}
     collection = (request.args.to_dict() | g.get("fields", {}) | path).get("collection")
@@ -83,8 +128,7 @@ def _asked_about(status: int) -> tuple[str, list[str]]:
         finder = mounted().finder(collection if isinstance(collection, str) else None)
     except CollectionNotFound:
         return UNKNOWN, [UNKNOWN for _ in _study_names()]
-    done = request.method not in SAFE and status < 300  # what was just removed is not there any more
-    return finder.name, [name if done or finder.has(name) else UNKNOWN for name in _study_names()]
+    return finder.name, [name if finder.has(name) else UNKNOWN for name in _study_names()]
 
 
 def _study_names() -> Iterator[str]:

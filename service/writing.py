@@ -18,6 +18,7 @@ from service.finder import Finder, current
 from service.openapi import STUDIES, film_body, refusals
 from service.parsing import parse_addition
 from service.schemas import AddStudy, InCollection, StudyOptions, StudyPath
+from service.witness import UNKNOWN, announce
 
 api = APIBlueprint("writing", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 409, 429, 500, 503))
 
@@ -39,7 +40,9 @@ def add() -> tuple[dict[str, Any], int]:
 def delete(path: StudyPath, query: InCollection) -> Response:
     """Delete a study; it is found no more, and its added films are removed by the next compaction"""
     finder = current(query.collection)
-    finder.living.delete([path.study_id], finder.image_root)
+    living = finder.living
+    announce(finder, [path.study_id] if finder.has(path.study_id) else [UNKNOWN])
+    living.delete([path.study_id], finder.image_root)
     return Response(status=204)
 
 
@@ -47,7 +50,7 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
     """Add a study and its films, of which the pixels alone are kept; return whether it was new.
 
     Raises:
-        NotWritable, ImageError, StudiesError, StudyExists, WriteFailed.
+        NotWritable, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
     """
     living, root = finder.living, finder.image_root
     if root is None or not is_local(root) or not root.is_dir():
@@ -60,6 +63,7 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
     paths = {view: living.film_path(film, suffix) for view, (film, suffix) in films.items()}
     contents = {paths[view]: film for view, (film, _) in films.items()}
     addition = Addition(_study(asked, paths), tuple(films), embedding)
+    announce(finder, [asked.study.study_id])
     return living.add([addition], replace=asked.replace, films=contents, image_root=root)[0]
 
 

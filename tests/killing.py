@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["index.collection", "scripts.cli", "scripts.export"])
+_CONTEXT.set_forkserver_preload(["index.collection", "scripts.cli", "scripts.export", "service.app"])
 
 
 class Killer:

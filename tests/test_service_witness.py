@@ -2,23 +2,36 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from flask import Flask
-from service_world import build_app, build_finder, film, save_films
+from flask.testing import FlaskClient
+from killing import Killer
+from living_world import ids_of
+from service_world import ANGLES, build_app, build_finder, film, save_films
+from test_faults_disk import files_up_to
 from test_service_writing import save_index
+from werkzeug.test import TestResponse
 
 from index.living import LivingCollection
+from scripts.cli import precedent
 from service import doors, witness
+from service.activation import ACTIVATION, Activation
 from service.app import create_app
 from service.audit import AuditLog
-from service.chain import verify
+from service.chain import unfinished, verify
 from service.errors import AuditError
 from service.finder import Mounted
 from service.tokens import TokenFile, create_token, revoke_token
 
+HERE = Path(__file__).parent
 STUDY, OTHER = "patient00001/study1", "patient00002/study1"
 
 
@@ -36,10 +49,13 @@ def app(tmp_path: Path, log: AuditLog) -> Flask:
 
 
 def told(log: AuditLog) -> list[dict[str, Any]]:
-    """Return the lines of the log, which must be whole, without those of its start."""
+    """Return the lines of the calls of the log, which must be whole."""
+    return [line for line in lines_of(log) if line["event"] == "call"]
+
+
+def lines_of(log: AuditLog) -> list[dict[str, Any]]:
     verify(log.path)
-    lines = map(json.loads, log.path.read_text().splitlines())
-    return [line for line in lines if line["event"] == "call"]
+    return [json.loads(line) for line in log.path.read_text().splitlines()]
 
 
 def test_a_call_is_told_with_who_what_which_study_and_result(tmp_path: Path, app: Flask, log: AuditLog) -> None:
@@ -185,3 +201,186 @@ def test_what_cannot_be_told_is_not_answered(app: Flask, log: AuditLog, monkeypa
     assert str(log.path) not in answer.text
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert app.test_client().get("/healthz").status_code == 200
+
+
+@pytest.fixture
+def living(tmp_path: Path) -> LivingCollection:
+    (tmp_path / "films").mkdir()
+    return LivingCollection(save_index(tmp_path / "index"))
+
+
+@pytest.fixture
+def changing(tmp_path: Path, living: LivingCollection, log: AuditLog) -> FlaskClient:
+    """Return a client of a collection that lives, with a log that is longer than any file of the collection's."""
+    app = create_app(Mounted((build_finder(retriever=living, image_root=tmp_path / "films"),)))
+    app.extensions[ACTIVATION] = Activation(app, lambda name, served: served)
+    log.append({"event": "filler", "filler": 2_000_000 * "x"})
+    witness.register(app, log)
+    return app.test_client()
+
+
+NEW = {"study_id": "patient00009/study1", "patient_id": "patient00009"}
+CHANGES: dict[str, Callable[[FlaskClient], TestResponse]] = {
+    "POST /v1/studies": lambda client: client.post(
+        "/v1/studies", data={"study": json.dumps(NEW), "frontal": (io.BytesIO(film(9)), "Smith.png")}
+    ),
+    "DELETE /v1/studies/{study_id}": lambda client: client.delete(f"/v1/studies/{STUDY}"),
+    "POST /v1/indexes/{name}/activate": lambda client: client.post("/v1/indexes/main/activate"),
+}
+
+
+def held(living: LivingCollection, root: Path) -> tuple[list[bool], list[Path]]:
+    """Return which of two studies a collection holds, and the films below its root."""
+    return [name in living.now() for name in (STUDY, NEW["study_id"])], sorted(root.rglob("*.png"))
+
+
+def test_every_route_that_changes_something_is_among_those_tried_here() -> None:
+    assert set(CHANGES) == {route for route, scope in doors.SCOPE_OF.items() if scope in ("write", "admin")}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_about_to_be_changed_is_written_down_before_and_the_result_after(
+    changing: FlaskClient, log: AuditLog, change: str
+) -> None:
+    answer = CHANGES[change](changing)
+
+    intent, call = lines_of(log)[-2:]
+    about = ("request_id", "principal", "method", "route", "collection", "studies")
+    assert (intent["event"], call["event"]) == ("intent", "call")
+    assert {name: intent[name] for name in about} == {name: call[name] for name in about}
+    assert ("status" in intent, call["status"]) == (False, answer.status_code)
+    assert answer.status_code < 300
+    assert unfinished(log.path) == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_where_the_log_has_no_room_nothing_is_changed(
+    changing: FlaskClient, living: LivingCollection, log: AuditLog, tmp_path: Path, change: str
+) -> None:
+    before, activation = held(living, tmp_path / "films"), changing.application.extensions[ACTIVATION]
+    activation._load = None  # which must not be called
+    with files_up_to(log.path.stat().st_size):
+        refused = CHANGES[change](changing)
+
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (503, "not_ready")
+    assert held(living, tmp_path / "films") == before
+    assert lines_of(log)[-1]["event"] == "start"
+
+
+@pytest.mark.parametrize("change", list(CHANGES)[:2])
+def test_a_result_that_finds_no_room_is_owed_and_written_before_any_later_line(
+    changing: FlaskClient, living: LivingCollection, log: AuditLog, tmp_path: Path, change: str
+) -> None:
+    before = held(living, tmp_path / "films")
+    with files_up_to(log.path.stat().st_size + 520):  # room for one line
+        refused = CHANGES[change](changing)
+        assert (refused.status_code, refused.get_json()["error"]["code"]) == (503, "result_not_written")
+        assert held(living, tmp_path / "films") != before
+        assert [intent["ended"] for intent in unfinished(log.path)] == [False]
+        assert changing.get("/info").status_code == 503
+    assert changing.get("/info").status_code == 200
+
+    assert [line["event"] for line in lines_of(log)[-3:]] == ["intent", "call", "call"]
+    assert lines_of(log)[-2]["status"] in (201, 204)
+    assert unfinished(log.path) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from service import witness
+from service.app import create_app
+from service.audit import AuditLog
+from service.finder import Mounted
+from service_world import build_finder
+from index.living import LivingCollection
+from test_service_witness import CHANGES
+
+class Killed(LivingCollection):
+    def add(self, *words, **options):
+        super().add(*words, **options)
+        os.kill(os.getpid(), 9)
+    def delete(self, *words, **options):
+        super().delete(*words, **options)
+        os.kill(os.getpid(), 9)
+
+folder = Path(sys.argv[1])
+living = Killed(folder / "index")
+app = create_app(Mounted((build_finder(retriever=living, image_root=folder / "films"),)))
+witness.register(app, AuditLog(folder / "audit.jsonl"))
+CHANGES[sys.argv[2]](app.test_client())
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "studies"), [("POST /v1/studies", [NEW["study_id"]]), ("DELETE /v1/studies/{study_id}", [STUDY])]
+)
+def test_a_process_killed_between_a_change_and_its_line_has_left_the_intent(
+    tmp_path: Path, change: str, studies: list[str]
+) -> None:
+    (tmp_path / "films").mkdir()
+    save_index(tmp_path / "index")
+    before = held(LivingCollection(tmp_path / "index"), tmp_path / "films")
+    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), change], env=environment, check=False)
+
+    assert child.returncode == -9
+    assert held(LivingCollection(tmp_path / "index"), tmp_path / "films") != before
+    (intent,) = unfinished(tmp_path / "audit.jsonl")
+    assert (intent["studies"], intent["ended"]) == (studies, True)
+    told = CliRunner().invoke(precedent, ["audit", "verify", str(tmp_path / "audit.jsonl")]).output
+    assert f'["{studies[0]}"]: unknown: the process ended' in told
+    AuditLog(tmp_path / "audit.jsonl").close()  # and goes on after it
+
+
+def change_and_tell(folder: Path) -> None:
+    """Add studies to the collection of a folder and delete every second of them, each told to its audit log."""
+    living = LivingCollection(folder / "index")
+    app = create_app(Mounted((build_finder(retriever=living, image_root=folder / "films"),)))
+    log = AuditLog(folder / "audit.jsonl")
+    witness.register(app, log)
+    client = app.test_client()
+    for number in range(12):
+        name = f"patient{log.head.lines:05d}/study1"
+        form = {"study": json.dumps({"study_id": name, "patient_id": name}), "frontal": (io.BytesIO(film(9)), "f.png")}
+        client.post("/v1/studies", data=form)
+        if number % 2:
+            client.delete(f"/v1/studies/{name}")
+
+
+def unexplained(folder: Path) -> set[str]:
+    """Return the studies that are there, or are not, other than the audit log allows."""
+    allowed: dict[str, set[bool]] = {}
+    for line in map(json.loads, (folder / "audit.jsonl").read_text().splitlines()):
+        if line["event"] == "start":
+            continue
+        done, (name,) = {line["method"] == "POST"}, line["studies"]
+        certain = line["event"] == "call" and line["status"] < 300
+        allowed[name] = done if certain else allowed.get(name, {False}) | done
+    living = LivingCollection(folder / "index")
+    there = set(ids_of(living)) - set(ANGLES)
+    return {name for name in there | set(allowed) if (name in there) not in allowed.get(name, {False})}
+
+
+def _every_change_is_told(folder: Path, kills: int) -> None:
+    (folder / "films").mkdir()
+    save_index(folder / "index")
+    killer, left = Killer(5), 0
+    killer.run_whole(change_and_tell, folder)
+    for _ in range(kills):
+        killer.run(change_and_tell, folder)
+        assert unexplained(folder) == set()
+        left = len(unfinished(folder / "audit.jsonl"))
+    AuditLog(folder / "audit.jsonl").close()
+    verify(folder / "audit.jsonl")
+    print(f"\n{killer.sentence()}; {left} changes announced whose result nobody knows")
+
+
+@pytest.mark.slow
+def test_whenever_a_process_is_killed_the_log_tells_of_every_change(tmp_path: Path) -> None:
+    _every_change_is_told(tmp_path, 5)
+
+
+@pytest.mark.long
+def test_however_often_a_process_is_killed_the_log_tells_of_every_change(tmp_path: Path) -> None:
+    _every_change_is_told(tmp_path, 300)

@@ -15,13 +15,14 @@ import pyarrow as pa
 
 from index.errors import StudiesError, StudyExists, StudyNotFound
 from index.searchable import Searchable
-from index.studies import CORE_COLUMNS, SHARD_COLUMNS, Study, as_studies
+from index.studies import CORE_COLUMNS, FINDINGS, SHARD_COLUMNS, Study, as_studies
 
 if TYPE_CHECKING:
     from index.familiarity import FamiliarityGate
 
 SAME_FROM = 0.9999
 """Cosine from which two vectors of one film are the same but for the batch and the machine that made them."""
+_OWN = frozenset((*CORE_COLUMNS, *FINDINGS, *SHARD_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,15 @@ def as_rows(additions: Sequence[Addition], schema: pa.Schema) -> list[dict[str, 
     """Return studies as rows of a collection's schema.
 
     Raises:
-        StudiesError: a column that the collection has not, a value of another type, or a rule of `as_studies` broken.
+        StudiesError: a further column that the collection has not or that has the name of one of its own, a value of
+            another type, or a rule of `as_studies` broken.
     """
     rows = [_row_of(one.study) for one in additions]
-    unknown = [name for row in rows for name in row if name not in schema.names]
-    if unknown:
-        raise StudiesError(f"no column {unknown[0]!r} in this collection; there are: {', '.join(schema.names)}")
+    further = [name for name in schema.names if name not in _OWN]
+    unknown = [name for one in additions for name in one.study.extra if name not in further]
+    if unknown:  # one of ours among them would take the place of the study's own id or path
+        there = ", ".join([*FINDINGS, *further])
+        raise StudiesError(f"no column {unknown[0]!r} of this collection can be given; there are: {there}")
     own = pa.schema([one for one in schema if one.name not in SHARD_COLUMNS])
     try:
         checked: list[dict[str, Any]] = as_studies(pa.Table.from_pylist(rows, own)).to_pylist()

@@ -89,6 +89,8 @@ def test_several_are_added_or_deleted_all_or_none(folder: Path, rng: np.random.G
     ("changes", "error", "words"),
     [
         ({"extra": {"Etiology": None, "Ward": "3"}}, StudiesError, "no column 'Ward'"),
+        ({"extra": {"frontal_path": "another/film.png"}}, StudiesError, "no column 'frontal_path'"),
+        ({"extra": {"study_id": "patient00001/study1"}}, StudiesError, "no column 'study_id'"),
         ({"extra": {"Etiology": 7}}, StudiesError, "types of this collection"),
         ({"findings": {"Edema": 4}}, StudiesError, "Edema: expected a label"),
         ({"findings": {"Edema": 400}}, StudiesError, "types of this collection"),

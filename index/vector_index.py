@@ -33,6 +33,8 @@ _MOST_LOOPS = 1 << 24
 _WRITTEN_BYTES = 1 << 20
 _COPIED_ROWS = 16_384
 """Rows that a selection may hold a copy of: 17 MB of 512 dimensions in half precision."""
+_OBJECTS_BYTES = 4096
+"""Of a selection beside its arrays: objects, and the bits of an index's lists."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ class Selection:
     list_selector: faiss.IDSelector | None = None
     copied: faiss.Index | None = None
     """Half-precision vectors of a few rows, side by side."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, a little for its objects included."""
+        bits = 0 if self.few else len(self.mask) // 8
+        copied = 0 if self.copied is None else self.copied.ntotal * self.copied.code_size
+        return self.mask.nbytes + self.rows.nbytes + bits + copied + _OBJECTS_BYTES
 
 
 class VectorIndex:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 from encoder.image import MAX_FILE_BYTES, MAX_PIXELS
 
-__all__ = ["BATCH", "MAX_FILE_BYTES", "MAX_HITS", "MAX_PIXELS", "Limits"]
+__all__ = ["BATCH", "MAX_FILE_BYTES", "MAX_HITS", "MAX_JSON_VALUES", "MAX_PIXELS", "Limits"]
 
 MAX_HITS = 1000
 """Largest `k` of a search: a part of the API's contract, so it stands in the OpenAPI document."""
+
+MAX_JSON_VALUES = 32_000
+"""Numbers, texts, lists and objects of one JSON text, films being one each: a filter may match 10,000 values, a vector
+has some thousand. Where a model refuses them, each costs some 300 times its bytes."""
 
 BATCH = 16
 """Studies a batch: what `precedent export` takes, beyond which an encoder gains nothing."""

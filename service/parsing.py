@@ -116,7 +116,7 @@ def _json_object(request: Request) -> Any:
     try:
         value = parse_json(request.get_data())
     except ValueError as error:
-        raise RequestError(f"expected a JSON object, got text that is no JSON: {error}") from None
+        raise RequestError(f"expected a JSON object, got text that cannot be read as one: {error}") from None
     if not isinstance(value, dict):
         raise RequestError(f"expected a JSON object, got {_shortened(value)}")
     g.fields = value  # the audit log names the studies that were asked about

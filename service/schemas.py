@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from service.limits import MAX_HITS
+from index.filters import MAX_CONDITIONS, MAX_VALUES
+from service.limits import MAX_HITS, MAX_JSON_VALUES
 
 MAX_PASSES = 50
 """Most Monte-Carlo dropout passes of one request: a spread of 50 draws is known to a tenth of itself."""
@@ -31,8 +32,12 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: no JSON, nested too deeply, or holding NaN, Infinity or half of a surrogate pair.
+        ValueError: no JSON, nested too deeply, or holding NaN, Infinity or half of a surrogate pair; of more values
+            than MAX_JSON_VALUES, which is told from its commas and brackets before any is made.
     """
+    raw = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise ValueError(f"more than {MAX_JSON_VALUES:,} values")
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -80,7 +85,8 @@ class SearchOptions(InCollection):
     k: int = Field(10, ge=1, le=MAX_HITS, description="number of hits")
     filter: Filter | None = Field(
         None,
-        description='e.g. {"must": [{"key": "sex", "match": {"value": "Female"}}]}; as JSON text in a form',
+        description='e.g. {"must": [{"key": "sex", "match": {"value": "Female"}}]}; as JSON text in a form. It names '
+        f"columns that /info lists, in at most {MAX_CONDITIONS} conditions with {MAX_VALUES:,} values",
     )
     exclude_same_patient: bool = Field(True, description="leave out studies of the query's own patient")
     group_by: Literal["patient"] | None = Field(None, description="one hit a patient, the most similar")

@@ -156,6 +156,38 @@ def test_an_unknown_study_and_another_encoder_are_refused(retriever: Retriever) 
         retriever.require_fingerprint("0" * 64)
 
 
+def test_filters_are_remembered_within_a_number_of_bytes_however_long_they_are(
+    studies: pa.Table, unit_vectors: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.retriever._REMEMBERED_BYTES", 50_000)
+    retriever = retriever_of(studies, unit_vectors)
+    for number in range(40):
+        where = {"must_not": [{"key": "sex", "match": {"value": "x" * 10_000 + str(number)}}]}
+        assert retriever.search(unit_vectors[0], where=where).matched_total == 200
+
+    assert 5 < len(retriever._remembered) < 15
+    assert retriever._remembered.currsize <= 50_000
+    assert all(len(key) == 32 for key in retriever._remembered)
+
+
+def test_a_filter_asked_again_is_not_evaluated_again(
+    retriever: Retriever, unit_vectors: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = retriever.search(unit_vectors[0], where=FEMALE)
+    monkeypatch.setattr("index.retriever.filter_mask", None)
+
+    assert retriever.search(unit_vectors[0], where=FEMALE) == first
+
+
+def test_rows_compared_in_blocks_come_in_the_same_order(
+    retriever: Retriever, unit_vectors: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = retriever.search(unit_vectors[0], 200)
+    monkeypatch.setattr("index.retriever._BLOCK", 7)
+
+    assert retriever.search(unit_vectors[0], 200) == whole
+
+
 def small_table(names: list[str]) -> pa.Table:
     from index.studies import studies_schema
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.filters import Where, filter_mask
+from index.filters import Where, require_filter
 from index.milvus.columns import KEY, Columns
 
 ALL = f'{KEY} != ""'
@@ -25,7 +25,7 @@ _MOST_INT = 2**63 - 1
 
 def as_expression(where: Where, columns: Columns) -> str:
     """Return the expression of a filter. Raises FilterError, in the sentences of `filter_mask`."""
-    filter_mask(where, columns.schema.empty_table())  # refuses what is no filter of these columns
+    require_filter(where, columns.schema)
     return _clauses(where, columns, False)
 
 

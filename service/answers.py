@@ -4,12 +4,13 @@ Pure: no request object, no index and no encoder is touched here.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from index.retriever import Answer, Hit
-from index.studies import Study
+from index.studies import CORE_COLUMNS, SHARD_COLUMNS, Study
 
 Plain = str | int | float | bool | None
 
@@ -133,7 +134,7 @@ class CollectionAnswer(BaseModel):
     images: bool = Field(description="whether its image root is known, so that films and maps can be answered")
     map: bool
     built_at: str | None
-    columns: list[str] = Field(description="what a filter may name")
+    columns: list[str] = Field(description="what a filter may name: what answers show")
 
 
 class InfoAnswer(BaseModel):
@@ -181,6 +182,12 @@ def _plain(value: Any) -> Plain:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def shown_columns(columns: Iterable[str]) -> list[str]:
+    """Return those of a collection's columns whose values answers show; the names of a study's files are not."""
+    hidden = {*CORE_COLUMNS, *SHARD_COLUMNS}.difference(StudyAnswer.model_fields)
+    return [name for name in columns if name not in hidden]
 
 
 def study_answer(study: Study) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from flask import current_app
 
 from index.added import Writable
 from index.errors import StudyNotFound
+from index.filters import require_filter
 from index.projection import CollectionMap
 from index.searchable import Answer, Searchable
+from service.answers import shown_columns
 from service.embedder import Embedder
 from service.errors import CollectionNotFound, NotWritable
 from service.schemas import Search, SearchOptions
@@ -50,6 +52,11 @@ class Finder:
         return len(self.retriever)
 
     @property
+    def columns(self) -> list[str]:
+        """The columns that a request may name, in a filter or as a finding: those that answers show."""
+        return shown_columns(self.retriever.columns)
+
+    @property
     def tombstones(self) -> int:
         """Rows that are stored and can no longer be found."""
         return len(self.retriever.moved)
@@ -80,17 +87,18 @@ class Finder:
         """Return the nearest studies of a stored study, of a vector, or of films, whose vector may be at hand."""
         if search.study_id is not None:
             return self.similar(search.study_id, search)
+        shared = self._shared(search)
         if search.embedding is not None:
             query = np.asarray(search.embedding, dtype=np.float32)
         else:
             query = self.embed(search.frontal, search.lateral) if vector is None else vector
         patient = search.patient_id if search.exclude_same_patient else None
         with stage("search"):
-            return self.retriever.search(query, exclude_patient=patient, **_shared(search))
+            return self.retriever.search(query, exclude_patient=patient, **shared)
 
     def similar(self, study_id: str, options: SearchOptions) -> Answer:
         """Return the nearest studies of the stored study `study_id`."""
-        shared = _shared(options)
+        shared = self._shared(options)
         with stage("search"):
             return self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **shared)
 
@@ -108,15 +116,17 @@ class Finder:
         found: dict[str, Any] | None = self.reader.familiarity(nearest, layouts, patient)
         return found
 
-
-def _shared(options: SearchOptions) -> dict[str, Any]:
-    return {
-        "k": options.k,
-        "where": options.filter,
-        "group_by": options.group_by,
-        "min_similarity": options.min_similarity,
-        "exact": options.exact,
-    }
+    def _shared(self, options: SearchOptions) -> dict[str, Any]:
+        """Return a search's options. Raises FilterError; a column that answers do not show counts as none."""
+        if options.filter:
+            require_filter(options.filter, self.retriever.schema, self.columns)
+        return {
+            "k": options.k,
+            "where": options.filter,
+            "group_by": options.group_by,
+            "min_similarity": options.min_similarity,
+            "exact": options.exact,
+        }
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _facts(finder: Finder) -> dict[str, Any]:
         "images": finder.image_root is not None,
         "map": finder.map is not None,
         "built_at": finder.built_at,
-        "columns": list(retriever.columns),
+        "columns": finder.columns,
     }
 
 

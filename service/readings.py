@@ -34,7 +34,7 @@ def predict() -> dict[str, Any]:
     """Probability and call of each finding, the neighbours' vote beside it, and how familiar the films are"""
     asked = parse_query(request, PredictOptions, Predict)
     finder = current(asked.collection)
-    if asked.finding is not None and asked.finding not in finder.retriever.columns:
+    if asked.finding is not None and asked.finding not in finder.columns:
         raise RequestError(f"finding: expected a label of this collection, got {asked.finding!r}")
     reader = _reader(finder)
     if asked.map:

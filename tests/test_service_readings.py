@@ -151,6 +151,7 @@ def test_maps_come_at_the_films_own_geometry(client: FlaskClient, world: Path, a
         ("explain", {}, 400, "either a finding or a hit"),
         ("explain", {"hit": "patient99999/study1"}, 404, "patient99999/study1"),
         ("predict", {"finding": "Ghost"}, 400, "label of this collection"),
+        ("predict", {"finding": "frontal_path"}, 400, "label of this collection"),
         ("predict", {"dropout_passes": 1}, 400, "at least 2"),
         ("predict", {"k": 0}, 400, "k:"),
     ],

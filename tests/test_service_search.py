@@ -78,6 +78,35 @@ def test_a_filter_means_the_same_in_a_form_a_body_and_a_url(client: FlaskClient,
     assert response.get_json()["matched_total"] == 1
 
 
+@pytest.mark.parametrize("column", ["frontal_path", "lateral_path", "other_paths", "embedding", "nonsense"])
+def test_a_filter_cannot_guess_what_no_answer_shows(client: FlaskClient, column: str) -> None:
+    path = {"key": column, "match": {"value": f"{FIRST}/view1_frontal.png"}}
+    for where in (
+        {"must": [path]},
+        {"must_not": [{"should": path}]},
+        {"must": [{"key": column, "match": {"any": []}}]},
+    ):
+        text = json.dumps(where)
+        answers = [
+            client.post("/v1/search", json={"study_id": FIRST, "filter": where}),
+            client.post("/v1/search", **upload(lateral=film(0), filter=text)),
+            client.get(f"/v1/studies/{FIRST}/similar", query_string={"filter": text}),
+            client.get("/", query_string={"study": FIRST, "filter": text}),
+            client.get("/", query_string={"study": FIRST, "finding": column}),
+        ]
+        assert [answer.status_code for answer in answers] == [400] * 5
+        told = answers[0].get_json()["error"]
+        assert told["code"] == "bad_filter"
+        assert "path" not in told["message"].replace(column, "")
+
+
+def test_what_a_filter_may_name_is_what_a_hit_shows(client: FlaskClient) -> None:
+    hit = client.get(f"/v1/studies/{FIRST}/similar?k=1").get_json()["hits"][0]
+    shown = {*hit, *hit["findings"], *hit["extra"]} - {"rank", "similarity", "findings", "extra"}
+
+    assert {*client.get("/info").get_json()["collections"][0]["columns"], "views"} == shown
+
+
 def test_one_hit_a_patient_and_a_least_similarity_are_kept(client: FlaskClient) -> None:
     body = {"embedding": [1, 0], "group_by": "patient", "min_similarity": 0.5}
 

@@ -3,6 +3,7 @@
 The map was worked out beforehand (`precedent map`); this room thins it, and must not compute places of its own.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,8 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
     studies, found = finder.retriever.now(), _map_of(finder)
     if query.finding is not None and query.finding not in found.findings:
         raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(found.findings)}")
-    placed = found.points.filter(
-        pc.invert(pc.is_in(found.points["study_id"], pa.array(list(studies.moved), pa.string())))
-    )
-    points = placed.take(_drawn(placed["study_id"].to_pylist(), query.study))
+    placed = np.flatnonzero(~_among(found.points["study_id"], studies.moved))
+    points = found.points.take(placed[_drawn(found.points["study_id"].take(placed), query.study)])
     return {
         "rows": len(placed),
         "absent": max(len(studies) - len(placed), 0),
@@ -103,11 +102,15 @@ def _map_of(finder: Finder) -> CollectionMap:
     return finder.map
 
 
-def _drawn(ids: list[str], wanted: list[str]) -> npt.NDArray[np.int64]:
+def _drawn(ids: pa.ChunkedArray, wanted: Collection[str]) -> npt.NDArray[np.int64]:
     """Return the rows to draw: evenly spaced ones, and those asked for."""
     step = -(-len(ids) // MAX_POINTS)
     even = np.arange(0, len(ids), step)
     if step == 1 or not wanted:
         return even
-    asked = set(wanted)
-    return np.union1d(even, [row for row, one in enumerate(ids) if one in asked]).astype(np.int64)
+    return np.union1d(even, np.flatnonzero(_among(ids, wanted)))
+
+
+def _among(ids: pa.ChunkedArray, wanted: Collection[str]) -> npt.NDArray[np.bool_]:
+    """Return which of the ids (N,) are wanted."""
+    return np.array(pc.is_in(ids, pa.array(list(wanted), pa.string())), dtype=bool)

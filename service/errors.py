@@ -138,6 +138,8 @@ TABLE: dict[type[Exception], Refusal] = {
     OSError: Refusal(503, "not_ready", "a file cannot be read or written at present; see the log"),
 }
 
+MAX_SENTENCE = 4096
+"""Characters of a refusal, in which what was sent may be quoted."""
 UNEXPECTED = Refusal(500, "internal_error", "the service failed on this request; its log holds the details")
 
 
@@ -145,9 +147,9 @@ def refusal_of(error: Exception) -> tuple[int, str, str]:
     """Return status, code and sentence of `error`, by its nearest class in the table."""
     if isinstance(error, HTTPException):
         code = error.name.lower().replace(" ", "_")
-        return error.code or 500, code, error.description or error.name
+        return error.code or 500, code, (error.description or error.name)[:MAX_SENTENCE]
     row = _row_of(error)
-    return row.status, row.code, row.message or without_paths(str(error))
+    return row.status, row.code, row.message or without_paths(str(error)[:MAX_SENTENCE])[:MAX_SENTENCE]
 
 
 def _row_of(error: Exception) -> Refusal:

@@ -20,7 +20,7 @@ from service.errors import MapMissing
 from service.finder import Finder, current
 from service.openapi import STUDIES, content, film_body, refusals
 from service.parsing import parse_query
-from service.schemas import InCollection, Place, PlaceOptions, StudyId
+from service.schemas import Finding, InCollection, Place, PlaceOptions, StudyId
 
 MAX_POINTS = 20_000
 """Points of one answer: what a browser still draws at once, in about a megabyte."""
@@ -31,7 +31,7 @@ api = APIBlueprint("maps", __name__, abp_tags=[STUDIES], abp_responses=refusals(
 class MapQuery(InCollection):
     """Which map, and what its points are coloured by."""
 
-    finding: str | None = Field(None, description="a column of labels; without one, no labels are answered")
+    finding: Finding | None = Field(None, description="a column of labels; without one, no labels are answered")
     study: list[StudyId] = Field(default_factory=list, max_length=1100, description="studies that must be drawn")
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
 
+from service.schemas import Finding
+
 LABELS = {"present": [1], "possible": [1, -1], "absent": [0]}
 """What a finding chosen on the page must be in a hit: its labels, any of which will do."""
 
@@ -26,7 +28,7 @@ class Narrowing(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    finding: list[str] = Field(default_factory=list, max_length=32, description="findings that every hit must have")
+    finding: list[Finding] = Field(default_factory=list, max_length=32, description="findings that every hit must have")
     label: Literal["present", "possible", "absent"] = Field("present", description="how each must be labelled")
     sex: Choice = None
     projection: Choice = None

@@ -61,6 +61,9 @@ def _from_text(what: str) -> BeforeValidator:
 
 Filter = Annotated[dict[str, Any], _from_text("filter")]
 StudyId = Annotated[str, Field(min_length=1, max_length=512)]
+Finding = Annotated[str, Field(max_length=512)]
+Text = Annotated[str, Field(max_length=65_535)]
+"""Of a study, in a column of the collection's own: every hit answers it whole. Milvus keeps no longer one."""
 EXAMPLE = "patient00001/study1"
 """A study of CheXpert and of the demo, so that the document's examples can be tried."""
 
@@ -146,7 +149,7 @@ class NewStudy(_Request):
     age: FiniteFloat | None = Field(None, ge=0, le=150, description="years")
     split: str | None = Field(None, max_length=64)
     findings: dict[str, Literal[1, 0, -1] | None] = Field(default_factory=dict, description="by column")
-    extra: dict[str, str | int | FiniteFloat | None] = Field(
+    extra: dict[str, Text | int | FiniteFloat | None] = Field(
         default_factory=dict, description="further columns of the collection, by name"
     )
 
@@ -198,7 +201,7 @@ class PredictOptions(_AboutFilms):
     dropout_passes: int = Field(
         0, ge=0, le=MAX_PASSES, description="Monte-Carlo dropout passes, for a spread; 0 or from 2"
     )
-    finding: str | None = Field(None, description="also the nearest study with this finding and without it")
+    finding: Finding | None = Field(None, description="also the nearest study with this finding and without it")
     map: bool = Field(False, description="also the map of the most probable finding, on each film")
 
     @field_validator("dropout_passes")
@@ -218,7 +221,7 @@ class Predict(PredictOptions, _AboutStudy):
 class ExplainOptions(_AboutFilms):
     """What to explain, beside the films: a finding of the probe, or the likeness to a stored study."""
 
-    finding: str | None = None
+    finding: Finding | None = None
     hit: StudyId | None = Field(None, description="a stored study")
     method: Literal["gradcam", "gradcam++", "layercam", "integrated_gradients", "gradient_shap"] = "gradcam++"
     stage: int | None = Field(

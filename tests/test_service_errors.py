@@ -90,6 +90,33 @@ def test_a_bad_body_is_refused_in_one_sentence(client: FlaskClient, case: str) -
     assert words in refused(response, status, code)
 
 
+@pytest.mark.parametrize(
+    ("route", "fields"),
+    [
+        ("search", {"TEXT": 1}),
+        ("search", {"study_id": "TEXT"}),
+        ("search", {"study_id": "a", "collection": "TEXT"}),
+        ("search", {"study_id": "a", "filter": {"TEXT": []}}),
+        ("search", {"study_id": "patient00001/study1", "filter": {"must": [{"key": "TEXT", "match": {"value": 1}}]}}),
+        (
+            "search",
+            {"study_id": "patient00001/study1", "filter": {"must": [{"key": "age", "match": {"value": "TEXT"}}]}},
+        ),
+        ("search", {"study_id": "patient00001/study1", "filter": {"must": [{"key": "age", "range": {"TEXT": 1}}]}}),
+        ("predict", {"study_id": "patient00001/study1", "finding": "TEXT"}),
+        ("explain", {"study_id": "patient00001/study1", "finding": "TEXT"}),
+        ("explain", {"study_id": "patient00001/study1", "hit": "a", "method": "TEXT"}),
+        ("map", {"patient_id": "TEXT"}),
+    ],
+)
+def test_no_refusal_quotes_all_that_was_sent(client: FlaskClient, route: str, fields: dict[str, Any]) -> None:
+    body = json.dumps(fields).replace("TEXT", "'/x; " * 18_000)
+    response = client.post(f"/v1/{route}", data=body, content_type="application/json")
+
+    assert response.status_code == 400
+    assert len(response.get_json()["error"]["message"]) <= 4096
+
+
 FORMS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "no film": ({"k": "3"}, 400, "bad_request", "got neither"),
     "text for a film": ({"frontal": "abc"}, 400, "bad_request", "expected a file part"),

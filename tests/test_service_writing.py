@@ -96,6 +96,7 @@ def test_a_deleted_study_is_found_by_no_route(client: FlaskClient) -> None:
         ),
         ({**NEW, "extra": {"study_id": "patient00001/study9"}}, 422, "no column 'study_id'"),
         ({**NEW, "findings": {"age": 1}}, 422, "no column 'age'"),
+        ({**NEW, "extra": {"Etiology": "x" * 65_536}}, 400, "at most 65535 characters"),
         ({**NEW, "extra": {"Etiology": 3}}, 422, "types of this collection"),
         ({**NEW, "study_id": "patient00009/image"}, 422, "a study_id whose last part is not 'image'"),
         ("no object", 400, "study"),

@@ -9,6 +9,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ MAX_ASPECT = 8
 MAX_SATURATION = 30.0  # mean HSV saturation on 0..255; a grey film stored as RGB stays far below
 _STRIP = 1_000_000  # pixels of a colour picture that are made grey at a time
 _PASSES = 6  # passes of a many-scan JPEG over max_pixels; keeps its decoding near a second
+_BYTES_A_PIXEL = 10  # while a film is read: the decoder's values, 16-bit ones, float32
+_COPIES = 2  # of a file's bytes meanwhile
+ADMISSION: ContextVar[Callable[[int], None]] = ContextVar("ADMISSION", default=lambda _size: None)
+"""Called with the bytes that a film will take before it is decoded, in the reader's thread; may wait, or raise."""
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -98,7 +103,12 @@ def _read(data: bytes, max_pixels: int, least_side: int | None) -> Image:
     if data.startswith(PNG_SIGNATURE):
         return _read_picture(data, parse_png, PngImageFile, max_pixels)
     if is_dicom(data):
-        return read_dicom(data, lambda width, height: check_size(width, height, max_pixels))
+
+        def admit(width: int, height: int) -> None:
+            check_size(width, height, max_pixels)
+            _admit(width * height, data)
+
+        return read_dicom(data, admit)
     raise NotAnImage(f"expected a JPEG, PNG or DICOM (Part 10) file, got bytes that start with {data[:4].hex(' ')}")
 
 
@@ -116,6 +126,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(f"expected sides within {MAX_ASPECT} to 1, got {width} x {height}; crop the film first")
 
 
+def _admit(pixels: int, data: bytes) -> None:
+    """Return once so many pixels of a file may be decoded."""
+    ADMISSION.get()(_BYTES_A_PIXEL * pixels + _COPIES * len(data))
+
+
 def _read_picture(
     data: bytes,
     parse: Callable[[bytes], tuple[PictureHeader, bytes]],
@@ -126,6 +141,8 @@ def _read_picture(
     header, essence = parse(data)
     check_size(header.width, header.height, max_pixels)
     _check_scans(header, max_pixels)
+    scale = _scale(header.width, header.height, least_side) if least_side and not header.progressive else 1
+    _admit(header.pixels // scale**2, data)
     try:
         grey = _decode(decoder, essence, least_side)
     except _DECODER_ERRORS as error:
@@ -151,9 +168,13 @@ def _decode(
 def _draft(picture: JpegImageFile | PngImageFile, least_side: int) -> None:
     """Let a JPEG be decoded smaller, by the part of its DCT that is needed; other pictures stay as they are."""
     width, height = picture.size
-    scale = min(width, height) // least_side
-    if scale > 1:
+    if (scale := _scale(width, height, least_side)) > 1:
         picture.draft(None, (width // scale, height // scale))
+
+
+def _scale(width: int, height: int, least_side: int) -> int:
+    """Return the greatest of 1, 2, 4 and 8 by which both sides can be divided and stay at least so long."""
+    return next(scale for scale in (8, 4, 2, 1) if scale == 1 or min(width, height) // scale >= least_side)
 
 
 def _check_scans(header: PictureHeader, max_pixels: int) -> None:

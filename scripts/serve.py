@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("precedent.serve")
 
-THREADS = 56
+THREADS = 72
 """32 clients that upload films without a pause, each waiting on a thread of its own, fill 32 of the 35 places that
 `limits_for` gives uploads of these; they mostly sleep, for reading films is bounded by the cores, embedding by the
-batches. The rest answers searches for vectors and pages meanwhile."""
+batches. Of the others 8 are for maps and 18 for pictures; the rest answers searches for vectors and pages meanwhile."""
 _M_ARENA_MAX = -8  # of malloc.h
 _ARENAS = 2
 LOADING_SECONDS = 900
@@ -179,10 +179,12 @@ def renewed_by_signals(activation: Activation | None, hung_up: Sequence[int] = (
 
 
 def limits_for(threads: int) -> "Limits":
-    """Return limits under which neither uploads nor maps can take every thread."""
+    """Return limits under which uploads, maps and pictures together cannot take every thread."""
     from service.limits import Limits
 
-    return replace(Limits(), studies=max(1, 5 * threads // 8), readings_waiting=threads // 8)
+    return replace(
+        Limits(), studies=max(1, threads // 2 - 1), readings_waiting=threads // 10, pictures=max(1, threads // 4)
+    )
 
 
 def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_up: Sequence[int] = ()) -> None:

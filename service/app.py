@@ -11,12 +11,14 @@ from flask_openapi3 import Info, OpenAPI
 from service import (
     activation,
     closing,
+    decoding,
     doors,
     entry,
     errors,
     health,
     maps,
     pages,
+    pictures,
     readings,
     search,
     studies,
@@ -24,8 +26,9 @@ from service import (
     writing,
 )
 from service.answers import ErrorBody
+from service.decoding import Decoding
 from service.finder import EXTENSION, Mounted
-from service.limits import Limits
+from service.limits import DEFAULT_LIMITS, Limits
 from service.metrics import Metrics
 from service.openapi import every_path
 from service.parsing import InMemory, refuse_validation
@@ -42,13 +45,14 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-DEFAULT_LIMITS = Limits()
 
 
-def create_app(mounted: Mounted, limits: Limits = DEFAULT_LIMITS, metrics: Metrics | None = None) -> OpenAPI:
+def create_app(
+    mounted: Mounted, limits: Limits = DEFAULT_LIMITS, metrics: Metrics | None = None, films: Decoding | None = None
+) -> OpenAPI:
     """Return the application over collections whose fingerprint is their embedder's (`service.loader` sees to that).
 
-    Its embedders may count in the `metrics` already.
+    Its embedders may count in the `metrics`, and decode `films`, already.
     """
     metrics = metrics or Metrics()
     app = OpenAPI(
@@ -62,6 +66,8 @@ def create_app(mounted: Mounted, limits: Limits = DEFAULT_LIMITS, metrics: Metri
     _limit(app, limits)
     app.extensions[EXTENSION] = mounted
     app.extensions[health.READINESS] = Readiness(metrics.ready)
+    app.extensions[decoding.EXTENSION] = films or Decoding(limits)
+    app.extensions[pictures.EXTENSION] = pictures.SmallPictures()
     app.extensions[TURNSTILE] = Turnstile("maps and predictions with dropout", limits.readings, limits.readings_waiting)
     app.url_map.converters["study"] = studies.StudyIdOfPath
     rooms = (pages, entry, search, readings, studies, writing, activation, maps, health, watch)

@@ -4,7 +4,6 @@ Knows threads and the service's view of an encoder; it must not know HTTP, nor h
 """
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from service.decoding import Decoding
 from service.errors import ClientGone, NotReady
 from service.limits import BATCH
 from service.metrics import Metrics
@@ -81,6 +81,7 @@ class BatchingEmbedder(Generic[Films]):
         batch: int = BATCH,
         departure: Callable[[], Gone] = lambda: stays,
         metrics: Metrics | None = None,
+        films: Decoding | None = None,
     ) -> None:
         """Wrap an embedder.
 
@@ -88,13 +89,13 @@ class BatchingEmbedder(Generic[Films]):
             places: studies that may be here at a time, from upload to vector; one more is turned away.
             departure: asked in the caller's thread; returns what tells whether that caller has gone.
             metrics: where stages, batches and the queue are counted.
+            films: where they are decoded, among others.
         """
         self._embedder, self._batch, self._departure = embedder, batch, departure
         self.fingerprint, self.embedding_dim = embedder.fingerprint, embedder.embedding_dim
         self._places = Turnstile("studies to embed", places)
         self._metrics = metrics or Metrics()
-        # Reading is the processor's work, and a large film takes some hundred megabytes meanwhile.
-        self._readers = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
+        self.films = films or Decoding()
         self._lock = threading.Lock()
         self._coming = 0
         self._waiting: deque[_Ticket[Films]] = deque()
@@ -124,7 +125,7 @@ class BatchingEmbedder(Generic[Films]):
             self._coming += 1
         ticket = None
         try:
-            with self._readers:
+            with self.films.place():
                 _require_client(gone)
                 with self._metrics.stage("decode"):
                     films = self._embedder.read_films(*given)

@@ -10,14 +10,19 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from flask import Response, make_response, request
+from flask import Response, make_response
 
+from encoder.errors import ImageError
 from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, parse_jpeg, parse_png
-from encoder.image import read_image
+from encoder.image import MAX_FILE_BYTES, read_image
 from index.errors import PlaceError
 from index.places import below
 from index.studies import Study
+from service.decoding import decoding
 from service.errors import ImageMissing
+
+COPIES = 3
+"""Of a film's bytes while it is answered as it is stored."""
 
 
 def film_path(image_root: Path | None, study: Study, view: str) -> Path:
@@ -39,16 +44,32 @@ def film_path(image_root: Path | None, study: Study, view: str) -> Path:
 
 
 def film_response(path: Path, view: str) -> Response:
-    """Return a film as a browser shows it: JPEG and 8-bit PNG as stored less what is no pixel, else as 8-bit PNG."""
-    stat = path.stat()
-    etag = f"film-{stat.st_mtime_ns:x}-{stat.st_size:x}"
-    if request.if_none_match.contains_weak(etag):
-        return _tagged(Response(status=304), etag)
-    film = path.read_bytes()
-    mimetype, picture = _bare(film) or ("image/png", as_png(read_image(film, name=view)))
-    response = make_response(picture)  # never by its file: that would put the file's name into a header
+    """Return a film as a browser shows it: JPEG and 8-bit PNG as stored less what is no pixel, else as 8-bit PNG.
+
+    Raises:
+        ImageError: a file that is no film. Busy: too many pictures are being made.
+    """
+    with decoding().picture(COPIES * path.stat().st_size):
+        film = read_film(path, view)
+        mimetype, picture = _bare(film) or ("image/png", as_png(read_image(film, name=view)))
+    return picture_response(picture, mimetype)
+
+
+def read_film(path: Path, view: str) -> bytes:
+    """Return the bytes of a stored film. Raises ImageError where they are more than a film has."""
+    with path.open("rb") as file:
+        film = file.read(MAX_FILE_BYTES + 1)
+    if len(film) > MAX_FILE_BYTES:
+        raise ImageError(f"{view!r}: expected at most {MAX_FILE_BYTES} bytes, got more")
+    return film
+
+
+def picture_response(picture: bytes, mimetype: str) -> Response:
+    """Return the answer that holds a picture, which is health data: no cache keeps it, and no header tells its file."""
+    response = make_response(picture)
     response.mimetype = mimetype
-    return _tagged(response, etag)
+    response.cache_control.no_store = True
+    return response
 
 
 def as_png(image: npt.NDArray[Any]) -> bytes:
@@ -70,9 +91,3 @@ def _bare(film: bytes) -> tuple[str, bytes] | None:
         header, bare = parse_png(film)
         return ("image/png", bare) if header.bits <= 8 else None
     return None
-
-
-def _tagged(response: Response, etag: str) -> Response:
-    response.set_etag(etag, weak=True)
-    response.cache_control.no_cache = True
-    return response

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from encoder.image import MAX_FILE_BYTES, MAX_PIXELS
 
-__all__ = ["BATCH", "MAX_FILE_BYTES", "MAX_HITS", "MAX_JSON_VALUES", "MAX_PIXELS", "Limits"]
+__all__ = ["BATCH", "DEFAULT_LIMITS", "MAX_FILE_BYTES", "MAX_HITS", "MAX_JSON_VALUES", "MAX_PIXELS", "Limits"]
 
 MAX_HITS = 1000
 """Largest `k` of a search: a part of the API's contract, so it stands in the OpenAPI document."""
@@ -43,6 +43,12 @@ class Limits:
     readings_waiting: int = 7
     """More of them that wait, each on a thread of its own."""
 
+    pictures: int = 18
+    """Pictures of films in the making, most of which wait; a browser asks for six at a time."""
+
+    decoding_bytes: int = 1_000_000_000
+    """Of films that are being decoded, whatever for: two of the largest, or a dozen of the usual ones."""
+
     calls_a_second: int = 50
     """Of one token, on and on."""
 
@@ -51,3 +57,6 @@ class Limits:
 
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Accepted Host headers. A foreign web page whose name is re-pointed to the loopback is refused."""
+
+
+DEFAULT_LIMITS = Limits()

@@ -15,6 +15,7 @@ from service import doors, witness
 from service.activation import ACTIVATION, Activation
 from service.app import create_app
 from service.audit import AuditLog
+from service.decoding import Decoding
 from service.health import READINESS
 from service.limits import Limits
 from service.metrics import Metrics
@@ -46,9 +47,10 @@ def load(
     limit_reading()
     metrics = Metrics()
     token = os.environ.get("MILVUS_TOKEN", "")
-    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, token)
+    films = Decoding(limits)
+    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token)
     served = sources.open()
-    app = create_app(served, limits, metrics)
+    app = create_app(served, limits, metrics, films)
     app.extensions[READINESS].check(served)  # what later checks compare with
     app.extensions[ACTIVATION] = Activation(app, sources.open)
     return app

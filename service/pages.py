@@ -96,7 +96,7 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
     return _render(**shown)
 
 
-@api.get("/film/<path:study_id>", responses={200: content("image/jpeg"), 304: {"description": "unchanged"}})
+@api.get("/film/<path:study_id>", responses={200: content("image/jpeg"), **refusals(415, 422, 429)})
 def thumbnail(path: StudyPath, query: ImageQuery) -> Response:
     """A small picture of one film of a study, for the page's cards"""
     finder = current(query.collection)

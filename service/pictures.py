@@ -4,41 +4,77 @@ It knows one film at a time, and must not know of studies or of their order.
 """
 
 import base64
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from flask import Response, make_response, request
+from flask import Response, current_app
 
 from encoder.image import read_image
-from service.films import as_png
+from service.decoding import decoding
+from service.films import as_png, picture_response, read_film
 
 SMALL_SIDE = 640
 """Long side in pixels: sharp in a card on a 4K screen, some tens of kilobytes."""
 LARGE_SIDE = 2048
 """Of an uploaded film on its way back: enough to read it at the height of a 4K screen."""
 _QUALITY = 88
+KEPT_BYTES = 1 << 26
+"""Of small pictures, in memory: about a thousand."""
+EXTENSION = "precedent_small_pictures"
+
+
+class SmallPictures:
+    """The small pictures that were asked for last, as many as fit. Safe under threads."""
+
+    def __init__(self, size: int = KEPT_BYTES) -> None:
+        """Keep at most `size` bytes of them."""
+        self._pictures: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._left, self._lock = size, threading.Lock()
+
+    def get(self, key: Hashable) -> bytes | None:
+        """Return the picture of a key, where it is kept."""
+        with self._lock:
+            if key in self._pictures:
+                self._pictures.move_to_end(key)
+            return self._pictures.get(key)
+
+    def keep(self, key: Hashable, picture: bytes) -> None:
+        """Keep a picture in the place of those that nobody has asked for longest."""
+        with self._lock:
+            self._left += len(self._pictures.pop(key, b"")) - len(picture)
+            self._pictures[key] = picture
+            while self._left < 0:
+                self._left += len(self._pictures.popitem(last=False)[1])
 
 
 def thumbnail_response(path: Path, view: str) -> Response:
-    """Return a film as a small grey JPEG. Raises ImageError."""
-    stat = path.stat()
-    etag = f"small-{SMALL_SIDE}-{stat.st_mtime_ns:x}-{stat.st_size:x}"
-    if request.if_none_match.contains_weak(etag):
-        response = Response(status=304)
-    else:
-        response = make_response(_as_jpeg(_within(read_image(path.read_bytes(), name=view), SMALL_SIDE)))
-        response.mimetype = "image/jpeg"
-    response.set_etag(etag, weak=True)
-    response.cache_control.no_cache = True
-    return response
+    """Return a film as a small grey JPEG. Raises ImageError, Busy."""
+    kept, key = cast(SmallPictures, current_app.extensions[EXTENSION]), _key_of(path)
+    if (picture := kept.get(key)) is None:
+        with decoding().picture():
+            film = read_image(read_film(path, view), name=view, least_side=SMALL_SIDE)
+            picture = _as_jpeg(_within(film, SMALL_SIDE))
+        kept.keep(key, picture)
+    return picture_response(picture, "image/jpeg")
 
 
 def data_url(film: bytes, view: str) -> str:
-    """Return an uploaded film as the encoder reads it, as the data: URL of a PNG. Raises ImageError."""
-    image = _within(read_image(film, name=view), LARGE_SIDE)
-    return "data:image/png;base64," + base64.b64encode(as_png(image)).decode()
+    """Return an uploaded film as the encoder reads it, as the data: URL of a PNG. Raises ImageError, Busy."""
+    with decoding().picture():
+        picture = as_png(_within(read_image(film, name=view, least_side=LARGE_SIDE), LARGE_SIDE))
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def _key_of(path: Path) -> Hashable:
+    """Return what is another once the file is."""
+    found = path.stat()
+    return path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _within(image: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:

@@ -150,7 +150,8 @@ class Reader:
 
     def _open(self, query: Query) -> OpenStudy:
         frontal, lateral = (query.sources.get(view) for view in VIEWS)
-        return OpenStudy.read(self.embedder, frontal, lateral, query.subject.projection)
+        with self._batches.films.place():
+            return OpenStudy.read(self.embedder, frontal, lateral, query.subject.projection)
 
     def _look(self, query: Query) -> Look:
         if query.stored is not None:
@@ -167,9 +168,10 @@ class Reader:
         if not tta and not passes:
             return predict_embedding(self.probe, vector)
         predictor = Predictor([(self.embedder, self.probe)])
-        films = predictor.read_films(
-            query.sources.get("frontal"), query.sources.get("lateral"), projection=query.subject.projection
-        )
+        with self._batches.films.place():
+            films = predictor.read_films(
+                query.sources.get("frontal"), query.sources.get("lateral"), projection=query.subject.projection
+            )
         return predictor.predict(films, Options(TEST_TIME if tta else (PLAIN,), passes))
 
 

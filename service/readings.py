@@ -14,7 +14,7 @@ from index.contrast import Subject
 from service.answers import ExplainAnswer, PredictAnswer
 from service.departure import departure
 from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
-from service.films import film_path
+from service.films import film_path, read_film
 from service.finder import Finder, current
 from service.openapi import SEARCH, film_body, refusals
 from service.parsing import parse_query
@@ -108,7 +108,7 @@ def stored_query(finder: Finder, study_id: str, *, films: bool) -> Any:
 
     study = finder.retriever.study(study_id)
     views = study.views if films else ()
-    sources = {view: film_path(finder.image_root, study, view).read_bytes() for view in views}
+    sources = {view: read_film(film_path(finder.image_root, study, view), view) for view in views}
     return Query(sources, Subject.of(study), finder.retriever.embedding(study_id))
 
 

@@ -18,6 +18,7 @@ from index.opening import Address, open_collection
 from index.places import place
 from index.projection import CollectionMap, load_map
 from service.batching import BatchingEmbedder
+from service.decoding import Decoding
 from service.departure import departure
 from service.finder import Finder, Mounted
 from service.metrics import Metrics
@@ -50,6 +51,8 @@ class Sources:
     places: int
     """Studies that may be on their way to a vector at a time."""
     metrics: Metrics
+    films: Decoding
+    """Where films are decoded."""
     token: str = ""
     """Of the Milvus servers that ask for one."""
     _encoder: _Encoder | None = None
@@ -80,7 +83,9 @@ class Sources:
         from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
 
         embedder = Embedder.load(self.encoder_path, runtime=self.runtime)
-        batches = BatchingEmbedder(embedder, places=self.places, departure=departure, metrics=self.metrics)
+        batches = BatchingEmbedder(
+            embedder, places=self.places, departure=departure, metrics=self.metrics, films=self.films
+        )
         return _Encoder(stamp, embedder, batches)
 
     def _load_probe(self) -> "LinearProbe | None":

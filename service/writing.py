@@ -13,6 +13,7 @@ from index.added import Addition
 from index.places import is_local
 from index.studies import FINDINGS, Study
 from service.answers import StudyAnswer, study_answer
+from service.decoding import decoding
 from service.errors import NotWritable
 from service.finder import Finder, current
 from service.openapi import STUDIES, film_body, refusals
@@ -59,7 +60,8 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
         )
     given = {"frontal": asked.frontal, "lateral": asked.lateral}
     embedding = finder.embed(asked.frontal, asked.lateral, asked.study.projection)
-    films = {view: untagged(film, view) for view, film in given.items() if film is not None}
+    with decoding().place():
+        films = {view: untagged(film, view) for view, film in given.items() if film is not None}
     paths = {view: living.film_path(film, suffix) for view, (film, suffix) in films.items()}
     contents = {paths[view]: film for view, (film, _) in films.items()}
     addition = Addition(_study(asked, paths), tuple(films), embedding)

@@ -99,7 +99,7 @@ def test_a_card_shows_a_small_picture_and_opens_the_whole_film(client: FlaskClie
     assert f'data-whole="/v1/studies/{THIRD}/image?view=frontal"' in html
 
 
-def test_a_small_picture_is_a_grey_jpeg_that_is_not_sent_twice(tmp_path: Path) -> None:
+def test_a_small_picture_is_a_grey_jpeg(tmp_path: Path) -> None:
     save_films(tmp_path)
     cv2.imwrite(str(tmp_path / FIRST / "view1_frontal.png"), np.tile(np.arange(1000, dtype=np.uint8), (1500, 1)))
     client = build_client(tmp_path)
@@ -107,8 +107,6 @@ def test_a_small_picture_is_a_grey_jpeg_that_is_not_sent_twice(tmp_path: Path) -
 
     picture = cv2.imdecode(np.frombuffer(response.data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert (response.mimetype, picture.shape) == ("image/jpeg", (SMALL_SIDE, round(1000 * SMALL_SIDE / 1500)))
-    again = client.get(f"/film/{FIRST}?view=frontal", headers={"If-None-Match": response.headers["ETag"]})
-    assert (again.status_code, again.data) == (304, b"")
 
 
 def test_a_small_picture_of_a_lost_film_is_missing(client: FlaskClient) -> None:
@@ -119,7 +117,8 @@ def test_a_small_picture_of_a_lost_film_is_missing(client: FlaskClient) -> None:
 
 def test_an_uploaded_film_comes_back_readable_and_never_larger_than_a_screen() -> None:
     wide = cv2.imencode(".png", np.tile(np.arange(256, dtype=np.uint8), (1024, 16)))[1].tobytes()
-    kind, _, text = data_url(wide, "frontal").partition(",")
+    with build_client().application.app_context():
+        kind, _, text = data_url(wide, "frontal").partition(",")
     encoded = np.frombuffer(base64.b64decode(text), np.uint8)
 
     assert kind == "data:image/png;base64"

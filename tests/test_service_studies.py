@@ -47,10 +47,21 @@ def test_an_8_bit_film_is_served_as_it_is_stored(client: FlaskClient, root: Path
     assert response.data == (root / FRONTAL).read_bytes()
     assert response.mimetype == "image/png"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
-    unchanged = client.get(
-        f"/v1/studies/{FIRST}/image", buffered=True, headers={"If-None-Match": response.headers["ETag"]}
-    )
-    assert unchanged.status_code == 304
+
+
+@pytest.mark.parametrize("path", [f"/v1/studies/{FIRST}/image", f"/film/{FIRST}?view=frontal"])
+def test_no_cache_keeps_a_film_and_no_header_tells_of_its_file(client: FlaskClient, path: str) -> None:
+    asked = {"If-None-Match": "*", "If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT", "Range": "bytes=0-1"}
+    response = client.get(path, buffered=True, headers=asked)
+
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
+    assert not {"ETag", "Last-Modified", "Content-Disposition", "Accept-Ranges"} & set(response.headers.keys())
+
+
+def test_what_is_no_file_of_the_page_itself_is_kept_by_no_cache(client: FlaskClient) -> None:
+    for path in ("/", f"/?study={FIRST}", "/info", f"/v1/studies/{FIRST}", "/openapi.json", "/docs", "/nowhere"):
+        assert client.get(path).headers["Cache-Control"] == "no-store", path
+    assert "no-store" not in client.get("/static/page.css", buffered=True).headers["Cache-Control"]
 
 
 def test_a_film_a_browser_cannot_show_is_served_as_8_bit_png(client: FlaskClient, root: Path) -> None:
@@ -60,8 +71,6 @@ def test_a_film_a_browser_cannot_show_is_served_as_8_bit_png(client: FlaskClient
 
     shown = cv2.imdecode(np.frombuffer(response.data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert (shown.dtype, shown.shape, shown.max()) == (np.uint8, (64, 64), 255)
-    again = client.get(f"/v1/studies/{FIRST}/image", buffered=True, headers={"If-None-Match": response.headers["ETag"]})
-    assert (again.status_code, again.data) == (304, b"")
 
 
 def test_a_dicom_film_is_served_as_png(client: FlaskClient, root: Path, shared_data: Path) -> None:

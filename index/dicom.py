@@ -15,7 +15,7 @@ from index.dicom_header import FILM_MODALITIES, Elsewhere, Film, read_film
 from index.errors import StudiesError
 from index.imported import Imported, Notices, years
 from index.pseudonyms import Pseudonyms, told_age
-from index.studies import CORE_COLUMNS, FINDINGS, as_studies, studies_schema
+from index.studies import CORE_COLUMNS, FINDINGS, as_studies, id_fault, studies_schema
 
 _REASONS = {
     "no DICOM": "files left out, not a readable DICOM header, or a deflated one",
@@ -55,9 +55,9 @@ def import_dicom(
     and no notice names a file. The paths stay the files' own below the folder, unless there are copies to name.
 
     Noted and got over, or refused when `strict`: files that are no DICOM or whose header cannot be read, a
-    modality that is no film, a body part other than the chest, a PatientID or StudyInstanceUID that is missing,
-    the same instance twice, BurnedInAnnotation YES (each left out), an unknown view, a film that cannot be copied
-    (left out), a film for processing, and an age that is none (null).
+    modality that is no film, a body part other than the chest, a PatientID or StudyInstanceUID that is missing or,
+    without pseudonyms, no id, the same instance twice, BurnedInAnnotation YES (each left out), an unknown view, a film
+    that cannot be copied (left out), a film for processing, and an age that is none (null).
 
     Args:
         folder: walked wholly; links to folders are not followed.
@@ -82,7 +82,9 @@ def import_dicom(
     notices.add("raw", "films for processing, not for display, taken only where a study has no other", raw)
     strange = [film.path for film in kept if film.age and years(film.age) is None]
     notices.add("age", "films whose age is none, left blank", strange)
-    if pseudonyms is not None:
+    if pseudonyms is None:
+        kept = _nameable(kept, notices)
+    else:
         kept = sorted((_under(pseudonyms, film) for film in kept), key=lambda film: (film.patient, film.study))
     if copies is not None:
         kept = _copied(folder, kept, copies, notices)
@@ -141,6 +143,17 @@ def _reason_against(film: Film, films: dict[str, Film], keep_burned_in: bool) ->
     return "repeated" if film.instance in films else ""
 
 
+def _nameable(films: list[Film], notices: Notices) -> list[Film]:
+    """The films whose header names patient and study by what an id may be."""
+    unfit = [one.path for one in films if id_fault(one.patient, "patient_id") or id_fault(_study_id(one), "study_id")]
+    notices.add("id", "films left out, their PatientID or StudyInstanceUID is no id; --pseudonymise gives one", unfit)
+    return [one for one in films if one.path not in set(unfit)]
+
+
+def _study_id(film: Film) -> str:
+    return f"{film.patient}/{film.study}"
+
+
 def _under(pseudonyms: Pseudonyms, film: Film) -> Film:
     """The film under pseudonyms; its path is still its own."""
     return replace(
@@ -174,7 +187,7 @@ def _row(group: list[Film], told: bool) -> dict[str, object]:
     lead = frontal or group[0]
     age = years(lead.age)
     return {
-        "study_id": f"{lead.patient}/{lead.study}",
+        "study_id": _study_id(lead),
         "patient_id": lead.patient,
         "frontal_path": frontal.path if frontal else None,
         "lateral_path": lateral.path if lateral else None,

@@ -27,6 +27,7 @@ from index.files import (
     seal,
     written_whole,
 )
+from index.studies import require_ids
 from index.vectors import Embeddings, as_embeddings
 
 SCHEMA_VERSION = "1"
@@ -165,12 +166,14 @@ def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
 
     Raises:
         ArtefactError: a shard is missing or has changed. VectorsError: a vector is not finite or not of unit norm.
+        StudiesError: an id is none.
     """
     manifest = load_manifest(folder)
     remedy = f"remove it and run precedent export again to write it anew into {folder}"
     for shard in manifest["shards"]:
         path = folder / _own_name(shard["file"])
         table = pq.read_table(pa.BufferReader(read_unchanged(path, shard["sha256"], remedy)))
+        require_ids(table)
         apart = [name for name in ("embedding", "layouts") if name in table.column_names]
         yield table.drop_columns(apart), _vectors_of(table, manifest["embedding_dim"])
 

@@ -5,6 +5,7 @@ It must not know where a row came from (the importers do), nor anything of vecto
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from index.errors import ArtefactError, StudiesError
 from index.files import SEAL, UNSEALED, read_sealed, seal, written_whole
 from index.places import place
+from index.printable import is_visible
 
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"precedent.studies.version"
@@ -53,6 +55,10 @@ CORE_COLUMNS = tuple(_CORE_TYPES)
 SHARD_COLUMNS = ("views", "embedding")  # an embedding shard adds these two to the row
 ID_ENDINGS = ("/image", "/similar")
 """What a study_id never ends in: the address of a study's film or of its neighbours would be that of another study."""
+ID_LENGTH = 512
+"""Characters that an id has at most."""
+_NO_ADDRESS = re.compile(r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|^~/")
+"""What a browser, a proxy or a server makes another address of, or takes for a path of this machine."""
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
 
 Value = str | float | int | None
@@ -121,9 +127,8 @@ def as_studies(table: pa.Table) -> pa.Table:
     """Return the table with exactly the columns, order and types of `studies_schema`, its rules checked.
 
     Raises:
-        StudiesError: a missing column, a wrong type, a repeated or blank study_id or one that ends as ID_ENDINGS do,
-            a blank patient_id, a label outside {1, 0, -1, null}, a study without a view, or a path that leaves the
-            image root.
+        StudiesError: a missing column, a wrong type, a repeated study_id, an id that `id_fault` refuses, a label
+            outside {1, 0, -1, null}, a study without a view, or a path that leaves the image root.
     """
     _require_columns(table.column_names)
     extra = [one for one in table.schema if one.name not in CORE_COLUMNS and one.name not in FINDINGS]
@@ -199,17 +204,37 @@ def _none_if_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def id_fault(name: str, key: str) -> str:
+    """Return why an id is none; "" where it is one that tables, addresses and the command line can all carry.
+
+    Args:
+        name: not blank.
+        key: study_id, which is a path of an address too, or patient_id.
+    """
+    expected = f"expected a {key} "
+    if len(name) > ID_LENGTH:
+        return f"{expected}of at most {ID_LENGTH} characters, got one of {len(name):,}; rename it"
+    if not is_visible(name) or name.strip(" ") != name:
+        return f"{expected}of characters that can be seen, without spaces at its ends, got {name!r}; rename it"
+    if key == "study_id" and _NO_ADDRESS.search(name):
+        return f"{expected}that can be an address, without empty, '.', '..' or '~' parts, got {name!r}; rename it"
+    if key == "study_id" and name.endswith(ID_ENDINGS):
+        return f"{expected}whose last part is not {name.rpartition('/')[2]!r}, got {name!r}; rename it"
+    return ""
+
+
+def require_ids(table: pa.Table) -> None:
+    """Raise StudiesError where a study_id or patient_id is none."""
+    for key in ("study_id", "patient_id"):
+        for row, name in enumerate(table[key].to_pylist()):
+            if not name:
+                raise StudiesError(f"expected a {key} in every row, got a blank at row {row}")
+            if fault := id_fault(name, key):
+                raise StudiesError(fault)
+
+
 def _check_ids(table: pa.Table) -> None:
-    for name in ("study_id", "patient_id"):
-        blank = pc.fill_null(pc.equal(table[name], ""), True)
-        if pc.any(blank).as_py():
-            raise StudiesError(f"expected a {name} in every row, got a blank at row {pc.index(blank, True)}")
-    for ending in ID_ENDINGS:
-        taken = table["study_id"].filter(pc.ends_with(table["study_id"], ending))
-        if len(taken):
-            raise StudiesError(
-                f"expected a study_id whose last part is not {ending[1:]!r}, got {taken[0].as_py()!r}; rename it"
-            )
+    require_ids(table)
     counts = table["study_id"].value_counts()
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):

@@ -3,7 +3,6 @@
 precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
 """
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from scripts.export import FAILED_EXIT_CODE
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere
 from scripts.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
-from scripts.terminal import progress_bar
+from scripts.terminal import progress_bar, say, say_json
 
 
 @click.command()
@@ -62,9 +61,12 @@ def command(
             counts["failed"] += len(group) - len(read)
             for one in group:
                 if one.failure is not None:
-                    click.echo(f"left out: {one.failure.study_id}: {one.failure.reason}", err=True)
+                    say(f"left out: {one.failure.study_id}: {one.failure.reason}", err=True)
     said = f"{index}: {counts['added']:,} added, {counts['already_there']:,} already there, {counts['failed']:,} failed"
-    click.echo(json.dumps(counts) if as_json else f"{said}; {len(living):,} studies now")
+    if as_json:
+        say_json(counts)
+    else:
+        say(f"{said}; {len(living):,} studies now")
     if counts["failed"]:
         sys.exit(FAILED_EXIT_CODE)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from scripts.terminal import say
 from service.chain import Head, unfinished
 from service.chain import verify as verified
 from service.errors import AuditError
@@ -57,5 +58,5 @@ def verify(path: Path, expect: Head | None) -> None:
         result = "unknown: the process ended" if intent["ended"] else "no result yet"
         told = ("time", "principal", "method", "route", "collection", "studies")
         about = " ".join(json.dumps(intent.get(name)) for name in told)
-        click.echo(f"line {intent['line']}: {about}: {result}")
-    click.echo(f"{path}: {head.lines:,} lines as they were written; head {head}")
+        say(f"line {intent['line']}: {about}: {result}")
+    say(f"{path}: {head.lines:,} lines as they were written; head {head}")

@@ -5,11 +5,14 @@ A verb is imported only when it is called, so that `precedent --help` needs neit
 
 import importlib
 import sys
+from typing import Any
 
 import click
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError
+from index.printable import visible
+from scripts.terminal import show_libraries_words
 from service.silence import keep_private, keep_silent
 
 VERBS = {
@@ -56,6 +59,14 @@ class Verbs(click.Group):
         command: click.Command = module.command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; what it says of a wrong word stays one line, whatever the word holds."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as mistake:
+            mistake.message = visible(mistake.message)  # type: ignore[misc]  # shown with the usage, as click does it
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their one line each, without importing any."""
         with formatter.section("Verbs, in the order of the pipeline"):
@@ -71,13 +82,14 @@ def precedent() -> None:
 def main() -> None:
     """Run the command line; a refusal is one line on stderr and exit code 1, never a traceback."""
     keep_silent()
+    show_libraries_words()
     try:
         keep_private()
         precedent.main(standalone_mode=True)
     except (EncoderError, CollectionError) as refusal:
-        sys.exit(f"precedent: {refusal}")
+        sys.exit(f"precedent: {visible(str(refusal))}")
     except OSError as failure:
-        sys.exit(f"precedent: {failure.strerror or failure}: {failure.filename or ''}".rstrip(": "))
+        sys.exit(visible(f"precedent: {failure.strerror or failure}: {failure.filename or ''}".rstrip(": ")))
 
 
 if __name__ == "__main__":

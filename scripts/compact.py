@@ -3,13 +3,13 @@
 precedent compact index/
 """
 
-import json
 from pathlib import Path
 
 import click
 
 from index.living import LivingCollection
 from scripts.opening import CollectionAddress
+from scripts.terminal import say, say_json
 
 
 @click.command()
@@ -33,4 +33,7 @@ def command(index: Path, images: Path | None, as_json: bool) -> None:
     root = images or (Path(known) if known and Path(known).is_dir() else None)
     manifest = living.compact(root)
     said = f"{index}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}"
-    click.echo(json.dumps(manifest) if as_json else f"{said}, recall@10 {manifest['recall_at_10']:.3f} against exact")
+    if as_json:
+        say_json(manifest)
+    else:
+        say(f"{said}, recall@10 {manifest['recall_at_10']:.3f} against exact")

@@ -7,6 +7,7 @@ import click
 
 from index.opening import Address
 from scripts.opening import CollectionAddress, opened
+from scripts.terminal import say
 
 
 @click.command()
@@ -23,4 +24,4 @@ def command(index: Address, study_ids: tuple[str, ...]) -> None:
     """
     living = opened(index)
     living.delete(list(dict.fromkeys(study_ids)))
-    click.echo(f"{index}: {len(set(study_ids)):,} deleted; {len(living):,} studies now")
+    say(f"{index}: {len(set(study_ids)):,} deleted; {len(living):,} studies now")

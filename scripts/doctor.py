@@ -3,7 +3,6 @@
 precedent doctor index/ --encoder encoder.safetensors
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from encoder.errors import EncoderError
 from index.errors import ArtefactError
 from scripts.checks import NEEDED_DISK, Check, disk, machine_checks
 from scripts.places import Here
+from scripts.terminal import say, say_json
 
 LEAST_COSINE = 0.99
 """Of a film's vector by the runtime to torch's: bf16 and int8 stay above it."""
@@ -35,11 +35,11 @@ def command(index: Path | None, encoder: Path | None, as_json: bool) -> None:
     for check in _all(index, encoder):
         checks.append(check)
         if not as_json:
-            click.echo(f"{check.state:<8}{check.name:<12}{check.found}")
+            say(f"{check.state:<8}{check.name:<12}{check.found}")
             if check.remedy:
-                click.echo(f"{'':<20}-> {check.remedy}")
+                say(f"{'':<20}-> {check.remedy}")
     if as_json:
-        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+        say_json([asdict(check) for check in checks], indent=2)
     if any(check.state == "fault" for check in checks):
         sys.exit(1)
 

@@ -21,7 +21,7 @@ from encoder.model import DualEfficientNetEncoder, count_parameters
 from encoder.preprocess import Contrast, Fit, Preprocessing
 from index.studies import load_studies
 from scripts.places import Anywhere
-from scripts.terminal import progress_bar
+from scripts.terminal import progress_bar, say, say_json
 
 
 @click.group()
@@ -64,7 +64,7 @@ def create(
     mean, std = input_statistics(backbone) if normalization == "timm" else ((0.5,) * 3, (0.5,) * 3)
     preprocessing = Preprocessing(size=size, fit=fit, contrast=contrast, mean=mean, std=std)
     save_encoder(out, encoder, preprocessing)
-    click.echo(
+    say(
         f"{out}: {backbone}, {dim}-D, {'shared' if shared else 'separate'} weights, "
         f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}"
     )
@@ -82,7 +82,7 @@ def pack(path: Path, out: Path) -> None:
     encoder, preprocessing = load_encoder(path)
     save_encoder(out, encoder, preprocessing, dtype=torch.float16)
     packed = fingerprint_of(*load_encoder(out))
-    click.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, fingerprint {packed[:12]}")
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, fingerprint {packed[:12]}")
 
 
 @command.command("quantize")
@@ -113,7 +113,7 @@ def quantize_(path: Path, studies: Path, images: Path, count: int) -> None:
             frontal, lateral = (one[key] and images / one[key] for key in ("frontal_path", "lateral_path"))
             films.append(embedder.read_films(frontal, lateral))
     for made in quantize(embedder, films, path.resolve().parent / "runtime"):
-        click.echo(
+        say(
             f"{made.path}: {made.layers} of {made.of} convolutions in 8 bits, mean cosine {made.cosine:.4f} to fp32 "
             f"on films that did not calibrate; {len(films)} studies read"
         )
@@ -134,4 +134,4 @@ def info(path: Path) -> None:
         "config": dataclasses.asdict(encoder.config),
         "preprocessing": json.loads(preprocessing.to_json()),
     }
-    click.echo(json.dumps(facts, indent=2))
+    say_json(facts, indent=2)

@@ -3,7 +3,6 @@
 precedent evaluate embeddings/ --out eval/ --floor untrained=embeddings_untrained/
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from scripts.pixels import raw_pixels
 from scripts.places import Anywhere, Here
 from scripts.reports.evaluation import print_tables, save_report
 from scripts.reports.page import as_json
+from scripts.terminal import say, say_json
 
 MAIN = "embeddings"
 PREFIXES = (384, 256)
@@ -82,10 +82,10 @@ def command(
     save_json(out / "metrics.json", metrics)
     save_report(out / "report.html", protocol, found, floors)
     if json_wanted:
-        click.echo(json.dumps(metrics))
+        say_json(metrics)
     else:
         print_tables(found, protocol, floors)
-        click.echo(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
+        say(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
 
 
 def judged(

@@ -3,7 +3,6 @@
 precedent explain --encoder encoder.safetensors --probe probe/ --finding Edema --frontal film.dcm --out maps/
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from index.searchable import Searchable
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
 from scripts.reports.page import as_json as plain
+from scripts.terminal import say, say_json
 
 _PATH = Here()
 
@@ -80,7 +80,10 @@ def command(
         "value": found["query"].value, "maps": save_maps(out, sides, found, alpha, colours),
     }  # fmt: skip
     save_json(out / "explanation.json", plain(facts))
-    click.echo(json.dumps(plain(facts)) if as_json else _sentences(facts, out))
+    if as_json:
+        say_json(plain(facts))
+    else:
+        say(*_sentences(facts, out))
 
 
 class Stored:
@@ -123,7 +126,7 @@ def save_maps(
     return facts
 
 
-def _sentences(facts: dict[str, Any], out: Path) -> str:
+def _sentences(facts: dict[str, Any], out: Path) -> list[str]:
     about = f"logit of {facts['finding']}" if facts["finding"] else f"cosine to {facts['hit']}"
     lines = [f"{about}: {facts['value']:.3f}; {facts['method']}"]
     for one in facts["maps"]:
@@ -134,4 +137,4 @@ def _sentences(facts: dict[str, Any], out: Path) -> str:
                 f"{one['deletion']:.2f} (random map {one['random_deletion']:.2f}), while only they are sharp "
                 f"{one['insertion']:.2f} (random map {one['random_insertion']:.2f})"
             )
-    return "\n".join(lines)
+    return lines

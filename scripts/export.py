@@ -21,7 +21,7 @@ from index.studies import load_studies
 from index.vectors import space_health
 from scripts.places import Anywhere, Here
 from scripts.shard_writing import VIEWS, FilmReader, one_torch_thread, threads_for, write_shards
-from scripts.terminal import progress_bar
+from scripts.terminal import progress_bar, say
 
 FAILED_EXIT_CODE = 3
 _HEALTH_SAMPLE = 2048
@@ -103,7 +103,7 @@ def command(
     else:
         folder, ran = export_here(task)
     manifest = finish(folder, images)
-    click.echo(f"runtime {ran.name}" + (f": {ran.note}" if ran.note else ""))
+    say(f"runtime {ran.name}" + (f": {ran.note}" if ran.note else ""))
     if manifest["failed"] and not allow_failures:
         sys.exit(FAILED_EXIT_CODE)
 
@@ -144,10 +144,10 @@ def finish(folder: ShardFolder, images: Path) -> dict[str, Any]:
     """Write the manifest and print the closing lines."""
     health = space_health(folder.sample(_HEALTH_SAMPLE))
     manifest = folder.finish(image_root=str(images.resolve()), health=vars(health))
-    click.echo(
+    say(
         f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
         f"{manifest['failed']:,} failed"
         + (f" (see {folder.folder / 'failed.parquet'}; --retry-failed tries again)" if manifest["failed"] else "")
     )
-    click.echo(health.sentence())
+    say(health.sentence())
     return manifest

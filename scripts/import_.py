@@ -3,7 +3,6 @@
 precedent import chexpert train.csv valid.csv --images ROOT --out studies.parquet
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any, Literal
 
 import click
 import pyarrow.compute as pc
-from rich.console import Console
 from rich.progress import track
 
 from encoder.body_part import is_elsewhere
@@ -25,6 +23,7 @@ from index.places import is_local, place
 from index.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.studies import load_studies, save_studies
 from scripts.places import Anywhere, Here
+from scripts.terminal import Terminal, say, say_json
 
 
 def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
@@ -173,7 +172,7 @@ def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path) -> None:
         raise click.UsageError("expected each NAME once")
     joined = join_studies({name: load_studies(path) for name, path in named.items()}, absent)
     save_studies(joined, out)
-    click.echo(f"{out}: {joined.num_rows:,} studies of {len(joined['patient_id'].unique()):,} patients")
+    say(f"{out}: {joined.num_rows:,} studies of {len(joined['patient_id'].unique()):,} patients")
 
 
 def _named(word: str) -> tuple[str, Path]:
@@ -184,7 +183,7 @@ def _named(word: str) -> tuple[str, Path]:
 
 
 def _watched(files: Sequence[Path]) -> Iterable[Path]:
-    return track(files, "Reading headers", console=Console(stderr=True), transient=True)
+    return track(files, "Reading headers", console=Terminal(stderr=True), transient=True)
 
 
 def _save(found: Imported, out: Path, as_json: bool) -> None:
@@ -192,12 +191,12 @@ def _save(found: Imported, out: Path, as_json: bool) -> None:
     counts = _counts(found)
     if as_json:
         notices = [asdict(notice) for notice in found.notices]
-        click.echo(json.dumps({"out": str(out), **counts, "layout": found.layout, "warnings": notices}))
+        say_json({"out": str(out), **counts, "layout": found.layout, "warnings": notices})
         return
     for notice in found.notices:
-        click.echo(f"warning: {notice}", err=True)
+        say(f"warning: {notice}", err=True)
     figures = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
-    click.echo(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
+    say(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
 
 
 def _counts(found: Imported) -> dict[str, int]:

@@ -3,7 +3,6 @@
 precedent index embeddings/ --out index/
 """
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from index.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
 from index.shards import load_manifest
 from scripts.opening import token
 from scripts.places import Anywhere
-from scripts.terminal import progress_bar
+from scripts.terminal import progress_bar, say, say_json
 
 
 @click.command()
@@ -54,9 +53,9 @@ def command(
     else:
         where, manifest = _on_milvus(embeddings, str(uri), kind, drop_old)
     if as_json:
-        click.echo(json.dumps(manifest))
+        say_json(manifest)
         return
-    click.echo(
+    say(
         f"{where}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}, "
         f"recall@10 {manifest['recall_at_10']:.3f} against exact, fingerprint {manifest['fingerprint'][:12]}"
     )

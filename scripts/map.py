@@ -10,6 +10,7 @@ import click
 
 from index.projection import MANIFEST, build_map
 from scripts.opening import CollectionAddress
+from scripts.terminal import say, say_json
 
 
 @click.command()
@@ -23,10 +24,10 @@ def command(index: Path, as_json: bool) -> None:
     """
     found = build_map(index)
     if as_json:
-        click.echo(json.dumps(json.loads((index / MANIFEST).read_text(encoding="utf-8"))))
+        say_json(json.loads((index / MANIFEST).read_text(encoding="utf-8")))
         return
     first, second = found.plane.shares
-    click.echo(
+    say(
         f"{index}: {len(found):,} studies on two axes that hold {first:.1%} and {second:.1%} of the variance, "
         f"fingerprint {found.fingerprint[:12]}"
     )

@@ -3,19 +3,18 @@
 precedent phantom --patients 300 --seed 7 --out demo/phantom
 """
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 import cv2
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from scripts.chest_phantom.collection import CollectionSummary, write_collection
 from scripts.chest_phantom.contact_sheet import contact_sheet
+from scripts.terminal import Terminal, say_json
 
 
 @click.command("phantom")
@@ -47,12 +46,15 @@ def command(
         _write_sheet(sheet, seed, boxes)
     if out is not None:
         summary = _write(out, patients, seed, jobs or os.cpu_count() or 1)
-        print(json.dumps(asdict(summary))) if as_json else Console().print(_table(summary))
+        if as_json:
+            say_json(asdict(summary))
+        else:
+            Terminal().print(_table(summary))
 
 
 def _write(out: Path, patients: int, seed: int, jobs: int) -> CollectionSummary:
     columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Terminal(stderr=True)) as progress:
         task = progress.add_task("phantoms", total=patients)
         return write_collection(out, patients, seed, jobs, lambda done: progress.update(task, completed=done))
 

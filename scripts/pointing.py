@@ -4,7 +4,6 @@ precedent pointing studies.parquet --images . --boxes boxes.csv --encoder encode
 """
 
 import csv
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import click
 import numpy as np
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from encoder.embedder import Embedder
@@ -23,7 +21,7 @@ from index.errors import ArtefactError
 from index.studies import load_studies
 from index.votes import wilson_interval
 from scripts.places import Anywhere, Here
-from scripts.terminal import progress_bar
+from scripts.terminal import Terminal, progress_bar, say_json
 
 _PATH = Here()
 Boxes = dict[tuple[str, str], list[Box]]
@@ -81,9 +79,9 @@ def command(
                     )
     figures = {finding: _figures(tally) for finding, tally in sorted(tallies.items()) if tally.films}
     if as_json:
-        click.echo(json.dumps({"method": method, "stage": stage, "findings": figures}))
+        say_json({"method": method, "stage": stage, "findings": figures})
     else:
-        Console().print(_table(figures, method))
+        Terminal().print(_table(figures, method))
 
 
 def read_boxes(path: Path) -> Boxes:

@@ -3,7 +3,6 @@
 precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal film.dcm
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from scripts.explain import save_maps
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
 from scripts.reports.prediction import Report, Surroundings, as_object, print_report
+from scripts.terminal import say_json
 
 _PATH = Here()
 
@@ -136,7 +136,7 @@ def command(
     prints = tuple(embedder.fingerprint for embedder, _ in predictor.members)
     report = Report(prints, options, predictions, around, pictures)
     if as_json:
-        click.echo(json.dumps(as_object(report)))
+        say_json(as_object(report))
     else:
         print_report(report)
 

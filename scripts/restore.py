@@ -11,6 +11,7 @@ from index.living import LivingCollection
 from index.snapshots import restore_snapshot
 from scripts.opening import CollectionAddress
 from scripts.places import Here
+from scripts.terminal import say
 
 
 @click.command()
@@ -23,4 +24,4 @@ def command(snapshot: Path, index: Path) -> None:
     precedent restore snapshots/monday/ index/
     """
     restore_snapshot(snapshot, index)
-    click.echo(f"{index}: {len(LivingCollection(index)):,} studies")
+    say(f"{index}: {len(LivingCollection(index)):,} studies")

@@ -3,7 +3,6 @@
 precedent search index/ --study patient00001/study1 --where 'age>=60' --where 'Pneumonia=1'
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 from rich.box import SIMPLE
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from index.filters import parse_where
@@ -22,6 +21,7 @@ from index.studies import Study
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, familiarity_object
+from scripts.terminal import Terminal, say, say_json
 
 _PATH = Here()
 
@@ -67,13 +67,13 @@ def command(
         familiarity = collection.gate().judge(nearest, layouts, patient=patient)
     if as_json:
         said = {"familiarity": familiarity_object(familiarity)} if films else {}
-        click.echo(json.dumps(as_object(answer) | said))
+        say_json(as_object(answer) | said)
         return
     if study is not None:
-        click.echo(f"similar to {study}: {_findings(retriever.study(study))}")
-    Console().print(as_table(answer))
+        say(f"similar to {study}: {_findings(retriever.study(study))}")
+    Terminal().print(as_table(answer))
     if films:
-        click.echo(familiarity_line(familiarity))
+        say(familiarity_line(familiarity))
 
 
 def as_object(answer: Answer) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from flask import Flask
 
 from scripts.listening import closed_by_signals, listen, run, tell_supervisor
+from scripts.terminal import say
 from service import doors
 from service.activation import ACTIVATION, Activation
 from service.closing import CLOSING
@@ -114,7 +115,7 @@ def command(
             witness.register(app, calls)
         serve(app, listener, threads=threads, hung_up=hung_up)
     if calls is not None:
-        click.echo(f"audit log {audit}: {calls.close()}")
+        say(f"audit log {audit}: {calls.close()}")
     leave(0)
 
 
@@ -196,9 +197,9 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_u
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
     with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION), hung_up):
-        click.echo(f"serving {held} on http://{host}:{port}")
+        say(f"serving {held} on http://{host}:{port}")
         if app.extensions[doors.EXTENSION].tokens is None:
-            click.echo("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
+            say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
         log.info("serving %s", held)
         tell_supervisor("READY=1")
         whole = run(server, closing)

@@ -10,6 +10,7 @@ import click
 from index.snapshots import save_snapshot
 from scripts.opening import CollectionAddress
 from scripts.places import Here
+from scripts.terminal import say
 
 
 @click.command()
@@ -24,4 +25,4 @@ def command(index: Path, out: Path) -> None:
     precedent snapshot index/ snapshots/monday/
     """
     files = save_snapshot(index, out)
-    click.echo(f"{out}: {len(files)} files, {sum(one['bytes'] for one in files.values()):,} bytes")
+    say(f"{out}: {len(files)} files, {sum(one['bytes'] for one in files.values()):,} bytes")

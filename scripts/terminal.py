@@ -1,8 +1,14 @@
-"""What the verbs show while they work: one kind of progress bar, on stderr, silent where nobody looks.
+"""What the verbs show: sentences, JSON and tables on stdout, progress on stderr, silent where nobody looks.
 
-Knows rich; knows nothing of what is being done.
+All that is printed goes through here, as text: nothing in it is markup, and what cannot be seen is shown as its escape.
 """
 
+import json
+import logging
+import warnings
+from typing import Any
+
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,7 +21,50 @@ from rich.progress import (
 )
 from rich.text import Text
 
-ERR = Console(stderr=True)
+from index.printable import visible
+
+
+class Terminal(Console):
+    """A console that takes every string, of a sentence or of a table's cell, for the text that it is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return the string as text in which all can be seen."""
+        return super().render_str(visible(text), **options)
+
+
+ERR = Terminal(stderr=True)
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines, each of which stays one."""
+    for line in lines:
+        click.echo(visible(line), err=err)
+
+
+def say_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON in ASCII."""
+    click.echo(json.dumps(value, indent=indent))
+
+
+def show_libraries_words() -> None:
+    """Have what libraries warn of, which may quote a file, shown as lines in which all can be seen."""
+    warnings.formatwarning = _warning
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Lines())
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(f"{record.levelname.lower()}: {record.name}: {record.getMessage()}")
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return visible(f"{category.__name__}: {message} ({filename}:{lineno})") + "\n"
 
 
 class RateColumn(ProgressColumn):
@@ -34,7 +83,7 @@ class RateColumn(ProgressColumn):
 def progress_bar(unit: str) -> Progress:
     """Return a progress bar with count, rate and time left."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(unit),

@@ -3,12 +3,12 @@
 precedent token create alice --scope read --tokens tokens.json
 """
 
-import json
 from datetime import timedelta
 from pathlib import Path
 
 import click
 
+from scripts.terminal import say, say_json
 from service.errors import TokensError
 from service.tokens import SCOPES, create_token, now, read_tokens, revoke_token
 
@@ -49,8 +49,8 @@ def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path) -> 
         secret = create_token(path, name, scopes, lifetime=None if days is None else timedelta(days=days))
     except TokensError as refusal:
         raise click.ClickException(str(refusal)) from None
-    click.echo("This token is shown once. Send it as: Authorization: Bearer TOKEN", err=True)
-    click.echo(secret)
+    say("This token is shown once. Send it as: Authorization: Bearer TOKEN", err=True)
+    say(secret)
 
 
 @command.command(name="list")
@@ -65,11 +65,11 @@ def list_(path: Path, as_json: bool) -> None:
     today = now()
     if as_json:
         shown = [{**one.model_dump(mode="json", exclude={"sha256"}), "state": one.state(today)} for one in tokens]
-        click.echo(json.dumps(shown, indent=2))
+        say_json(shown, indent=2)
         return
     for one in tokens:
         until = f", until {one.expires:%Y-%m-%d}" if one.expires is not None else ""
-        click.echo(f"{one.name}: {one.state(today)}, {' '.join(one.scopes)}, made {one.created:%Y-%m-%d}{until}")
+        say(f"{one.name}: {one.state(today)}, {' '.join(one.scopes)}, made {one.created:%Y-%m-%d}{until}")
 
 
 @command.command()
@@ -81,4 +81,4 @@ def revoke(name: str, path: Path) -> None:
         revoke_token(path, name)
     except TokensError as refusal:
         raise click.ClickException(str(refusal)) from None
-    click.echo(f"{name}: revoked")
+    say(f"{name}: revoked")

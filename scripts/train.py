@@ -22,7 +22,7 @@ from index.studies import save_studies
 from scripts.cross_validation import Judged, deal
 from scripts.material import Material, Parts
 from scripts.places import Anywhere, Here
-from scripts.terminal import ERR, progress_bar
+from scripts.terminal import ERR, progress_bar, say, say_json
 
 
 @click.command()
@@ -55,7 +55,10 @@ def command(
         cross_validate(material, out, device, as_json=as_json)
         return
     report, _ = run(material, material.split(), out, device)
-    click.echo(json.dumps(report) if as_json else _sentence(report, out))
+    if as_json:
+        say_json(report)
+    else:
+        say(_sentence(report, out))
 
 
 def run(material: Material, parts: Parts, out: Path, device: str) -> tuple[dict[str, Any], Trainer]:

@@ -3,7 +3,6 @@
 precedent verify index/
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from index.opening import Address
 from index.verification import Verdict, verify
 from scripts.opening import CollectionAddress, token
 from scripts.places import Anywhere
+from scripts.terminal import say, say_json
 
 
 @click.command()
@@ -28,13 +28,13 @@ def command(index: Address, images: Path | None, as_json: bool) -> None:
     """
     found = _verified(index, images)
     if as_json:
-        click.echo(json.dumps(vars(found)))
+        say_json(vars(found))
     else:
         for sentence in found.faults:
-            click.echo(f"fault: {sentence}")
+            say(f"fault: {sentence}")
         for sentence in found.notes:
-            click.echo(f"note: {sentence}")
-        click.echo(f"{index}: {found.studies:,} studies, {len(found.faults)} faults")
+            say(f"note: {sentence}")
+        say(f"{index}: {found.studies:,} studies, {len(found.faults)} faults")
     if found.faults:
         sys.exit(1)
 

@@ -15,6 +15,7 @@ from flask import g, has_request_context
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError
+from index.printable import visible
 from service.paths import without_paths
 from service.watch import rule
 
@@ -37,7 +38,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return json.dumps(_facts(record), ensure_ascii=False)
+        return json.dumps(_facts(record))
 
 
 class TextLines(logging.Formatter):
@@ -50,7 +51,8 @@ class TextLines(logging.Formatter):
         head = " ".join(str(facts.pop(name)) for name in ("time", "level", "logger"))
         line = f"{head}: {facts.pop('message')}"
         about = " ".join(f"{name}={value}" for name, value in facts.items())
-        return line + (f" [{about}]" if about else "") + (f"\n{trace}" if trace else "")
+        lines = [line + (f" [{about}]" if about else ""), *(trace or "").split("\n")]
+        return "\n".join(visible(one) for one in lines if one)
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _headline(error: BaseException) -> str:
     kind = type(error)
     ours = isinstance(error, EncoderError | CollectionError) or kind.__module__.startswith("service.")
     if ours:
-        return f"{kind.__name__}: {without_paths(str(error))}"
+        return f"{kind.__name__}: {visible(without_paths(str(error)))}"
     if isinstance(error, OSError):
         return f"{kind.__name__}: {without_paths(error.strerror or 'no reason given')}"  # its own words name the file
     return f"{kind.__name__} {_LEFT_OUT}"

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from index.filters import MAX_CONDITIONS, MAX_VALUES
+from index.studies import ID_LENGTH
 from service.limits import MAX_HITS, MAX_JSON_VALUES
 
 MAX_PASSES = 50
@@ -60,7 +61,7 @@ def _from_text(what: str) -> BeforeValidator:
 
 
 Filter = Annotated[dict[str, Any], _from_text("filter")]
-StudyId = Annotated[str, Field(min_length=1, max_length=512)]
+StudyId = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
 Finding = Annotated[str, Field(max_length=512)]
 Text = Annotated[str, Field(max_length=65_535)]
 """Of a study, in a column of the collection's own: every hit answers it whole. Milvus keeps no longer one."""

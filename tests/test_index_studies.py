@@ -13,6 +13,7 @@ from index.studies import (
     FINDINGS,
     Study,
     as_studies,
+    id_fault,
     load_studies,
     save_studies,
     studies_schema,
@@ -24,10 +25,13 @@ EXTRA = [
     pa.field("Spacing", pa.float64()),
 ]
 text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+an_id = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=8).filter(
+    lambda name: not id_fault(name, "patient_id")
+)
 path = st.from_regex(r"[a-z0-9]{1,5}/[a-z0-9]{1,5}\.jpg", fullmatch=True)
 row = st.fixed_dictionaries(
     {
-        "patient_id": text,
+        "patient_id": an_id,
         "frontal_path": path,
         "lateral_path": st.none() | path,
         "other_paths": st.lists(path, max_size=2),
@@ -171,3 +175,49 @@ def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ArtefactError, match="expected studies of version 1, got none"):
         load_studies(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("/evil", "can be an address"),
+        ("p1/", "can be an address"),
+        ("p1//s1", "can be an address"),
+        ("p1/../s1", "can be an address"),
+        ("./s1", "can be an address"),
+        ("..", "can be an address"),
+        ("~/s1", "can be an address"),
+        ("p1/s1/similar", "last part is not 'similar'"),
+    ],
+)
+def test_a_study_id_that_is_no_address_is_refused_and_a_patient_may_have_it(name: str, why: str) -> None:
+    assert why in id_fault(name, "study_id")
+    assert id_fault(name, "patient_id") == ""
+
+
+@pytest.mark.parametrize("key", ["study_id", "patient_id"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("p1\ns1", r"can be seen, .* got 'p1\\ns1'"),
+        ("p1\x1b[31m", "can be seen"),
+        ("p1\r", "can be seen"),
+        ("p1\u202e1s", "can be seen"),
+        ("p1\u200b", "can be seen"),
+        ("p1\u3164", "can be seen"),
+        ("p1\xa0s1", "can be seen"),
+        (" p1", "without spaces at its ends"),
+        ("p1 ", "without spaces at its ends"),
+        ("p" * 513, "at most 512 characters, got one of 513"),
+    ],
+)
+def test_an_id_that_cannot_be_read_off_and_typed_is_refused(key: str, name: str, why: str) -> None:
+    with pytest.raises(StudiesError, match=why):
+        as_studies(a_table(a_row(**{key: name})))
+
+
+@pytest.mark.parametrize(
+    "name", ["[/evil]", "a%2Fb", "what?", "#1", "p 1/s 1", "..p/s..", "é漢/🫁", "p" * 512, "-x", "a~/b"]
+)
+def test_an_id_may_hold_whatever_can_be_seen(name: str) -> None:
+    assert as_studies(a_table(a_row(study_id=name, patient_id=name)))["study_id"].to_pylist() == [name]

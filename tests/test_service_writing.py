@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import re
+from html import unescape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -42,6 +45,23 @@ def client(tmp_path: Path) -> FlaskClient:
 def added(client: FlaskClient, study: Any = NEW, content: bytes = film(0), **fields: str) -> TestResponse:
     form = {"study": json.dumps(study), "frontal": (BytesIO(content), "f.png"), **fields}
     return client.post("/v1/studies", data=form)
+
+
+IDS = [
+    "[/evil]",
+    "a%2Fb",
+    "what?",
+    "#1/&x=1",
+    "p 1/s+1",
+    "..p/s..",
+    "é漢/🫁",
+    "-x",
+    "a;b\\c",
+    "<i>/\"'",
+    "image/similar/x",
+    "%",
+    "p" * 512,
+]
 
 
 def code(answer: TestResponse) -> tuple[int, str]:
@@ -165,3 +185,31 @@ def test_the_document_states_the_study_of_a_form_whole(client: FlaskClient) -> N
         assert "study_id" in schema["properties"]["study"]["properties"]
         assert schema["required"] == ["study"]
         assert "$ref" not in json.dumps(schema)
+
+
+@pytest.mark.parametrize("study_id", IDS)
+def test_every_id_that_is_taken_is_found_shown_and_deleted_by_its_address(client: FlaskClient, study_id: str) -> None:
+    assert added(client, NEW | {"study_id": study_id}).status_code == 201
+    address = quote(study_id)
+
+    assert client.get(f"/v1/studies/{address}").get_json()["study_id"] == study_id
+    assert client.get(f"/v1/studies/{quote(study_id, safe='')}").get_json()["study_id"] == study_id
+    for route in (f"/v1/studies/{address}/image", f"/v1/studies/{address}/similar", f"/film/{address}"):
+        assert client.get(route).status_code == 200, route
+    assert client.post("/v1/search", json={"study_id": study_id}).status_code == 200
+    page = client.get("/", query_string={"study": KNOWN, "one_a_patient": "false"}).get_data(as_text=True)
+    links = [unescape(link) for link in re.findall(r'(?:href|src)="([^"]+)"', page)]
+    parts = [(link, urlsplit(link)) for link in links]
+    films = [link for link, part in parts if unquote(part.path) == f"/film/{study_id}"]
+    more = [link for link, part in parts if parse_qs(part.query).get("study") == [study_id]]
+    assert (len(films), len(more)) == (1, 1), links
+    assert [link for link in films + more if client.get(link).status_code != 200] == []
+    assert client.delete(f"/v1/studies/{address}").status_code == 204
+    assert client.get(f"/v1/studies/{address}").status_code == 404
+
+
+@pytest.mark.parametrize("study_id", ["/evil", "a\nb", "a/", "a//b", "a/../b", " a", "a\u202e", "\x1b[31m"])
+def test_an_id_that_no_address_finds_is_refused(client: FlaskClient, study_id: str) -> None:
+    answer = added(client, NEW | {"study_id": study_id})
+    assert code(answer) == (422, "study_not_usable")
+    assert "expected a study_id" in answer.get_json()["error"]["message"]

@@ -4,7 +4,6 @@ Knows file formats and the reader of films; the clock and the table are in `scri
 """
 
 import io
-import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from encoder.errors import ImageError
 from encoder.image import read_image
 from scripts.benches.films import as_dicom
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
+from scripts.terminal import say, say_json
 
 
 def _png(width: int, height: int, bits: int = 8) -> bytes:
@@ -94,7 +94,10 @@ def command(repeat: int, as_json: bool) -> None:
         for name, film in films.items()
     ]
     facts = {"repeat": repeat, **machine_facts("pydicom", "pillow")}
-    click.echo(json.dumps({"bombs": bombs, **facts}) if as_json else _report(bombs, facts))
+    if as_json:
+        say_json({"bombs": bombs, **facts})
+    else:
+        say(*_report(bombs, facts).split("\n"))
 
 
 def _refused(film: bytes) -> str:

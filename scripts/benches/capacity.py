@@ -14,6 +14,7 @@ import click
 
 from index.effort import lists_of
 from index.errors import ArtefactError
+from scripts.terminal import say
 
 STUDIES = (1_000_000, 100_000_000, 1_000_000_000)
 FILM_MB = {"small": 0.05, "full": 2.0, "dicom": 13.0}
@@ -79,7 +80,7 @@ def command(
     precedent bench capacity encode.json export.json search.json
     """
     assumed = Assumed(kind, film_mb or FILM_MB[kind], machines, cores, node_gib, node_share, shard_rows)
-    click.echo(markdown(lines_of([read_figures(path) for path in figures], assumed)))
+    say(*markdown(lines_of([read_figures(path) for path in figures], assumed)).split("\n"))
 
 
 def read_figures(path: Path) -> Measured:

@@ -3,7 +3,6 @@
 Knows runtimes and their rivals; the clock and the table are in `scripts.benches.measured`.
 """
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from index.studies import load_studies
 from scripts.benches.export import embedder_of, encoder_alone
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.benches.rivals import Vectors, rivals_of
+from scripts.terminal import say, say_json
 
 EAGER = "torch eager fp32"
 TOP = 10
@@ -77,7 +77,10 @@ def command(
         "shared": len(plain.encoder.backbones) == 1, "studies": len(films), "batch": batch, "repeat": repeat,
         "torch_threads": torch.get_num_threads(), "absent": absent,
     }  # fmt: skip
-    click.echo(json.dumps({"ways": figures, **facts}) if json_wanted else _report(figures, facts))
+    if json_wanted:
+        say_json({"ways": figures, **facts})
+    else:
+        say(*_report(figures, facts).split("\n"))
 
 
 def _noise(embedder: Embedder, count: int) -> list[StudyFilms]:

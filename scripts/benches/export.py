@@ -3,7 +3,6 @@
 Knows the export and its rivals; the clock and the table are in `scripts.benches.measured`.
 """
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from scripts.benches.films import KINDS, write_collection
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.export import export
 from scripts.shard_writing import FilmReader, one_torch_thread, threads_for
+from scripts.terminal import say, say_json
 
 CHEXPERT_FILMS = 223_414
 _IN_MEMORY = 64
@@ -62,7 +62,10 @@ def command(
         "runtime": embedder.runtime.name, "note": embedder.runtime.note, "device": str(embedder.device),
         "backbone": embedder.encoder.config.backbone, "side": embedder.preprocessing.size, "repeat": repeat,
     }  # fmt: skip
-    click.echo(json.dumps({"kinds": figures, **facts}) if json_wanted else _report(figures, facts))
+    if json_wanted:
+        say_json({"kinds": figures, **facts})
+    else:
+        say(*_report(figures, facts).split("\n"))
 
 
 def embedder_of(path: Path | None, device: str, runtime: str, cache: Path) -> Embedder:

@@ -4,7 +4,6 @@ Knows the collection; the clock and the table are in `scripts.benches.measured`,
 `scripts.benches.serve`.
 """
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from index.studies import Study
 from scripts.benches.drawn import Drawn
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.benches.serve import build_index
+from scripts.terminal import say, say_json
 
 Writer = Callable[[Drawn, Path, int, Connection], None]
 """What a process does to the index until it is killed; it tells each id once it is acknowledged."""
@@ -64,7 +64,10 @@ def command(rows: int, dim: int, changes: int, kills: int, repeat: int, folder: 
         build_index(drawn, _FINGERPRINT, "auto", Path(name))
         figures = _measured(drawn, Path(name), changes, kills, repeat)
     facts = machine_facts("faiss-cpu", "numpy", "pyarrow") | {"rows": rows, "dim": dim, "repeat": repeat}
-    click.echo(json.dumps(figures | facts) if json_wanted else _sentences(figures | facts))
+    if json_wanted:
+        say_json(figures | facts)
+    else:
+        say(*_sentences(figures | facts).split("\n"))
 
 
 def _measured(drawn: Drawn, folder: Path, changes: int, kills: int, repeat: int) -> dict[str, Any]:

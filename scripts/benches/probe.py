@@ -3,7 +3,6 @@
 precedent bench probe --rows 190000 --dim 512 --findings 14 --repeat 3
 """
 
-import json
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from encoder.probe import LinearProbe
 from encoder.scores import auroc
 from encoder.strength import Floats, scaled_rows
 from scripts.benches.measured import interleaved, machine_facts, medians
+from scripts.terminal import say, say_json
 
 _SEED = 0
 _SPECTRUM_DECADES = 2
@@ -49,7 +49,10 @@ def command(rows: int, dim: int, findings: int, repeat: int, strength: float, js
         "rows": rows, "dim": dim, "findings": findings, "strength": strength, "repeat": repeat,
         "torch_threads": torch.get_num_threads(), **machine_facts("torch", "numpy", "scikit-learn"),
     }  # fmt: skip
-    click.echo(json.dumps(figures) if json_wanted else _sentence(figures))
+    if json_wanted:
+        say_json(figures)
+    else:
+        say(*_sentence(figures).split("\n"))
 
 
 def made_embeddings(rows: int, dim: int, findings: int) -> tuple[Floats, Floats]:

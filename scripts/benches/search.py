@@ -3,7 +3,6 @@
 precedent bench search --rows 10000 --rows 100000
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from index.vector_index import VectorIndex
 from index.vectors import Embeddings
 from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
 from scripts.benches.measured import interleaved, machine_facts, medians, resident_bytes, text_table
+from scripts.terminal import say, say_json
 
 SIZES = (10_000, 100_000, 224_000, 1_000_000)
 SHARES = (0.001, 0.01, 0.1, 0.5)
@@ -73,7 +73,10 @@ def command(
         "sizes": [_measure(Drawn(count, dim), kind, queries, batch, repeat, folder) for count in rows],
         **machine_facts("faiss-cpu", "numpy"),
     }  # fmt: skip
-    click.echo(json.dumps(figures) if json_wanted else _sentences(figures))
+    if json_wanted:
+        say_json(figures)
+    else:
+        say(*_sentences(figures).split("\n"))
 
 
 def _measure(drawn: Drawn, kind: str, count: int, batch: int, repeat: int, folder: Path | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Knows the server's address and the calls behind it; the load is made in `scripts
 `scripts.benches.measured`.
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle, islice
@@ -30,6 +29,7 @@ from scripts.benches.films import KINDS, draw
 from scripts.benches.measured import interleaved, machine_facts, text_table
 from scripts.export import export
 from scripts.shard_writing import FilmReader, one_torch_thread, threads_for
+from scripts.terminal import say, say_json
 
 CLIENTS = (1, 8, 32)
 _FILMS = 8
@@ -86,7 +86,10 @@ def command(
         "backbone": embedder.encoder.config.backbone, "runtime": embedder.runtime.name,
         "side": embedder.preprocessing.size, "repeat": repeat,
     }  # fmt: skip
-    click.echo(json.dumps(figures | facts) if json_wanted else _report(figures, facts))
+    if json_wanted:
+        say_json(figures | facts)
+    else:
+        say(*_report(figures, facts).split("\n"))
 
 
 def build_index(drawn: Drawn, fingerprint: str, kind: str, folder: Path) -> Retriever:

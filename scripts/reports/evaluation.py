@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from index.printable import visible
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
+from scripts.terminal import Terminal
 
 Space = dict[str, Any]
 _WIDEST = 1000
@@ -28,17 +29,17 @@ def print_tables(spaces: dict[str, Space], protocol: Sequence[str], floors: Sequ
         floors: names of the spaces that are there to be beaten.
     """
     rules, findings = _rules_table(spaces, floors), _findings_table(spaces)
-    wide = Console(width=_WIDEST)
+    wide = Terminal(width=_WIDEST)
     needed = max(wide.measure(grid).maximum for grid in (rules, findings))
-    console = Console(width=max(Console().width, needed))
+    console = Terminal(width=max(Terminal().width, needed))
     for sentence in protocol:
-        console.print(f"* {sentence}", highlight=False)
+        console.print(f"* {sentence}")
     console.print(rules, findings)
     main = next(iter(spaces.values()))
     judged = {**main["rules"], **main["findings"]}
     for reason in sorted({told["not_defined"] for told in judged.values() if "not_defined" in told}):
         names = [name for name, told in judged.items() if told.get("not_defined") == reason]
-        console.print(f"n/a: {', '.join(names)}: {reason}", highlight=False)
+        console.print(f"n/a: {', '.join(names)}: {reason}")
 
 
 def _rules_table(spaces: dict[str, Space], floors: Sequence[str]) -> Table:
@@ -187,7 +188,7 @@ def _glance(spaces: dict[str, Space]) -> str:
         axes.plot([one["low"], one["high"]], [-place, -place], color="#9db4c6", linewidth=4, solid_capstyle="butt")
         axes.plot(one["value"], -place, "o", color="#1f5f8b")
         axes.plot(one["chance"], -place, "|", color="#b3402a", markersize=14, markeredgewidth=2)
-    axes.set_yticks(-np.arange(len(lines)), [name for name, _ in lines])
+    axes.set_yticks(-np.arange(len(lines)), [visible(name) for name, _ in lines], parse_math=False)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"{shown}: dot and 95 % interval; red: chance")
     axes.grid(axis="x", color="#e3e8ec")

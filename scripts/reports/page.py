@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from index.files import written_whole
+from index.printable import visible
 
 NOT_DEFINED = "n/a"
 _STYLE = """
@@ -47,14 +48,14 @@ def as_json(value: Any) -> Any:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return an HTML table; cells are text and are escaped."""
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
 def sentences(texts: Iterable[str]) -> str:
     """Return an HTML list of sentences."""
-    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>\n" for text in texts) + "</ul>"
+    return "<ul>" + "".join(f"<li>{_text(text)}</li>\n" for text in texts) + "</ul>"
 
 
 def picture(figure: Figure, label: str) -> str:
@@ -64,16 +65,21 @@ def picture(figure: Figure, label: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
-    return drawing.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+    return drawing.replace("<svg", f'<svg role="img" aria-label="{_text(label)}"', 1)
 
 
 def save_page(path: Path, title: str, lead: Sequence[str], sections: Iterable[tuple[str, str]]) -> None:
     """Write the page, whole or not at all: a title, opening sentences, then (heading, HTML) sections."""
-    body = "".join(f"<h2>{html.escape(heading)}</h2>\n{content}\n" for heading, content in sections)
+    body = "".join(f"<h2>{_text(heading)}</h2>\n{content}\n" for heading, content in sections)
     page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{sentences(lead)}\n{body}"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{_text(title)}</h1>\n{sentences(lead)}\n{body}"
         "<footer>Precedent. Research use only; not a medical device.</footer></body></html>\n"
     )
     with written_whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
+
+
+def _text(text: str) -> str:
+    """Return a text as HTML shows it, what cannot be seen in it as its escape."""
+    return html.escape(visible(text))

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from encoder.predict import Options, Prediction
@@ -17,6 +16,7 @@ from index.familiarity import Familiarity
 from index.votes import Vote
 from scripts.reports.familiarity import familiarity_line, familiarity_object
 from scripts.reports.page import NOT_DEFINED, as_json
+from scripts.terminal import Terminal
 
 _WIDTH = 110  # what the longest rows need; a narrower terminal wraps them itself
 
@@ -69,11 +69,11 @@ def as_object(report: Report) -> dict[str, Any]:
 
 def print_report(report: Report) -> None:
     """Print a line a finding, then what is known of the query as a whole."""
-    console = Console(width=max(Console().width, _WIDTH))
+    console = Terminal(width=max(Terminal().width, _WIDTH))
     console.print(as_table(report.predictions, report.around))
     maps = (f"map of {report.predictions[0].finding}: {name}" for name in report.maps)
     for sentence in (_how(report), *_sentences(report.around), *maps):
-        console.print(sentence, highlight=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
 
 
 def as_table(predictions: Sequence[Prediction], around: Surroundings | None) -> Table:

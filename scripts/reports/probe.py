@@ -3,17 +3,14 @@
 Knows the structure that `scripts.reports.probe_scores.scored` returns; it must not know how a probe is learnt.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from encoder.scores import CALLED, RANKED, reliability
@@ -21,6 +18,7 @@ from index.files import save_json
 from scripts.reports.page import as_json as plain
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
 from scripts.reports.probe_scores import POINTS, Columns, Predictions
+from scripts.terminal import Terminal, say, say_json
 
 _SHOWN = {
     "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "sens", "specificity": "spec", "f1": "F1", "brier": "Brier",
@@ -47,17 +45,17 @@ def publish(
     save_json(out / "metrics.json", metrics)
     save_report(out / "report.html", protocol, found, predicted)
     if as_json:
-        click.echo(json.dumps(metrics))
+        say_json(metrics)
     else:
         print_table(found, protocol)
-        click.echo(f"wrote {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
+        say(f"wrote {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 
 def print_table(found: dict[str, Any], protocol: Sequence[str]) -> None:
     """Print the protocol, a line a finding and the macro mean; thresholded figures are at Youden's point."""
-    console = Console(width=max(Console().width, 120))
+    console = Terminal(width=max(Terminal().width, 120))
     for sentence in protocol:
-        console.print(f"* {sentence}", highlight=False)
+        console.print(f"* {sentence}")
     grid = Table(title="Linear probe, unseen patients", box=SIMPLE)
     for name in ("finding", "pos", "neg", *_SHOWN.values()):
         grid.add_column(name, justify="left" if name == "finding" else "right", no_wrap=True)
@@ -73,7 +71,7 @@ def print_table(found: dict[str, Any], protocol: Sequence[str]) -> None:
     console.print(grid)
     for reason in sorted({entry["not_defined"] for entry in found["findings"].values() if "not_defined" in entry}):
         names = [name for name, entry in found["findings"].items() if entry.get("not_defined") == reason]
-        console.print(f"n/a: {', '.join(names)}: {reason}", highlight=False)
+        console.print(f"n/a: {', '.join(names)}: {reason}")
     if "accuracy" in found.get("classes", {}):
         one = found["classes"]
         console.print(f"accuracy of the most probable class {_cell(one['accuracy'])}, chance {number(one['chance'])}")

@@ -12,9 +12,9 @@ export function take(study, collection, films = {}, patient = "") {
 export const isAsked = () => asked.study !== "" || Object.keys(asked.films).length > 0;
 
 /** Returns the address of a route of a stored study; a slash in its name stays a slash. */
-export function studyAddress(study, route = "", parameters = {}) {
+export function studyAddress(study, route = "", parameters = {}, under = "/v1/studies/") {
   const name = study.split("/").map(encodeURIComponent).join("/");
-  return address(`/v1/studies/${name}${route}`, parameters);
+  return address(`${under}${name}${route}`, parameters);
 }
 
 /** Returns a path with its parameters and, where there are several, the collection. */

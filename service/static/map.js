@@ -91,7 +91,7 @@ function point(at) {
   if (at < 0) return;
   const [left, top] = place(canvas, map, map.x[at], map.y[at]);
   card.firstElementChild.textContent = map.study_ids[at];
-  card.lastElementChild.src = studyAddress(map.study_ids[at], "/image", { view: "frontal" }).replace("/v1/studies/", "/film/").replace("/image", "");
+  card.lastElementChild.src = studyAddress(map.study_ids[at], "", { view: "frontal" }, "/film/");
   card.style.left = `${left}px`;
   card.style.top = `${top}px`;
   card.classList.toggle("leftwards", left > canvas.clientWidth / 2);

@@ -1,0 +1,173 @@
+"""Words from elsewhere on a terminal, in a log and in a report: text, on one line, in which all can be seen."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from command_line import done, refusal
+from export_files import save_export
+from film_files import dicom
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from index.collection import build_collection
+from index.errors import StudiesError
+from index.printable import is_visible, visible
+from index.studies import FINDINGS, studies_schema
+from index.vectors import Embeddings
+from scripts.reports.evaluation import _glance
+from scripts.reports.page import save_page, table
+from scripts.terminal import Terminal, say, show_libraries_words
+from service.logs import JsonLines, TextLines
+
+EVIL = "[/evil][bold]:smile:\x1b[31m\r\u202e\u200b\n\x07$\\frac{"
+SHOWN = r"[/evil][bold]:smile:\x1b[31m\r\u202e\u200b\n\x07$\frac{"
+SOURCES = sorted((Path(__file__).parents[1] / "scripts").rglob("*.py"))
+
+
+@given(st.text())
+def test_a_text_is_shown_on_one_line_and_what_can_be_seen_as_it_is(text: str) -> None:
+    shown = visible(text)
+    assert is_visible(shown)
+    assert len(shown.splitlines()) <= 1
+    assert visible(shown) == shown
+    assert "".join(one for one in text if is_visible(one)) in (shown, re.sub(r"\\(x..|u....|U.{8}|[rnt])", "", shown))
+
+
+def test_what_cannot_be_seen_is_written_as_python_escapes_it() -> None:
+    assert visible(EVIL) == SHOWN
+    assert visible("a\u3164\ufe0f\u2800\udcff\U000e0001 é漢🫁") == r"a\u3164\ufe0f\u2800\udcff\U000e0001 é漢🫁"
+
+
+def test_lines_cells_titles_and_headings_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Table(EVIL, title=EVIL, caption=EVIL)
+    grid.add_row(EVIL)
+    say(EVIL, err=True)
+    for width in (200, None):
+        Terminal(width=width).print(grid, EVIL)
+    printed = capsys.readouterr()
+    assert printed.err == SHOWN + "\n"
+    assert printed.out.count(SHOWN) >= 5
+    assert all(is_visible(line) for line in printed.out.splitlines())
+
+
+def test_nothing_is_printed_past_the_terminal() -> None:
+    past = re.compile(
+        r"click\.(echo|secho|style)|\bprint\(|\bConsole\(|console\.print\(.*(markup|highlight)=|sys\.std(out|err)\.write"
+    )
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in SOURCES
+        if path.name != "terminal.py"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if past.search(line) and not re.search(r"\b(console|ERR|Terminal\(\))\.print\(", line)
+    ]
+    assert found == []
+
+
+@pytest.fixture
+def index(tmp_path: Path, unit_vectors: Embeddings) -> Path:
+    """Return an index of a few studies whose ids are markup and whose other words are worse."""
+    rows = [
+        dict.fromkeys(studies_schema().names)
+        | {"study_id": f"[/evil]{number}", "patient_id": f"[/p]{number}", "frontal_path": "a.png", "other_paths": []}
+        | {"sex": EVIL, "projection": EVIL, FINDINGS[2]: 1, EVIL: EVIL}
+        for number in range(4)
+    ]
+    studies = pa.Table.from_pylist(rows, studies_schema([pa.field(EVIL, pa.string())]))
+    build_collection(save_export(tmp_path / "export", studies, unit_vectors[:4]), tmp_path / "index")
+    return tmp_path / "index"
+
+
+def test_a_search_prints_ids_that_are_markup(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    said = done("search", index, "--study", "[/evil]1", "-k", 3).stdout
+    assert "similar to [/evil]1: Cardiomegaly" in said
+    assert "[/evil]0" in said
+    assert all(is_visible(line) for line in said.splitlines())
+    assert r"\x1b[31m\r\u202e" in said
+
+
+def test_a_search_in_json_is_ascii(index: Path) -> None:
+    said = done("search", index, "--study", "[/evil]1", "--json").stdout
+    assert said.isascii()
+    assert json.loads(said)["hits"][0]["sex"] == EVIL
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "{index}", "--study", EVIL),
+        ("search", "{index}", "--study", "[/evil]1", "--where", f"x{EVIL}=1"),
+        ("search", f"/no/{EVIL}", "--study", "a"),
+        ("delete", "{index}", EVIL),
+        ("encoder", "info", f"/no/{EVIL}"),
+        ("export", f"/no/{EVIL}", "--images", "/", "--encoder", "e", "--out", "/no"),
+    ],
+)
+def test_a_refusal_is_one_line_in_which_all_can_be_seen(words: tuple[str, ...], index: Path) -> None:
+    line = refusal(*[word.replace("{index}", str(index)) for word in words])
+    assert is_visible(line)
+    assert "evil]" in line
+
+
+@pytest.mark.parametrize(
+    "words", [[EVIL], ["search", "--no" + EVIL], ["search", "i", "-k", EVIL], ["import", "nih", "a", "--images", EVIL, "--out", EVIL]]
+)  # fmt: skip
+def test_a_wrong_word_is_answered_with_text(words: list[str]) -> None:
+    ran = subprocess.run([sys.executable, "-m", "scripts.cli", *words], capture_output=True, text=True, check=False)
+    assert ran.returncode in (1, 2)
+    assert all(is_visible(line) for line in ran.stderr.split("\n"))
+    assert "Traceback" not in ran.stderr
+
+
+def test_what_libraries_warn_of_is_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(logging, "lastResort", logging.StreamHandler())
+    show_libraries_words()
+    assert warnings.formatwarning(EVIL, UserWarning, "a.py", 1) == f"UserWarning: {SHOWN} (a.py:1)\n"
+    assert logging.lastResort is not None
+    logging.lastResort.emit(record(EVIL))
+    assert capsys.readouterr().err == f"warning: precedent.a: {SHOWN}\n"
+
+
+def record(message: str, error: BaseException | None = None) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, None)
+    return logging.LogRecord("precedent.a", logging.WARNING, __file__, 1, message, None, info)
+
+
+def test_a_log_line_is_one_whatever_an_error_holds() -> None:
+    told = record(EVIL, StudiesError(f"a\n2026-01-01 info precedent.requests: forged{EVIL}"))
+    lines = TextLines().format(told).split("\n")
+    assert len(lines) == 2
+    assert all(map(is_visible, lines))
+    assert "\n" not in JsonLines().format(told)
+    assert JsonLines().format(told).isascii()
+
+
+def test_a_report_shows_names_as_text(tmp_path: Path) -> None:
+    found: dict[str, Any] = {"low": 0.1, "high": 0.3, "value": 0.2, "chance": 0.1, "queries": 3, "left_out": 0}
+    spaces = {EVIL: {"rules": {"<script>" + EVIL: {"figures": {"precision@1": found}}}}}
+    save_page(tmp_path / "a.html", EVIL, [EVIL], [(EVIL, table([EVIL], [["<b>" + EVIL]]) + _glance(spaces))])
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert all(map(is_visible, page.split("\n")))
+
+
+def test_a_header_that_names_a_patient_by_escapes_is_left_out_and_told(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    for number, patient in enumerate(["P1", "/evil", "a\x1b[31m", "a/../b"]):
+        ids = {"PatientID": patient, "StudyInstanceUID": f"1.{number}", "SOPInstanceUID": f"1.{number}.1"}
+        (tmp_path / "films" / f"{number}[evil]\x1b").write_bytes(dicom(ViewPosition="PA", **ids))
+    said = done("import", "dicom", tmp_path / "films", "--out", tmp_path / "studies.parquet")
+    assert "PatientID or StudyInstanceUID is no id; --pseudonymise gives one: 3 (1[evil]\\x1b, " in said.stderr
+    assert "1 studies" in said.stdout

@@ -219,6 +219,9 @@ class LivingCollection(Writable):
     def __len__(self) -> int:
         return len(self.now())
 
+    def __contains__(self, study_id: str) -> bool:
+        return study_id in self.now()
+
     def study(self, study_id: str) -> Study:
         """Return a stored study. Raises StudyNotFound."""
         return self.now().study(study_id)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import FingerprintMismatch
+from index.errors import FingerprintMismatch, StudyNotFound
 from index.filters import Where
 from index.studies import Study
 
@@ -52,6 +52,14 @@ class Searchable(ABC):
     @abstractmethod
     def study(self, study_id: str) -> Study:
         """Return a stored study. Raises StudyNotFound."""
+
+    def __contains__(self, study_id: str) -> bool:
+        """Return whether a study of that name is stored."""
+        try:
+            self.study(study_id)
+        except StudyNotFound:
+            return False
+        return True
 
     @abstractmethod
     def embedding(self, study_id: str) -> npt.NDArray[np.float32]:

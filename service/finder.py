@@ -13,7 +13,6 @@ import numpy.typing as npt
 from flask import current_app
 
 from index.added import Writable
-from index.errors import StudyNotFound
 from index.filters import require_filter
 from index.projection import CollectionMap
 from index.searchable import Answer, Searchable
@@ -70,11 +69,7 @@ class Finder:
 
     def has(self, study_id: str) -> bool:
         """Return whether the collection holds a study of that name."""
-        try:
-            self.retriever.study(study_id)
-        except StudyNotFound:
-            return False
-        return True
+        return study_id in self.retriever
 
     def embed(
         self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None

@@ -8,10 +8,22 @@ from dataclasses import dataclass
 
 from encoder.image import MAX_FILE_BYTES, MAX_PIXELS
 
-__all__ = ["BATCH", "DEFAULT_LIMITS", "MAX_FILE_BYTES", "MAX_HITS", "MAX_JSON_VALUES", "MAX_PIXELS", "Limits"]
+__all__ = [
+    "BATCH",
+    "DEFAULT_LIMITS",
+    "MAX_DRAWN",
+    "MAX_FILE_BYTES",
+    "MAX_HITS",
+    "MAX_JSON_VALUES",
+    "MAX_PIXELS",
+    "Limits",
+]
 
 MAX_HITS = 1000
 """Largest `k` of a search: a part of the API's contract, so it stands in the OpenAPI document."""
+
+MAX_DRAWN = 1100
+"""Studies that one request for a map names, to be drawn in any case: no other request names more."""
 
 MAX_JSON_VALUES = 32_000
 """Numbers, texts, lists and objects of one JSON text, films being one each: a filter may match 10,000 values, a vector

@@ -18,6 +18,7 @@ from index.errors import FilterError
 from index.projection import CollectionMap
 from service.errors import MapMissing
 from service.finder import Finder, current
+from service.limits import MAX_DRAWN
 from service.openapi import STUDIES, content, film_body, refusals
 from service.parsing import parse_query
 from service.schemas import Finding, InCollection, Place, PlaceOptions, StudyId
@@ -32,7 +33,7 @@ class MapQuery(InCollection):
     """Which map, and what its points are coloured by."""
 
     finding: Finding | None = Field(None, description="a column of labels; without one, no labels are answered")
-    study: list[StudyId] = Field(default_factory=list, max_length=1100, description="studies that must be drawn")
+    study: list[StudyId] = Field(default_factory=list, max_length=MAX_DRAWN, description="studies that must be drawn")
 
 
 class CollectionMapAnswer(BaseModel):

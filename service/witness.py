@@ -5,7 +5,7 @@ It must not know the answer: no vector, no hit, no film, no word of a body but n
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from service.audit import AuditLog
 from service.doors import template
 from service.errors import AuditError, CollectionNotFound, ResultNotWritten
 from service.finder import Finder, mounted
+from service.limits import MAX_DRAWN
 from service.origins import SAFE
 
 EXTENSION = "precedent_witness"
@@ -23,6 +24,8 @@ SILENT = frozenset({"/healthz", "/static/{filename}", "/docs/static/{filename}"}
 UNKNOWN = "unknown"
 """In place of a name that nothing here has: a caller may write anything there."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+MOST_REFUSED = 8
+"""Studies that a line names of a call that was refused: who sends some thousand names fills no disk with them."""
 _STUDY_FIELDS = ("study_id", "study", "hit")
 
 
@@ -103,7 +106,7 @@ def _route() -> str | None:
 
 
 def _call(status: int) -> dict[str, Any]:
-    collection, studies = g.get("announced") or _asked_about()
+    collection, studies = g.get("announced") or _asked_about(MAX_DRAWN if status < 400 else MOST_REFUSED)
     return _facts("call", collection, studies) | {"status": status}
 
 
@@ -120,23 +123,25 @@ def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any
     }
 
 
-def _asked_about() -> tuple[str, list[str]]:
-    """Return the collection and the studies of a request, each by a name that is known here."""
+def _asked_about(most: int) -> tuple[str, list[str]]:
+    """Return the collection and the first studies of a request, each by a name that is known here."""
     path = {"collection": name} if (name := (request.view_args or {}).get("name")) else {}
     collection = (request.args.to_dict() | g.get("fields", {}) | path).get("collection")
+    names = _study_names()[:most]
     try:
         finder = mounted().finder(collection if isinstance(collection, str) else None)
     except CollectionNotFound:
-        return UNKNOWN, [UNKNOWN for _ in _study_names()]
-    return finder.name, [name if finder.has(name) else UNKNOWN for name in _study_names()]
+        return UNKNOWN, [UNKNOWN for _ in names]
+    studies = finder.retriever.now()
+    return finder.name, [name if name in studies else UNKNOWN for name in names]
 
 
-def _study_names() -> Iterator[str]:
+def _study_names() -> list[str]:
     given = dict(request.view_args or {}) | g.get("fields", {})
     names = [given.get(field) for field in _STUDY_FIELDS]
     if request.method in SAFE:
         names += [name for field in ("study", "hit") for name in request.args.getlist(field)]
-    yield from dict.fromkeys(name for name in names if isinstance(name, str))
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def _moment() -> str:

@@ -58,6 +58,15 @@ def lines_of(log: AuditLog) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.path.read_text().splitlines()]
 
 
+def test_a_refused_call_fills_no_disk_with_the_names_it_sends(app: Flask, log: AuditLog) -> None:
+    names = "&".join(f"study={STUDY}&" + "&".join(f"study={number:x}" for number in range(5_000)) for _ in range(2))
+
+    assert app.test_client().get(f"/v1/map?{names}").status_code == 400
+
+    assert told(log)[0]["studies"] == [STUDY, *["unknown"] * 7]
+    assert len(log.path.read_bytes()) < 2_000
+
+
 def test_a_call_is_told_with_who_what_which_study_and_result(tmp_path: Path, app: Flask, log: AuditLog) -> None:
     secret = create_token(tmp_path / "tokens.json", "alice", ["read"])
     doors.lock(app, TokenFile(tmp_path / "tokens.json"))

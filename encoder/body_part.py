@@ -1,10 +1,14 @@
 """Which body part a DICOM header says was filmed, as far as that tells a film that is no chest film.
 
-Knows the words of DICOM PS3.16, annex L; it must not know of pixels or of files.
+Knows the words of DICOM PS3.16, annex L.
 """
+
+from collections.abc import Iterable
 
 import pydicom
 
+DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+"""Where a header speaks of the film itself in words of its own; the study's description speaks of all its films."""
 _CHEST = frozenset(("CHEST", "THORAX", "LUNG", "RIB", "HEART"))
 _PARTS = """
     ABDOMEN ANKLE ARM BLADDER BRAIN BREAST BUTTOCK CALCANEUS CALF CARPUS CLAVICLE COCCYX COLON CSPINE EAR ELBOW
@@ -16,16 +20,17 @@ _PARTS = """
 _ELSEWHERE = frozenset(_PARTS.split())
 
 
-def stated_part(header: pydicom.Dataset) -> str:
-    """Return BodyPartExamined, else the meanings of AnatomicRegionSequence; "" where neither is there."""
-    part = str(header.get("BodyPartExamined") or "").strip()
-    codes = header.get("AnatomicRegionSequence") or []
-    return part or " ".join(str(code.get("CodeMeaning") or "") for code in codes).strip()
-
-
 def is_elsewhere(header: pydicom.Dataset) -> bool:
-    """Return whether the header names another part than the chest."""
-    return part_elsewhere(stated_part(header)) is not None
+    """Return whether the header names another part than the chest, and none of its descriptions names a chest."""
+    regions = [str(code.get("CodeMeaning") or "") for code in header.get("AnatomicRegionSequence") or []]
+    stated = stated_part(str(header.get("BodyPartExamined") or "").strip(), regions)
+    words = [str(header.get(keyword) or "") for keyword in DESCRIPTIONS]
+    return part_elsewhere(stated) is not None and part_elsewhere(" ".join((stated, *words))) is not None
+
+
+def stated_part(part: str, regions: Iterable[str]) -> str:
+    """Return BodyPartExamined, else the meanings of AnatomicRegionSequence; "" where neither is there."""
+    return part or " ".join(regions).strip()
 
 
 def part_elsewhere(stated: str) -> str | None:

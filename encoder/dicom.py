@@ -1,43 +1,33 @@
 """Reading one DICOM radiograph: header checks first, then modality, window and polarity make bone bright.
 
-It keeps no tag that names a person and must not know of files on disk, tensors or HTTP.
+No name leaves it: what a header says of the patient is never read, and no value of free text is quoted.
 """
 
-import io
-import re
-import struct
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.encaps import get_frame
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels.utils import pixel_array
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.uid import UID_dictionary
 
-from encoder.body_part import part_elsewhere, stated_part
-from encoder.dicom_display import Stored, display_table, look_up
-from encoder.dicom_frame import decode_frame, is_known_frame
+from encoder.body_part import DESCRIPTIONS, part_elsewhere, stated_part
+from encoder.dicom_display import Stored, display_table, look_up, transform_notes
+from encoder.dicom_elements import DEFLATED, EXPLICIT_BIG, NATIVE, DicomFile, Elements, joined_fragments, parse_dicom
+from encoder.dicom_frame import decode_frame, is_known_frame, is_lossy
 from encoder.errors import ImageError
+from encoder.grey import as_grey
+from encoder.resample import resample
 
-_KEYWORDS = [
+_KEYWORDS = (
     "Modality",
     "BodyPartExamined",
     "AnatomicRegionSequence",
+    "CodeMeaning",
+    *DESCRIPTIONS,
     "SamplesPerPixel",
     "PhotometricInterpretation",
+    "PlanarConfiguration",
     "NumberOfFrames",
     "Rows",
     "Columns",
@@ -47,184 +37,234 @@ _KEYWORDS = [
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "PixelAspectRatio",
     "ModalityLUTSequence",
     "RescaleSlope",
     "RescaleIntercept",
     "VOILUTSequence",
+    "LUTDescriptor",
+    "LUTData",
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
-    "PixelData",
-]
-_NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_SECTIONS = ("CT", "MR", "PT", "NM", "US", "IVUS", "OCT", "OPT", "OP", "ES", "GM", "SM", "XC")
-_MAX_META_ELEMENTS = 64
-_MAX_REASON = 160  # characters of a parser's own words
-# pydicom's readers and converters raise the errors of the Python functions they are made of.
-_PARSER_ERRORS = (
-    InvalidDicomError,
-    BytesLengthException,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    ArithmeticError,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    struct.error,
-    MemoryError,
+    "PresentationLUTShape",
 )
-_QUOTED = re.compile(r"""b?['"].*['"]""")
-"""What a parser quotes of the header, which may be a name: from the first quotation mark to the last."""
-_COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB")
-_quiet = threading.Lock()
+_SECTIONS = ("CT", "MR", "PT", "NM", "US", "IVUS", "OCT", "OPT", "OP", "ES", "GM", "SM", "XC")
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+_TOLD = (*_GREY, *_COLOUR, "PALETTE COLOR", "XYB", "ARGB", "HSV", "CMYK")
+"""Names that a refusal may quote: any other may be a patient's."""
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+_SQUARE = 0.02  # how far from 1 a pixel's height over its width may be: spacings are rounded
+_MAX_STRETCH = 8.0
+_RLE = "1.2.840.10008.1.2.5"
+CheckSize = Callable[[int, int], None]
 
 
-def is_dicom(data: bytes) -> bool:
-    """Return whether the bytes carry the preamble of a DICOM file (PS3.10, section 7.1)."""
-    return data[128:132] == b"DICM"
-
-
-def read_dicom(data: bytes, check_size: Callable[[int, int], None]) -> npt.NDArray[np.float32]:
-    """Return the film as (H, W) float32 in [0, 1], bone bright.
+def read_dicom(data: bytes, check_size: CheckSize, notes: list[str] | None = None) -> npt.NDArray[np.float32]:
+    """Return the film as (H, W) float32 in [0, 1], bone bright, of square pixels.
 
     In this order: modality table or rescale, first VOI table or window, stretch from the least to the
-    greatest value that is not padding, inversion of MONOCHROME1 (PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2).
-    Padding is black.
+    greatest value that is not padding, inversion of MONOCHROME1 (PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2), and
+    resampling where pixels are higher than wide or wider than high. Padding is black. Without a window a hundredth of
+    the pixels, at either end, is clipped where it alone would widen the range by more than a quarter.
 
     Args:
-        data: a whole DICOM Part 10 file.
-        check_size: called with width and height before the pixels are decoded; raises to refuse them.
+        data: a whole DICOM file, or its data set alone.
+        check_size: called with width and height before the pixels are decoded, and with those that are to be given;
+            raises to refuse them.
+        notes: is given a sentence for each thing that is read otherwise than it is written.
 
     Raises:
         ImageError: the file is damaged, is no single grey radiograph, is said to show another part of the body than
             the chest, or uses an encoding nobody here reads.
     """
-    syntax = _transfer_syntax(data)
-    if syntax not in _NATIVE and syntax != RLELossless and not is_known_frame(syntax):
-        deflated = "; inflate it first" if syntax == DeflatedExplicitVRLittleEndian else ""
-        named = repr(syntax.name) if syntax.name != syntax else "one that no standard names"
-        raise ImageError(f"expected pixel data in a known encoding, got {named}{deflated}")
+    notes = [] if notes is None else notes
+    film = _parsed(data, notes)
+    shape = _check_header(film, check_size, notes)
+    header = film.header
     try:
-        header = _read_header(data)
-        _check_header(header)
-        check_size(int(header.Columns), int(header.Rows))
-        stored = _stored_values(header, syntax)
-        with _silence():
-            table = display_table(header, stored)
-        return look_up(stored, table)
-    except _PARSER_ERRORS as error:
-        if isinstance(error, ImageError):
-            raise
-        reason = _QUOTED.sub("...", " ".join(str(error).split())) or type(error).__name__
-        raise ImageError(f"expected a whole DICOM radiograph, got a damaged or unusual one ({reason})") from error
+        if header.text("PhotometricInterpretation").upper() in _COLOUR:
+            stored: Stored = as_grey(_colours(film, notes)).astype(np.uint16)
+            header = Elements({})  # the values are those of a screen already
+        else:
+            stored = _stored_values(film, notes)
+        image = look_up(stored, display_table(header, stored, notes))
+    except MemoryError:
+        raise ImageError("expected a film that fits the memory, got a larger one; reduce it first") from None
+    return image if image.shape == shape else resample(image, shape)
 
 
-def _transfer_syntax(data: bytes) -> UID:
-    """Return the transfer syntax, found before pydicom opens and inflates a deflated file."""
-    position = 132
-    for _ in range(_MAX_META_ELEMENTS):
-        if position + 12 > len(data):
-            break
-        group, element, vr, length = struct.unpack_from("<HH2sH", data, position)
-        position += 8
-        if vr in (b"OB", b"OW", b"UN", b"UT", b"SQ"):
-            length = int.from_bytes(data[position : position + 4], "little")
-            position += 4
-        if group != 2:
-            break
-        if element == 0x0010:
-            value = data[position : position + min(length, 64)].rstrip(b"\x00 ")
-            return UID(value.decode("ascii", "replace"), validation_mode=pydicom.config.IGNORE)
-        position += length
-    raise ImageError("expected a DICOM file that states its transfer syntax, got none; write it as DICOM Part 10")
+def dicom_notes(data: bytes) -> list[str]:
+    """Return what is read otherwise than it is written, as far as the header tells. Raises ImageError."""
+    notes: list[str] = []
+    film = _parsed(data, notes)
+    _check_header(film, lambda width, height: None, notes)
+    transform_notes(film.header, notes)
+    return notes
 
 
-def _read_header(data: bytes) -> pydicom.Dataset:
-    """Return the elements that decide the picture, each already converted."""
-    with _silence():
-        header = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_KEYWORDS))
-        for _ in header.iterall():
-            pass
-    return header
+def _parsed(data: bytes, notes: list[str]) -> DicomFile:
+    film = parse_dicom(data, _KEYWORDS)
+    if film.headless:
+        notes.append("the file has no DICOM preamble; it is read as a bare data set")
+    syntax = film.syntax
+    if syntax not in (*NATIVE, DEFLATED, _RLE) and not is_known_frame(syntax):
+        named = repr(UID_dictionary[syntax][0]) if syntax in UID_dictionary else "one that no standard names"
+        raise ImageError(
+            f"expected pixel data in a known encoding, got {named}; save the film as Explicit VR Little Endian"
+        )
+    return film
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep pydicom's warnings, which quote the odd values they meet, out of the process's output.
+def _check_header(film: DicomFile, check_size: CheckSize, notes: list[str]) -> tuple[int, int]:
+    """Return the height and width that the film has once its pixels are square."""
+    header = film.header
+    _check_kind(header, notes)
+    colour = header.text("PhotometricInterpretation").upper() in _COLOUR
+    _expect(header, "SamplesPerPixel", (3,) if colour else (1,), default=3 if colour else 1)
+    if header.integer("NumberOfFrames") == 0:
+        notes.append("NumberOfFrames is 0; the one frame that is there is read")
+    else:
+        _expect(header, "NumberOfFrames", (1,), default=1)
+    rows, columns = _expect(header, "Rows", range(1, 65536)), _expect(header, "Columns", range(1, 65536))
+    allocated = _expect(header, "BitsAllocated", (8,) if colour else (8, 16))
+    stored = _expect(header, "BitsStored", range(2, allocated + 1), default=allocated)
+    _expect(header, "HighBit", range(stored - 1, allocated), default=stored - 1)
+    _expect(header, "PixelRepresentation", (0, 1), default=0)
+    if film.pixels is None or film.pixels.length == 0:
+        raise ImageError("expected PixelData, got a DICOM file without a picture")
+    check_size(columns, rows)
+    shape = _square(header, rows, columns, notes)
+    if shape != (rows, columns):
+        check_size(*shape[::-1])
+    return shape
 
-    Warning filters belong to the process, so the lock keeps two readers from restoring each other's.
-    """
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
-
-def _check_header(header: pydicom.Dataset) -> None:
-    polarity = str(header.get("PhotometricInterpretation", "")).strip()
-    if polarity not in ("MONOCHROME1", "MONOCHROME2"):
-        told = repr(polarity) if polarity in ("", *_COLOURS) else "of another name"
-        raise ImageError(f"PhotometricInterpretation {told} is not a radiograph; expected MONOCHROME1 or MONOCHROME2")
-    modality = str(header.get("Modality", "")).strip()
+def _check_kind(header: Elements, notes: list[str]) -> None:
+    """Refuse what is no radiograph of a chest, by the words of its header."""
+    polarity = header.text("PhotometricInterpretation").upper()
+    if polarity not in (*_GREY, *_COLOUR):
+        told = repr(polarity) if polarity in ("", *_TOLD) else "of another name"
+        raise ImageError(
+            f"PhotometricInterpretation {told} is not a radiograph; expected MONOCHROME1 or MONOCHROME2; "
+            "export the film as grey"
+        )
+    shape = header.text("PresentationLUTShape").upper()
+    if (polarity, shape) in (("MONOCHROME2", "INVERSE"), ("MONOCHROME1", "IDENTITY")):
+        notes.append(f"PresentationLUTShape {shape} contradicts PhotometricInterpretation {polarity}, which counts")
+    modality = header.text("Modality").upper()
     if modality in _SECTIONS:
         raise ImageError(f"Modality {modality!r} is not a radiograph; expected CR, DX or a like projection")
-    if part := part_elsewhere(stated_part(header)):
-        raise ImageError(f"body part {part!r} is not the chest; expected a chest film; correct a header that is wrong")
-    _expect(header, "SamplesPerPixel", (1,), default=1)
-    _expect(header, "NumberOfFrames", (1,), default=1)
-    _expect(header, "BitsAllocated", (8, 16))
-    _expect(header, "PixelRepresentation", (0, 1), default=0)
-    _expect(header, "Rows", range(1, 65536))
-    _expect(header, "Columns", range(1, 65536))
-    stored = _expect(header, "BitsStored", range(2, int(header.BitsAllocated) + 1))
-    _expect(header, "HighBit", (stored - 1,), default=stored - 1)
-    if not header.get("PixelData"):
-        raise ImageError("expected PixelData, got a DICOM file without a picture")
+    regions = [item.text("CodeMeaning") for item in header.items("AnatomicRegionSequence")]
+    stated = stated_part(header.text("BodyPartExamined"), regions)
+    if part := part_elsewhere(stated):
+        if part_elsewhere(" ".join((stated, *(header.text(keyword) for keyword in DESCRIPTIONS)))):
+            raise ImageError(
+                f"body part {part!r} is not the chest; expected a chest film; correct a header that is wrong"
+            )
+        notes.append(f"the header names the body part {part}, but its descriptions name a chest; it is read as one")
 
 
-def _expect(header: pydicom.Dataset, keyword: str, allowed: tuple[int, ...] | range, default: int | None = None) -> int:
-    value = header.get(keyword)
-    value = default if value is None else value
-    if not isinstance(value, int) or value not in allowed:
+def _expect(header: Elements, keyword: str, allowed: tuple[int, ...] | range, default: int | None = None) -> int:
+    """Return a whole number of the header; the default where it is missing or empty."""
+    value = header.integer(keyword)
+    if value is None and keyword not in header:
+        value = default
+    if value is None or value not in allowed:
         wanted = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(str, allowed))
-        raise ImageError(f"expected {keyword} {wanted}, got {value if isinstance(value, int) else 'no whole number'}")
-    return int(value)
+        found = "no whole number" if value is None else value
+        raise ImageError(f"expected {keyword} {wanted}, got {found}; export the film again, as one grey picture")
+    return value
 
 
-def _stored_values(header: pydicom.Dataset, syntax: UID) -> Stored:
+def _square(header: Elements, rows: int, columns: int, notes: list[str]) -> tuple[int, int]:
+    """Return the height and width of a film whose pixels are made square, the finer side kept (C.7.6.3.1.7)."""
+    for keyword in _SPACINGS:
+        down, across = [*header.numbers(keyword), None, None][:2]
+        if down is None or across is None or min(down, across) <= 0:
+            continue
+        ratio = down / across
+        if abs(ratio - 1) <= _SQUARE:
+            break
+        if not 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH:
+            raise ImageError(f"expected pixels about as high as wide, got {ratio:g} to 1 in {keyword}; correct it")
+        notes.append(f"pixels are {ratio:.3g} times as high as wide ({keyword}); the film is made of square ones")
+        return (round(rows * ratio), columns) if ratio > 1 else (rows, round(columns / ratio))
+    return rows, columns
+
+
+def _stored_values(film: DicomFile, notes: list[str]) -> Stored:
     """Return (H, W) uint16, signed values as their two's complement of 16 bits."""
-    rows, columns, bits = int(header.Rows), int(header.Columns), int(header.BitsStored)
-    if syntax in _NATIVE:
-        pixels = _native_pixels(header, syntax, rows, columns)
-    elif syntax == RLELossless:
-        with _silence():
-            pixels = pixel_array(header, raw=True)
-    else:
-        pixels = decode_frame(_only_frame(header), syntax, rows, columns)
-    if header.get("PixelRepresentation") == 1:
-        spare = 16 - bits
-        return (((pixels.astype(np.int16, copy=False)) << spare) >> spare).view(np.uint16)
-    if syntax in _NATIVE and pixels.itemsize * 8 > bits:
-        pixels = pixels & pixels.dtype.type((1 << bits) - 1)  # the bits above may hold an overlay
-    return pixels.astype(np.uint16, copy=False)
+    header = film.header
+    pixels = _decoded(film, notes)
+    bits = header.integer("BitsStored") or pixels.itemsize * 8
+    above = (header.integer("HighBit") or bits - 1) - bits + 1  # bits below the value, in the manner of ACR-NEMA
+    signed = header.integer("PixelRepresentation") == 1
+    if is_lossy(film.syntax) and signed == (pixels.dtype.kind == "i"):  # what it makes of the ends may lie beyond them
+        pixels = np.clip(pixels, -(1 << bits - 1) if signed else 0, (1 << bits - signed) - 1)
+    values = pixels.astype(np.uint16, copy=False) if pixels.dtype.kind == "u" else pixels.astype(np.int16).view("u2")
+    if above and film.syntax in (*NATIVE, _RLE):
+        notes.append("HighBit lies above the bits that are stored; the values are shifted down to them")
+        values = values >> np.uint16(above)
+    spare = 16 - bits
+    if signed:
+        return ((values.view(np.int16) << spare) >> spare).view(np.uint16)
+    # The bits above may hold an overlay.
+    return values & np.uint16((1 << bits) - 1) if spare and (pixels.itemsize == 2 or bits < 8) else values
 
 
-def _only_frame(header: pydicom.Dataset) -> bytes:
-    with _silence():
-        return get_frame(header.PixelData, 0, number_of_frames=1)
+def _colours(film: DicomFile, notes: list[str]) -> npt.NDArray[np.uint8]:
+    """Return (H, W, 3) uint8 in RGB, decoded from whichever colour space."""
+    pixels: npt.NDArray[np.uint8] = _decoded(film, notes).astype(np.uint8, copy=False)
+    space = film.header.text("PhotometricInterpretation").upper()
+    if space == "YBR_FULL" and film.syntax in (*NATIVE, _RLE):
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB))
+    return pixels
 
 
-def _native_pixels(header: pydicom.Dataset, syntax: UID, rows: int, columns: int) -> npt.NDArray[Any]:
-    size = int(header.BitsAllocated) // 8
-    expected = rows * columns * size
-    if len(header.PixelData) not in (expected, expected + 1):
+def _decoded(film: DicomFile, notes: list[str]) -> npt.NDArray[Any]:
+    """Return the pixels as the file holds them, (H, W) or (H, W, 3), of 8 or 16 bits."""
+    header, pixels = film.header, film.pixels
+    assert pixels is not None
+    rows, columns = header.integer("Rows") or 0, header.integer("Columns") or 0
+    shape = (rows, columns, 3) if header.integer("SamplesPerPixel") == 3 else (rows, columns)
+    size = (header.integer("BitsAllocated") or 16) // 8
+    if pixels.length is None:
+        if film.syntax in NATIVE:
+            raise ImageError(
+                "expected pixels as the header states them, got compressed ones; correct TransferSyntaxUID"
+            )
+        return decode_frame(joined_fragments(film.data, pixels.start), film.syntax, shape, size)
+    if film.syntax not in NATIVE:
+        raise ImageError("expected compressed pixels as the header states, got plain ones; correct TransferSyntaxUID")
+    return _native(film, shape, size, notes)
+
+
+def _native(film: DicomFile, shape: tuple[int, ...], size: int, notes: list[str]) -> npt.NDArray[Any]:
+    """Return pixels that are not compressed."""
+    pixels, count = film.pixels, int(np.prod(shape))
+    assert pixels is not None
+    assert pixels.length is not None
+    due, row = count * size, count * size // shape[0]
+    if film.header.text("PhotometricInterpretation").upper() in ("YBR_FULL_422", "YBR_PARTIAL_420"):
+        raise ImageError("expected pixels with all their samples, got colours that are subsampled; export it as grey")
+    data = film.pixel_bytes(min(pixels.length, due + row))
+    if len(data) < min(pixels.length, due) or not due <= pixels.length < due + row:  # a row too many is a wrong size
         raise ImageError(
-            f"expected {expected} bytes of pixels for {columns} x {rows}, got {len(header.PixelData)}; "
+            f"expected {due} bytes of pixels for {shape[1]} x {shape[0]}, got {min(pixels.length, len(data))}; "
             "the file is truncated or its header is wrong"
         )
-    kind = np.dtype(f"{'>' if syntax == ExplicitVRBigEndian else '<'}u{size}")
-    pixels = np.frombuffer(header.PixelData, kind, rows * columns).reshape(rows, columns)
-    return pixels.astype(kind.newbyteorder("="), copy=False)
+    if pixels.length > due + 1:
+        notes.append(f"{pixels.length - due} bytes behind the pixels belong to none; they are left out")
+    if film.syntax == EXPLICIT_BIG and (size == 2 or pixels.vr == "OW"):
+        words = np.frombuffer(bytes(data[:due]) + bytes(due % 2), ">u2").astype("<u2")
+    else:
+        words = np.frombuffer(data, "<u2" if size == 2 else np.uint8, count)
+    raw = words.view(f"<u{size}")[:count]
+    if len(shape) == 3 and film.header.integer("PlanarConfiguration") == 1:
+        return np.moveaxis(raw.reshape(3, *shape[:2]), 0, -1)
+    return raw.reshape(shape)

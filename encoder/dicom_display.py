@@ -1,68 +1,67 @@
 """How a DICOM film is shown: one brightness for each of the 65,536 values a pixel can have.
 
-It knows tables, windows, padding and polarity, and nothing of files or codestreams.
+The steps are those of PS3.3: padding (C.7.5.1.1.2), modality transform (C.11.1), VOI transform (C.11.2), polarity
+(C.7.6.3.1.2). What a header leaves open is got over where there is one plain reading, and noted.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
+from encoder.dicom_elements import Elements
 from encoder.errors import ImageError
 
 Stored = npt.NDArray[np.uint16]
 Table = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 16
-_MAY_BE_EMPTY = ("RescaleSlope", "RescaleIntercept", "VOILUTFunction")
+_CODES = 1 << 16
+_SPARSE, _STRETCH = 0.01, 0.25
+"""Of a film without a window: a hundredth of its pixels, at either end, is clipped where it alone would widen the range
+by more than a quarter, as hot pixels and markers do. Version 1 of the rule."""
 
 
-def display_table(header: pydicom.Dataset, stored: Stored) -> Table:
+def display_table(header: Elements, stored: Stored, notes: list[str]) -> Table:
     """Return (65536,) float64 in [0, 1]: how bright each stored value is shown.
 
+    Args:
+        stored: (H, W), signed values as their two's complement of 16 bits.
+        notes: is given a sentence for each thing that is read otherwise than it is written.
+
     Raises:
-        ImageError: all pixels that are not padding look alike.
+        ImageError: all pixels that are not padding look alike, or a rescale that is no number.
     """
-    for keyword in _MAY_BE_EMPTY:
-        if keyword in header and header[keyword].is_empty:  # as anonymisers leave them: as good as not there
-            del header[keyword]
-    codes = np.arange(65536, dtype=np.uint16)
-    values = codes.view(np.int16) if header.get("PixelRepresentation") == 1 else codes
-    table = np.asarray(apply_voi_lut(apply_modality_lut(values, header), header), dtype=np.float64)
+    signed = header.integer("PixelRepresentation") == 1
+    codes = np.arange(_CODES, dtype=np.uint16)
+    values = (codes.view(np.int16) if signed else codes).astype(np.int64)
     padding = _padding(header, values)
-    shown = _shown(stored.view(values.dtype), table, padding)
-    if shown.size == 0 or not np.isfinite(shown).all() or shown.min() == shown.max():
-        raise ImageError("expected a film with contrast, got one value everywhere inside its window")
-    table = np.asarray(np.clip((table - shown.min()) / (shown.max() - shown.min()), 0, 1))
-    if header.PhotometricInterpretation == "MONOCHROME1":
+    counts = _counts(stored)
+    counts[padding] = 0
+    shown = counts > 0
+    if not shown.any():
+        raise ImageError("expected a film with contrast, got nothing but padding")
+    table, windowed = _voi(header, _modality(header, values, signed, notes), shown, notes)
+    low, high = _range(table, counts, windowed=windowed)
+    if low == high:
+        raise ImageError(
+            "expected a film with contrast, got one value everywhere inside its window; correct the window, or "
+            "remove it from the header"
+        )
+    table = np.clip((table - low) / (high - low), 0, 1)
+    if header.text("PhotometricInterpretation").upper() == "MONOCHROME1":
         table = 1 - table
     table[padding] = 0
-    return table
+    return np.asarray(table)
 
 
-def _shown(stored: npt.NDArray[Any], table: Table, padding: npt.NDArray[np.bool_]) -> Table:
-    """Return among others the least and the greatest brightness of the film's pixels that are not padding."""
-    between = np.arange(int(stored.min()), int(stored.max()) + 1).astype(np.uint16)
-    ends = between[[0, -1]]
-    steps = np.diff(table[between])
-    if not padding[ends].any() and ((steps >= 0).all() or (steps <= 0).all()):  # most films: both ends tell all
-        return table[ends]
-    present = np.zeros(65536, dtype=bool)
-    for block in _blocks(stored.view(np.uint16)):
-        present[block] = True
-    return table[present & ~padding]
-
-
-def _padding(header: pydicom.Dataset, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return (65536,) bool: the stored values that fill what no detector saw (PS3.3, C.7.5.1.1.2)."""
-    first = header.get("PixelPaddingValue")
-    if not isinstance(first, int):
-        return np.zeros(values.shape, dtype=bool)
-    limit = header.get("PixelPaddingRangeLimit")
-    last = limit if isinstance(limit, int) else first
-    return np.asarray((values >= min(first, last)) & (values <= max(first, last)))
+def transform_notes(header: Elements, notes: list[str]) -> None:
+    """Note what of the transforms is read otherwise than it is written. Raises ImageError."""
+    signed = header.integer("PixelRepresentation") == 1
+    values = np.arange(_CODES, dtype=np.int64)
+    _voi(header, _modality(header, values, signed, notes), np.ones(_CODES, dtype=bool), notes)
 
 
 def look_up(stored: Stored, table: Table) -> npt.NDArray[np.float32]:
@@ -72,6 +71,182 @@ def look_up(stored: Stored, table: Table) -> npt.NDArray[np.float32]:
     for source, target in zip(_blocks(stored), _blocks(image), strict=True):
         np.take(brightness, source, out=target, mode="clip")  # no value is outside; not looking takes half the time
     return image
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What a transform is given: the value of each stored code, and whether values may be negative."""
+
+    values: Table
+    signed: bool
+
+
+def _modality(header: Elements, values: npt.NDArray[np.int64], signed: bool, notes: list[str]) -> _Input:
+    """Return the output of the modality LUT, else of the rescale (C.11.1)."""
+    given = _Input(values.astype(np.float64), signed)
+    for lut in _luts(header, "ModalityLUTSequence", notes):
+        return _Input(lut.of(given), signed=False)
+    slope, intercept = _rescale(header, "RescaleSlope", 1), _rescale(header, "RescaleIntercept", 0)
+    if slope == 0:
+        notes.append("RescaleSlope is 0, which no film has; the rescale is left out")
+        return given
+    bits = header.integer("BitsStored") or 16
+    ends = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    return _Input(given.values * slope + intercept, min(end * slope + intercept for end in ends) < 0)
+
+
+def _rescale(header: Elements, keyword: str, default: float) -> float:
+    """Return a number of the rescale; one that is missing, or left empty by an anonymiser, changes nothing."""
+    if keyword not in header:
+        return default
+    value = header.number(keyword)
+    if value is None:
+        raise ImageError(f"expected a number in {keyword}, got something else; correct it, or remove it and its window")
+    return value
+
+
+def _voi(header: Elements, given: _Input, shown: npt.NDArray[np.bool_], notes: list[str]) -> tuple[Table, bool]:
+    """Return the output of the first VOI LUT, else of the first window (C.11.2), and whether there is any."""
+    for lut in _luts(header, "VOILUTSequence", notes):
+        return lut.of(given, shown), True
+    window = _window(header, notes)
+    if window is None:
+        return given.values, False
+    return window(given.values), True
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One window: its centre, its width, and its function (C.11.2.1.2 and C.11.2.1.3)."""
+
+    center: float
+    width: float
+    function: str
+
+    def __call__(self, values: Table) -> Table:
+        """Return the brightness of each value in [0, 1]; it grows with the value."""
+        if self.function == "SIGMOID":
+            steepness = np.clip(-4 * (values - self.center) / self.width, -700, 700)
+            return np.asarray(1 / (1 + np.exp(steepness)))
+        exact = self.function == "LINEAR_EXACT"
+        center, width = (self.center, self.width) if exact else (self.center - 0.5, self.width - 1)
+        if width == 0:
+            return np.asarray(values > center, np.float64)
+        return np.asarray(np.clip((values - center) / width + 0.5, 0, 1))
+
+
+def _window(header: Elements, notes: list[str]) -> _Window | None:
+    """Return the first window; None where there is none that can be used."""
+    if "WindowCenter" not in header or "WindowWidth" not in header:
+        return None
+    center, width = header.number("WindowCenter"), header.number("WindowWidth")
+    function = header.text("VOILUTFunction").upper() or "LINEAR"
+    if center is None or width is None or width <= 0:
+        notes.append("the window is no centre and width above 0; the film is shown over its whole range")
+        return None
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        notes.append("VOILUTFunction is none of the standard; the window is taken as LINEAR")
+        function = "LINEAR"
+    if function == "LINEAR" and width < 1:
+        notes.append("WindowWidth is below 1, the least of a LINEAR window; it is taken as LINEAR_EXACT")
+        function = "LINEAR_EXACT"
+    return _Window(center, width, function)
+
+
+@dataclass(frozen=True)
+class _Lut:
+    """One look-up table: the pattern of 16 bits of the first value that is mapped, and the entries."""
+
+    first: int
+    entries: Table
+
+    def of(self, given: _Input, shown: npt.NDArray[np.bool_] | None = None) -> Table:
+        """Return the entry of each value; one before the first or beyond the last has that one's (C.11.2.1.1)."""
+        first = self._first(given, given.values if shown is None else given.values[shown])
+        places = np.clip(np.rint(given.values - first), 0, len(self.entries) - 1)
+        return np.asarray(self.entries[places.astype(np.int64)])
+
+    def _first(self, given: _Input, shown: Table) -> int:
+        """Return the first value mapped: signed where the input can be, or where only that meets the film's values."""
+        plain, signed = self.first, self.first - (_CODES if self.first >= _CODES // 2 else 0)
+        due, other = (signed, plain) if given.signed else (plain, signed)
+        return due if self._meets(due, shown) or not self._meets(other, shown) else other
+
+    def _meets(self, first: int, values: Table) -> bool:
+        return bool(values.max() >= first and values.min() < first + len(self.entries))
+
+
+def _luts(header: Elements, keyword: str, notes: list[str]) -> Iterator[_Lut]:
+    """Yield the tables of a sequence that can be used; an item without a descriptor or entries has nothing to apply."""
+    for item in header.items(keyword):
+        descriptor = [value & 0xFFFF for value in item.integers("LUTDescriptor")]
+        if len(descriptor) < 3 or not item.raw("LUTData"):
+            notes.append(f"an item of {keyword} holds no table; it is left out")
+            continue
+        count = descriptor[0] or _CODES
+        words = item.found["LUTData"].vr != "OB"
+        entries = _entries(item.raw("LUTData"), count, descriptor[2], swapped=words and not item.little)
+        if len(entries) < count:
+            notes.append(f"an item of {keyword} holds fewer entries than it states; it is left out")
+            continue
+        yield _Lut(descriptor[1], entries.astype(np.float64))
+
+
+def _entries(data: bytes, count: int, bits: int, *, swapped: bool) -> npt.NDArray[Any]:
+    """Return the entries of a table, those of 8 bits one or two a word (PS3.3, C.11.1.1.1 and C.11.2.1.1).
+
+    Fewer than `count` where the data ends before.
+    """
+    words = np.frombuffer(data, ">u2" if swapped else "<u2", len(data) // 2).astype("<u2")
+    if len(words) < count <= len(data) and (bits <= 8 or len(data) - count <= 1):
+        return np.frombuffer(words.tobytes() if swapped else data, np.uint8)[:count]
+    return words[:count]
+
+
+def _range(table: Table, counts: npt.NDArray[np.int64], *, windowed: bool) -> tuple[float, float]:
+    """Return the brightness shown as black and that shown as white, of the pixels that are not padding."""
+    present = counts > 0
+    levels, counted = table[present], counts[present]
+    low, high = float(levels.min()), float(levels.max())
+    if windowed:
+        return low, high
+    order = np.argsort(levels, kind="stable")
+    levels, below = levels[order], np.cumsum(counted[order])
+    spare = _SPARSE * below[-1]
+    inner_low = float(levels[np.searchsorted(below, spare, side="right")])
+    inner_high = float(levels[np.searchsorted(below, below[-1] - spare, side="left")])
+    most = _STRETCH * (inner_high - inner_low)
+    if most <= 0:
+        return low, high
+    return (inner_low if inner_low - low > most else low), (inner_high if high - inner_high > most else high)
+
+
+def _padding(header: Elements, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return (65536,) bool: the stored values that fill what no detector saw (PS3.3, C.7.5.1.1.2).
+
+    The 16 bits count, whichever signedness they are written in.
+    """
+    first, limit = header.integer("PixelPaddingValue"), header.integer("PixelPaddingRangeLimit")
+    if first is None:
+        return np.zeros(values.shape, dtype=bool)
+    ends = [_as_stored(header, end & 0xFFFF, values) for end in (first, first if limit is None else limit)]
+    return np.asarray((values >= min(ends)) & (values <= max(ends)))
+
+
+def _as_stored(header: Elements, pattern: int, values: npt.NDArray[np.int64]) -> int:
+    """Return what 16 bits mean as a pixel; those of a signed one may be the bits that are stored alone."""
+    bits = header.integer("BitsStored") or 16
+    value = int(values[pattern])
+    negative = values[-1] < 0 and 1 << bits - 1 <= value < 1 << bits
+    return value - (1 << bits) if negative else value
+
+
+def _counts(stored: Stored) -> npt.NDArray[np.int64]:
+    """Return (65536,): how many pixels have each stored value."""
+    counts = np.zeros(_CODES, dtype=np.int64)
+    for block in _blocks(stored):
+        counts += np.bincount(block, minlength=_CODES)
+    return counts
 
 
 def _blocks(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

@@ -1,6 +1,6 @@
 """Decoding the one compressed frame of a DICOM file, after its own header agreed with the DICOM header.
 
-It knows codestreams and transfer syntaxes, and nothing of windows, polarity or files.
+A frame that is not whole is refused, whatever a decoder would make of it.
 """
 
 import signal
@@ -8,14 +8,17 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
-    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -23,61 +26,120 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    RLELossless,
 )
 
 from encoder.errors import ImageError
-from encoder.header import JPEG_SIGNATURE, PictureHeader, parse_jpeg, parse_jpeg2000
+from encoder.header import JPEG_SIGNATURE, PictureHeader, codestream, parse_jpeg, parse_jpeg2000
+from encoder.jpeg import decode_jpeg
 
 _JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
-_JPEG_2000 = (JPEG2000, JPEG2000Lossless)
+_JPEG_2000 = (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
+_MORE = b"\x5a\xa5" * 64
+"""Bytes that no scan which has all its own is decoded from."""
 _SECONDS, _PIXELS_A_SECOND = 1, 4_000_000
 """Processor time for a JPEG-LS frame: of a start, and what the slowest machine decodes; a usual one is five times as
 fast."""
 
 
-def is_known_frame(syntax: UID) -> bool:
+def is_known_frame(syntax: str) -> bool:
     """Return whether frames of this transfer syntax can be decoded here."""
-    return syntax in _JPEG + _JPEG_LS + _JPEG_2000
+    return syntax in (*_JPEG, *_JPEG_LS, *_JPEG_2000, RLELossless)
 
 
-def decode_frame(frame: bytes, syntax: UID, rows: int, columns: int) -> npt.NDArray[Any]:
-    """Return the stored values, (rows, columns) of 8 or 16 bits.
+def is_lossy(syntax: str) -> bool:
+    """Return whether values of this transfer syntax may be other than they were, and lie beyond their bits."""
+    return syntax in (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
+
+
+def decode_frame(frame: bytes, syntax: str, shape: tuple[int, ...], size: int) -> npt.NDArray[Any]:
+    """Return the stored values, of 8 or 16 bits.
+
+    Args:
+        shape: (rows, columns), or (rows, columns, 3) of a colour picture.
+        size: bytes a sample in the DICOM header.
 
     Raises:
-        ImageError: the codestream is damaged, of another kind, or not of the size and depth that are due.
+        ImageError: the codestream is damaged, ends early, is of another kind, or not of the size and depth that are
+            due.
     """
-    header = _frame_header(frame, syntax)
-    found = (header.height, header.width, header.components)
-    if found != (rows, columns, 1) or not 2 <= header.bits <= 16:
+    if syntax == RLELossless:
+        return _decode_rle(frame, shape, size)
+    frame = codestream(frame) if syntax in _JPEG_2000 else frame
+    header, essence = _frame_header(frame, syntax)
+    samples = shape[2] if len(shape) == 3 else 1
+    if (header.height, header.width, header.components) != (*shape[:2], samples) or not 2 <= header.bits <= 16:
         raise ImageError(
-            f"expected a grey frame of {columns} x {rows} as in the DICOM header, got {header.width} x "
-            f"{header.height} with {header.components} components of {header.bits} bits"
+            f"expected a frame of {shape[1]} x {shape[0]} with {samples} components as in the DICOM header, got "
+            f"{header.width} x {header.height} with {header.components} components of {header.bits} bits"
         )
-    pixels = _decode_apart(frame, rows * columns) if syntax in _JPEG_LS else _decode(frame, syntax)
-    if pixels.shape != (rows, columns) or pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
-        raise ImageError(f"expected pixels of shape ({rows}, {columns}), got {pixels.shape} of {pixels.dtype}")
+    try:
+        pixels = _decode(essence, syntax, header)
+    except (RuntimeError, ValueError) as error:  # a decoder's own
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"expected a whole compressed frame, got a damaged one ({error})") from error
+    if pixels.shape != shape or pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
+        raise ImageError(f"expected pixels of shape {shape}, got {pixels.shape} of {pixels.dtype}")
     return pixels
 
 
-def _frame_header(frame: bytes, syntax: UID) -> PictureHeader:
+def _frame_header(frame: bytes, syntax: str) -> tuple[PictureHeader, bytes]:
+    """Return the frame's own header, and the frame without what is no part of the picture."""
     if syntax in _JPEG_2000:
-        return parse_jpeg2000(frame)
+        return parse_jpeg2000(frame), frame
     if not frame.startswith(JPEG_SIGNATURE):
-        raise ImageError(f"expected a frame of {syntax.name!r}, got bytes that start with {frame[:4].hex(' ')}")
-    header, _ = parse_jpeg(frame)
-    if header.scans > 1 or header.progressive:
+        raise ImageError(f"expected a frame of JPEG, got bytes that start with {frame[:4].hex(' ')}")
+    header, essence = parse_jpeg(frame)
+    if header.progressive or header.scans > header.components:
         raise ImageError(f"expected a frame of one scan, got {header.scans}")
-    return header
+    return header, essence
 
 
-def _decode(frame: bytes, syntax: UID) -> npt.NDArray[Any]:
-    # Two native libraries that most callers, who read JPEG and PNG files, never need.
+def _decode(frame: bytes, syntax: str, header: PictureHeader) -> npt.NDArray[Any]:
+    if syntax in _JPEG_LS:
+        return _decode_apart(frame, header.pixels)
+    # Native libraries that most callers, who read JPEG and PNG files, never need.
     import imagecodecs
 
-    decode: Callable[[bytes], npt.NDArray[Any]]
-    decode = imagecodecs.jpeg2k_decode if syntax in _JPEG_2000 else imagecodecs.jpeg8_decode
-    return np.asarray(decode(frame))  # its errors are RuntimeError and ValueError
+    if syntax in _JPEG_2000:
+        return np.asarray(imagecodecs.jpeg2k_decode(frame))
+    if header.bits == 8 and not header.lossless:
+        return decode_jpeg(frame)
+    # libjpeg makes up what a scan lacks, and says so in a warning that is not passed on.
+    pixels = np.asarray(imagecodecs.jpeg8_decode(frame))
+    if not np.array_equal(pixels, imagecodecs.jpeg8_decode(frame[:-2].rstrip(b"\xff") + _MORE + frame[-2:])):
+        raise ImageError("expected a whole JPEG frame, got one whose scan ends early; the file is truncated")
+    return pixels
+
+
+def _decode_rle(frame: bytes, shape: tuple[int, ...], size: int) -> npt.NDArray[Any]:
+    """Return the stored values of an RLE frame: a segment for each byte of a sample, high bytes first (PS3.5, G)."""
+    import imagecodecs
+
+    samples, count = (shape[2] if len(shape) == 3 else 1), shape[0] * shape[1]
+    header = struct.unpack("<16I", frame[:64]) if len(frame) >= 64 else (0,)
+    places = [*header[1 : header[0] + 1], len(frame)] if header[0] == samples * size else []
+    if not places or places[0] < 64 or sorted(set(places)) != places:
+        raise ImageError(f"expected an RLE frame of {samples * size} segments in order, got a damaged one")
+    planes = np.empty((samples, size, count), np.uint8)
+    for number, (start, end) in enumerate(pairwise(places)):
+        plane = planes[number // size, size - 1 - number % size]
+        plane[:] = _unpacked(imagecodecs.packbits_decode, frame[start:end], count)
+    pixels = np.ascontiguousarray(np.moveaxis(planes, 1, 2)).view(f"<u{size}").reshape(samples, *shape[:2])
+    return pixels[0] if samples == 1 else np.moveaxis(pixels, 0, -1)
+
+
+def _unpacked(decode: Callable[..., bytes | bytearray], segment: bytes, count: int) -> npt.NDArray[np.uint8]:
+    """Return the bytes of one segment of RLE, which PackBits are."""
+    try:
+        plane = np.frombuffer(decode(segment, out=count + 2), np.uint8)
+    except (RuntimeError, ValueError):
+        raise ImageError("expected whole RLE segments, got a damaged one") from None
+    if len(plane) < count:
+        raise ImageError(f"expected an RLE segment of {count} bytes, got {len(plane)}; the file is truncated")
+    return plane[:count]
 
 
 def _decode_apart(frame: bytes, pixels: int) -> npt.NDArray[Any]:

@@ -3,8 +3,10 @@
 It decodes no pixel and knows nothing of DICOM, films or networks.
 """
 
+import re
 import struct
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 
 from encoder.errors import ImageError
 
@@ -13,8 +15,11 @@ JPEG_SIGNATURE = b"\xff\xd8\xff"
 J2K_SIGNATURE = b"\xff\x4f\xff\x51"
 MAX_PARTS = 50_000  # segments or chunks; a 64 MP PNG in 8 KiB chunks has about 16,000
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-_PLAIN_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+_PLAIN_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
 _METADATA_MARKERS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_LS_MARKER = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]", re.DOTALL)
+"""What ends a scan: in JPEG-LS a byte below 0x80 after 0xFF is one of the picture's (T.87, A.1)."""
 _DECODED_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
 
@@ -28,6 +33,9 @@ class PictureHeader:
     components: int
     scans: int = 1
     progressive: bool = False
+    lossless: bool = False
+    orientation: int = 1
+    """As EXIF counts: 1 is upright, 6 is to be turned right by a quarter."""
 
     @property
     def pixels(self) -> int:
@@ -38,53 +46,97 @@ class PictureHeader:
 def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
     """Return the header of a JPEG or JPEG-LS stream, and the stream without its metadata segments.
 
-    EXIF, colour profiles and comments go, so no decoder parses them, warns of them or turns the film by them.
+    EXIF, thumbnails, colour profiles and comments go, so no decoder parses them or warns of them. The orientation
+    that EXIF states is in the header.
 
     Raises:
-        ImageError: no frame header before the first scan, or a segment that runs past the end.
+        ImageError: no frame header before the first scan, a segment that runs past the end, or no end marker.
     """
-    position, kept, header = 2, [data[:2]], None
+    position, kept, frame, scans, turn = 2, [data[:2]], None, 0, 1
     for _ in range(MAX_PARTS):
-        marker, end = _jpeg_segment(data, position)
-        if marker in _FRAME_MARKERS:
-            header = _frame_header(data, position, end, progressive=marker in (0xC2, 0xC6, 0xCA, 0xCE))
-        if marker == 0xDA:
+        marker, start, end = _jpeg_segment(data, position)
+        segment = data[start:end]
+        if marker == 0xD9:
             break
+        if marker in _FRAME_MARKERS:
+            frame = segment
+        elif marker == 0xE1:
+            turn = exif_orientation(segment[10:]) if segment[4:10] == b"Exif\0\0" else turn
+        elif marker == 0xDA:
+            scans += 1
+            end = _end_of_scan(data, end, _LS_MARKER if frame and frame[1] == 0xF7 else _MARKER)
+            segment = data[start:end]
         if marker not in _METADATA_MARKERS:
-            kept.append(data[position:end])
+            kept.append(_least(segment))
         position = end
     else:
         raise ImageError(f"expected at most {MAX_PARTS} JPEG segments, got more")
-    if header is None:
+    if frame is None or not scans:
         raise ImageError("expected a JPEG frame header before the first scan, got none; the file is damaged")
-    # Inside a scan every 0xFF is followed by 0x00 or a restart, so this pair is always a further scan.
-    scans = data.count(b"\xff\xda", position)
-    last = data.find(b"\xff\xd9", position) if scans == 1 else -1  # what follows the end is no part of the picture
-    kept.append(data[position : last + 2] if last >= 0 else data[position:])
-    return PictureHeader(*header[:4], scans=scans, progressive=header[4]), b"".join(kept)
+    return _frame_header(frame, scans, turn), b"".join((*kept, b"\xff\xd9"))
 
 
-def _jpeg_segment(data: bytes, position: int) -> tuple[int, int]:
-    """Return the marker at `position` and where its segment ends."""
-    if position + 4 > len(data) or data[position] != 0xFF:
-        raise ImageError(f"expected a JPEG marker at byte {position}, got the end or other bytes; it is damaged")
-    marker = data[position + 1]
-    if marker == 0xFF:
-        return marker, position + 1
+def _least(segment: bytes) -> bytes:
+    """Return a segment with no more than a decoder reads: no thumbnail in JFIF, nothing behind Adobe's transform."""
+    if segment[1] == 0xE0:
+        return b"\xff\xe0\x00\x10JFIF\0\1\1\0\0\1\0\1\0\0" if segment[4:9] == b"JFIF\0" else b""
+    if segment[1] == 0xEE:
+        told = segment[4:9] == b"Adobe" and len(segment) >= 16
+        return b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + segment[15:16] if told else b""
+    return segment
+
+
+def _end_of_scan(data: bytes, position: int, marker: re.Pattern[bytes]) -> int:
+    """Return where the entropy-coded bytes end that begin at `position`."""
+    found = marker.search(data, position)
+    if found is None:
+        raise ImageError("expected a JPEG that ends with its end marker, got a truncated file")
+    return found.start()
+
+
+def _jpeg_segment(data: bytes, position: int) -> tuple[int, int, int]:
+    """Return the marker at `position`, behind any fill bytes, where it begins and where its segment ends."""
+    begun = position
+    while data[position : position + 2] == b"\xff\xff":
+        position += 1
+    marker = data[position + 1] if position + 1 < len(data) else 0
+    if data[position : position + 1] != b"\xff" or (marker < 0xC0 and marker != 0x01):
+        raise ImageError(f"expected a JPEG marker at byte {begun}, got the end or other bytes; it is damaged")
     if marker in _PLAIN_MARKERS:
-        return marker, position + 2
+        return marker, position, position + 2
     length = int.from_bytes(data[position + 2 : position + 4], "big")
     end = position + 2 + length
     if length < 2 or end > len(data):
         raise ImageError(f"expected a whole JPEG segment at byte {position}, got a truncated file")
-    return marker, end
+    return marker, position, end
 
 
-def _frame_header(data: bytes, position: int, end: int, *, progressive: bool) -> tuple[int, int, int, int, bool]:
-    if end - position < 10:
+def _frame_header(segment: bytes, scans: int, turn: int) -> PictureHeader:
+    if len(segment) < 10:
         raise ImageError("expected a JPEG frame header of at least 10 bytes, got a shorter one; it is damaged")
-    bits, height, width, components = struct.unpack_from(">BHHB", data, position + 4)
-    return width, height, bits, components, progressive
+    marker, (bits, height, width, components) = segment[1], struct.unpack_from(">BHHB", segment, 4)
+    progressive, lossless = marker in (0xC2, 0xC6, 0xCA, 0xCE), marker in (0xC3, 0xC7, 0xCB, 0xCF)
+    return PictureHeader(
+        width, height, bits, components, scans=scans, progressive=progressive, lossless=lossless, orientation=turn
+    )
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Return the orientation that EXIF states, 1 to 8 (Exif 2.32, 4.6.4 A); 1, upright, where it states none."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return 1
+    start = struct.unpack_from(order + "I", exif, 4)[0]
+    if start + 2 > len(exif):
+        return 1
+    for entry in range(struct.unpack_from(order + "H", exif, start)[0]):
+        place = start + 2 + 12 * entry
+        if place + 12 > len(exif):
+            break
+        tag, _, _, value = struct.unpack_from(order + "HHIH", exif, place)
+        if tag == 0x0112:
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
@@ -93,7 +145,7 @@ def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
     Raises:
         ImageError: an animation, a chunk that runs past the end, or no IHDR in first place.
     """
-    header = _png_header(data)
+    header, turn = _png_header(data), 1
     position, kept = len(PNG_SIGNATURE), [PNG_SIGNATURE]
     for _ in range(MAX_PARTS):
         if position + 12 > len(data):
@@ -105,9 +157,13 @@ def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
         if end > len(data):
             raise ImageError("expected a whole PNG chunk, got a truncated file")
         if kind in _DECODED_CHUNKS:
+            if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+                raise ImageError("expected a PNG chunk with its own check sum, got another; the file is damaged")
             kept.append(data[position:end])
+        elif kind == b"eXIf":
+            turn = exif_orientation(data[position + 8 : end - 4])
         if kind == b"IEND":
-            return header, b"".join(kept)
+            return replace(header, orientation=turn), b"".join(kept)
         position = end
     raise ImageError(f"expected at most {MAX_PARTS} PNG chunks, got more")
 
@@ -119,14 +175,41 @@ def _png_header(data: bytes) -> PictureHeader:
     return PictureHeader(width, height, bits, {2: 3, 4: 2, 6: 4}.get(colour, 1))
 
 
+def codestream(data: bytes) -> bytes:
+    """Return the JPEG 2000 codestream of a frame, out of the boxes of a JP2 file where it has any (15444-1, I.4).
+
+    Raises:
+        ImageError: the boxes hold no codestream.
+    """
+    if data[4:8] != b"jP  ":
+        return data
+    position = 0
+    for _ in range(MAX_PARTS):
+        if position + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, position)
+        start = position + 8
+        if length == 1 and start + 8 <= len(data):
+            length, start = int.from_bytes(data[start : start + 8], "big"), start + 8
+        end = position + length if length else len(data)
+        if end < start:
+            break
+        if kind == b"jp2c":
+            return data[start:end]
+        position = end
+    raise ImageError("expected a JPEG 2000 codestream in the boxes of a JP2 file, got none; the frame is damaged")
+
+
 def parse_jpeg2000(data: bytes) -> PictureHeader:
     """Return the header of a JPEG 2000 codestream (ISO 15444-1, the SIZ segment).
 
     Raises:
-        ImageError: no SIZ segment, or several tiles by the thousand.
+        ImageError: no SIZ segment, no end marker, or several tiles by the thousand.
     """
     if len(data) < 43 or data[:4] != J2K_SIGNATURE:
         raise ImageError("expected a JPEG 2000 codestream, got other bytes")
+    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):  # a frame is filled up to an even length
+        raise ImageError("expected a JPEG 2000 codestream that ends with its end marker, got a truncated one")
     x1, y1, x0, y0, tile_width, tile_height = struct.unpack_from(">6I", data, 8)
     components, depth = struct.unpack_from(">HB", data, 40)
     width, height = x1 - x0, y1 - y0

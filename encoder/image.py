@@ -4,7 +4,6 @@ It must not know of networks, tensors or HTTP; what a DICOM header means is in `
 """
 
 import io
-import math
 import os
 import struct
 import zlib
@@ -13,16 +12,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pillow
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from encoder.dicom import is_dicom, read_dicom
+from encoder.dicom import read_dicom
+from encoder.dicom_elements import is_dicom
 from encoder.errors import ImageError, NotAnImage
+from encoder.grey import as_grey
 from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, PictureHeader, parse_jpeg, parse_png
+from encoder.jpeg import decode_jpeg
 
 Source = str | os.PathLike[str] | bytes
 Image = npt.NDArray[np.float32]
@@ -31,8 +30,6 @@ MAX_PIXELS = 40_000_000  # the largest detectors in use give about 17 million, a
 MAX_FILE_BYTES = 100_000_000  # MAX_PIXELS of 16 bits uncompressed, and room for a header
 MIN_SIDE = 32
 MAX_ASPECT = 8
-MAX_SATURATION = 30.0  # mean HSV saturation on 0..255; a grey film stored as RGB stays far below
-_STRIP = 1_000_000  # pixels of a colour picture that are made grey at a time
 _PASSES = 6  # passes of a many-scan JPEG over max_pixels; keeps its decoding near a second
 _BYTES_A_PIXEL = 10  # while a film is read: the decoder's values, 16-bit ones, float32
 _COPIES = 2  # of a file's bytes meanwhile
@@ -56,8 +53,7 @@ def read_image(
     """Return the film as (H, W) float32 in [0, 1], bone bright.
 
     JPEG and PNG of 8 bits are divided by 255. A PNG of 16 bits, whose true depth is not recorded, and a DICOM
-    are stretched from their least to their greatest value. The orientation tag of EXIF is ignored: a film has
-    one orientation, the one it is stored in.
+    are stretched from their least to their greatest value. A picture is turned as its EXIF says, upright.
 
     Args:
         source: path of a file, or its bytes.
@@ -99,9 +95,9 @@ def _read(data: bytes, max_pixels: int, least_side: int | None) -> Image:
     if not data:
         raise NotAnImage("expected a JPEG, PNG or DICOM file, got 0 bytes")
     if data.startswith(JPEG_SIGNATURE):
-        return _read_picture(data, parse_jpeg, JpegImageFile, max_pixels, least_side)
+        return _read_jpeg(data, max_pixels, least_side)
     if data.startswith(PNG_SIGNATURE):
-        return _read_picture(data, parse_png, PngImageFile, max_pixels)
+        return _read_png(data, max_pixels)
     if is_dicom(data):
 
         def admit(width: int, height: int) -> None:
@@ -131,50 +127,56 @@ def _admit(pixels: int, data: bytes) -> None:
     ADMISSION.get()(_BYTES_A_PIXEL * pixels + _COPIES * len(data))
 
 
-def _read_picture(
-    data: bytes,
-    parse: Callable[[bytes], tuple[PictureHeader, bytes]],
-    decoder: type[JpegImageFile] | type[PngImageFile],
-    max_pixels: int,
-    least_side: int | None = None,
-) -> Image:
-    header, essence = parse(data)
+def _read_jpeg(data: bytes, max_pixels: int, least_side: int | None) -> Image:
+    header, essence = parse_jpeg(data)
     check_size(header.width, header.height, max_pixels)
     _check_scans(header, max_pixels)
-    scale = _scale(header.width, header.height, least_side) if least_side and not header.progressive else 1
-    _admit(header.pixels // scale**2, data)
+    if header.lossless or header.bits != 8:
+        raise ImageError(
+            f"expected a JPEG of 8 bits, got one of {header.bits}{' without loss' if header.lossless else ''}; save it "
+            "as a PNG of 16 bits"
+        )
+    scale = _scale(header, least_side)
+    _admit(header.pixels // (1 if header.progressive else scale**2), data)
+    shape = None if scale == 1 else (-(-header.height // scale), -(-header.width // scale))
+    pixels = decode_jpeg(essence, shape)
+    return _upright(pixels if pixels.ndim == 2 else as_grey(pixels), header.orientation)
+
+
+def _scale(header: PictureHeader, least_side: int | None) -> int:
+    """Return the greatest of 1, 2, 4 and 8 by which both sides can be divided and stay at least so long."""
+    short = min(header.width, header.height)
+    return next(scale for scale in (8, 4, 2, 1) if scale == 1 or (least_side and short // scale >= least_side))
+
+
+def _read_png(data: bytes, max_pixels: int) -> Image:
+    header, essence = parse_png(data)
+    check_size(header.width, header.height, max_pixels)
+    _admit(header.pixels, data)
     try:
-        grey = _decode(decoder, essence, least_side)
+        # The format's own class: Pillow's open() adds a pixel limit and warnings that belong to the process.
+        with PngImageFile(io.BytesIO(essence)) as picture:
+            picture.load()
+            pixels = _stored(picture)
     except _DECODER_ERRORS as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"expected a whole picture, got a damaged one ({error or type(error).__name__})") from error
-    image: Image = np.divide(grey, np.float32(255 if grey.dtype == np.uint8 else 1), dtype=np.float32)
-    return image
+    return _upright(pixels, header.orientation)
 
 
-def _decode(
-    decoder: type[JpegImageFile] | type[PngImageFile], essence: bytes, least_side: int | None
-) -> npt.NDArray[Any]:
-    """Return (H, W) as stored; what the decoder held, four bytes a pixel of a colour picture, is free afterwards."""
-    # The format's own class: Pillow's open() adds a pixel limit and warnings that belong to the process.
-    with decoder(io.BytesIO(essence)) as picture:
-        if least_side:
-            _draft(picture, least_side)
-        picture.load()
-        return _as_grey(picture)
-
-
-def _draft(picture: JpegImageFile | PngImageFile, least_side: int) -> None:
-    """Let a JPEG be decoded smaller, by the part of its DCT that is needed; other pictures stay as they are."""
-    width, height = picture.size
-    if (scale := _scale(width, height, least_side)) > 1:
-        picture.draft(None, (width // scale, height // scale))
-
-
-def _scale(width: int, height: int, least_side: int) -> int:
-    """Return the greatest of 1, 2, 4 and 8 by which both sides can be divided and stay at least so long."""
-    return next(scale for scale in (8, 4, 2, 1) if scale == 1 or min(width, height) // scale >= least_side)
+def _upright(pixels: npt.NDArray[Any], orientation: int) -> Image:
+    """Return pixels as stored, turned as EXIF says (Exif 2.32, 4.6.4 A), in [0, 1] where they have 8 bits."""
+    if orientation in (2, 3, 6, 7):  # the first column is at the right, or at the top of a right side
+        pixels = pixels[:, ::-1] if orientation in (2, 3) else pixels[::-1]
+    if orientation in (3, 4):
+        pixels = pixels[::-1]
+    if orientation in (7, 8):
+        pixels = pixels[:, ::-1]
+    if orientation >= 5:
+        pixels = pixels.T
+    image: Image = np.divide(pixels, np.float32(255 if pixels.dtype == np.uint8 else 1), dtype=np.float32)
+    return np.ascontiguousarray(image)
 
 
 def _check_scans(header: PictureHeader, max_pixels: int) -> None:
@@ -188,7 +190,7 @@ def _check_scans(header: PictureHeader, max_pixels: int) -> None:
         )
 
 
-def _as_grey(picture: Pillow.Image) -> npt.NDArray[Any]:
+def _stored(picture: PngImageFile) -> npt.NDArray[Any]:
     """Return (H, W) as stored: uint8, or a wider whole number where the picture has 16 bits."""
     if picture.mode in ("I;16", "I;16B", "I"):
         return np.array(picture)
@@ -196,44 +198,7 @@ def _as_grey(picture: Pillow.Image) -> npt.NDArray[Any]:
         raise ImageError(f"expected a grey or RGB picture, got mode {picture.mode!r}; export it as 8-bit grey")
     if picture.mode == "L" and "transparency" not in picture.info:
         return np.array(picture)
-    return _greyed(picture)
-
-
-def _greyed(picture: Pillow.Image) -> npt.NDArray[np.uint8]:
-    """Return a picture with colour or alpha as (H, W), strip by strip: whole copies of it would take a gigabyte."""
-    width, height = picture.size
-    step = max(1, round(math.sqrt(width * height / 1_000_000)))  # of a sample of about a million pixels
-    rows = max(step, _STRIP // width // step * step)
-    grey = np.empty((height, width), np.uint8)
-    saturations = []
-    for top in range(0, height, rows):
-        strip = _without_alpha(picture.crop((0, top, width, min(top + rows, height))))
-        saturations.append(_saturation(strip.reduce(step)) * strip.height)
-        grey[top : top + rows] = np.asarray(strip.convert("L"))
-    _check_saturation(sum(saturations) / height)
-    return grey
-
-
-def _without_alpha(picture: Pillow.Image) -> Pillow.Image:
-    """Return the picture in RGB, laid on black where it is not opaque."""
-    if picture.mode.endswith("A") or "transparency" in picture.info:
-        opaque = picture.convert("RGBA")
-        black = Pillow.new("RGBA", opaque.size, (0, 0, 0, 255))
-        picture = Pillow.alpha_composite(black, opaque)
-    return picture.convert("RGB")
-
-
-def _saturation(picture: Pillow.Image) -> float:
-    """Return the mean HSV saturation of an RGB picture, 0 to 255."""
-    return float(cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2HSV)[..., 1].mean())
-
-
-def _check_saturation(saturation: float) -> None:
-    if saturation > MAX_SATURATION:
-        raise ImageError(
-            f"expected a grey radiograph, got a colour picture (mean saturation {saturation:.0f} of 255, "
-            f"limit {MAX_SATURATION:.0f})"
-        )
+    return as_grey(picture)
 
 
 def _as_film(image: Image) -> Image:

@@ -1,30 +1,30 @@
-"""Films that are pixels and nothing else: no tag, no overlay, no comment or EXIF comes along.
-
-It must not know of files on disk, nor whose film it is.
-"""
+"""Films that are pixels and nothing else: no tag, no overlay, no comment, table or palette comes along."""
 
 import cv2
 import numpy as np
 
-from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, parse_jpeg, parse_png
+from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, parse_png
 from encoder.image import Image, read_image
 
 
 def untagged(film: bytes, name: str = "upload") -> tuple[bytes, str]:
-    """Return the film as a file that `read_image` reads alike, and the ending its name should have.
+    """Return the film written anew from its pixels, as a PNG that `read_image` reads alike, and the ending of its name.
 
-    A JPEG and a PNG keep their own pixels, to the bit; a JPEG of several scans, between which comments may stand, and
-    a DICOM become a PNG, the latter in steps of 1/65535.
+    Nothing of the file is copied: text fits into every part of a picture that a decoder steps over, into unused
+    tables and colours too. Of 8 bits where the film has them, to the bit; else of 16, in steps of 1/65535.
 
     Raises:
         ImageError: the film cannot be used.
     """
-    if film.startswith(JPEG_SIGNATURE):
-        header, bare = parse_jpeg(film)
-        return (bare, ".jpg") if header.scans == 1 else (_as_png(read_image(film, name=name), 8), ".png")
+    image = read_image(film, name=name)
+    return (_as_png(image, 8) if _has_bytes(film) else deep_png(image)), ".png"
+
+
+def _has_bytes(film: bytes) -> bool:
+    """Return whether a film that was read is a picture of 8 bits a sample or less, which is not stretched."""
     if film.startswith(PNG_SIGNATURE):
-        return parse_png(film)[1], ".png"
-    return deep_png(read_image(film, name=name)), ".png"
+        return parse_png(film)[0].bits <= 8
+    return film.startswith(JPEG_SIGNATURE)
 
 
 def deep_png(image: Image) -> bytes:

@@ -13,16 +13,12 @@ import numpy.typing as npt
 from flask import Response, make_response
 
 from encoder.errors import ImageError
-from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, parse_jpeg, parse_png
 from encoder.image import MAX_FILE_BYTES, read_image
 from index.errors import PlaceError
 from index.places import below
 from index.studies import Study
 from service.decoding import decoding
 from service.errors import ImageMissing
-
-COPIES = 3
-"""Of a film's bytes while it is answered as it is stored."""
 
 
 def film_path(image_root: Path | None, study: Study, view: str) -> Path:
@@ -44,15 +40,14 @@ def film_path(image_root: Path | None, study: Study, view: str) -> Path:
 
 
 def film_response(path: Path, view: str) -> Response:
-    """Return a film as a browser shows it: JPEG and 8-bit PNG as stored less what is no pixel, else as 8-bit PNG.
+    """Return a film as the encoder reads it, as a PNG of 8 bits: what is beside the pixels may name a patient.
 
     Raises:
         ImageError: a file that is no film. Busy: too many pictures are being made.
     """
-    with decoding().picture(COPIES * path.stat().st_size):
-        film = read_film(path, view)
-        mimetype, picture = _bare(film) or ("image/png", as_png(read_image(film, name=view)))
-    return picture_response(picture, mimetype)
+    with decoding().picture():
+        picture = as_png(read_image(read_film(path, view), name=view))
+    return picture_response(picture, "image/png")
 
 
 def read_film(path: Path, view: str) -> bytes:
@@ -76,18 +71,3 @@ def as_png(image: npt.NDArray[Any]) -> bytes:
     """Return an (H, W) image in [0, 1] as an 8-bit PNG."""
     _, encoded = cv2.imencode(".png", np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
     return encoded.tobytes()
-
-
-def _bare(film: bytes) -> tuple[str, bytes] | None:
-    """The type and the bytes of a picture that browsers show, without its comments and EXIF, which may name a patient.
-
-    A 16-bit PNG is left out: most hold 12 bits, which a browser shows as black. A JPEG of several scans may have
-    comments between them.
-    """
-    if film.startswith(JPEG_SIGNATURE):
-        header, bare = parse_jpeg(film)
-        return ("image/jpeg", bare) if header.scans == 1 else None
-    if film.startswith(PNG_SIGNATURE):
-        header, bare = parse_png(film)
-        return ("image/png", bare) if header.bits <= 8 else None
-    return None

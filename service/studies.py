@@ -34,7 +34,7 @@ def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
 
 @api.get(
     "/v1/studies/<path:study_id>/image",
-    responses={200: content("image/jpeg", "image/png"), **refusals(415, 422, 429)},
+    responses={200: content("image/png"), **refusals(415, 422, 429)},
 )
 def image(path: StudyPath, query: ImageQuery) -> Response:
     """One film of a study: JPEG and 8-bit PNG as stored, DICOM and 16-bit PNG as 8-bit PNG"""

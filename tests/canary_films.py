@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 from pydicom.datadict import DicomDictionary, dictionary_VR
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -108,11 +109,35 @@ def renamed(film: Path, names: Dataset) -> bytes:
 
 
 def commented_jpeg(pixels: np.ndarray) -> bytes:
-    """Return a JPEG that has the marker in a comment, in EXIF and after its end."""
+    """Return a JPEG that has the marker in a comment, in EXIF, after its end, and in parts that a decoder needs.
+
+    Those are a thumbnail (JFXX), what follows Adobe's transform, and tables that nothing uses.
+    """
     picture = io.BytesIO()
     exif = Pillow.Exif()
     exif[0x010E] = MARKER
     Pillow.fromarray(pixels).save(picture, "JPEG", quality=95, exif=exif, comment=MARKER)
+    name = MARKER.encode()
+    hidden = {
+        0xE0: b"JFXX\0\x13" + name,
+        0xEE: b"Adobe\0\x64\0\0\0\0\0" + name,
+        0xDB: b"\3" + (name * 7)[:64],
+        0xC4: b"\x13" + bytes([0, 0, 0, 0, 0, 0, 0, len(name), *bytes(8)]) + name,
+    }
+    parts = b"".join(b"\xff" + bytes([marker, 0, len(told) + 2]) + told for marker, told in hidden.items())
+    whole = picture.getvalue()
+    return whole[:2] + whole[2:20] + parts + whole[20:] + name
+
+
+def hidden_png(pixels: np.ndarray) -> bytes:
+    """Return a PNG of a palette that has the marker in colours that nothing uses, in a text and after its end."""
+    colours = Pillow.fromarray(pixels // 2).convert("P")
+    grey = [level for value in range(128) for level in [2 * value] * 3]
+    colours.putpalette(grey + list((MARKER.encode() * 39)[:384]))
+    text = PngInfo()
+    text.add_text("Patient", MARKER, zip=True)
+    picture = io.BytesIO()
+    colours.save(picture, "PNG", pnginfo=text)
     return picture.getvalue() + MARKER.encode()
 
 

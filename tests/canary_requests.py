@@ -7,7 +7,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 
-from canary_films import MARKER, commented_jpeg, film_pixels, named_film
+from canary_films import MARKER, commented_jpeg, film_pixels, hidden_png, named_film
 from pydicom.dataset import Dataset
 
 _TAKING_FILMS = ("/", "/v1/search", "/v1/embeddings", "/v1/predict", "/v1/explain", "/v1/studies")
@@ -53,6 +53,7 @@ def _bodies(names: Dataset, studies: Sequence[str], path: str) -> Iterator[tuple
         "a torn film": whole[:-500],
         "a torn header": whole[:20_000],
         "a photograph": commented_jpeg(film_pixels(2)),
+        "a screenshot": hidden_png(film_pixels(3)),
         "a CT": named_film(names, 5, Modality="CT"),
         "a colour film": named_film(names, 5, PhotometricInterpretation=MARKER.upper()),
         "many frames": named_film(names, 5, NumberOfFrames=3),

@@ -65,6 +65,13 @@ def dicom_films(grey: Grey) -> Iterator[tuple[str, bytes]]:
     film = pydicom.dcmread(io.BytesIO(dicom(deep)))
     film.compress(RLELossless)
     yield "dicom rle", _written(film, RLELossless)
+    for syntax, pixels, frame in compressed_frames(grey):
+        yield f"dicom {syntax.name}", encapsulated(pixels, frame, syntax)
+
+
+def compressed_frames(grey: Grey) -> Iterator[tuple[UID, npt.NDArray[Any], bytes]]:
+    """Yield each encoding of one frame, the pixels that were encoded, and the codestream."""
+    deep = grey.astype(np.uint16) * 16
     frames: list[tuple[UID, Callable[..., bytes], Any, dict[str, Any]]] = [
         (JPEG2000Lossless, imagecodecs.jpeg2k_encode, deep, {"codecformat": "j2k", "reversible": True, "level": 0}),
         (JPEG2000, imagecodecs.jpeg2k_encode, deep, {"codecformat": "j2k", "level": 40}),
@@ -75,7 +82,24 @@ def dicom_films(grey: Grey) -> Iterator[tuple[str, bytes]]:
         (JPEGBaseline8Bit, imagecodecs.jpeg8_encode, grey, {}),
     ]
     for syntax, encode, pixels, options in frames:
-        yield f"dicom {syntax.name}", encapsulated(pixels, encode(pixels, **options), syntax)
+        yield syntax, pixels, encode(pixels, **options)
+
+
+def ending_early(grey: Grey, share: float) -> Iterator[tuple[str, bytes]]:
+    """Yield films of which a share of the codestream is left: as it is, and with an end marker as a repair puts there."""
+    shown = Pillow.fromarray(grey)
+    for kind, film in {
+        "jpeg": picture(shown, "JPEG"),
+        "jpeg rgb": picture(shown.convert("RGB"), "JPEG"),
+        "jpeg restarts": picture(shown, "JPEG", restart_marker_rows=2),
+        "jpeg progressive": picture(shown, "JPEG", progressive=True),
+    }.items():
+        left = film[: int(len(film) * share)]
+        yield from ((kind, left), (f"{kind} repaired", left + b"\xff\xd9"))
+    for syntax, pixels, frame in compressed_frames(grey):
+        left = frame[: int(len(frame) * share)]
+        yield syntax.name, encapsulated(pixels, left, syntax)
+        yield f"{syntax.name} repaired", encapsulated(pixels, left + b"\xff\xd9", syntax)
 
 
 def encapsulated(pixels: npt.NDArray[Any], frame: bytes, syntax: UID) -> bytes:

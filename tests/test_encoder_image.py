@@ -132,7 +132,7 @@ def test_a_bomb_is_refused_from_its_header(monkeypatch: pytest.MonkeyPatch, data
     def decoded(*_: object, **__: object) -> None:
         raise AssertionError("pixels were decoded")
 
-    for decoder in ("PIL.ImageFile.ImageFile.load", "encoder.dicom.pixel_array", "encoder.dicom.decode_frame"):
+    for decoder in ("PIL.ImageFile.ImageFile.load", "encoder.image.decode_jpeg", "encoder.dicom._decoded"):
         monkeypatch.setattr(decoder, decoded)
 
     with pytest.raises(ImageError, match=reason):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from canary_films import MARKER, commented_jpeg, film_pixels
+from canary_films import MARKER, commented_jpeg, film_pixels, hidden_png
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 from service_world import build_app, build_client
@@ -93,7 +93,7 @@ def test_a_path_is_left_out_of_a_sentence_and_a_study_is_not(sentence: str, told
     assert without_paths(sentence) == told
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "progressive", "png"])
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "png", "palette"])
 def test_a_stored_picture_is_shown_without_its_comments_and_its_name(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"{STORED}/view1_frontal.png"
     path.parent.mkdir(parents=True)
@@ -110,6 +110,8 @@ def test_a_stored_picture_is_shown_without_its_comments_and_its_name(tmp_path: P
 def named_picture(kind: str) -> bytes:
     if kind == "jpeg":
         return commented_jpeg(film_pixels(1))
+    if kind == "palette":
+        return hidden_png(film_pixels(1))
     file, told = io.BytesIO(), PngInfo()
     told.add_text("Patient", MARKER, zip=True)
     told.add_itxt("Comment", MARKER)

@@ -71,7 +71,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "jpeg of 20 scans of 20 MP": (partial(_scans, 5_000, 4_000, 20), "few scans"),
     "dicom of a million frames": (partial(_dicom, NumberOfFrames=1_000_000), "NumberOfFrames 1, got 1000000"),
     "dicom of 65,535 x 65,535": (partial(_dicom, Rows=65_535, Columns=65_535), "65535 x 65535"),
-    "deflated dicom of 100 MB": (_deflated, "inflate it first"),
+    "deflated dicom of 100 MB": (_deflated, "at most 20000 elements"),
 }
 """How each is made, and words of its refusal."""
 

@@ -37,7 +37,7 @@ def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
     responses={200: content("image/png"), **refusals(415, 422, 429)},
 )
 def image(path: StudyPath, query: ImageQuery) -> Response:
-    """One film of a study: JPEG and 8-bit PNG as stored, DICOM and 16-bit PNG as 8-bit PNG"""
+    """One film of a study, as the encoder reads it: a PNG of 8 bits"""
     finder = current(query.collection)
     film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
     return film_response(film, query.view)

@@ -13,10 +13,11 @@ from pydantic import BaseModel, Field
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError, FingerprintMismatch
-from service.errors import Busy, NotReady, NotWritable
+from service.errors import AuditError, Busy, NotReady, NotWritable, refusal_of
 from service.finder import EXTENSION, Mounted, mounted
 from service.openapi import SERVICE, refusals
-from service.witness import announce
+from service.witness import EXTENSION as WITNESS
+from service.witness import Witness, announce
 
 ACTIVATION = "precedent_activation"
 
@@ -92,10 +93,20 @@ class Activation:
     def _try_all(self) -> None:
         with self._lock:
             self._waiting = False
+            witness: Witness | None = self._app.extensions.get(WITNESS)
             try:
-                self._swap(None)
-            except (FingerprintMismatch, NotReady) as refusal:
-                log.error("nothing was activated: %s", refusal, exc_info=refusal)
+                self._status() if witness is None else witness.around("SIGHUP", self._status)
+            except AuditError as refusal:
+                log.error("nothing was activated, or it could not be told: %s", refusal, exc_info=refusal)
+
+    def _status(self) -> int:
+        """Return what a request to swap all would be answered with, once it is done."""
+        try:
+            self._swap(None)
+        except (FingerprintMismatch, NotReady) as refusal:
+            log.error("nothing was activated: %s", refusal, exc_info=refusal)
+            return refusal_of(refusal)[0]
+        return 200
 
 
 @api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400)})

@@ -3,9 +3,10 @@
 It must not know the answer: no vector, no hit, no film, no word of a body but names of studies that are there.
 """
 
+import secrets
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,6 +67,25 @@ class Witness:
                 error = ResultNotWritten(str(error))
             return current_app.make_response(current_app.handle_user_exception(error))
         return response
+
+    def around(self, signal: str, change: Callable[[], int]) -> None:
+        """Make a change that a signal asks for, of every collection, announced and told as that of a request.
+
+        Args:
+            change: makes it and returns what status a request would be answered with.
+
+        Raises:
+            AuditError: it could not be announced and was not begun, or its result could not be written.
+        """
+        asked = {"request_id": secrets.token_hex(8), "principal": None, "method": signal, "route": None}
+        self._append({"time": _moment(), "event": "intent", **asked, "collection": None, "studies": []})
+        status = change()
+        result = {"time": _moment(), "event": "call", **asked, "collection": None, "studies": [], "status": status}
+        try:
+            self._append(result)
+        except AuditError:
+            self._owed.append(result)
+            raise
 
     def _append(self, record: dict[str, Any]) -> None:
         with self._lock:

@@ -294,6 +294,19 @@ def test_a_result_that_finds_no_room_is_owed_and_written_before_any_later_line(
     assert unfinished(log.path) == []
 
 
+def test_a_swap_that_a_signal_asks_for_is_announced_and_told(changing: FlaskClient, log: AuditLog) -> None:
+    activation = changing.application.extensions[ACTIVATION]
+    activation._try_all()
+    with files_up_to(log.path.stat().st_size):
+        activation._load = None  # which must not be called
+        activation._try_all()
+
+    intent, call = lines_of(log)[-2:]
+    assert (intent["event"], call["event"], call["status"]) == ("intent", "call", 200)
+    assert intent["method"] == call["method"] == "SIGHUP"
+    assert unfinished(log.path) == []
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

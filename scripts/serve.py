@@ -55,6 +55,12 @@ BODY_SLACK = 4
 @click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
 @click.option("--public-name", multiple=True, help="Host name or address by which others ask for the service.")
 @click.option("--tokens", type=click.Path(dir_okay=False, path_type=Path), help="File of `precedent token create`.")
+@click.option(
+    "--queries-a-day",
+    type=click.IntRange(min=1),
+    help="Different studies and films that a token of the scope read may ask about; one of vectors is not counted. "
+    "Default: 200.",
+)
 @click.option("--audit", type=click.Path(dir_okay=False, path_type=Path), help="Append a line a call to this log.")
 @click.option(
     "--log-format",
@@ -71,6 +77,7 @@ def command(
     threads: int,
     public_name: tuple[str, ...],
     tokens: Path | None,
+    queries_a_day: int | None,
     audit: Path | None,
     log_format: Literal["json", "text"] | None,
 ) -> None:
@@ -105,7 +112,8 @@ def command(
         raise click.ClickException(str(refusal)) from None
     with bind(host, port) as listener:
         configure(log_format or ("text" if sys.stderr.isatty() else "json"))
-        limits = replace(limits_for(threads), hosts=(*Limits.hosts, host, *map(str.lower, public_name)))
+        hosts = (*Limits.hosts, host, *map(str.lower, public_name))
+        limits = replace(limits_for(threads), hosts=hosts, queries_a_day=queries_a_day or Limits.queries_a_day)
         try:
             app = load(mounts, encoder, limits, probe, runtime="auto")
         except NotReady as fault:

@@ -12,6 +12,7 @@ from service import (
     activation,
     closing,
     decoding,
+    disclosure,
     doors,
     entry,
     errors,
@@ -81,6 +82,7 @@ def create_app(
     watch.register(app, metrics)
     closing.register(app)
     doors.register(app, limits)
+    disclosure.register(app, limits.queries_a_day)
     app.after_request(_protect)
     return app
 

@@ -16,6 +16,7 @@ from index.added import Writable
 from index.filters import require_filter
 from index.projection import CollectionMap
 from index.searchable import Answer, Searchable
+from service import disclosure
 from service.answers import shown_columns
 from service.embedder import Embedder
 from service.errors import CollectionNotFound, NotWritable
@@ -79,7 +80,11 @@ class Finder:
         return self.embedder.embed_study(frontal, lateral, *known)
 
     def find(self, search: Search, vector: npt.NDArray[np.float32] | None = None) -> Answer:
-        """Return the nearest studies of a stored study, of a vector, or of films, whose vector may be at hand."""
+        """Return the nearest studies of a stored study, of a vector, or of films, whose vector may be at hand.
+
+        Raises:
+            TooManyRequests, Forbidden: `service.disclosure` lets the token ask no more, or not for so many hits.
+        """
         if search.study_id is not None:
             return self.similar(search.study_id, search)
         shared = self._shared(search)
@@ -87,15 +92,19 @@ class Finder:
             query = np.asarray(search.embedding, dtype=np.float32)
         else:
             query = self.embed(search.frontal, search.lateral) if vector is None else vector
+        disclosure.count(search.frontal, search.lateral)
         patient = search.patient_id if search.exclude_same_patient else None
         with stage("search"):
-            return self.retriever.search(query, exclude_patient=patient, **shared)
+            answer = self.retriever.search(query, exclude_patient=patient, **shared)
+        return disclosure.told(answer, search.min_similarity)
 
     def similar(self, study_id: str, options: SearchOptions) -> Answer:
-        """Return the nearest studies of the stored study `study_id`."""
+        """Return the nearest studies of the stored study `study_id`; raises as `find`."""
         shared = self._shared(options)
+        disclosure.count(self.name, self.retriever.study(study_id).study_id)
         with stage("search"):
-            return self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **shared)
+            answer = self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **shared)
+        return disclosure.told(answer, options.min_similarity)
 
     def familiarity(
         self, answer: Answer, asked: SearchOptions, layouts: Sequence[Any] = (), patient: str | None = None
@@ -113,13 +122,14 @@ class Finder:
 
     def _shared(self, options: SearchOptions) -> dict[str, Any]:
         """Return a search's options. Raises FilterError; a column that answers do not show counts as none."""
+        disclosure.require_hits(options.k)
         if options.filter:
             require_filter(options.filter, self.retriever.schema, self.columns)
         return {
             "k": options.k,
             "where": options.filter,
             "group_by": options.group_by,
-            "min_similarity": options.min_similarity,
+            "min_similarity": disclosure.floor_of(options.min_similarity),
             "exact": options.exact,
         }
 

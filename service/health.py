@@ -10,6 +10,7 @@ from flask import current_app
 from flask_openapi3 import APIBlueprint
 
 from service.answers import InfoAnswer, LifeAnswer, ReadyAnswer
+from service.disclosure import READ_HITS, exact
 from service.finder import Finder, mounted
 from service.limits import MAX_FILE_BYTES, MAX_HITS, MAX_PIXELS
 from service.openapi import SERVICE, refusals
@@ -43,7 +44,7 @@ def info() -> dict[str, Any]:
         "embedding_dim": served.finder().retriever.embedding_dim,
         "collections": [_facts(finder) for finder in served.finders],
         "limits": {
-            "k": MAX_HITS,
+            "k": MAX_HITS if exact() else READ_HITS,
             "body_bytes": current_app.config["MAX_CONTENT_LENGTH"],
             "film_bytes": MAX_FILE_BYTES,
             "film_pixels": MAX_PIXELS,

@@ -67,6 +67,9 @@ class Limits:
     calls_at_once: int = 500
     """Of one token after a rest: a page of 96 hits asks for 192 films as it opens."""
 
+    queries_a_day: int = 200
+    """Different studies and films that one token of the scope `read` may ask about: a reader's day."""
+
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Accepted Host headers. A foreign web page whose name is re-pointed to the loopback is refused."""
 

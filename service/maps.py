@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 
 from index.errors import FilterError
 from index.projection import CollectionMap
+from service import disclosure
 from service.errors import MapMissing
 from service.finder import Finder, current
 from service.limits import MAX_DRAWN
@@ -71,7 +72,7 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
         "rows": len(placed),
         "absent": max(len(studies) - len(placed), 0),
         "study_ids": points["study_id"].to_pylist(),
-        **{axis: [round(place, 5) for place in points[axis].to_pylist()] for axis in "xy"},
+        **{axis: [disclosure.place(round(one, 5)) for one in points[axis].to_pylist()] for axis in "xy"},
         "labels": points[query.finding].to_pylist() if query.finding else [],
         "findings": found.findings,
         "shares": list(found.plane.shares),
@@ -93,7 +94,7 @@ def place() -> dict[str, Any]:
         vector = finder.retriever.embedding(asked.study_id)
     else:
         vector = finder.embed(asked.frontal, asked.lateral)
-    x, y = found.plane.place(vector[None])[0].tolist()
+    x, y = map(disclosure.place, found.plane.place(vector[None])[0].tolist())
     return {"x": x, "y": y, "fingerprint": found.fingerprint}
 
 

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.studies import FINDINGS, Study
+from service.disclosure import SIMILARITY_DECIMALS, exact
 from service.doors import locked, require, scopes
 from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.films import film_path
@@ -58,7 +59,7 @@ class FilmsQuery(InCollection, Narrowing):
     """Where and among what the page searches for the films of its form."""
 
 
-@api.get("/", responses={200: content("text/html"), **as_pages(400, 404)})
+@api.get("/", responses={200: content("text/html"), **as_pages(400, 404, 429)})
 def page(query: PageQuery) -> tuple[str, int]:
     """The page: similar cases of a stored study, or two places to drop films"""
     shown: dict[str, Any] = {"asked": query.study, "narrowing": query, "k": query.k, "each": not query.one_a_patient}
@@ -68,7 +69,7 @@ def page(query: PageQuery) -> tuple[str, int]:
             shown["study"] = finder.retriever.study(query.study)
             shown["films"] = _stored(shown["study"], _spoken(finder))
             shown["answer"] = finder.similar(query.study, query.options())
-    except (CollectionError, CollectionNotFound, RequestError) as error:
+    except (CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)
 
@@ -158,6 +159,7 @@ def _render(finder: Finder | None = None, refused: Exception | None = None, **sh
         mapped=finder.map is not None,
         collection=collection,
         collections=mounted().names,
+        decimals=3 if exact() else SIMILARITY_DECIMALS,
         message=message,
         **given,
     )

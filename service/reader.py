@@ -27,6 +27,7 @@ from index.searchable import Searchable
 from index.votes import Vote, hit_table, neighbour_votes
 from service.answers import study_answer
 from service.batching import BatchingEmbedder
+from service.disclosure import told
 from service.watch import stage
 
 LONGEST = 1024
@@ -107,7 +108,8 @@ class Reader:
         look = self._look(query)
         vector, patient = look.vector, query.subject.patient_id
         with stage("search"):
-            hits = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id).hits
+            found = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id)
+        hits = told(found).hits
         predicted = {one.finding: one for one in self._predicted(query, vector, tta, passes)}
         table = hit_table(hits, self.retriever.schema)
         names = list(predicted) or label_columns(table)

@@ -11,6 +11,7 @@ from flask import current_app, request
 from flask_openapi3 import APIBlueprint
 
 from index.contrast import Subject
+from service import disclosure
 from service.answers import ExplainAnswer, PredictAnswer
 from service.departure import departure
 from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
@@ -33,6 +34,7 @@ api = APIBlueprint(
 def predict() -> dict[str, Any]:
     """Probability and call of each finding, the neighbours' vote beside it, and how familiar the films are"""
     asked = parse_query(request, PredictOptions, Predict)
+    disclosure.require_hits(asked.k)
     finder = current(asked.collection)
     if asked.finding is not None and asked.finding not in finder.columns:
         raise RequestError(f"finding: expected a label of this collection, got {asked.finding!r}")
@@ -42,9 +44,10 @@ def predict() -> dict[str, Any]:
     heavy = asked.tta or asked.map or bool(asked.dropout_passes)
     with _turn("predict") if heavy else nullcontext():
         query = query_of(finder, asked, films=heavy)
-        return reader.predict(
+        predicted: dict[str, Any] = disclosure.rounded(reader.predict(
             query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
-        )
+        ))  # fmt: skip
+    return predicted
 
 
 @api.post("/v1/explain", responses={200: ExplainAnswer}, openapi_extensions=film_body(ExplainOptions, Explain))
@@ -62,7 +65,8 @@ def explain() -> dict[str, Any]:
     with _turn("explain"):
         query = query_of(finder, asked, films=True)
         hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
-        return reader.explain(query, hit, finding=asked.finding, **options)
+        explained: dict[str, Any] = disclosure.rounded(reader.explain(query, hit, finding=asked.finding, **options))
+    return explained
 
 
 @contextmanager
@@ -92,13 +96,16 @@ def query_of(finder: Finder, asked: Question, *, films: bool) -> Any:
     """Return the study that is asked about, with its films where they are needed.
 
     Raises:
-        StudyNotFound: no such study. ImageMissing: a film of it is not to be had.
+        StudyNotFound: no such study. ImageMissing: a film of it is not to be had. TooManyRequests: it is a query more
+            than the token may ask today.
     """
     from service.reader import Query
 
     if asked.study_id is None:
+        disclosure.count(asked.frontal, asked.lateral)
         sources = {view: film for view in ("frontal", "lateral") if (film := getattr(asked, view)) is not None}
         return Query(sources, Subject(patient_id=asked.patient_id, views=tuple(sources)))
+    disclosure.count(finder.name, finder.retriever.study(asked.study_id).study_id)
     return stored_query(finder, asked.study_id, films=films)
 
 

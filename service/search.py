@@ -9,6 +9,7 @@ from typing import Any
 from flask import request
 from flask_openapi3 import APIBlueprint
 
+from service import disclosure
 from service.answers import EmbeddingAnswer, SearchAnswer, search_answer
 from service.doors import require
 from service.finder import current
@@ -35,8 +36,8 @@ def search() -> dict[str, Any]:
     look = finder.reader.look(asked.frontal, asked.lateral) if films and finder.reader is not None else None
     answer = finder.find(asked, look and look.vector)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
-    found["familiarity"] = finder.familiarity(answer, asked, look.layouts if look else (), asked.patient_id)
-    return found
+    familiar = finder.familiarity(answer, asked, look.layouts if look else (), asked.patient_id)
+    return found | {"familiarity": disclosure.rounded(familiar)}
 
 
 @api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))

@@ -11,6 +11,7 @@ from flask_openapi3 import APIBlueprint
 from werkzeug.routing import PathConverter
 
 from index.studies import ID_ENDINGS
+from service import disclosure
 from service.answers import SearchAnswer, StudyAnswer, search_answer, study_answer
 from service.films import film_path, film_response
 from service.finder import current
@@ -50,4 +51,4 @@ def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
     finder = current(query.collection)
     answer = finder.similar(path.study_id, query)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
-    return found | {"familiarity": finder.familiarity(answer, query)}
+    return found | {"familiarity": disclosure.rounded(finder.familiarity(answer, query))}

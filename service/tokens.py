@@ -20,8 +20,9 @@ from index.files import written_whole
 from service.errors import TokensError
 
 SCOPES = {
-    "read": "the page, searches, predictions, maps, studies and their films",
-    "vectors": "vectors of films, and searches by a vector, whose similarities would tell one; both identify patients",
+    "read": "the page, searches, predictions, maps, studies and their films; similarities in two decimals",
+    "vectors": "vectors of films, searches by a vector, and exact similarities, which would tell one; all identify "
+    "patients",
     "write": "add studies and remove them",
     "admin": "put another index in place",
     "metrics": "readiness and figures of the service, for what watches it",

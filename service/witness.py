@@ -77,10 +77,13 @@ class Witness:
         Raises:
             AuditError: it could not be announced and was not begun, or its result could not be written.
         """
-        asked = {"request_id": secrets.token_hex(8), "principal": None, "method": signal, "route": None}
-        self._append({"time": _moment(), "event": "intent", **asked, "collection": None, "studies": []})
+        facts: dict[str, Any] = {
+            "request_id": secrets.token_hex(8), "principal": None, "method": signal, "route": None, "collection": None,
+            "studies": [],
+        }  # fmt: skip
+        self._append({"time": _moment(), "event": "intent", **facts})
         status = change()
-        result = {"time": _moment(), "event": "call", **asked, "collection": None, "studies": [], "status": status}
+        result = {"time": _moment(), "event": "call", **facts, "status": status}
         try:
             self._append(result)
         except AuditError:

@@ -15,9 +15,11 @@ from pyarrow import parquet as pq
 
 from encoder.explain import DEFAULT_METHOD, METHODS
 from encoder.predict import Predictor
+from service import doors
 from service.loader import load
 from service.mounts import parse_mounts
 from service.schemas import MAX_PASSES, ExplainOptions
+from service.tokens import TokenFile, create_token
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +262,34 @@ def test_the_searches_of_a_prediction_are_timed_as_searches(client: FlaskClient)
     for asked, count in (({}, 1), ({"finding": "Edema"}, 3)):
         client.post("/v1/predict", json={"study_id": "patient00001/study1", **asked})
         assert searches() - before == count
+
+
+def figures(answer: Any) -> list[float]:
+    """Return every figure of an answer that is no fact of a study and no size of a map."""
+    if isinstance(answer, dict):
+        left_out = ("study", "findings", "extra", "thresholds", "width", "height")
+        return [one for name, inner in answer.items() if name not in left_out for one in figures(inner)]
+    if isinstance(answer, list):
+        return [one for inner in answer for one in figures(inner)]
+    return [answer] if isinstance(answer, float) else []
+
+
+def test_a_reader_is_told_figures_as_the_page_shows_them_and_asks_about_a_few_studies_a_day(
+    app: OpenAPI, client: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"Authorization": f"Bearer {create_token(tmp_path / 'tokens.json', 'reader', ['read'])}"}
+    study, hit = {"study_id": "patient00001/study1"}, {"hit": "patient00002/study1"}
+    asked = [("/v1/predict", study | {"finding": "Edema"}), ("/v1/explain", study | hit)]
+    monkeypatch.setattr(app.extensions["precedent_budget"], "_a_day", 1)
+    exact = [client.post(path, json=one).get_json() for path, one in asked]
+    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
+    try:
+        told = [client.post(path, json=one, headers=own).get_json() for path, one in asked]
+        other = client.post("/v1/predict", json={"study_id": "patient00002/study1"}, headers=own)
+    finally:
+        doors.lock(app, None)
+
+    assert [figures(answer) == [round(one, 2) for one in figures(answer)] for answer in told] == [True, True]
+    assert [figures(answer) == [round(one, 2) for one in figures(answer)] for answer in exact] == [False, False]
+    assert told[1]["value"] == round(exact[1]["value"], 2)
+    assert other.status_code == 429

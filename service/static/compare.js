@@ -2,7 +2,7 @@
 
 import { read } from "./api.js";
 import { asked, studyAddress } from "./asked.js";
-import { byId, element, press } from "./elements.js";
+import { byId, element, press, similarityWords } from "./elements.js";
 import { factsLine, findingsList } from "./findings.js";
 import { Lenses } from "./lens.js";
 import { Stage } from "./stage.js";
@@ -75,7 +75,7 @@ const cardOf = (hit) => hit && byId("results").querySelector(`[data-study="${CSS
 function tell(study) {
   const card = cardOf(shown.hit);
   byId("compare-title").textContent = study ? `Query and ${study.study_id}` : "Query";
-  byId("compare-similarity").textContent = card ? `Similarity ${Number(card.dataset.similarity).toFixed(3)}` : "";
+  byId("compare-similarity").textContent = card ? `Similarity ${similarityWords(card.dataset.similarity)}` : "";
   const query = byId("query").querySelectorAll(".facts, .findings");
   byId("compare-facts").replaceChildren(
     element("h4", {}, "Query"), ...[...query].map((one) => one.cloneNode(true)),

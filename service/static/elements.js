@@ -2,6 +2,9 @@
 
 export const byId = (id) => document.getElementById(id);
 
+/** Returns a similarity in as many decimals as this page is told. */
+export const similarityWords = (value) => Number(value).toFixed(Number(byId("main").dataset.decimals));
+
 /** Returns a new element with properties or attributes, and children that are nodes, texts or null. */
 export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);

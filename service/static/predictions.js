@@ -3,7 +3,7 @@
 import { ask, sentence } from "./api.js";
 import { asked, isAsked, studyAddress } from "./asked.js";
 import { open } from "./compare.js";
-import { byId, drawn, element } from "./elements.js";
+import { byId, drawn, element, similarityWords } from "./elements.js";
 import { factsLine } from "./findings.js";
 import { offer } from "./why.js";
 
@@ -167,7 +167,7 @@ function counterpart(one, side) {
   const given = one.relaxed.length ? `not alike in ${one.relaxed.join(", ")}` : "alike in view, projection, sex and age";
   return element(
     "article", { className: "counterpart" }, button,
-    element("div", {}, element("strong", {}, side), element("p", {}, one.study.study_id, ` ${one.similarity.toFixed(3)}`),
+    element("div", {}, element("strong", {}, side), element("p", {}, one.study.study_id, ` ${similarityWords(one.similarity)}`),
       element("p", { className: "facts" }, factsLine(one.study)), element("p", { className: "hint" }, given)),
   );
 }

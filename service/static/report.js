@@ -3,7 +3,7 @@
 import { read, sentence } from "./api.js";
 import { asked, studyAddress } from "./asked.js";
 import { queryFilms, storedFilms } from "./compare.js";
-import { byId, element } from "./elements.js";
+import { byId, element, similarityWords } from "./elements.js";
 import { explain, lastLooked, trustSentence } from "./explain.js";
 import { factsLine, findingWords } from "./findings.js";
 import { latest } from "./predictions.js";
@@ -136,7 +136,7 @@ const words = (form) => ({ ...Object.fromEntries(form), finding: form.getAll("fi
 async function hitFigure(card) {
   const { study: id, rank, similarity } = card.dataset;
   const study = await read(studyAddress(id));
-  const film = await laid(Object.values(storedFilms(study))[0], null, `${rank}: ${id}, ${Number(similarity).toFixed(3)}`);
+  const film = await laid(Object.values(storedFilms(study))[0], null, `${rank}: ${id}, ${similarityWords(similarity)}`);
   return element("li", {}, film, element("p", {}, findingWords(study)), element("p", {}, factsLine(study)));
 }
 

@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from index.errors import BackendUnavailable, StudiesError
+from index.printable import is_visible
 from index.studies import studies_schema
 
 EXTRA = "extra: "  # before the name of a source column that no importer knows, lest it meet one of ours
@@ -49,6 +51,15 @@ class Imported:
     notices: tuple[Notice, ...]
     images: int  # rows or files that were offered, the skipped ones included
     layout: str  # one sentence: how the paths of the table relate to the folder that was given
+
+
+class NothingUsable(StudiesError):
+    """A source that has nothing in it that can be used: what was left out, and why."""
+
+    def __init__(self, sentence: str, images: int, notices: Iterable[Notice]) -> None:
+        self.images = images
+        self.notices = tuple(notices)
+        super().__init__("; ".join((f"{sentence} of {images} files", *map(str, self.notices))))
 
 
 @dataclass
@@ -106,6 +117,23 @@ def read_source_csv(path: Path, required: Sequence[str]) -> pd.DataFrame:
     return frame.rename(columns=lambda name: name if name in required else EXTRA + name)
 
 
+def plain_id(text: str) -> str:
+    """Return an id that `index.studies.id_fault` takes, but for its length: what it refuses is written as %XX.
+
+    That is a sign that cannot be seen, a space or a slash at either end, a slash beside another, a part that is ".",
+    ".." or "~", and a percent sign that would be taken for such an escape. Ids that differ stay so.
+    """
+    certain = re.sub("%(?=[0-9A-Fa-f]{2})|^ +| +$", lambda found: _escaped(found[0]), text)
+    parts = [_escaped(part) if part in (".", "..", "~") else part for part in certain.split("/")]
+    slashes = ["/" if before and after else "%2F" for before, after in pairwise(parts)]
+    joined = "".join(sign for pair in zip_longest(parts, slashes, fillvalue="") for sign in pair)
+    return "".join(sign if is_visible(sign) else _escaped(sign) for sign in joined)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
+
+
 def as_text(column: pd.Series) -> pa.Array:
     """Return a column of text as strings; "" is null."""
     return pa.array(column.mask(column.eq(""), None).astype(object), type=pa.string(), from_pandas=True)
@@ -149,7 +177,7 @@ def years(age: str) -> float | None:
 
     An age over `OLDEST` is None as well. DICOM PS3.5, section 6.2, value representation AS.
     """
-    found = _AGE.fullmatch(age.strip())
+    found = _AGE.fullmatch(age.strip().upper())
     if found is None:
         return None
     value = float(found[1]) / _A_YEAR[found[2]]

@@ -13,10 +13,10 @@ import click
 import pyarrow.compute as pc
 from rich.progress import track
 
-from encoder.body_part import is_elsewhere
+from encoder.body_part import part_elsewhere
 from index.chexpert import import_chexpert
 from index.dicom import import_dicom
-from index.imported import Imported
+from index.imported import Imported, NothingUsable, Notice
 from index.joined import join_studies
 from index.nih import import_nih
 from index.places import is_local, place
@@ -102,6 +102,18 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
     show_default=True,
     help="A film whose header does not say its view: the frontal of a study without one, or left out.",
 )
+@click.option(
+    "--ids-from",
+    metavar="PATTERN",
+    help="Take ids from the paths below FOLDER, such as '{patient}/{study}/*'; ** stands for any folders.",
+)
+@click.option(
+    "--ignore-body-part",
+    "ignored",
+    multiple=True,
+    metavar="VALUE",
+    help="Take films whose header states this body part, a console's wrong default, for chest films. Repeatable.",
+)
 @click.option("--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned in.")
 @click.option(
     "--pseudonymise",
@@ -115,13 +127,17 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
 @click.option("--keep-paths", is_flag=True, help="No copies: the table names the archive's own files.")
 @_add_shared_options
 def dicom(
-    folder: Path, unknown_view: Literal["frontal", "skip"], keep_burned_in: bool, key_file: Path | None,
-    new_key: bool, copy_to: Path | None, keep_paths: bool, out: Path, strict: bool, as_json: bool,
+    folder: Path, unknown_view: Literal["frontal", "skip"], ids_from: str | None, ignored: tuple[str, ...],
+    keep_burned_in: bool, key_file: Path | None, new_key: bool, copy_to: Path | None, keep_paths: bool, out: Path,
+    strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
 
+    Where the header names the issuer of a patient's id, the id is ID^^^ISSUER.
+
     \b
     precedent import dicom films/ --out studies.parquet
+    precedent import dicom nameless/ --out studies.parquet --ids-from '{patient}/{study}/**'
     precedent import dicom films/ --out table/studies.parquet --pseudonymise keys/site.key --new-key --copy-to copies/
     """
     pseudonyms = None
@@ -133,11 +149,28 @@ def dicom(
                 "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
             )
         pseudonyms = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
-    found = import_dicom(
-        folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
-        copies=partial(_copies, copy_to) if copy_to else None, elsewhere=is_elsewhere, watch=_watched,
-    )  # fmt: skip
+    try:
+        found = import_dicom(
+            folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
+            copies=partial(_copies, copy_to) if copy_to else None, ids_from=ids_from,
+            elsewhere=partial(is_elsewhere, ignored={part.strip().upper() for part in ignored}), watch=_watched,
+        )  # fmt: skip
+    except NothingUsable as refusal:
+        if as_json:
+            _say_json(None, {"images": refusal.images, "studies": 0}, None, refusal.notices)
+        raise
     _save(found, out, as_json)
+
+
+def is_elsewhere(stated: str, words: Iterable[str], ignored: Iterable[str] = ()) -> bool:
+    """Return whether a header states another body part than the chest, and its words about the film name no chest.
+
+    Args:
+        ignored: parts that count as not stated, in capitals.
+    """
+    if stated.upper() in ignored or part_elsewhere(stated) is None:
+        return False
+    return part_elsewhere(" ".join((stated, *words))) is not None
 
 
 def _pseudonyms(key_file: Path, new_key: bool, folder: Path, out: Path, copy_to: Path | None) -> Pseudonyms:
@@ -190,13 +223,17 @@ def _save(found: Imported, out: Path, as_json: bool) -> None:
     save_studies(found.table, out)
     counts = _counts(found)
     if as_json:
-        notices = [asdict(notice) for notice in found.notices]
-        say_json({"out": str(out), **counts, "layout": found.layout, "warnings": notices})
+        _say_json(str(out), counts, found.layout, found.notices)
         return
     for notice in found.notices:
         say(f"warning: {notice}", err=True)
     figures = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
     say(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
+
+
+def _say_json(out: str | None, counts: dict[str, int], layout: str | None, notices: Sequence[Notice]) -> None:
+    warnings = [asdict(notice) for notice in notices]
+    say_json({"out": out, **counts, "layout": layout, "warnings": warnings})
 
 
 def _counts(found: Imported) -> dict[str, int]:

@@ -5,9 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from index.errors import StudiesError
-from index.imported import EXTRA, Notices, as_extra, as_typed, read_source_csv, years
+from index.imported import EXTRA, Notices, as_extra, as_typed, plain_id, read_source_csv, years
+from index.studies import id_fault
 
 
 def a_csv(folder: Path, content: str) -> Path:
@@ -88,3 +91,33 @@ def test_a_notice_says_how_many_and_where() -> None:
     notices.add("age", "nothing of the kind", [])
 
     assert [str(notice) for notice in notices.met] == ["ages that are none: 4 (a, b, c, ...)"]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("patient 007/study", "patient 007/study"),
+        ("患者7", "患者7"),
+        ("/a", "%2Fa"),
+        ("a/", "a%2F"),
+        ("a//b", "a%2F%2Fb"),
+        ("../a/.", "%2E%2E/a/%2E"),
+        ("a.b...", "a.b..."),
+        ("a\nb\x1b", "a%0Ab%1B"),
+        ("\u202ea", "%E2%80%AEa"),
+        ("100%", "100%"),
+        (" a ", "%20a%20"),
+        ("~/a~", "%7E/a~"),
+        ("%2Fa", "%252Fa"),
+    ],
+)
+def test_an_id_is_written_so_that_it_prints_and_is_an_address(written: str, told: str) -> None:
+    assert plain_id(written) == told
+
+
+@given(st.sets(st.text("/.%2F~ \n\x1ba", max_size=6), min_size=2))
+def test_ids_that_differ_are_written_differently(ids: set[str]) -> None:
+    told = {plain_id(one) for one in ids if one}
+
+    assert len(told) == len(ids - {""})
+    assert all(id_fault(f"{one}/study", "study_id") == "" for one in told)

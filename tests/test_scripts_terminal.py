@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pydicom
 import pytest
 from command_line import done, refusal
 from export_files import save_export
@@ -21,7 +22,7 @@ from rich.table import Table
 from index.collection import build_collection
 from index.errors import StudiesError
 from index.printable import is_visible, visible
-from index.studies import FINDINGS, studies_schema
+from index.studies import FINDINGS, load_studies, studies_schema
 from index.vectors import Embeddings
 from scripts.reports.evaluation import _glance
 from scripts.reports.page import save_page, table
@@ -163,11 +164,18 @@ def test_a_report_shows_names_as_text(tmp_path: Path) -> None:
     assert all(map(is_visible, page.split("\n")))
 
 
-def test_a_header_that_names_a_patient_by_escapes_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_header_that_names_a_patient_by_escapes_is_written_as_what_can_be_seen(tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
-    for number, patient in enumerate(["P1", "/evil", "a\x1b[31m", "a/../b"]):
-        ids = {"PatientID": patient, "StudyInstanceUID": f"1.{number}", "SOPInstanceUID": f"1.{number}.1"}
-        (tmp_path / "films" / f"{number}[evil]\x1b").write_bytes(dicom(ViewPosition="PA", **ids))
+    for number, patient in enumerate(["P1", "/evil", "a\x1b[31m", "a/../b", "", "p" * 600]):
+        ids: dict[str, Any] = {
+            "PatientID": patient,
+            "StudyInstanceUID": f"1.{number}",
+            "SOPInstanceUID": f"1.{number}.1",
+        }
+        with pydicom.config.disable_value_validation():
+            (tmp_path / "films" / f"{number}[evil]\x1b").write_bytes(dicom(ViewPosition="PA", **ids))
     said = done("import", "dicom", tmp_path / "films", "--out", tmp_path / "studies.parquet")
-    assert "PatientID or StudyInstanceUID is no id; --pseudonymise gives one: 3 (1[evil]\\x1b, " in said.stderr
-    assert "1 studies" in said.stdout
+    assert "their header names no patient or no study: 1 (4[evil]\\x1b)" in said.stderr
+    assert "longer ids than there may be; --pseudonymise gives others: 1 (5[evil]\\x1b)" in said.stderr
+    patients = load_studies(tmp_path / "studies.parquet")["patient_id"].to_pylist()
+    assert patients == ["P1", "%2Fevil", "a%1B[31m", "a/%2E%2E/b"]

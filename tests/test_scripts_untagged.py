@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from command_line import done, refusal
-from film_files import dicom, picture
+from film_files import RAMP, dicom, picture
 
 from encoder.image import read_image
 from index.pseudonyms import make_key
@@ -28,10 +28,10 @@ def chunks(png: bytes) -> set[bytes]:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Return a folder of two studies of one patient, the second film torn."""
+    """Return a folder of two studies of one patient, the second film without contrast."""
     folder = tmp_path / "scans/archive"
     folder.mkdir(parents=True)
-    for number, (name, changes) in enumerate({"whole": {}, "torn": {"PixelData": b"\0\0"}}.items()):
+    for number, (name, changes) in enumerate({"whole": {}, "blank": {"PixelData": bytes(RAMP.nbytes)}}.items()):
         ids = {"PatientID": "P1", "StudyInstanceUID": f"1.2.{number}", "SOPInstanceUID": f"1.2.{number}.1"}
         (folder / name).write_bytes(dicom(ViewPosition="PA", **ids, **changes))
     return folder
@@ -94,7 +94,7 @@ def test_paths_are_kept_only_where_that_is_said(archive: Path, tmp_path: Path) -
 
     done(*words, "--keep-paths")
 
-    assert set(load_studies(tmp_path / "out/studies.parquet")["frontal_path"].to_pylist()) == {"whole", "torn"}
+    assert set(load_studies(tmp_path / "out/studies.parquet")["frontal_path"].to_pylist()) == {"whole", "blank"}
 
 
 @pytest.mark.parametrize(

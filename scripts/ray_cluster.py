@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,6 +28,10 @@ _ENVIRONMENT = {
 }
 """What Ray is told: to report nothing to its makers, to log nothing here, to hide no GPU, to upload no code, and not to
 put its workers behind everything else that runs (its default), since they are what the user waits for."""
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+"""What a cluster of this machine alone is told besides: to listen on loopback, as Ray does by itself where it knows no
+cluster of several machines, and to let nobody in without the token. Given any other address of this machine, every
+process of Ray listens on all of them; `_node_ip_address`, where it says loopback, is replaced by such a one."""
 
 
 class RayRefused(CollectionError):
@@ -58,18 +62,19 @@ def joined_cluster() -> Iterator[Any]:
     Raises:
         RayRefused: Ray is not installed, nothing answers there, or another version of this package is.
     """
-    ray = _imported()
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    ray = _imported(_ENVIRONMENT | (_LOOPBACK if address == "local" else {}))
     with TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         try:
-            _connect(ray, os.environ.get("RAY_ADDRESS") or "local", folder)
+            _connect(ray, address, folder)
             _require_same_versions(ray)
             yield ray
         finally:
             ray.shutdown()
 
 
-def _imported() -> Any:
-    for name, value in _ENVIRONMENT.items():
+def _imported(environment: Mapping[str, str]) -> Any:
+    for name, value in environment.items():  # which Ray reads when it is imported
         os.environ.setdefault(name, value)
     try:
         import ray

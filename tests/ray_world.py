@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {
     **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # a cluster of one machine alone leaves 0 in this process
 }  # fmt: skip
 
 

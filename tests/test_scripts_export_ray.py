@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+import json
+import os
 import socket
 import subprocess
 import sys
@@ -190,6 +192,37 @@ def order(words: list[str | Path], tmp_path: Path, tiny_embedder: Embedder) -> S
     plan = ExportPlan(tiny_embedder.fingerprint, 256, sha256_of(table), STUDIES, 4)
     places = map(str, (table, tmp_path, tmp_path / "encoder.safetensors", out))
     return ShardOrder(*places, plan, 3, 2, "cpu", "torch", version("cxr-precedent"))
+
+
+LISTENING = """
+import json, psutil
+from scripts.ray_cluster import joined_cluster
+with joined_cluster() as ray:
+    ray.get(ray.remote(lambda: None).remote())
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [one for process in processes for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    print(json.dumps([one.laddr.ip for one in found]))
+"""
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_listens_on_loopback_alone() -> None:
+    pytest.importorskip("psutil")
+    told = ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    environ = {name: value for name, value in os.environ.items() if name not in told}
+    ran = subprocess.run(
+        [sys.executable, "-c", LISTENING],
+        cwd=Path(__file__).parents[1],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-500:]
+    addresses = json.loads(ran.stdout.splitlines()[-1])
+    assert len(addresses) > 4
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
 
 @needs_ray

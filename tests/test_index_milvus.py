@@ -226,3 +226,15 @@ def test_who_waits_while_another_fails_to_connect_fails_with_it(monkeypatch: pyt
 
     assert {type(one.exception()) for one in asked} == {BackendUnavailable}
     assert len(tried) == 1
+
+
+def test_milvus_lite_listens_on_loopback_alone(
+    address: MilvusAddress, tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings
+) -> None:
+    psutil = pytest.importorskip("psutil")
+    collection_of(address, tmp_path, studies.slice(0, 4), unit_vectors[:4])
+
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [one for process in processes for one in process.net_connections("inet") if one.status == "LISTEN"]
+
+    assert {one.laddr.ip.removeprefix("::ffff:") for one in found} <= {"127.0.0.1"}

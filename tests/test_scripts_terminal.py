@@ -97,6 +97,21 @@ def test_a_search_prints_ids_that_are_markup(index: Path, monkeypatch: pytest.Mo
     assert r"\x1b[31m\r\u202e" in said
 
 
+@pytest.mark.parametrize("name", ["-x", "a%2Fb", "what?", "#1", "p 1/s 1", "a;b\\c", "é漢/🫁"])
+def test_the_command_line_finds_an_id_as_it_stands(name: str, tmp_path: Path, unit_vectors: Embeddings) -> None:
+    rows = [
+        dict.fromkeys(studies_schema().names)
+        | {"study_id": one, "patient_id": one, "frontal_path": "a.png", "other_paths": []}
+        for one in (name, "other")
+    ]
+    export = save_export(tmp_path / "export", pa.Table.from_pylist(rows, studies_schema()), unit_vectors[:2])
+    build_collection(export, tmp_path / "index")
+    hits = json.loads(done("search", tmp_path / "index", "--study", "other", "--json").stdout)["hits"]
+    assert [hit["study_id"] for hit in hits] == [name]
+    assert name in done("search", tmp_path / "index", "--study", name).stdout
+    assert "1 deleted; 1 studies now" in done("delete", tmp_path / "index", "--", name).stdout
+
+
 def test_a_search_in_json_is_ascii(index: Path) -> None:
     said = done("search", index, "--study", "[/evil]1", "--json").stdout
     assert said.isascii()

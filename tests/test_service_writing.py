@@ -1,6 +1,8 @@
 """Studies added and deleted over HTTP: what is answered, what lies on the disk, and what the next search finds."""
 
+import base64
 import hashlib
+import http.client
 import json
 import re
 from html import unescape
@@ -12,9 +14,11 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from served_world import save_world, serving
 from service_world import ANGLES, FINGERPRINT, build_client, build_finder, build_retriever, film
 from werkzeug.test import TestResponse
 
+from encoder.embedder import Embedder
 from index.collection import save_collection
 from index.living import LivingCollection
 from index.vector_index import VectorIndex
@@ -213,3 +217,27 @@ def test_an_id_that_no_address_finds_is_refused(client: FlaskClient, study_id: s
     answer = added(client, NEW | {"study_id": study_id})
     assert code(answer) == (422, "study_not_usable")
     assert "expected a study_id" in answer.get_json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_a_real_server_finds_every_id_and_its_films_are_its_owners_alone(
+    tmp_path: Path, tiny_embedder: Embedder
+) -> None:
+    with serving(save_world(tmp_path, tiny_embedder)) as server:
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+
+        def asked(method: str, route: str, body: bytes | None = None) -> int:
+            connection.request(method, route, body, {"Content-Type": "application/json"} if body else {})
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        for number, study_id in enumerate(IDS):
+            study = {"study_id": study_id, "patient_id": study_id}
+            new = {"study": study, "frontal": base64.b64encode(film(10 * number)).decode()}
+            assert asked("POST", "/v1/studies", json.dumps(new).encode()) == 201
+            for route in (f"/v1/studies/{quote(study_id)}", f"/film/{quote(study_id)}", f"/?study={quote(study_id)}"):
+                assert asked("GET", route) == 200, route
+        kept = [path.stat().st_mode & 0o777 for path in (tmp_path / "added").rglob("*")]
+        assert asked("DELETE", f"/v1/studies/{quote(IDS[0])}") == 204
+    assert {*kept} == {0o600, 0o700}

@@ -73,6 +73,17 @@ class Writable(Searchable):
         """Return where a film of an added study belongs, relative to the image root."""
 
     @abstractmethod
+    def remembered_root(self, *, trusted: bool = False) -> Path | None:
+        """Return the image root, or the address, that the collection names; None where it names none.
+
+        Args:
+            trusted: whether the user has said to take it, wherever it comes from.
+
+        Raises:
+            UntrustedRoot: it was made elsewhere, or by another user.
+        """
+
+    @abstractmethod
     def gate(self) -> "FamiliarityGate":
         """Return how near the collection's own studies are to each other, as it was built."""
 

@@ -14,6 +14,9 @@ from index.files import sha256_of, sync, written_whole
 FOLDER = "added"
 NAME = re.compile(r"[0-9a-f]{16}")
 """Of a collection's folder."""
+MOST_NAMES = 64
+NAMES = re.compile(rf"({NAME.pattern}( {NAME.pattern}){{0,{MOST_NAMES - 1}}})?")
+"""Of several, or of none."""
 _FILM = re.compile(r"[0-9a-f]{64}\.(jpg|png)")
 _LEFT = re.compile(rf"\.{_FILM.pattern}\.partial")
 PATH = re.compile(rf"{FOLDER}/{NAME.pattern}/{_FILM.pattern}")
@@ -67,6 +70,18 @@ def unnamed_films(root: Path, collection: str, named: Collection[str]) -> list[P
         and f"{FOLDER}/{collection}/{path.name}" not in named
         and (path.is_symlink() or path.is_file())
     ]
+
+
+def left_films(root: Path, others: Iterable[str], named: Collection[str]) -> str:
+    """Return why films that no study names are left, of folders that may be another collection's; "" without any."""
+    count = sum(len(unnamed_films(root, folder, named)) for folder in others)
+    if not count:
+        return ""
+    return (
+        f"{count:,} added films that no study here names are left below {str(root)!r}: this collection lies elsewhere "
+        "than it was made, and where it was copied they may be the other one's; where it was moved, precedent compact "
+        "--moved removes them"
+    )
 
 
 def remove_films(root: Path, paths: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 Knows the tables and the facts; it must not know what a change is.
 """
 
+import json
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from index.change_digests import NOTHING, seal
 from index.change_faults import FILE, REMEDY, WITNESS, told
 from index.errors import ArtefactError
 from index.files import sync
+from index.origin import origin_of
 
 VERSION = 2
 APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
@@ -63,7 +65,8 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
     try:
         with told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
             connection.executescript(_TABLES)
-            save_facts(connection, {**facts, "name": new_name(), "cleared": applied, "last": applied, "sum": NOTHING})
+            said = {"former": "", "also": "", "cleared": applied, "last": applied, "sum": NOTHING}
+            save_facts(connection, {**facts, **new_films(path.parent), **said})
             connection.execute("PRAGMA journal_mode = WAL")
         sync(fresh)
         with suppress(FileExistsError, FileNotFoundError):  # another's is there, and took this for left over
@@ -83,6 +86,26 @@ def remove_left_over(folder: Path) -> None:
 def save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
     """Write facts and their seal, within the caller's transaction."""
     connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+
+
+def new_films(folder: Path, becomes: Path | None = None) -> dict[str, str]:
+    """Return facts of a folder of films that no other collection has, named for the collection in `folder`.
+
+    Args:
+        becomes: where that is about to be moved to.
+    """
+    name = new_name()
+    return {"name": name, "origin": origin_text(folder, name, becomes)}
+
+
+def origin_text(folder: Path, name: str, becomes: Path | None = None) -> str:
+    """Return where a folder of films was named, as a fact is written."""
+    return json.dumps(origin_of(folder, films_of(name), becomes))
+
+
+def films_of(name: str) -> str:
+    """Return what the origin of a folder of films holds for."""
+    return f"films {name}"
 
 
 def new_name() -> str:

@@ -15,11 +15,22 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from index.added_films import NAME
+from index.added_films import MOST_NAMES, NAME, NAMES
 from index.change_digests import NOTHING, digest, seal, summed
 from index.change_faults import FILE, FILES, GIVE_UP, REMEDY, told
-from index.change_layout import APPLICATION, VERSION, bear_witness, new_name, require_no_links, save_facts, set_up
+from index.change_layout import (
+    APPLICATION,
+    VERSION,
+    bear_witness,
+    films_of,
+    new_films,
+    origin_text,
+    require_no_links,
+    save_facts,
+    set_up,
+)
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
+from index.origin import is_at_origin
 from index.places import require_here
 
 _FIRST = -(2**63)
@@ -27,11 +38,16 @@ _FACTS = {
     "fingerprint": re.compile(r"\w{1,64}"),
     "embedding_dim": None,
     "name": NAME,
+    "former": NAMES,
+    "also": NAMES,
+    "origin": re.compile(r"\{.{0,8000}\}", re.DOTALL),
     "cleared": None,
     "last": None,
     "sum": re.compile(r"[0-9a-f]{64}"),
 }
 """What each fact looks like; None: a whole number. A name is part of a path, and may be somebody else's."""
+_LATER = {"former": "", "also": "", "origin": "{}"}
+"""Facts that files of before have not, and what they come to then."""
 _PATIENCE = 30.0
 """Seconds that a writer waits for another; each holds the file for the milliseconds of its own transaction."""
 
@@ -51,8 +67,9 @@ class Changes:
     """The open file. One connection: its owner sees to it that one thread uses it at a time."""
 
     _facts: dict[str, Any]
-    """While it is written: fingerprint, embedding_dim, name, up to where it was `cleared`, the `last` sequence that was
-    given, and the `sum` of all digests, modulo 2^256, in hex."""
+    """While it is written: fingerprint, embedding_dim, up to where it was `cleared`, the `last` sequence that was
+    given, and the `sum` of all digests, modulo 2^256, in hex; of the added films, the `name` of the folder that they
+    are kept in, the `origin` of that, names that it has `also`, and the `former` ones, which another may have."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection, self._path = connection, path
@@ -123,14 +140,44 @@ class Changes:
 
     @property
     def name(self) -> str:
-        """The collection's own name in the folder of added films; no other collection has it."""
+        """The folder that films are added to, once the changes are `settle`d; no other collection has it."""
         with told(self._path):
             return str(self._read_facts()["name"])
 
-    def rename(self) -> None:
-        """Take a new name, as a copy has to."""
+    def film_folders(self) -> tuple[list[str], list[str]]:
+        """Return the names of the folders whose films are this collection's, and of those that may be another's.
+
+        Where the folder of the collection is a copy, or may be one, all are another's.
+        """
+        with told(self._path):
+            facts = self._read_facts()
+        own, former = [facts["name"], *facts["also"].split()], facts["former"].split()
+        return (own, former) if self._is_at_origin(facts) else ([], [*own, *former])
+
+    def settle(self, becomes: Path | None = None) -> None:
+        """See to it that films can be added: a copy gets a folder for them of its own, and its former one is another's.
+
+        Args:
+            becomes: where its folder is about to be moved to, which is a copy then in any case.
+        """
+        with told(self._path):
+            if becomes is None and self._is_at_origin(self._read_facts()):
+                return
         with self.writing():
-            self._facts["name"] = new_name()
+            facts = self._facts
+            if becomes is not None or not self._is_at_origin(facts):
+                former = _joined(facts["name"], facts["also"], facts["former"])
+                facts |= {"also": "", "former": former} | new_films(self._path.parent, becomes)
+
+    def claim(self) -> None:
+        """Take all films that it has ever named for its own: it was moved, and is no copy."""
+        with self.writing():
+            facts = self._facts
+            facts |= {"also": _joined(facts["also"], facts["former"]), "former": ""}
+            facts["origin"] = origin_text(self._path.parent, facts["name"])
+
+    def _is_at_origin(self, facts: Mapping[str, Any]) -> bool:
+        return is_at_origin(self._path.parent, _origin(facts), films_of(facts["name"]))
 
     def version(self) -> int:
         """Return a number that differs from the one before exactly if somebody else has changed the file since."""
@@ -236,13 +283,27 @@ class Changes:
         found = dict(self._connection.execute("SELECT name, value FROM facts"))
         if not (told := found.pop("seal", None)) or told != seal(found):
             raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
+        found = _LATER | found
         for name, expected in _FACTS.items():
-            if not isinstance(value := found.get(name), str if expected else int) or (
-                expected and not expected.fullmatch(value)
-            ):
+            value = found.get(name)
+            fits = isinstance(value, int) if expected is None else isinstance(value, str) and expected.fullmatch(value)
+            if not fits:
                 raise ArtefactError(f"{str(self._path)!r} says {name} {str(value)[:40]!r}, which is none; {REMEDY}")
         return found
 
     def _value(self, statement: str) -> Any:
         row = self._connection.execute(statement).fetchone()
         return None if row is None else row[0]
+
+
+def _joined(*names: str) -> str:
+    """Return names as one fact, the latest first; those beyond what one holds are let go."""
+    return " ".join(" ".join(names).split()[:MOST_NAMES])
+
+
+def _origin(facts: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found = json.loads(facts["origin"])
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -25,6 +25,7 @@ from index.files import load_json, read_settled, require_unchanged, save_json, s
 from index.folder import held_alone
 from index.kinds import KINDS, resolve_kind
 from index.layouts import sample_layouts
+from index.origin import is_root_ours, rooted
 from index.places import Place
 from index.shards import load_manifest, load_shards
 from index.vector_index import Rows, VectorIndex
@@ -54,8 +55,11 @@ class Collection:
     """Of a sample of its films, by patient; None where it was exported without."""
 
 
-def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Collection:
+def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_root: str | None = None) -> Collection:
     """Index an export and write the collection to the folder `out`, in place of one that is there.
+
+    Args:
+        image_root: to be remembered in place of the one that the export remembers.
 
     Raises:
         ArtefactError: the export is unfinished or has changed. CollectionError: it is empty or the kind is unknown.
@@ -70,8 +74,10 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto") -> Coll
     studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
     if pc.count_distinct(studies["study_id"]).as_py() < len(studies):
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")
-    facts = {"fingerprint": export["fingerprint"], "image_root": export.get("image_root")}
+    facts = {"fingerprint": export["fingerprint"], "image_root": image_root or export.get("image_root")}
     out.mkdir(parents=True, exist_ok=True)
+    if image_root or is_root_ours(embeddings, export):
+        facts |= rooted(out, facts)
     with _held_to_write(out) as folder:
         _require_no_changes(out)
         return save_collection(folder, index, studies, sample_layouts(embeddings), **facts)

@@ -14,6 +14,7 @@ from index.collection import Collection, load_index_manifest, save_collection
 from index.errors import CollectionError, StaleMap
 from index.generation import Generation
 from index.kinds import resolve_kind
+from index.origin import ORIGIN, is_root_ours, rooted
 from index.projection import build_map, load_map, plane_of
 from index.vector_index import Rows, VectorIndex
 from index.vectors import Embeddings
@@ -39,7 +40,9 @@ def save_generation(folder: Path, generation: Generation) -> None:
     studies = pa.concat_tables([built.studies.take(pa.array(rows)), generation.added]).combine_chunks()
     count = len(studies)
     index = VectorIndex.build(_blocks(generation, rows), _kind_of(built, count), count)
-    facts = {name: built.manifest.get(name) for name in ("fingerprint", "image_root")}
+    facts = {name: built.manifest.get(name) for name in ("fingerprint", "image_root", ORIGIN)}
+    if is_root_ours(folder, built.manifest):
+        facts |= rooted(folder, built.manifest)
     save_collection(folder, index, studies, _layouts_of(built, studies), **facts, applied=generation.sequence)
 
 

@@ -44,6 +44,10 @@ class StaleMap(ArtefactError):
     """A map of another state of its collection, as a build or a killed compaction leaves it."""
 
 
+class UntrustedRoot(CollectionError):
+    """An image root that a collection names which was made elsewhere, or by another user."""
+
+
 class PlaceError(CollectionError):
     """An address that cannot be used, or a place that cannot be used for what is asked of it."""
 

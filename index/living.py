@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.added import Addition, Writable, as_rows, is_same
-from index.added_films import film_path, save_film, unnamed_films
+from index.added_films import film_path, left_films, save_film, unnamed_films
 from index.change_layout import remove_left_over
 from index.changes import Changes
 from index.collection import MANIFEST, Collection
@@ -25,6 +25,7 @@ from index.familiarity import FamiliarityGate
 from index.folder import held_alone
 from index.generation import Generation
 from index.mirrors import at_hand
+from index.origin import remembered_root
 from index.searchable import Answer
 from index.state import State, read_state, stamp_of
 from index.studies import Study
@@ -122,15 +123,18 @@ class LivingCollection(Writable):
             self._follow()
             changes = self._make_changes()
         with closing(changes):
+            changes.settle()
             return film_path(changes.name, content, suffix)
 
-    def compact(self, image_root: Path | None = None) -> dict[str, Any]:
+    def compact(self, image_root: Path | None = None, *, moved: bool = False) -> dict[str, Any]:
         """Write a new index that holds the changes, forget them, and search it; return its manifest.
 
         Searches, adds and deletes go on meanwhile, here and in other processes.
 
         Args:
-            image_root: films below it that no study of this collection names any more are removed.
+            image_root: films below it that this collection has added, and none of its studies names any more, are
+                removed. A copy has added none of those that its studies name.
+            moved: it lies elsewhere than it was made, and is no copy.
 
         Raises:
             CollectionError: another process compacts, or no study is left. WriteFailed: the disk does not take it.
@@ -152,11 +156,24 @@ class LivingCollection(Writable):
                 mend_map(self.folder)
             except OSError as error:
                 raise WriteFailed(f"the map cannot be written ({error}); run: precedent map {self._source}") from error
-        if self._changes is None:
-            return self.manifest
-        if image_root is not None:
+        if self._changes is not None and moved:
+            with closing(self._make_changes()) as changes:
+                changes.claim()
+        if self._changes is not None and image_root is not None:
             self._remove_unnamed_films(image_root)
         return self.manifest
+
+    def left_films(self, image_root: Path) -> str:
+        """Return why films that no study here names are left where they are; "" where there are none."""
+        self.now()
+        if self._changes is None:
+            return ""
+        with closing(self._make_changes()) as changes:
+            return left_films(image_root, changes.film_folders()[1], self.now().film_paths())
+
+    def remembered_root(self, *, trusted: bool = False) -> Path | None:
+        """Return the image root that the collection names; as `Writable` says."""
+        return remembered_root(self._source, self.manifest, trusted=trusted)
 
     def _follow(self) -> None:
         """Take up the index that lies in the folder, where another process has put one there. Raises as `reload`."""
@@ -165,8 +182,10 @@ class LivingCollection(Writable):
 
     def _remove_unnamed_films(self, image_root: Path) -> None:
         with self._written() as (generation, changes):  # no film is between its file and its study
-            for path in unnamed_films(image_root, changes.name, generation.film_paths()):
-                path.unlink(missing_ok=True)
+            named = generation.film_paths()
+            for folder in changes.film_folders()[0]:
+                for path in unnamed_films(image_root, folder, named):
+                    path.unlink(missing_ok=True)
 
     @contextmanager
     def _written(self) -> Iterator[tuple[Generation, Changes]]:

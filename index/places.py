@@ -56,13 +56,14 @@ def below(root: Path, relative: str) -> Path:
     Raises:
         PlaceError: it leads out of that.
     """
+    refusal = PlaceError(f"expected a path below the image root, got {relative[:200]!r}, which leads out of it")
     try:
         base = root.resolve()
         found = (base / relative).resolve()
     except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte
-        found = base = None
-    if found is None or found == base or not found.is_relative_to(base):
-        raise PlaceError(f"expected a path below the image root, got {relative[:200]!r}, which leads out of it")
+        raise refusal from None
+    if found == base or not found.is_relative_to(base):
+        raise refusal
     return found
 
 

@@ -27,6 +27,7 @@ from index.files import (
     seal,
     written_whole,
 )
+from index.origin import rooted
 from index.studies import require_ids
 from index.vectors import Embeddings, as_embeddings
 
@@ -149,6 +150,7 @@ class ShardFolder:
             "rows": sum(shard["rows"] for shard in shards),
             "failed": len(failures),
             **facts,
+            **rooted(self.folder, facts),
             "shards": shards,
         }
         save_json(self.folder / MANIFEST, manifest, sealed=True)

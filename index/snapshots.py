@@ -19,6 +19,7 @@ from index.collection import OWN_NAME as INDEX_FILE
 from index.errors import ArtefactError, CollectionError
 from index.files import load_json, require_unchanged, save_json, sha256_of, sync
 from index.folder import held_alone
+from index.origin import ORIGIN, is_root_ours, rooted
 from index.places import require_here
 from index.projection import MANIFEST as MAP
 from index.projection import OWN_NAME as MAP_FILE
@@ -62,7 +63,10 @@ def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
         files = {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())
         }
-        save_json(partial / SNAPSHOT, {"format": FORMAT, "version": VERSION, "files": files}, sealed=True)
+        said: dict[str, Any] = {"format": FORMAT, "version": VERSION, "files": files}
+        if is_root_ours(folder, manifest):
+            said |= rooted(partial, manifest, out)
+        save_json(partial / SNAPSHOT, said, sealed=True)
     return files
 
 
@@ -84,10 +88,13 @@ def restore_snapshot(snapshot: Path, out: Path) -> None:
                 raise ArtefactError(f"expected files of a collection in {str(snapshot)!r}, got {name[:80]!r}; {remedy}")
             _copy(snapshot / name, partial, entry["sha256"], remedy)
         manifest = load_json(partial / MANIFEST, "index manifest", remedy)
+        told = {"image_root": manifest.get("image_root"), ORIGIN: content.get(ORIGIN)}
+        if is_root_ours(snapshot, told):
+            save_json(partial / MANIFEST, manifest | rooted(partial, manifest, out), sealed=True)
         changes = Changes.open(partial, manifest["fingerprint"], manifest["embedding_dim"])
         if changes is not None:
             with closing(changes):
-                changes.rename()
+                changes.settle(out)
 
 
 def _require_whole(folder: Path, manifest: dict[str, Any]) -> None:

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from index.added_films import changed_films, unnamed_films
+from index.added_films import changed_films, left_films, unnamed_films
 from index.change_faults import FILE as CHANGES
 from index.change_faults import WITNESS
 from index.changes import Change, Changes
 from index.collection import MANIFEST, Collection, load_collection
-from index.errors import BackendUnavailable, CollectionError, StaleMap
+from index.errors import BackendUnavailable, CollectionError, StaleMap, UntrustedRoot
 from index.generation import Generation
 from index.mirrors import fetched
-from index.places import place
+from index.origin import remembered_root
 from index.projection import MANIFEST as MAP
 from index.projection import load_map
 from index.state import stamp_of
@@ -44,40 +44,73 @@ class Verdict:
     """What is right but need not be there, a sentence each."""
 
 
-def verify(folder: Path, image_root: Path | None = None) -> Verdict:
+def verify(folder: Path, image_root: Path | None = None, *, trusted: bool = False) -> Verdict:
     """Return what is wrong with the collection in a folder or at an address, after reading all of it.
 
     Args:
         image_root: of the added films; None takes the one that the index remembers, where that is there.
+        trusted: take that one even where the index was made elsewhere, or by another user.
 
     Raises:
         BackendUnavailable: the address cannot be reached.
     """
-    with fetched(folder) as here:
-        for _ in range(_ATTEMPTS):
-            found, before = Verdict(), stamp_of(here)
-            try:
-                collection = _look(here, image_root, found)
-                found.notes += [
-                    f"{path.name} belongs to no collection; remove it" for path in _strangers(here, collection)
-                ]
-            except BackendUnavailable:
-                raise
-            except CollectionError as error:
-                found.faults.append(str(error))
-            if not found.faults or stamp_of(here) == before:  # else it was compacted beside this
-                break
+    found = Verdict()
+    try:
+        with fetched(folder) as here:
+            for _ in range(_ATTEMPTS):
+                before, found = stamp_of(here), _verdict(here, Films(folder, image_root, trusted))
+                if not found.faults or stamp_of(here) == before:  # else it was compacted beside this
+                    break
+    except BackendUnavailable:
+        raise
+    except CollectionError as error:
+        found.faults.append(str(error))
     return found
 
 
-def _look(folder: Path, image_root: Path | None, found: Verdict) -> Collection:
+def _verdict(folder: Path, films: "Films") -> Verdict:
+    found = Verdict()
+    try:
+        collection = _look(folder, films, found)
+    except BackendUnavailable:
+        raise
+    except CollectionError as error:
+        found.faults.append(str(error))
+        return found
+    found.notes += [f"{path.name} belongs to no collection; remove it" for path in _strangers(folder, collection)]
+    return found
+
+
+@dataclass(frozen=True)
+class Films:
+    """Where the added films are to be looked for."""
+
+    where: Path
+    """The folder, or the address, by which the collection was asked for."""
+    image_root: Path | None
+    trusted: bool
+
+    def root(self, collection: Collection, found: Verdict) -> Path | None:
+        """Return the image root, where it is known and there; a note says where it may not be looked at."""
+        try:
+            root = self.image_root or remembered_root(self.where, collection.manifest, trusted=self.trusted)
+        except UntrustedRoot as refusal:
+            found.notes.append(f"added films were not looked at: {refusal}")
+            return None
+        return root if root is not None and root.is_dir() else None
+
+
+def _look(folder: Path, films: Films, found: Verdict) -> Collection:
     collection = load_collection(folder)  # every SHA-256, and the manifest's own
     found.faults += _of_rows(collection.studies) + _of_vectors(collection.vectors)
-    generation, name = _changed(folder, collection, found)
+    generation = Generation(collection, collection.manifest.get("applied", 0))
+    changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
+    if changes is not None:
+        with closing(changes):
+            generation = _changed(changes, generation, found)
+            if (root := films.root(collection, found)) is not None:
+                _look_at_films(root, changes, generation, found)
     found.studies = len(generation)
-    known = image_root or collection.manifest.get("image_root")
-    if known and name is not None and (root := place(known)).is_dir():
-        _look_at_films(root, name, generation, found)
     try:
         load_map(folder)
     except StaleMap as stale:  # nothing is lost, and the next compaction mends it as well
@@ -100,20 +133,14 @@ def _of_vectors(vectors: VectorIndex) -> list[str]:
     return faults
 
 
-def _changed(folder: Path, collection: Collection, found: Verdict) -> tuple[Generation, str | None]:
-    """Return the collection with its changes, and the name of its folder of films; None where nothing ever changed."""
-    generation = Generation(collection, collection.manifest.get("applied", 0))
-    changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
-    if changes is None:
-        return generation, None
-    with closing(changes):
-        found.faults += changes.faults()
-        cleared, since = changes.since(generation.sequence, whole=True)
-        if cleared > generation.sequence:
-            found.faults.append(f"{MANIFEST} lacks studies that were added and compacted; restore a snapshot")
-        following = generation.after(since)
-        found.faults += [fault for change in since for fault in _of_change(change, generation)]
-        return following, changes.name
+def _changed(changes: Changes, generation: Generation, found: Verdict) -> Generation:
+    """Return the collection with its changes."""
+    found.faults += changes.faults()
+    cleared, since = changes.since(generation.sequence, whole=True)
+    if cleared > generation.sequence:
+        found.faults.append(f"{MANIFEST} lacks studies that were added and compacted; restore a snapshot")
+    found.faults += [fault for change in since for fault in _of_change(change, generation)]
+    return generation.after(since)
 
 
 def _of_change(change: Change, generation: Generation) -> Iterator[str]:
@@ -126,11 +153,14 @@ def _of_change(change: Change, generation: Generation) -> Iterator[str]:
         yield f"{CHANGES}: change {change.sequence} ({change.study_id!r}): {fault}"
 
 
-def _look_at_films(root: Path, name: str, generation: Generation, found: Verdict) -> None:
+def _look_at_films(root: Path, changes: Changes, generation: Generation, found: Verdict) -> None:
     named = generation.film_paths()
+    own, others = changes.film_folders()
     found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, named)]
-    for path in unnamed_films(root, name, named):
+    for path in (path for folder in own for path in unnamed_films(root, folder, named)):
         found.notes.append(f"{path.relative_to(root)} belongs to no study; precedent compact removes it")
+    if left := left_films(root, others, named):
+        found.notes.append(left)
 
 
 def _strangers(folder: Path, collection: Collection) -> Iterator[Path]:

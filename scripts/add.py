@@ -15,9 +15,8 @@ import pyarrow as pa
 from encoder.embedder import Embedder
 from encoder.runtime import RUNTIMES
 from index.added import Addition, Writable
-from index.errors import StudiesError
+from index.errors import StudiesError, UntrustedRoot
 from index.opening import Address
-from index.places import place
 from index.studies import Study, load_studies
 from scripts.export import FAILED_EXIT_CODE
 from scripts.opening import CollectionAddress, opened
@@ -74,13 +73,18 @@ def command(
 def require_image_root(living: Writable, images: Path) -> None:
     """Refuse films from below another folder than the one that the paths of the index lead from, where that is there.
 
+    An index that was made elsewhere is taken at the user's word.
+
     Raises:
         StudiesError: they are.
     """
-    known = living.manifest.get("image_root")
-    if known and (root := place(known)).is_dir() and root.resolve() != images.resolve():
+    try:
+        root = living.remembered_root()
+    except UntrustedRoot:  # made elsewhere, where films may lie anywhere
+        return
+    if root is not None and root.is_dir() and root.resolve() != images.resolve():
         raise StudiesError(
-            f"expected films below {known!r}, which the paths of this index lead from, got {str(images)!r}; "
+            f"expected films below {str(root)!r}, which the paths of this index lead from, got {str(images)!r}; "
             "move them there and import them again"
         )
 

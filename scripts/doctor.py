@@ -13,6 +13,7 @@ import click
 from encoder.errors import EncoderError
 from index.errors import ArtefactError
 from scripts.checks import NEEDED_DISK, Check, disk, machine_checks
+from scripts.opening import trust_option
 from scripts.places import Here
 from scripts.terminal import say, say_json
 
@@ -23,8 +24,10 @@ LEAST_COSINE = 0.99
 @click.command()
 @click.argument("index", required=False, type=Here())
 @click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file that the index is to be served with.")
+@click.option("--images", type=Here(), help="Image root of the index, where it is not the one it remembers.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-def command(index: Path | None, encoder: Path | None, as_json: bool) -> None:
+def command(index: Path | None, encoder: Path | None, images: Path | None, trusted: bool, as_json: bool) -> None:
     """Check this installation and, where they are named, an index and its encoder; exit with 1 where one is at fault.
 
     \b
@@ -32,7 +35,7 @@ def command(index: Path | None, encoder: Path | None, as_json: bool) -> None:
     precedent doctor index/ --encoder encoder.safetensors
     """
     checks = []
-    for check in _all(index, encoder):
+    for check in _all(index, encoder, images, trusted):
         checks.append(check)
         if not as_json:
             say(f"{check.state:<8}{check.name:<12}{check.found}")
@@ -44,7 +47,9 @@ def command(index: Path | None, encoder: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _all(index: Path | None, encoder: Path | None) -> Iterator[Check]:
+def _all(
+    index: Path | None, encoder: Path | None, images: Path | None = None, trusted: bool = False
+) -> Iterator[Check]:
     """Yield the checks as they are made: the machine's, then the index's, then the encoder's."""
     yield from machine_checks()
     if index is not None and not index.is_dir():
@@ -54,7 +59,7 @@ def _all(index: Path | None, encoder: Path | None) -> Iterator[Check]:
         index = None
     if index is not None:
         yield disk(index, max(NEEDED_DISK, 2 * _bytes_of(index)))
-        yield from index_checks(index)
+        yield from index_checks(index, images, trusted)
     if encoder is not None:
         yield from encoder_checks(encoder, index)
 
@@ -63,11 +68,11 @@ def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def index_checks(folder: Path) -> Iterator[Check]:
+def index_checks(folder: Path, images: Path | None = None, trusted: bool = False) -> Iterator[Check]:
     """Yield what is wrong with an index, every byte of which is read."""
     from index.verification import verify
 
-    verdict = verify(folder)
+    verdict = verify(folder, images, trusted=trusted)
     for sentence in verdict.faults:
         yield Check(
             "index", "fault", sentence, "restore a snapshot, or run: precedent index EMBEDDINGS --out ANOTHER_FOLDER"

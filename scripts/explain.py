@@ -14,12 +14,12 @@ from encoder.embedder import Embedder
 from encoder.explain import DEFAULT_METHOD, METHODS, Explainer, Explanation, OpenStudy
 from encoder.overlay import COLOURS, as_png, overlay
 from encoder.probe import LinearProbe
+from index.added import Writable
 from index.errors import ArtefactError
 from index.files import save_json
 from index.opening import Address
-from index.places import below, place
-from index.searchable import Searchable
-from scripts.opening import CollectionAddress, opened
+from index.places import below
+from scripts.opening import CollectionAddress, opened, trust_option
 from scripts.places import Anywhere, Here
 from scripts.reports.page import as_json as plain
 from scripts.terminal import say, say_json
@@ -31,6 +31,7 @@ _PATH = Here()
 @click.argument("index", type=CollectionAddress(), required=False)
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
 @click.option("--images", type=Anywhere(), help="Image root of the index, where it is not the one it remembers.")
+@trust_option
 @click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")
 @click.option("--frontal", type=Anywhere(), help="The query: a frontal film.")
 @click.option("--lateral", type=Anywhere(), help="The query: a lateral film.")
@@ -46,7 +47,7 @@ _PATH = Here()
 @click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
-    index: Address | None, encoder: Path, images: Path | None, study: str | None, frontal: Path | None,
+    index: Address | None, encoder: Path, images: Path | None, trusted: bool, study: str | None, frontal: Path | None,
     lateral: Path | None, projection: str | None, finding: str | None, probe: Path | None, hit: str | None,
     method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
@@ -68,7 +69,7 @@ def command(
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
     wanted = {side: name for side, name in (("query", study), ("hit", hit)) if name is not None}
-    sides = Stored(embedder, opened(index), images).open_all(wanted) if index else {}
+    sides = Stored(embedder, opened(index), images, trusted).open_all(wanted) if index else {}
     if study is None:
         sides = {"query": OpenStudy.read(embedder, frontal, lateral, projection), **sides}
     if finding is not None and probe is not None:
@@ -89,21 +90,26 @@ def command(
 class Stored:
     """Opens the films of studies that an index holds."""
 
-    def __init__(self, embedder: Embedder, retriever: Searchable, images: Path | None) -> None:
+    def __init__(self, embedder: Embedder, retriever: Writable, images: Path | None, trusted: bool = False) -> None:
+        """Take an index of that encoder. Raises FingerprintMismatch."""
         retriever.require_fingerprint(embedder.fingerprint)
-        self._embedder, self._retriever = embedder, retriever
-        self._images = images or retriever.manifest.get("image_root")
+        self._embedder, self._retriever, self._images, self._trusted = embedder, retriever, images, trusted
 
     def open_all(self, wanted: dict[str, str]) -> dict[str, OpenStudy]:
         """Return the studies by the names they are wanted under. Raises as `open` does."""
         return {name: self.open(study_id) for name, study_id in wanted.items()}
 
     def open(self, study_id: str) -> OpenStudy:
-        """Return a study's films. Raises StudyNotFound, ImageError; ArtefactError where the index has no image root."""
+        """Return a study's films.
+
+        Raises:
+            StudyNotFound, ImageError. ArtefactError: the index has no image root. UntrustedRoot: it is somebody's else.
+            PlaceError: a film lies outside of it.
+        """
         study = self._retriever.study(study_id)
-        if self._images is None:
+        root = self._images or self._retriever.remembered_root(trusted=self._trusted)
+        if root is None:
             raise ArtefactError("expected the index to know its image root, got none; name it with --images")
-        root = place(self._images)
         frontal, lateral = (path and below(root, path) for path in (study.frontal_path, study.lateral_path))
         return OpenStudy.read(self._embedder, frontal, lateral, study.projection)
 

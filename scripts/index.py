@@ -20,6 +20,7 @@ from scripts.terminal import progress_bar, say, say_json
 @click.command()
 @click.argument("embeddings", type=Anywhere())
 @click.option("--out", type=Anywhere(), help="Folder of the index.")
+@click.option("--images", type=Anywhere(), help="Image root to be remembered, where it is not the export's.")
 @click.option("--backend", type=click.Choice(["faiss", "milvus"]), default="faiss", show_default=True)
 @click.option("--uri", help="On Milvus: http://HOST:19530/COLLECTION, or file:///FOLDER/NAME.db/COLLECTION.")
 @click.option("--drop-old", is_flag=True, help="On Milvus: remove what the address meant before.")
@@ -34,8 +35,9 @@ from scripts.terminal import progress_bar, say, say_json
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
-    embeddings: Path, out: Path | None, backend: str, uri: str | None, drop_old: bool, kind: str, as_json: bool
-) -> None:
+    embeddings: Path, out: Path | None, images: Path | None, backend: str, uri: str | None, drop_old: bool, kind: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Index the export in the folder EMBEDDINGS.
 
     On Milvus the token is taken from MILVUS_TOKEN. A build that was killed goes on where it stopped; a service goes on
@@ -47,9 +49,12 @@ def command(
     """
     if (out is None) == (uri is None) or (backend == "milvus") != (uri is not None):
         raise click.UsageError("give --out for a folder, or --backend milvus and --uri")
+    if uri is not None and images is not None:
+        raise click.UsageError("--images is for a folder; an index on Milvus remembers what the export does")
     where: object = out
     if out is not None:
-        manifest = build_collection(embeddings, out, kind=kind).manifest
+        root = str(images.resolve()) if images is not None else None
+        manifest = build_collection(embeddings, out, kind=kind, image_root=root).manifest
     else:
         where, manifest = _on_milvus(embeddings, str(uri), kind, drop_old)
     if as_json:

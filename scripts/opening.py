@@ -33,6 +33,12 @@ class CollectionAddress(click.ParamType):
         return address
 
 
+trust_option = click.option(
+    "--trust-collection", "trusted", is_flag=True,
+    help="Take the image root that INDEX names, a folder or an address, though it was made elsewhere or by others.",
+)  # fmt: skip
+
+
 def token() -> str:
     """Return the token of Milvus servers, "" where none is set."""
     return os.environ.get("MILVUS_TOKEN", "")

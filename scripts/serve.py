@@ -23,6 +23,7 @@ import pyarrow as pa
 from flask import Flask
 
 from scripts.listening import closed_by_signals, listen, run, tell_supervisor
+from scripts.opening import trust_option
 from scripts.terminal import say
 from service import doors
 from service.activation import ACTIVATION, Activation
@@ -50,6 +51,7 @@ BODY_SLACK = 4
 @click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--probe", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Probe of predictions.")
 @click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
+@trust_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="An IPv4 address; one of others needs --tokens.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
@@ -72,6 +74,7 @@ def command(
     encoder: Path,
     probe: Path | None,
     images: tuple[str, ...],
+    trusted: bool,
     host: str,
     port: int,
     threads: int,
@@ -105,7 +108,7 @@ def command(
     give_memory_back()
     require_doors(host, tokens, public_name)
     try:
-        mounts = parse_mounts(indexes, images)
+        mounts = parse_mounts(indexes, images, trusted=trusted)
         known = TokenFile(tokens) if tokens is not None else None
         calls = AuditLog(audit) if audit is not None else None
     except (MountError, TokensError, AuditError) as refusal:

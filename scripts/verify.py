@@ -11,7 +11,7 @@ import click
 from index.milvus.address import MilvusAddress
 from index.opening import Address
 from index.verification import Verdict, verify
-from scripts.opening import CollectionAddress, token
+from scripts.opening import CollectionAddress, token, trust_option
 from scripts.places import Anywhere
 from scripts.terminal import say, say_json
 
@@ -19,14 +19,15 @@ from scripts.terminal import say, say_json
 @click.command()
 @click.argument("index", type=CollectionAddress())
 @click.option("--images", type=Anywhere(), help="Image root, where it is not the one it remembers.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def command(index: Address, images: Path | None, as_json: bool) -> None:
+def command(index: Address, images: Path | None, trusted: bool, as_json: bool) -> None:
     """Check the folder or address INDEX: each SHA-256, row, vector and id, changes since, and films that were added.
 
     \b
     precedent verify index/
     """
-    found = _verified(index, images)
+    found = _verified(index, images, trusted)
     if as_json:
         say_json(vars(found))
     else:
@@ -39,10 +40,10 @@ def command(index: Address, images: Path | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _verified(index: Address, images: Path | None) -> Verdict:
+def _verified(index: Address, images: Path | None, trusted: bool) -> Verdict:
     if not isinstance(index, MilvusAddress):
-        return verify(index, images)
+        return verify(index, images, trusted=trusted)
     from index.milvus.collection import MilvusCollection
     from index.milvus.verification import verify_on_milvus
 
-    return verify_on_milvus(MilvusCollection(index, token()), images)
+    return verify_on_milvus(MilvusCollection(index, token()), images, trusted=trusted)

@@ -61,6 +61,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
 
     _INDEX (`index/` or `main=index/,nih=nih-index/`), _IMAGES (`films/` or `nih=nih-films/`) and _HOSTS hold as many
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
+    PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
     What it writes is its owner's alone; _UMASK, such as 027, has a group read it.
 
@@ -74,7 +75,11 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     if hosts := _words(environ.get("PRECEDENT_HOSTS")):
         limits = replace(limits, hosts=tuple(hosts))
     app = load(
-        parse_mounts(_words(environ["PRECEDENT_INDEX"]), _words(environ.get("PRECEDENT_IMAGES"))),
+        parse_mounts(
+            _words(environ["PRECEDENT_INDEX"]),
+            _words(environ.get("PRECEDENT_IMAGES")),
+            trusted=environ.get("PRECEDENT_TRUST_COLLECTION") == "yes",
+        ),
         Path(environ["PRECEDENT_ENCODER"]),
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,

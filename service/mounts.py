@@ -26,15 +26,18 @@ class Mount:
     index_dir: Path | MilvusAddress
     image_root: Path | None = None
     """The folder that the studies' paths are relative to; None takes the one named in the index."""
+    trusted: bool = False
+    """Whether that is taken even of an index that was made elsewhere, or by another user."""
 
 
-def parse_mounts(indexes: Sequence[str], images: Sequence[str] = ()) -> list[Mount]:
+def parse_mounts(indexes: Sequence[str], images: Sequence[str] = (), *, trusted: bool = False) -> list[Mount]:
     """Return the mounts that the words name, in their order.
 
     Args:
         indexes: NAME=FOLDER, or FOLDER, whose own name is then taken: in lower case, with - for other characters. A
             folder may be an address such as s3://bucket/index or milvus+http://host:19530/collection.
         images: NAME=ROOT for one collection, or ROOT for all that have none of their own.
+        trusted: take the roots that indexes name for themselves, wherever those come from.
 
     Raises:
         MountError: no index, a bad name, a name twice, roots of unknown collections, or a folder that is not there.
@@ -46,7 +49,7 @@ def parse_mounts(indexes: Sequence[str], images: Sequence[str] = ()) -> list[Mou
     roots = _unique([_split(word) for word in images], "image root")
     if unknown := sorted(name for name in roots if name is not None and name not in named):
         raise MountError(f"expected image roots of {', '.join(map(str, named))}, got one of {unknown[0]!r}")
-    return [Mount(str(name), folder, roots.get(name, roots.get(None))) for name, folder in named.items()]
+    return [Mount(str(name), folder, roots.get(name, roots.get(None)), trusted) for name, folder in named.items()]
 
 
 def _split(word: str, *, index: bool = False) -> tuple[str | None, Any]:

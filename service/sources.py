@@ -15,7 +15,6 @@ from index.errors import FingerprintMismatch, StaleMap
 from index.familiarity import FamiliarityGate
 from index.living import LivingCollection
 from index.opening import Address, open_collection
-from index.places import place
 from index.projection import CollectionMap, load_map
 from service.batching import BatchingEmbedder
 from service.decoding import Decoding
@@ -64,6 +63,7 @@ class Sources:
 
         Raises:
             FingerprintMismatch: an index was built with another encoder.
+            UntrustedRoot: an index that was made elsewhere names its image root, and the mount does not.
             ArtefactError, CheckpointError: a file that is missing, truncated or changed.
         """
         stamp = _stamp(self.encoder_path)
@@ -111,7 +111,7 @@ def _finder(
     except FingerprintMismatch as error:
         raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
     return Finder(
-        mount.name, living, batches, mount.image_root or _known_root(living),
+        mount.name, living, batches, mount.image_root or living.remembered_root(trusted=mount.trusted),
         Reader(embedder, batches, living, gate, probe), _map_of(living), living.built_at,
     )  # fmt: skip
 
@@ -125,11 +125,6 @@ def _map_of(living: Writable) -> CollectionMap | None:
     except StaleMap as error:
         log.warning("no map is served: %s", error)
         return None
-
-
-def _known_root(living: Writable) -> Path | None:
-    root = living.manifest.get("image_root")
-    return place(root) if root else None
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """`precedent explain` and `precedent pointing` on a small simulated collection."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -121,3 +122,24 @@ def test_boxes_of_another_layout_are_refused(world: Path) -> None:
     words = [world / "studies.parquet", "--images", world, "--boxes", world / "train.csv"]
     line = refusal("pointing", *words, "--encoder", world / "encoder.safetensors", "--probe", world / "probe")
     assert "expected columns Path, Finding, x0, y0, x1, y1" in line
+
+
+def test_the_films_of_a_copied_index_are_opened_where_they_are_named_or_trusted_alone(
+    world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "index", tmp_path / "given")
+    words = ["explain", tmp_path / "given", "--encoder", world / "encoder.safetensors", "--out", tmp_path / "maps"]
+    words += ["--study", "patient00001/study1", "--hit", "patient00002/study1", "--no-trust"]
+    assert f"films lie below {str(world)!r}" in refusal(*words)
+
+    done(*words, "--images", world)
+    done(*words, "--trust-collection")
+
+
+def test_a_film_that_leads_out_of_the_image_root_is_not_opened(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "train" / "patient00001", tmp_path / "films" / "train" / "patient00001")
+    (tmp_path / "films" / "train" / "patient00002").symlink_to(world / "train" / "patient00002")
+    words = ["explain", world / "index", "--encoder", world / "encoder.safetensors", "--out", tmp_path / "maps"]
+    words += ["--study", "patient00001/study1", "--hit", "patient00002/study1", "--images", tmp_path / "films"]
+
+    assert "leads out of it" in refusal(*words)

@@ -1,5 +1,9 @@
 """From words to a running application: names, folders, roots, one encoder for all, and what is refused at start."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 from encoder.checkpoint import save_encoder
 from encoder.embedder import Embedder
 from index.collection import build_collection
-from index.errors import FingerprintMismatch
+from index.errors import FingerprintMismatch, UntrustedRoot
 from index.shards import ExportPlan, ShardFolder
 from service.errors import MountError
 from service.loader import from_env, load
@@ -108,3 +112,30 @@ def test_the_environment_still_takes_one_folder_and_one_root(world: Path) -> Non
 def test_a_collection_of_another_encoder_is_refused_by_its_name_with_a_remedy(world: Path) -> None:
     with pytest.raises(FingerprintMismatch, match=r"collection 'old': .*; run: precedent export"):
         load(parse_mounts(["main=index", "old=old"]), world / "encoder.safetensors")
+
+
+def test_a_copy_s_image_root_is_served_where_it_is_named_or_trusted_alone(world: Path) -> None:
+    shutil.copytree(world / "index", world / "given")
+    with pytest.raises(UntrustedRoot, match=r"films lie below 'films'; name .*--images, or .*--trust-collection"):
+        load(parse_mounts(["given"]), world / "encoder.safetensors")
+    words = [sys.executable, "-m", "scripts.cli", "serve", "given", "--encoder", "encoder.safetensors", "--port", "0"]
+    served = subprocess.run(
+        words, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}, capture_output=True, text=True
+    )
+    assert served.returncode == 1
+    assert "--trust-collection" in served.stderr
+    assert "Traceback" not in served.stderr
+
+    for mounts in (parse_mounts(["given"], ["films"]), parse_mounts(["given"], trusted=True)):
+        app = load(mounts, world / "encoder.safetensors")
+        assert app.test_client().get("/info").get_json()["collections"][0]["images"] is True
+
+
+def test_the_environment_says_that_collections_are_trusted(world: Path) -> None:
+    shutil.copytree(world / "index", world / "given")
+    environ = {"PRECEDENT_INDEX": "given", "PRECEDENT_ENCODER": "encoder.safetensors"}
+    with pytest.raises(UntrustedRoot):
+        from_env(environ)
+
+    app = from_env(environ | {"PRECEDENT_TRUST_COLLECTION": "yes"})
+    assert app.test_client().get("/info").get_json()["collections"][0]["images"] is True

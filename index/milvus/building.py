@@ -21,8 +21,9 @@ from index.kinds import resolve_kind
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
 from index.milvus.columns import KEY, VECTOR, Columns
-from index.milvus.manifest import BUILDING, CHANGED, FORMAT, MANIFEST, VERSION, property_of
+from index.milvus.manifest import BUILDING, CHANGED, FILMS_ORIGIN, FORMAT, MANIFEST, VERSION, property_of
 from index.milvus.recall import with_enough_probes
+from index.origin import is_root_ours, origin_of, rooted
 from index.shards import load_layouts, load_manifest, load_shards
 from index.vectors import Embeddings
 
@@ -125,7 +126,7 @@ def _fill(
         else:
             advance(len(studies))
     assert columns is not None  # an empty export is refused before
-    return _finish(server, name, columns, export, kind)
+    return _finish(server, name, columns, export, kind, is_root_ours(embeddings, export))
 
 
 def _create(server: MilvusServer, name: str, columns: Columns, embedding_dim: int, kind: str) -> dict[str, Any]:
@@ -170,7 +171,9 @@ def _sample_of(study_id: str, layouts: dict[str, list[bytes]], count: int) -> st
     return " ".join(base64.b64encode(layout).decode() for layout in layouts.get(study_id, []))
 
 
-def _finish(server: MilvusServer, name: str, columns: Columns, export: dict[str, Any], kind: str) -> dict[str, Any]:
+def _finish(
+    server: MilvusServer, name: str, columns: Columns, export: dict[str, Any], kind: str, root_ours: bool
+) -> dict[str, Any]:
     server.call("flush", name, seconds=BUILD_SECONDS)
     lists = max(lists_of(export["rows"]), _LEAST_LISTS)
     if not server.call("list_indexes", name):  # a build that was killed may have come so far
@@ -182,13 +185,16 @@ def _finish(server: MilvusServer, name: str, columns: Columns, export: dict[str,
             f"{name!r} holds {rows:,} studies, expected {export['rows']:,}: another build fills it; try again after it"
         )
     probes, recall = with_enough_probes(server, name, rows, lists) if kind == "ivf" else (0, 1.0)
+    films = secrets.token_hex(8)
     manifest = {
         "format": FORMAT, "version": VERSION, "address": server.address.collection, "kind": kind, "precision": "fp32",
         "rows": rows, "embedding_dim": export["embedding_dim"], "fingerprint": export["fingerprint"],
         "image_root": export.get("image_root"), "lists": lists, "probes": probes, "recall_at_10": recall,
-        "films": secrets.token_hex(8), "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "columns": columns.as_json(),
+        "films": films, FILMS_ORIGIN: origin_of(server.address, films),
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"), "columns": columns.as_json(),
     }  # fmt: skip
+    if root_ours:
+        manifest |= rooted(server.address, manifest)
     _write(server, name, {MANIFEST: manifest})
     return manifest
 

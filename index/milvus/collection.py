@@ -15,15 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from index.added import Addition, Writable, as_rows, is_same
-from index.added_films import FOLDER, film_path, is_added, remove_films, save_film
+from index.added_films import FOLDER, NAME, film_path, is_added, remove_films, save_film
+from index.errors import UntrustedRoot
 from index.familiarity import SAMPLE as GATE_SAMPLE
 from index.familiarity import FamiliarityGate
 from index.layouts import LayoutGate
 from index.milvus.address import MilvusAddress
 from index.milvus.columns import KEY, PATIENT, SAMPLE, VECTOR
 from index.milvus.filters import ALL, among, any_of, literal
-from index.milvus.manifest import CHANGED, property_of
+from index.milvus.manifest import CHANGED, FILMS_ORIGIN, property_of
 from index.milvus.search import MilvusSearch
+from index.origin import is_at_origin, origin_of, remembered_root
+from index.places import is_local
 from index.vectors import as_embeddings
 
 _NEIGHBOURS = 16
@@ -38,6 +41,8 @@ class MilvusCollection(MilvusSearch, Writable):
         super().__init__(address, token)
         self._writing = threading.Lock()
         self._marked = bool(property_of(self._described, CHANGED))
+        self.films = self._films()
+        """The folder of the films that are added here."""
 
     def add(
         self,
@@ -78,13 +83,24 @@ class MilvusCollection(MilvusSearch, Writable):
 
     def film_path(self, content: bytes, suffix: str) -> str:
         """Return where a film of an added study belongs, relative to the image root."""
-        return film_path(self.manifest["films"], content, suffix)
+        return film_path(self.films, content, suffix)
 
     def own_films(self, row: Mapping[str, Any]) -> list[str]:
         """Return the films of a row that were added here, relative to the image root."""
-        folder = f"{FOLDER}/{self.manifest['films']}/"
+        folder = f"{FOLDER}/{self.films}/"
         paths = (row["frontal_path"] or "", row["lateral_path"] or "")
         return [path for path in paths if path.startswith(folder) and is_added(path)]
+
+    def remembered_root(self, *, trusted: bool = False) -> Path | None:
+        """Return the image root that the collection names; as `Writable` says."""
+        return remembered_root(self.address, self.manifest, trusted=trusted)
+
+    def _films(self) -> str:
+        """Return the name of the folder of added films; where it may be a copy's, one that is told by its address."""
+        named = str(self.manifest.get("films"))
+        if NAME.fullmatch(named) and is_at_origin(self.address, self.manifest.get(FILMS_ORIGIN), named):
+            return named
+        return str(origin_of(self.address, named)["marks"][0])[:16]
 
     @property
     def changed(self) -> bool:
@@ -128,8 +144,15 @@ class MilvusCollection(MilvusSearch, Writable):
 
     def _remove_unnamed(self, films: set[str], image_root: Path | None) -> None:
         """Remove the films, of those given, that no study names any more."""
-        known = image_root or self.manifest["image_root"]
+        known = image_root or self._own_root()
         fields = [self._columns.fields[name] for name in ("frontal_path", "lateral_path")]
         if known:
             gone = [path for path in films if not self._count(any_of(among(field, [path]) for field in fields))]
-            remove_films(Path(known), gone)
+            remove_films(known, gone)
+
+    def _own_root(self) -> Path | None:
+        try:
+            root = self.remembered_root()
+        except UntrustedRoot:
+            return None
+        return root if root is not None and is_local(root) else None

@@ -15,6 +15,8 @@ MANIFEST = "precedent.manifest"
 """Written when all studies are there and indexed."""
 BUILDING = "precedent.building"
 """How many shards are wholly inserted."""
+FILMS_ORIGIN = "films_origin"
+"""Key of the manifest under which it tells where the folder of added films was named."""
 CHANGED = "precedent.changed"
 """Whether studies were added or deleted since it was built."""
 

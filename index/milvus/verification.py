@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from index.added_films import changed_films, unnamed_films
-from index.errors import CollectionError
+from index.errors import CollectionError, UntrustedRoot
 from index.milvus.collection import MilvusCollection
 from index.studies import SHARD_COLUMNS, as_studies
 from index.vectors import as_embeddings
@@ -19,11 +19,12 @@ from index.verification import Verdict
 _ROWS_CHECKED_AT_ONCE = 1000
 
 
-def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = None) -> Verdict:
+def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = None, *, trusted: bool = False) -> Verdict:
     """Return what is wrong with a collection, after reading all of it.
 
     Args:
         image_root: of the added films; None takes the one that the collection remembers, where that is there.
+        trusted: take that one even where the collection was made elsewhere.
 
     Raises:
         BackendUnavailable: the server was lost; nothing is known then.
@@ -51,7 +52,7 @@ def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = Non
         found.faults.append(
             f"expected {collection.manifest['rows']:,} studies, found {found.studies:,}; index the export anew"
         )
-    _look_at_films(collection, films, image_root, found)
+    _look_at_films(collection, films, image_root, trusted, found)
     return found
 
 
@@ -61,13 +62,19 @@ def _of_rows(rows: list[dict[str, object]], collection: MilvusCollection) -> lis
     return _told(partial(as_studies, table.drop_columns(apart)))
 
 
-def _look_at_films(collection: MilvusCollection, films: set[str], image_root: Path | None, found: Verdict) -> None:
-    known = image_root or collection.manifest["image_root"]
-    if not known or not Path(known).is_dir():
+def _look_at_films(
+    collection: MilvusCollection, films: set[str], image_root: Path | None, trusted: bool, found: Verdict
+) -> None:
+    try:
+        root = image_root or collection.remembered_root(trusted=trusted)
+    except UntrustedRoot as refusal:
+        found.notes.append(f"added films were not looked at: {refusal}")
         return
-    found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(Path(known), films)]
-    for path in unnamed_films(Path(known), collection.manifest["films"], films):
-        found.notes.append(f"{path.relative_to(known)} belongs to no study; remove it")
+    if root is None or not root.is_dir():
+        return
+    found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, films)]
+    for path in unnamed_films(root, collection.films, films):
+        found.notes.append(f"{path.relative_to(root)} belongs to no study; remove it")
 
 
 def _told(check: Callable[[], object]) -> list[str]:

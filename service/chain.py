@@ -1,6 +1,6 @@
 """The lines of an audit log, each sealed with the hash of the line before, so that an edit shows.
 
-It knows bytes and hashes; it must not know what a line tells, nor write one.
+It knows bytes and hashes, and of what lines tell only which of them ends what another announced.
 """
 
 import fcntl

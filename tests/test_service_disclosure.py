@@ -20,7 +20,7 @@ from index.studies import as_studies, studies_schema
 from index.vector_index import VectorIndex
 from scripts.benches.drawn import Drawn
 from service.app import create_app
-from service.disclosure import DAY, READ_HITS, Budget, floor_of, rounded
+from service.disclosure import DAY, READ_HITS, Budget, floor_of, place, rounded
 from service.doors import lock
 from service.finder import Finder, Mounted
 from service.limits import Limits
@@ -148,7 +148,7 @@ def test_figures_are_rounded_wherever_they_stand_and_what_is_known_of_a_study_is
         lock(app, TokenFile(path))
         g.scopes = ("read",)
         assert rounded(answer) == told
-        assert floor_of(0.5) == pytest.approx(0.49)
+        assert (place(0.123456), floor_of(0.5)) == (0.123, pytest.approx(0.49))
     assert floor_of(0.5) == 0.5
 
 

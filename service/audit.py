@@ -35,6 +35,7 @@ class AuditLog:
         """
         self.path = path
         self._writing, self._syncing = threading.Lock(), threading.Lock()
+        self._lost = False
         with ExitStack() as handles:
             try:
                 self._open(handles)
@@ -48,7 +49,13 @@ class AuditLog:
             self._handles = handles.pop_all()
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one line and return when it is on disk. Raises AuditError where it cannot be written."""
+        """Write one line and return when it is on disk.
+
+        Raises:
+            AuditError: it cannot be written; or an earlier one could not be brought to the disk, of which the system
+                may have let go since, so that no later success would mean anything.
+        """
+        self._require_kept()
         try:
             with self._writing:
                 line, head = sealed(record, self.head)
@@ -95,10 +102,22 @@ class AuditLog:
             os.ftruncate(self._log, start)
             raise OSError(errno.ENOSPC, f"only {written} bytes of a line could be written")
 
+    def _require_kept(self) -> None:
+        if self._lost:
+            raise AuditError(
+                f"a line of the audit log {str(self.path)!r} could not be brought to the disk; see to the disk, then "
+                "start the service again, which looks at the log's end"
+            )
+
     def _sync(self) -> None:
+        self._require_kept()  # another thread's line may have been lost while this one waited
         with self._writing:
             reached = self.head
-        os.fsync(self._log)
+        try:
+            os.fsync(self._log)
+        except OSError:
+            self._lost = True
+            raise
         self._durable = reached
         self._keep_head()
 

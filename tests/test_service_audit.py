@@ -1,5 +1,6 @@
 """The audit log: any edit is found, a kill loses no line that was answered for, a full disk answers nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -182,6 +183,22 @@ def test_a_line_that_half_fits_on_the_disk_does_not_stay(path: Path, monkeypatch
     log.append({"event": "call"})
 
     assert verify(path) == log.close() == Head(2, log.head.sha256)
+
+
+def test_after_a_line_that_did_not_reach_the_disk_none_is_promised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(path)
+    log.append({"event": "call"})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(AuditError, match="Input/output error"):
+            log.append({"event": "call"})
+    with pytest.raises(AuditError, match="start the service again"):
+        log.append({"event": "call"})
+    log.close()
+
+    again = AuditLog(path)
+    again.append({"event": "call"})
+    assert verify(path) == again.close() == Head(3, again.head.sha256)
 
 
 def _survives(path: Path, kills: int) -> None:

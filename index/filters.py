@@ -29,7 +29,7 @@ _CLAUSES = ("must", "should", "must_not")
 _BOUNDS: dict[str, Callable[[Any, Any], Any]] = {
     "gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal,
 }  # fmt: skip
-_WORD = re.compile(r"^(?P<key>[^<>=!]+?)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<value>.*)$", re.DOTALL)
+_WORD = re.compile(r"^(?P<key>[^<>=!]+)(?P<sign>!=|<=|>=|=|<|>)(?P<value>.*)$", re.DOTALL)
 _SIGNS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 MAX_DEPTH = 8
 MAX_CONDITIONS = 64

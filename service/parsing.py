@@ -99,7 +99,7 @@ def _sentence(finding: ErrorDetails) -> str:
 def _shortened(value: Any) -> str:
     if isinstance(value, bytes | list | dict):
         return f"{type(value).__name__} of length {len(value)}"
-    text = repr(value)
+    text = repr(value[:60] if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

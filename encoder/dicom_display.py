@@ -19,6 +19,7 @@ Table = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 16
 _CODES = 1 << 16
+_LEAST = 1e-9  # of a slope or of a window's width: what is less is 0
 _SPARSE, _STRETCH = 0.01, 0.25
 """Of a film without a window: a hundredth of its pixels, at either end, is clipped where it alone would widen the range
 by more than a quarter, as hot pixels and markers do. Version 1 of the rule."""
@@ -38,13 +39,10 @@ def display_table(header: Elements, stored: Stored, notes: list[str]) -> Table:
     codes = np.arange(_CODES, dtype=np.uint16)
     values = (codes.view(np.int16) if signed else codes).astype(np.int64)
     padding = _padding(header, values)
-    counts = _counts(stored)
-    counts[padding] = 0
-    shown = counts > 0
-    if not shown.any():
-        raise ImageError("expected a film with contrast, got nothing but padding")
-    table, windowed = _voi(header, _modality(header, values, signed, notes), shown, notes)
-    low, high = _range(table, counts, windowed=windowed)
+    film = stored.view(np.int16) if signed else stored
+    within = (values >= film.min()) & (values <= film.max())
+    table, windowed = _voi(header, _modality(header, values, signed, notes), within, notes)
+    low, high = _ends(table, stored, within, padding) if windowed else _robust_ends(table, _counts(stored, padding))
     if low == high:
         raise ImageError(
             "expected a film with contrast, got one value everywhere inside its window; correct the window, or "
@@ -87,7 +85,7 @@ def _modality(header: Elements, values: npt.NDArray[np.int64], signed: bool, not
     for lut in _luts(header, "ModalityLUTSequence", notes):
         return _Input(lut.of(given), signed=False)
     slope, intercept = _rescale(header, "RescaleSlope", 1), _rescale(header, "RescaleIntercept", 0)
-    if slope == 0:
+    if abs(slope) < _LEAST:
         notes.append("RescaleSlope is 0, which no film has; the rescale is left out")
         return given
     bits = header.integer("BitsStored") or 16
@@ -141,7 +139,7 @@ def _window(header: Elements, notes: list[str]) -> _Window | None:
         return None
     center, width = header.number("WindowCenter"), header.number("WindowWidth")
     function = header.text("VOILUTFunction").upper() or "LINEAR"
-    if center is None or width is None or width <= 0:
+    if center is None or width is None or width < _LEAST:
         notes.append("the window is no centre and width above 0; the film is shown over its whole range")
         return None
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
@@ -203,15 +201,29 @@ def _entries(data: bytes, count: int, bits: int, *, swapped: bool) -> npt.NDArra
     return words[:count]
 
 
-def _range(table: Table, counts: npt.NDArray[np.int64], *, windowed: bool) -> tuple[float, float]:
-    """Return the brightness shown as black and that shown as white, of the pixels that are not padding."""
+def _ends(
+    table: Table, stored: Stored, within: npt.NDArray[np.bool_], padding: npt.NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Return the least and the greatest brightness of the film's pixels that are not padding.
+
+    Args:
+        within: (65536,) what lies between the film's least and greatest value.
+    """
+    signed = within[0] and within[-1]  # below 0 and above
+    levels = np.roll(table, _CODES // 2)[np.roll(within, _CODES // 2)] if signed else table[within]
+    steps = np.diff(levels)
+    # In most films, and then both ends are shown.
+    alike = not (within & padding).any() and ((steps >= 0).all() or (steps <= 0).all())
+    levels = levels if alike else table[_counts(stored, padding) > 0]
+    return float(levels.min()), float(levels.max())
+
+
+def _robust_ends(table: Table, counts: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Return the same of a film without a window, less what few pixels alone stretch it by."""
     present = counts > 0
-    levels, counted = table[present], counts[present]
-    low, high = float(levels.min()), float(levels.max())
-    if windowed:
-        return low, high
-    order = np.argsort(levels, kind="stable")
-    levels, below = levels[order], np.cumsum(counted[order])
+    order = np.argsort(table[present], kind="stable")
+    levels, below = table[present][order], np.cumsum(counts[present][order])
+    low, high = float(levels[0]), float(levels[-1])
     spare = _SPARSE * below[-1]
     inner_low = float(levels[np.searchsorted(below, spare, side="right")])
     inner_high = float(levels[np.searchsorted(below, below[-1] - spare, side="left")])
@@ -241,11 +253,14 @@ def _as_stored(header: Elements, pattern: int, values: npt.NDArray[np.int64]) ->
     return value - (1 << bits) if negative else value
 
 
-def _counts(stored: Stored) -> npt.NDArray[np.int64]:
-    """Return (65536,): how many pixels have each stored value."""
+def _counts(stored: Stored, padding: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return (65536,): how many pixels have each stored value; 0 for padding."""
     counts = np.zeros(_CODES, dtype=np.int64)
     for block in _blocks(stored):
         counts += np.bincount(block, minlength=_CODES)
+    counts[padding] = 0
+    if not counts.any():
+        raise ImageError("expected a film with contrast, got nothing but padding")
     return counts
 
 

@@ -26,6 +26,7 @@ MAX_FRAGMENTS = 4096  # of a compressed frame; most have one
 MAX_VALUE_BYTES = 4096
 MAX_TABLE_BYTES = 4 * 65536  # LUTData: 65,536 entries of 16 bits, or of twice that
 MAX_META_ELEMENTS = 64
+MOST = 1e12  # of a decimal string: no film's number is near it, and sums of larger ones would leave their range
 
 IMPLICIT, EXPLICIT, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -71,7 +72,7 @@ class Elements:
         return self.raw(keyword).decode("latin-1").strip(" \0\t\r\n")
 
     def numbers(self, keyword: str) -> list[float | None]:
-        """Return the values of a decimal or integer string; None for each that is none, or not finite."""
+        """Return the values of a decimal or integer string; None for each that is none, or beyond MOST."""
         return [_number(one) for one in self.text(keyword).split("\\")]
 
     def number(self, keyword: str) -> float | None:
@@ -107,7 +108,7 @@ def _number(text: str) -> float | None:
         number = float(text) if "_" not in text else math.nan  # Python reads 1_000, the standard does not
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return number if math.isfinite(number) and abs(number) <= MOST else None
 
 
 @cache

@@ -3,13 +3,9 @@
 A frame that is not whole is refused, whatever a decoder would make of it.
 """
 
-import signal
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,15 +28,13 @@ from pydicom.uid import (
 from encoder.errors import ImageError
 from encoder.header import JPEG_SIGNATURE, PictureHeader, codestream, parse_jpeg, parse_jpeg2000
 from encoder.jpeg import decode_jpeg
+from encoder.jpegls import decode_jpegls
 
 _JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
 _JPEG_2000 = (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
 _MORE = b"\x5a\xa5" * 64
 """Bytes that no scan which has all its own is decoded from."""
-_SECONDS, _PIXELS_A_SECOND = 1, 4_000_000
-"""Processor time for a JPEG-LS frame: of a start, and what the slowest machine decodes; a usual one is five times as
-fast."""
 
 
 def is_known_frame(syntax: str) -> bool:
@@ -99,7 +93,7 @@ def _frame_header(frame: bytes, syntax: str) -> tuple[PictureHeader, bytes]:
 
 def _decode(frame: bytes, syntax: str, header: PictureHeader) -> npt.NDArray[Any]:
     if syntax in _JPEG_LS:
-        return _decode_apart(frame, header.pixels)
+        return decode_jpegls(frame, header.pixels)
     # Native libraries that most callers, who read JPEG and PNG files, never need.
     import imagecodecs
 
@@ -140,16 +134,3 @@ def _unpacked(decode: Callable[..., bytes | bytearray], segment: bytes, count: i
     if len(plane) < count:
         raise ImageError(f"expected an RLE segment of {count} bytes, got {len(plane)}; the file is truncated")
     return plane[:count]
-
-
-def _decode_apart(frame: bytes, pixels: int) -> npt.NDArray[Any]:
-    """Return what a process of its own makes of a JPEG-LS frame: some damaged ones would keep this one for seconds."""
-    seconds = _SECONDS + pixels // _PIXELS_A_SECOND
-    program = [sys.executable, "-P", str(Path(__file__).with_name("jpegls_process.py"))]
-    done = subprocess.run(program, input=struct.pack("<I", seconds) + frame, capture_output=True, check=False)
-    if done.returncode == -signal.SIGXCPU:
-        raise ImageError(f"expected a JPEG-LS frame that is decoded in {seconds} s, got one that is not; it is damaged")
-    if done.returncode:
-        raise ImageError(f"expected a whole JPEG-LS frame, got a damaged one ({done.stderr.decode(errors='replace')})")
-    rows, columns, size = struct.unpack_from("<III", done.stdout)
-    return np.frombuffer(done.stdout, f"u{size}", offset=12).reshape(rows, columns)

@@ -1,39 +1,57 @@
-"""A program that decodes one JPEG-LS frame from its input to its output, within the processor time it is given.
+"""A program that decodes one JPEG-LS frame after another, each within the processor time that it is given.
 
-`encoder.dicom_frame` runs it: CharLS spends seconds on some damaged frames of any size. It knows nothing of DICOM.
+`encoder.jpegls` runs it: CharLS spends seconds on some damaged frames of any size.
 """
 
+import os
 import struct
 import sys
+import threading
+import time
+
+REQUEST = "<QI"  # bytes of the frame, seconds
+REPLY = "<5I"  # bytes of a sentence, 0 where there are pixels; their rows, columns, samples and bytes a sample
+_LOOK = 1.0  # seconds between looks at whether the parent is still there
 
 
-def main() -> int:
-    """Return the exit code: 0 once the pixels are written, 1 with a sentence on stderr where there are none."""
-    seconds = struct.unpack("<I", sys.stdin.buffer.read(4))[0]
-    _end_after(seconds)
+def main(parent: int) -> None:
+    """Answer requests on stdin until it ends, or the parent does: a copy of it may hold this end of the pipe open."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from imagecodecs import jpegls_decode
 
-    try:
-        pixels = jpegls_decode(sys.stdin.buffer.read())
-    except (RuntimeError, ValueError) as error:
-        sys.stderr.write(str(error))
-        return 1
-    if pixels.ndim != 2:
-        sys.stderr.write(f"expected a grey frame, got {pixels.ndim} axes")
-        return 1
-    sys.stdout.buffer.write(struct.pack("<III", *pixels.shape, pixels.itemsize))
-    sys.stdout.buffer.write(pixels.data)
-    return 0
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    while len(head := requests.read(struct.calcsize(REQUEST))) == struct.calcsize(REQUEST):
+        size, seconds = struct.unpack(REQUEST, head)
+        frame = requests.read(size)
+        _end_after(seconds)
+        try:
+            pixels = jpegls_decode(frame)
+        except (RuntimeError, ValueError) as error:
+            sentence = str(error).encode()
+            replies.write(struct.pack(REPLY, max(1, len(sentence)), 0, 0, 0, 0) + (sentence or b"?"))
+        else:
+            rows, columns, *samples = pixels.shape
+            replies.write(struct.pack(REPLY, 0, rows, columns, *(samples or [1]), pixels.itemsize))
+            replies.write(pixels.data)
+        replies.flush()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(0)
 
 
 def _end_after(seconds: int) -> None:
-    """Let the system end this process after so much work, however busy the machine is with others'."""
+    """Let the system end this process after so much more work, however busy the machine is with others'."""
     try:
         import resource
-    except ImportError:  # Windows, where nothing ends it
+    except ImportError:  # Windows, where the parent alone looks at the clock
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(spent) + 1 + seconds, hard))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(int(sys.argv[1]))

@@ -123,6 +123,8 @@ def _parsed(data: bytes, notes: list[str]) -> DicomFile:
 def _check_header(film: DicomFile, check_size: CheckSize, notes: list[str]) -> tuple[int, int]:
     """Return the height and width that the film has once its pixels are square."""
     header = film.header
+    if film.pixels is None or film.pixels.length == 0:
+        raise ImageError("expected PixelData, got a DICOM file without a picture, or one that is truncated before it")
     _check_kind(header, notes)
     colour = header.text("PhotometricInterpretation").upper() in _COLOUR
     _expect(header, "SamplesPerPixel", (3,) if colour else (1,), default=3 if colour else 1)
@@ -135,8 +137,6 @@ def _check_header(film: DicomFile, check_size: CheckSize, notes: list[str]) -> t
     stored = _expect(header, "BitsStored", range(2, allocated + 1), default=allocated)
     _expect(header, "HighBit", range(stored - 1, allocated), default=stored - 1)
     _expect(header, "PixelRepresentation", (0, 1), default=0)
-    if film.pixels is None or film.pixels.length == 0:
-        raise ImageError("expected PixelData, got a DICOM file without a picture")
     check_size(columns, rows)
     shape = _square(header, rows, columns, notes)
     if shape != (rows, columns):

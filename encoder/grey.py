@@ -13,6 +13,8 @@ MAX_SATURATION = 30.0  # mean HSV saturation on 0..255; a grey film stored as RG
 MAX_OFF_TINT = 6.0
 """How far, in root mean square of 0..255, colours may lie off one line from dark to bright: the tint of a film's base,
 or the noise of dark borders. Of photographs it is above 20."""
+MAX_OFF_GREY = 4.0
+"""The same for the line of greys, along which there need be no spread: noise of a dark film is saturated in HSV."""
 _LEAST_SPREAD = 10.0  # of brightness, as a standard deviation of 0..255
 _EVENEST = 0.5  # least share that the weakest channel has of the strongest along that line
 _STRIP = 1_000_000  # pixels of a colour picture that are made grey at a time
@@ -71,9 +73,12 @@ def _moments(picture: Pillow.Image) -> npt.NDArray[np.float64]:
 
 
 def _is_tinted(moments: npt.NDArray[np.float64]) -> bool:
-    """Return whether every colour is a brightness of one pale tint."""
+    """Return whether every colour is a brightness of grey, or of one pale tint."""
+    products = moments[1:, 1:] / moments[0, 0]
+    if np.trace(products) - products.mean() * 3 <= MAX_OFF_GREY**2:  # what the mean of the channels does not tell
+        return True
     mean = moments[0, 1:] / moments[0, 0]
-    spreads, axes = np.linalg.eigh(moments[1:, 1:] / moments[0, 0] - np.outer(mean, mean))
+    spreads, axes = np.linalg.eigh(products - np.outer(mean, mean))
     off, along = float(np.sqrt(max(spreads[:2].sum(), 0))), float(np.sqrt(max(spreads[2], 0)))
     line = axes[:, 2] * np.sign(axes[:, 2].sum())
     even = float(line.min()) >= _EVENEST * float(line.max())

@@ -200,7 +200,7 @@ LEAKS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("who", "scopes", "limits", "asked", "answered", "reached"), LEAKS)
-def test_a_patient_reader_comes_near_a_vector_and_not_to_it(
+def test_a_persistent_reader_comes_near_a_vector_and_not_to_it(
     path: Path, who: str, scopes: tuple[str, ...], limits: dict[str, int], asked: int, answered: int,
     reached: tuple[float, float],
 ) -> None:  # fmt: skip

@@ -37,7 +37,7 @@ _KEPT = {
     "derived": "films made after the exam, such as without bones, taken only where a study has no other",
     "colour": "films in colour, taken only where a study has no other; a grey one can be read",
     "age": "films whose age is none, left blank",
-    "issuer": "films that name nobody who gave the patient's id, which is also another's who was named",
+    "issuer": "films without the issuer of their patient's id, taken for that of others where these name one alone",
 }
 PLACEHOLDERS = ("{patient}", "{study}")
 
@@ -66,7 +66,7 @@ def import_dicom(
     way. Age is PatientAge, else from birth to the study; findings and split are null.
 
     Without pseudonyms, ids are the header's own PatientID and `PatientID/StudyInstanceUID`. PatientID is
-    `ID^^^ISSUER` where the header, or another of its study, names who gave it, for it is unique among those alone.
+    `ID^^^ISSUER` where the header, or others with that id, name who gave it, for it is unique among those alone.
     `index.imported.plain_id` writes what an address cannot hold. With pseudonyms, ids are `patient...` and
     `patient.../study...`, everyone over 89 is 90, the studies stand in the order of their new ids, and no notice
     names a file. The paths stay the files' own below the folder, unless there are copies to name.
@@ -199,15 +199,21 @@ def _reason_against(film: Film, keep_burned_in: bool) -> str:
 
 
 def _identified(films: list[Film], notices: Notices) -> list[Film]:
-    """The films under ids that say who gave them, where the header or another film of the study says it."""
-    issuers: dict[tuple[str, str], set[str]] = {}
+    """The films under ids that say who gave them, in the header, in the study, or for all of that patient's id."""
+    of_study: dict[tuple[str, str], set[str]] = {}
+    of_patient: dict[str, set[str]] = {}
     for film in films:
-        issuers.setdefault((film.patient, film.study), set()).update([film.issuer] if film.issuer else [])
-    only = {key: next(iter(named)) for key, named in issuers.items() if len(named) == 1}
-    known = [replace(film, issuer=film.issuer or only.get((film.patient, film.study), "")) for film in films]
-    named = {film.patient for film in known if film.issuer}
-    unnamed = [film.path for film in known if not film.issuer and film.patient in named]
-    notices.add("issuer", _KEPT["issuer"], unnamed)
+        if film.issuer:
+            of_study.setdefault((film.patient, film.study), set()).add(film.issuer)
+            of_patient.setdefault(film.patient, set()).add(film.issuer)
+    unnamed = [film for film in films if not film.issuer and film.patient in of_patient]
+    notices.add("issuer", _KEPT["issuer"], [film.path for film in unnamed])
+
+    def issuer(film: Film) -> str:
+        known = of_study.get((film.patient, film.study)) or of_patient.get(film.patient, set())
+        return film.issuer or (next(iter(known)) if len(known) == 1 else "")
+
+    known = [replace(film, issuer=issuer(film)) for film in films]
     return [replace(film, patient=_patient_id(film), study=_study_part(film.study)) for film in known]
 
 

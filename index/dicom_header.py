@@ -55,6 +55,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END, _UNDEFINED = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 _BIG, _DEFLATED = b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and those of several frames, which begin alike
+_DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _LAST = 2**31  # of a film without a number
 _SEX = {"M": "Male", "F": "Female", "O": "Other", "MALE": "Male", "FEMALE": "Female", "OTHER": "Other"}
 _PROCESSED = re.compile(r"(?:BONE|RIB).?SUP|SOFT.?TISS|SUBTRACT|DUAL.?ENERGY|\bCAD\b|MARK.?UP|INVERT|HEAT.?MAP")
@@ -133,7 +134,7 @@ def _film(header: "_Header", path: str, elsewhere: Elsewhere) -> Film:
         modality=header.text("Modality").upper(),
         elsewhere=elsewhere(_part(header), series),
         burned=header.text("BurnedInAnnotation").upper() == "YES",
-        raw=header.text("PresentationIntentType").upper() == "FOR PROCESSING",
+        raw=_is_raw(header),
         colour=_is_colour(header),
         derived=_derived(header, kinds, series),
         localizer=not {"LOCALIZER", "SCOUT"}.isdisjoint(kinds),
@@ -167,6 +168,11 @@ def _issuer(header: "_Header") -> str:
     """Who gave the patient's id: by name, else by the universal identifier (PS3.3, table 10-18)."""
     qualifiers = header.sequence("IssuerOfPatientIDQualifiersSequence")
     return header.text("IssuerOfPatientID") or next((item.text("UniversalEntityID") for item in qualifiers), "")
+
+
+def _is_raw(header: "_Header") -> bool:
+    intent = header.text("PresentationIntentType").upper()
+    return intent == "FOR PROCESSING" or (not intent and header.text("SOPClassUID") == _DX_FOR_PROCESSING)
 
 
 def _is_colour(header: "_Header") -> bool:

@@ -15,6 +15,7 @@ from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForProcessing,
     EncapsulatedPDFStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -166,6 +167,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         ({"SOPClassUID": SecondaryCaptureImageStorage}, "derived"),
         ({"SeriesDescription": "Chest PA soft tissue"}, "derived"),
         ({"PresentationIntentType": "FOR PROCESSING"}, "raw"),
+        ({"SOPClassUID": DigitalXRayImageStorageForProcessing}, "raw"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PixelData": bytes(12)}, "colour"),
         ({"SeriesNumber": 2, "InstanceNumber": 1}, ""),
     ],
@@ -249,6 +251,16 @@ def test_a_patient_is_one_among_those_of_one_issuer(tmp_path: Path) -> None:
     patients = dict(zip(found.table["frontal_path"].to_pylist(), found.table["patient_id"].to_pylist(), strict=True))
     assert patients == {"a": "12345^^^A", "b": "12345^^^B", "c": "12345", "d": "12345%5E%5E%5EA"}
     assert found.table["lateral_path"].to_pylist()[0] == "a-lateral"
+    assert kinds(found) == {"issuer": 2}
+
+
+def test_a_patient_whose_older_films_name_no_issuer_stays_one(tmp_path: Path) -> None:
+    write_film(tmp_path / "new", IssuerOfPatientID="A")
+    write_film(tmp_path / "old", StudyInstanceUID="1.2.4")
+
+    found = import_dicom(tmp_path)
+
+    assert found.table["patient_id"].to_pylist() == ["P1^^^A", "P1^^^A"]
     assert kinds(found) == {"issuer": 1}
 
 

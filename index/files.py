@@ -5,6 +5,7 @@ Knows bytes on a disk or in an object store; knows nothing of what is in them.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,12 +50,25 @@ def written_whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def finite(content: Any) -> Any:
+    """Return content for JSON, which has no NaN and no infinity (RFC 8259, section 6): null stands for each."""
+    if isinstance(content, dict):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def save_json(path: Path, content: dict[str, Any], *, sealed: bool = False) -> None:
-    """Write a JSON object, whole or not at all; a sealed one is refused by `load_json` once anything in it changed."""
+    """Write a JSON object, whole or not at all; a sealed one is refused by `load_json` once anything in it changed.
+
+    What is not finite becomes null.
+    """
+    content = finite(content)
     if sealed:
         content = content | {SEAL: _digest(content)}
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path, what: str, remedy: str) -> dict[str, Any]:

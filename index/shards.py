@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.errors import ArtefactError, FingerprintMismatch
+from index.errors import ArtefactError, FingerprintMismatch, StudiesError
 from index.files import (
     SEAL,
     UNSEALED,
@@ -134,7 +134,8 @@ class ShardFolder:
         """Return about `count` embeddings, spread evenly over the finished shards."""
         step = max(self.plan.rows // count, 1)
         columns = [_read_columns(self.path_of(shard), ["embedding"]) for shard in self._finished()]
-        return np.concatenate([_vectors_of(column, self.plan.embedding_dim)[::step] for column in columns])
+        none = np.empty((0, self.plan.embedding_dim), np.float32)
+        return np.concatenate([none, *(_vectors_of(column, self.plan.embedding_dim)[::step] for column in columns)])
 
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Write failed.parquet and then the manifest; return the manifest."""
@@ -181,7 +182,13 @@ def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
 
 
 def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
-    """Return all studies of an export and their embeddings (N, D), row for row."""
+    """Return all studies of an export and their embeddings (N, D), row for row.
+
+    Raises:
+        StudiesError: it has no shard, for its table had no study; and what `load_shards` raises.
+    """
+    if not load_manifest(folder)["shards"]:
+        raise StudiesError(f"expected embedded studies in {str(folder)!r}, got none; see its {FAILED}")
     tables, vectors = zip(*load_shards(folder), strict=True)
     return pa.concat_tables(tables, promote_options="default").combine_chunks(), np.concatenate(vectors)
 

@@ -49,9 +49,9 @@ class SpaceHealth:
 
     sample: int
     mean_cosine: float
-    """Mean cosine of two different rows; near 1 all studies look alike."""
+    """Mean cosine of two different rows; near 1 all studies look alike. NaN of fewer than two."""
     effective_rank: float
-    """Directions in use, 1 to D."""
+    """Directions in use, 1 to D. NaN of fewer than two rows."""
 
     @property
     def collapsed(self) -> bool:
@@ -60,6 +60,8 @@ class SpaceHealth:
 
     def sentence(self) -> str:
         """Return the verdict in words."""
+        if self.sample < 2:
+            return f"embedding space: not judged (sample of {self.sample})"
         figures = (
             f"mean pairwise cosine {self.mean_cosine:.4f}, effective rank {self.effective_rank:.1f} "
             f"(sample of {self.sample})"

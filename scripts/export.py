@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoder.embedder import Embedder
 from encoder.runtime import RUNTIMES, Runtime
+from index.errors import StudiesError
 from index.files import sha256_of
 from index.shards import ExportPlan, ShardFolder
 from index.studies import load_studies
@@ -25,6 +27,7 @@ from scripts.terminal import progress_bar, say
 
 FAILED_EXIT_CODE = 3
 _HEALTH_SAMPLE = 2048
+_FILMS_LOOKED_FOR = 20
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def command(
     table = load_studies(studies)
     if not images.is_dir():
         raise NotADirectoryError(20, "expected the image root to be a folder", str(images))
+    require_films(table, images)
     task = ExportTask(
         table, studies, images, encoder, out, views, batch, shard_rows, threads, device, runtime, retry_failed
     )
@@ -104,8 +108,23 @@ def command(
         folder, ran = export_here(task)
     manifest = finish(folder, images)
     say(f"runtime {ran.name}" + (f": {ran.note}" if ran.note else ""))
-    if manifest["failed"] and not allow_failures:
+    if (manifest["failed"] or not manifest["rows"]) and not allow_failures:
         sys.exit(FAILED_EXIT_CODE)
+
+
+def require_films(table: pa.Table, images: Path) -> None:
+    """Refuse an image root below which there is not one of some films of the table, before the long work.
+
+    Raises:
+        StudiesError: there is none; the first path that was looked for is named.
+    """
+    step = max(table.num_rows // _FILMS_LOOKED_FOR, 1)
+    paths = pc.coalesce(table["frontal_path"], table["lateral_path"]).to_pylist()[::step]
+    if paths and not any((images / path).is_file() for path in paths):
+        raise StudiesError(
+            f"expected films below {str(images)!r}, got none at {str(images / paths[0])!r}, nor at {len(paths) - 1} "
+            "other paths of the table; is --images the folder that they lead from?"
+        )
 
 
 def export_here(task: ExportTask) -> tuple[ShardFolder, Runtime]:

@@ -155,7 +155,7 @@ def _save(
     matrix = np.stack(vectors) if vectors else np.empty((0, folder.plan.embedding_dim), np.float32)
     folder.save_shard(
         shard,
-        table.take([study.row for study in embedded]),
+        table.take(pa.array([study.row for study in embedded], pa.int64())),  # of no study at all, too
         [study.views for study in embedded],
         matrix,
         [study.failure for study in done if study.failure is not None],

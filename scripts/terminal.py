@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from index.files import finite
 from index.printable import visible
 
 
@@ -45,8 +46,8 @@ def say(*lines: str, err: bool = False) -> None:
 
 
 def say_json(value: Any, *, indent: int | None = None) -> None:
-    """Print a value as JSON in ASCII."""
-    click.echo(json.dumps(value, indent=indent))
+    """Print a value as JSON in ASCII; what is not finite is null."""
+    click.echo(json.dumps(finite(value), indent=indent, allow_nan=False))
 
 
 def show_libraries_words() -> None:

@@ -17,6 +17,7 @@ from encoder.recipe import Recipe
 from encoder.run_curves import Scalars, has_tensorboard, save_curves
 from encoder.run_folder import ENCODER, RunFolder
 from encoder.train import Trainer
+from index.files import finite
 from index.splits import save_parts
 from index.studies import save_studies
 from scripts.cross_validation import Judged, deal
@@ -83,7 +84,7 @@ def run(material: Material, parts: Parts, out: Path, device: str) -> tuple[dict[
         "fingerprint": fingerprint_of(encoder, preprocessing),
         "studies": {part: len(rows) for part, rows in parts.items()},
     }
-    folder.report(report)
+    folder.report(finite(report))
     return report, trainer
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from command_line import refusal
 
 from encoder.embedder import Embedder
 from index.retriever import Retriever
 from index.shards import load_embeddings
-from index.studies import FINDINGS
+from index.studies import FINDINGS, save_studies, studies_schema
 from scripts.cli import precedent
 from service.loader import load as load_service
 from service.mounts import Mount
@@ -257,3 +259,37 @@ def test_the_module_runs_from_any_folder(tmp_path: Path) -> None:
         command("--version"), cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("precedent, version")
+
+
+def unreadable(folder: Path, studies: int) -> Path:
+    """Return a table of studies whose films are there and cannot be read."""
+    folder.mkdir()
+    rows = [{"study_id": f"p{row}/s", "patient_id": f"p{row}", "frontal_path": "film"} for row in range(studies)]
+    (folder / "film").write_bytes(b"no film")
+    save_studies(pa.Table.from_pylist(rows, studies_schema()), folder / "studies.parquet")
+    return folder / "studies.parquet"
+
+
+@pytest.mark.parametrize("count", [3, 0])
+def test_an_export_of_no_readable_study_ends_with_its_list_and_exit_code_3(
+    collection: Path, tmp_path: Path, count: int
+) -> None:
+    studies, out = unreadable(tmp_path / "films", count), tmp_path / "out"
+    words = ["export", studies, "--images", studies.parent, "--encoder", collection / "encoder.safetensors"]
+
+    result = CliRunner().invoke(precedent, [*map(str, words), "--out", str(out), "--shard-rows", "2"])
+
+    assert (result.exit_code, f"0 studies embedded in {-(-count // 2)} shards" in result.stdout) == (3, True)
+    assert pq.read_table(out / "failed.parquet").num_rows == count
+    assert json.loads((out / "manifest.json").read_text(), parse_constant=pytest.fail)["health"]["mean_cosine"] is None
+    for verb in ("index", "probe"):
+        assert "failed.parquet" in refusal(verb, out, "--out", tmp_path / "x")
+
+
+def test_a_wrong_image_root_is_told_before_an_encoder_is_loaded(collection: Path, tmp_path: Path) -> None:
+    studies = unreadable(tmp_path / "films", 3)
+
+    told = refusal("export", studies, "--images", tmp_path, "--encoder", tmp_path / "none", "--out", tmp_path / "out")
+
+    assert f"got none at '{tmp_path / 'film'}', nor at 2 other paths" in told
+    assert not (tmp_path / "out").exists()

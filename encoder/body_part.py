@@ -5,8 +5,6 @@ Knows the words of DICOM PS3.16, annex L.
 
 from collections.abc import Iterable
 
-import pydicom
-
 DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 """Where a header speaks of the film itself in words of its own; the study's description speaks of all its films."""
 _CHEST = frozenset(("CHEST", "THORAX", "LUNG", "RIB", "HEART"))
@@ -18,14 +16,6 @@ _PARTS = """
     TOE TOOTH TSPINE ULNA WRIST ZYGOMA
 """
 _ELSEWHERE = frozenset(_PARTS.split())
-
-
-def is_elsewhere(header: pydicom.Dataset) -> bool:
-    """Return whether the header names another part than the chest, and none of its descriptions names a chest."""
-    regions = [str(code.get("CodeMeaning") or "") for code in header.get("AnatomicRegionSequence") or []]
-    stated = stated_part(str(header.get("BodyPartExamined") or "").strip(), regions)
-    words = [str(header.get(keyword) or "") for keyword in DESCRIPTIONS]
-    return part_elsewhere(stated) is not None and part_elsewhere(" ".join((stated, *words))) is not None
 
 
 def stated_part(part: str, regions: Iterable[str]) -> str:

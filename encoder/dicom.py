@@ -4,6 +4,8 @@ No name leaves it: what a header says of the patient is never read, and no value
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,7 +15,16 @@ from pydicom.uid import UID_dictionary
 
 from encoder.body_part import DESCRIPTIONS, part_elsewhere, stated_part
 from encoder.dicom_display import Stored, display_table, look_up, transform_notes
-from encoder.dicom_elements import DEFLATED, EXPLICIT_BIG, NATIVE, DicomFile, Elements, joined_fragments, parse_dicom
+from encoder.dicom_elements import (
+    DEFLATED,
+    EXPLICIT_BIG,
+    MAX_HEADER_BYTES,
+    NATIVE,
+    DicomFile,
+    Elements,
+    joined_fragments,
+    parse_dicom,
+)
 from encoder.dicom_frame import decode_frame, is_known_frame, is_lossy
 from encoder.errors import ImageError
 from encoder.grey import as_grey
@@ -60,6 +71,7 @@ _TOLD = (*_GREY, *_COLOUR, "PALETTE COLOR", "XYB", "ARGB", "HSV", "CMYK")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 _SQUARE = 0.02  # how far from 1 a pixel's height over its width may be: spacings are rounded
 _MAX_STRETCH = 8.0
+_USUAL_HEADER = 1 << 18  # bytes
 _RLE = "1.2.840.10008.1.2.5"
 CheckSize = Callable[[int, int], None]
 
@@ -83,7 +95,7 @@ def read_dicom(data: bytes, check_size: CheckSize, notes: list[str] | None = Non
             the chest, or uses an encoding nobody here reads.
     """
     notes = [] if notes is None else notes
-    film = _parsed(data, notes)
+    film = _parsed(data)
     shape = _check_header(film, check_size, notes)
     header = film.header
     try:
@@ -98,19 +110,38 @@ def read_dicom(data: bytes, check_size: CheckSize, notes: list[str] | None = Non
     return image if image.shape == shape else resample(image, shape)
 
 
-def dicom_notes(data: bytes) -> list[str]:
-    """Return what is read otherwise than it is written, as far as the header tells. Raises ImageError."""
+def film_notes(path: Path) -> list[str]:
+    """Return what `read_dicom` will read otherwise than it is written, as far as the header tells.
+
+    Nothing of a film that cannot be read, or is none.
+    """
+    try:
+        film = _parsed_start(path)
+        return [] if film is None else dicom_notes(film)
+    except (ImageError, OSError):
+        return []
+
+
+def _parsed_start(path: Path) -> DicomFile | None:
+    """Return the header of a file, of which no more is read than that needs; None where it has no pixels."""
+    for most in (_USUAL_HEADER, MAX_HEADER_BYTES):
+        with path.open("rb") as file, suppress(ImageError):
+            film = _parsed(file.read(most))
+            if film.pixels is not None:
+                return film
+    return None
+
+
+def dicom_notes(film: DicomFile) -> list[str]:
+    """Return the same of a header. Raises ImageError."""
     notes: list[str] = []
-    film = _parsed(data, notes)
     _check_header(film, lambda width, height: None, notes)
     transform_notes(film.header, notes)
     return notes
 
 
-def _parsed(data: bytes, notes: list[str]) -> DicomFile:
+def _parsed(data: bytes) -> DicomFile:
     film = parse_dicom(data, _KEYWORDS)
-    if film.headless:
-        notes.append("the file has no DICOM preamble; it is read as a bare data set")
     syntax = film.syntax
     if syntax not in (*NATIVE, DEFLATED, _RLE) and not is_known_frame(syntax):
         named = repr(UID_dictionary[syntax][0]) if syntax in UID_dictionary else "one that no standard names"
@@ -192,7 +223,7 @@ def _square(header: Elements, rows: int, columns: int, notes: list[str]) -> tupl
             break
         if not 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH:
             raise ImageError(f"expected pixels about as high as wide, got {ratio:g} to 1 in {keyword}; correct it")
-        notes.append(f"pixels are {ratio:.3g} times as high as wide ({keyword}); the film is made of square ones")
+        notes.append(f"pixels are not square ({keyword}); the film is made of square ones")
         return (round(rows * ratio), columns) if ratio > 1 else (rows, round(columns / ratio))
     return rows, columns
 
@@ -252,14 +283,17 @@ def _native(film: DicomFile, shape: tuple[int, ...], size: int, notes: list[str]
     due, row = count * size, count * size // shape[0]
     if film.header.text("PhotometricInterpretation").upper() in ("YBR_FULL_422", "YBR_PARTIAL_420"):
         raise ImageError("expected pixels with all their samples, got colours that are subsampled; export it as grey")
-    data = film.pixel_bytes(min(pixels.length, due + row))
-    if len(data) < min(pixels.length, due) or not due <= pixels.length < due + row:  # a row too many is a wrong size
+    data = film.pixel_bytes(min(pixels.length, 2 * due))
+    surplus = data[due:]
+    # Of bytes that are not empty a row or more tells of a wrong size, and a frame or more of another frame.
+    wrong = len(surplus) >= due or (len(surplus) >= row and np.frombuffer(surplus, np.uint8).any())
+    if len(data) < min(pixels.length, 2 * due) or pixels.length < due or wrong:
         raise ImageError(
             f"expected {due} bytes of pixels for {shape[1]} x {shape[0]}, got {min(pixels.length, len(data))}; "
             "the file is truncated or its header is wrong"
         )
-    if pixels.length > due + 1:
-        notes.append(f"{pixels.length - due} bytes behind the pixels belong to none; they are left out")
+    if len(surplus) > 1:
+        notes.append("bytes behind the pixels belong to none; they are left out")
     if film.syntax == EXPLICIT_BIG and (size == 2 or pixels.vr == "OW"):
         words = np.frombuffer(bytes(data[:due]) + bytes(due % 2), ">u2").astype("<u2")
     else:

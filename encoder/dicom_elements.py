@@ -134,7 +134,6 @@ class DicomFile:
     pixels: Pixels | None
     data: bytes
     start: int
-    headless: bool  # without preamble
 
     def pixel_bytes(self, most_bytes: int) -> memoryview:
         """Return the bytes from where the pixels begin, `most_bytes` of them at most."""
@@ -158,7 +157,7 @@ def parse_dicom(data: bytes, wanted: Collection[str]) -> DicomFile:
         header, pixels = find_elements(io.BytesIO(_inflated(data[start:], MAX_INFLATED_HEADER)), 0, syntax, wanted)
     else:
         header, pixels = find_elements(io.BytesIO(data), start, syntax, wanted)
-    return DicomFile(syntax, header, pixels, data, start, headless=not _has_preamble(data))
+    return DicomFile(syntax, header, pixels, data, start)
 
 
 def find_elements(file: BinaryIO, start: int, syntax: str, wanted: Collection[str]) -> tuple[Elements, Pixels | None]:

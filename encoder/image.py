@@ -20,12 +20,16 @@ from encoder.dicom import read_dicom
 from encoder.dicom_elements import is_dicom
 from encoder.errors import ImageError, NotAnImage
 from encoder.grey import as_grey
-from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, PictureHeader, parse_jpeg, parse_png
+from encoder.header import J2K_SIGNATURE, JPEG_SIGNATURE, PNG_SIGNATURE, PictureHeader, parse_jpeg, parse_png
 from encoder.jpeg import decode_jpeg
 
 Source = str | os.PathLike[str] | bytes
 Image = npt.NDArray[np.float32]
 
+READING = 2
+"""Version of how films are read, raised when some begin to give other pictures: an export goes on under its own alone.
+2 does not turn dark to bright as 1 did (a negative RescaleSlope before a window), clips the few pixels that alone widen
+the range of a DICOM without a window, and makes oblong pixels square. JPEG, PNG and other DICOM films give the same."""
 MAX_PIXELS = 40_000_000  # the largest detectors in use give about 17 million, a CR plate 20; reading takes 0.4 GB
 MAX_FILE_BYTES = 100_000_000  # MAX_PIXELS of 16 bits uncompressed, and room for a header
 MIN_SIDE = 32
@@ -35,6 +39,18 @@ _BYTES_A_PIXEL = 10  # while a film is read: the decoder's values, 16-bit ones, 
 _COPIES = 2  # of a file's bytes meanwhile
 ADMISSION: ContextVar[Callable[[int], None]] = ContextVar("ADMISSION", default=lambda _size: None)
 """Called with the bytes that a film will take before it is decoded, in the reader's thread; may wait, or raise."""
+_KINDS = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    J2K_SIGNATURE: "JPEG 2000",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "ZIP",
+    b"\x1f\x8b": "gzip",
+}
+_PACKED = ("ZIP", "gzip")
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -105,7 +121,17 @@ def _read(data: bytes, max_pixels: int, least_side: int | None) -> Image:
             _admit(width * height, data)
 
         return read_dicom(data, admit)
-    raise NotAnImage(f"expected a JPEG, PNG or DICOM (Part 10) file, got bytes that start with {data[:4].hex(' ')}")
+    raise NotAnImage(f"expected a JPEG, PNG or DICOM file, got {_kind(data)}")
+
+
+def _kind(data: bytes) -> str:
+    """Return what a file that is not read is, with a way to one that is."""
+    named = next((name for begin, name in _KINDS.items() if data.startswith(begin)), "")
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        named = "WebP"
+    if not named:
+        return f"bytes that start with {data[:4].hex(' ')}"
+    return f"a {named} file; {'unpack it' if named in _PACKED else 'save the film as PNG'} first"
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:

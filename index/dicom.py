@@ -42,6 +42,7 @@ _KEPT = {
 PLACEHOLDERS = ("{patient}", "{study}")
 
 Watch = Callable[[Sequence[Path]], Iterable[Path]]
+Remarks = Callable[[Path], Iterable[str]]
 Copies = Callable[[Sequence[tuple[Path, str]]], Iterable[str | None]]
 
 
@@ -55,6 +56,7 @@ def import_dicom(
     copies: Copies | None = None,
     ids_from: str | None = None,
     elsewhere: Elsewhere = lambda part, words: False,
+    remarks: Remarks = lambda file: (),
     watch: Watch = iter,
 ) -> Imported:
     """Return one row a study of the DICOM films below a folder, grouped by PatientID and StudyInstanceUID.
@@ -84,6 +86,7 @@ def import_dicom(
             before the header's. A placeholder stands for part of a name, as short as can be, `*` for any part of one,
             `**` for any names.
         elsewhere: whether a header says that its film shows no chest.
+        remarks: what of a film's file will be read otherwise than it is written; it is noted.
         watch: is given the files and gives them back one by one, for a progress bar.
 
     Raises:
@@ -99,6 +102,7 @@ def import_dicom(
     notices.add("view", f"films of unknown view, {fate}", [film.path for film in films if not film.view])
     kept = [film for film in films if film.view or unknown_view == "frontal"]
     _note_what_is_kept(kept, notices)
+    _note_remarks(folder, kept, remarks, notices)
     if pseudonyms is None:
         kept = _nameable(kept, notices)
     else:
@@ -229,6 +233,15 @@ def _study_part(study: str) -> str:
     """The study as the last part of a study_id, which has no slash and none of `ID_ENDINGS`."""
     part = plain_id(study).replace("/", "%2F")
     return f"%{ord(part[0]):02X}{part[1:]}" if f"/{part}" in ID_ENDINGS else part
+
+
+def _note_remarks(folder: Path, films: list[Film], remarks: Remarks, notices: Notices) -> None:
+    met: dict[str, list[str]] = {}
+    for film in films:
+        for remark in remarks(folder / film.path):
+            met.setdefault(remark, []).append(film.path)
+    for remark, paths in sorted(met.items()):
+        notices.add("reading", f"films read otherwise than written: {remark}", paths)
 
 
 def _note_what_is_kept(films: list[Film], notices: Notices) -> None:

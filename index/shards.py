@@ -59,6 +59,8 @@ class ExportPlan:
     """Which films were offered to the encoder: both, frontal or lateral."""
     runtime: str = ""
     """What ran the encoder: another's vectors are near, not the same."""
+    reading: int = 1
+    """Version of how films are read: another's pictures of some DICOM films differ."""
 
     @property
     def shard_count(self) -> int:
@@ -257,6 +259,7 @@ def _require_same_plan(path: Path, plan: ExportPlan) -> None:
             f"{str(path.parent)!r} holds embeddings of encoder {found['fingerprint'][:12]}, this one is "
             f"{plan.fingerprint[:12]}; export to another folder or remove that one"
         )
+    found = {"reading": 1} | found  # shards from before there was a second
     other = [f"{name} ({str(found[name])[:16]})" for name, ours in vars(plan).items() if found.get(name, ours) != ours]
     if other:
         raise ArtefactError(

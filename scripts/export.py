@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoder.embedder import Embedder
+from encoder.image import READING
 from encoder.runtime import RUNTIMES, Runtime
 from index.errors import StudiesError
 from index.files import sha256_of
@@ -51,8 +52,9 @@ class ExportTask:
         """Return the folder of the shards. Raises what `ShardFolder` does."""
         dim, rows = embedder.embedding_dim, self.table.num_rows
         plan = ExportPlan(
-            embedder.fingerprint, dim, sha256_of(self.studies), rows, self.shard_rows, self.views, embedder.runtime.name
-        )
+            embedder.fingerprint, dim, sha256_of(self.studies), rows, self.shard_rows, self.views,
+            embedder.runtime.name, READING,
+        )  # fmt: skip
         return ShardFolder(self.out, plan)
 
 

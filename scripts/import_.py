@@ -153,13 +153,20 @@ def dicom(
         found = import_dicom(
             folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
             copies=partial(_copies, copy_to) if copy_to else None, ids_from=ids_from,
-            elsewhere=partial(is_elsewhere, ignored={part.strip().upper() for part in ignored}), watch=_watched,
+            elsewhere=partial(is_elsewhere, ignored={part.strip().upper() for part in ignored}),
+            remarks=_remarks, watch=_watched,
         )  # fmt: skip
     except NothingUsable as refusal:
         if as_json:
             _say_json(None, {"images": refusal.images, "studies": 0}, None, refusal.notices)
         raise
     _save(found, out, as_json)
+
+
+def _remarks(file: Path) -> list[str]:
+    from encoder.dicom import film_notes  # OpenCV is loaded by those who import films
+
+    return film_notes(file)
 
 
 def is_elsewhere(stated: str, words: Iterable[str], ignored: Iterable[str] = ()) -> bool:

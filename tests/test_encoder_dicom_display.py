@@ -2,6 +2,7 @@
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from film_files import RAMP, dicom
 from pydicom.dataset import Dataset
 
-from encoder.dicom import dicom_notes, read_dicom
+from encoder.dicom import film_notes, read_dicom
 from encoder.errors import ImageError
 from encoder.image import read_image
 
@@ -238,18 +239,21 @@ def test_a_film_without_a_window_whose_ends_are_many_or_near_is_shown_whole() ->
     same(dicom(near), stretched(near.astype(float)))
 
 
-def test_every_other_reading_is_noted_without_pixels_being_decoded() -> None:
+def test_every_other_reading_is_noted_without_pixels_being_decoded(tmp_path: Path) -> None:
     elements: dict[str, Any] = {
         "WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "LOG", "RescaleSlope": 0, "RescaleIntercept": 0,
         "NumberOfFrames": 0, "PixelAspectRatio": [2, 1], "BodyPartExamined": "ABDOMEN", "SeriesDescription": "CHEST PA",
     }  # fmt: skip
     film = dicom(ModalityLUTSequence=[Dataset()], **elements)
 
-    notes = dicom_notes(film)
+    (tmp_path / "film").write_bytes(film)
+    (tmp_path / "plain").write_bytes(dicom(**DEEP))
+
+    notes = film_notes(tmp_path / "film")
 
     told = ("VOILUTFunction", "RescaleSlope", "NumberOfFrames", "PixelAspectRatio", "ABDOMEN", "ModalityLUTSequence")
     assert all(any(word in note for note in notes) for word in told)
-    assert dicom_notes(dicom(**DEEP)) == []
+    assert film_notes(tmp_path / "plain") == film_notes(tmp_path / "nowhere") == []
     read: list[str] = []
     read_dicom(film, lambda width, height: None, read)
     assert sorted(read) == sorted(notes)

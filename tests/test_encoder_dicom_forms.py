@@ -212,8 +212,8 @@ def test_oblong_pixels_do_not_pass_the_limit_of_pixels() -> None:
         read_image(dicom(PixelAspectRatio=[40, 1]))
 
 
-@pytest.mark.parametrize("surplus", [1, 2, 4, 100])
-def test_few_bytes_behind_the_pixels_are_left_out(surplus: int) -> None:
+@pytest.mark.parametrize("surplus", [1, 2, 4, 100, 512])
+def test_few_or_empty_bytes_behind_the_pixels_are_left_out(surplus: int) -> None:
     film = dicom(PixelData=RAMP.tobytes() + bytes(surplus + surplus % 2))
 
     np.testing.assert_allclose(read_image(film), EXPECTED, atol=1e-6)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pydicom
 import pytest
+from command_line import done
+from film_files import dicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -603,3 +605,28 @@ def test_the_real_films_are_imported_or_left_out_with_a_reason(shared_data: Path
     assert kinds(found) == {"body part": 6, "identity": 1, "repeated": 1, "view": 1, "derived": 1}
     assert len(paths) == 4
     assert all(pydicom.dcmread(shared_data / "dicom" / path, stop_before_pixels=True) for path in paths)
+
+
+def test_what_is_read_otherwise_than_written_is_noted_by_its_sentence(tmp_path: Path) -> None:
+    told = {
+        "a.dcm": ["the window is left out"],
+        "b.dcm": ["the window is left out", "NumberOfFrames is 0"],
+        "c.dcm": [],
+    }
+    for name in told:
+        write_film(tmp_path / name, StudyInstanceUID=f"1.2.{ord(name[0])}")
+
+    found = import_dicom(tmp_path, remarks=lambda file: told[file.name])
+
+    noted = {one.sentence.rpartition(": ")[2]: one.examples for one in found.notices if one.kind == "reading"}
+    assert noted == {"NumberOfFrames is 0": ("b.dcm",), "the window is left out": ("a.dcm", "b.dcm")}
+
+
+def test_the_command_notes_what_is_read_otherwise_than_written(tmp_path: Path) -> None:
+    ids = {"PatientID": "P1", "StudyInstanceUID": "1.2", "SOPInstanceUID": "1.2.1", "ViewPosition": "PA"}
+    (tmp_path / "film").write_bytes(dicom(WindowCenter=2000, WindowWidth=0, **ids))
+    (tmp_path / "out").mkdir()
+
+    told = done("import", "dicom", tmp_path, "--out", tmp_path / "out/studies.parquet").stderr
+
+    assert "films read otherwise than written: the window is no centre and width above 0" in told

@@ -70,6 +70,7 @@ def test_the_embedding_column_is_read_without_a_copy(export: Path) -> None:
         ({"studies_sha256": "c" * 64}, ArtefactError, "studies_sha256"),
         ({"shard_rows": 32}, ArtefactError, "shard_rows"),
         ({"views": "frontal"}, ArtefactError, "views"),
+        ({"reading": 2}, ArtefactError, "reading"),
     ],
 )
 def test_another_export_is_not_mixed_into_the_folder(

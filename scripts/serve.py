@@ -42,8 +42,6 @@ _M_ARENA_MAX = -8  # of malloc.h
 _ARENAS = 2
 LOADING_SECONDS = 900
 """A large collection may take, of which every byte is read for its SHA-256 on a slow disk."""
-BODY_SLACK = 4
-"""waitress drops a body this many limits long in its own words; below, the service's error body answers."""
 
 
 @click.command()
@@ -201,10 +199,10 @@ def limits_for(threads: int) -> "Limits":
 
 def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_up: Sequence[int] = ()) -> None:
     """Serve `app` until SIGINT or SIGTERM; then finish what is in flight, and refuse what comes meanwhile."""
-    body = BODY_SLACK * app.config["MAX_CONTENT_LENGTH"]
+    body = app.config["MAX_CONTENT_LENGTH"]
     closing = app.extensions[CLOSING]
-    known = partial(doors.knows, app)
-    server = listen(app, listener, threads=threads, body_bytes=body, closing=closing, known=known)
+    sender = partial(doors.sender, app)
+    server = listen(app, listener, threads=threads, body_bytes=body, closing=closing, sender=sender)
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
     with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION), hung_up):

@@ -28,6 +28,7 @@ from service import (
 )
 from service.answers import ErrorBody
 from service.decoding import Decoding
+from service.departure import require_body
 from service.finder import EXTENSION, Mounted
 from service.limits import DEFAULT_LIMITS, Limits
 from service.metrics import Metrics
@@ -82,6 +83,7 @@ def create_app(
     watch.register(app, metrics)
     closing.register(app)
     doors.register(app, limits)
+    app.before_request(require_body)
     disclosure.register(app, limits.queries_a_day)
     app.after_request(_protect)
     return app

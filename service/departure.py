@@ -1,15 +1,20 @@
-"""Whether the client of a request still waits for its answer.
-
-Knows the request at hand and the server's word for a connection that was closed; it must not know what is answered.
-"""
+"""What the server says of a request: whether its client still waits for the answer, and whether its body is there."""
 
 from typing import cast
 
 from flask import has_request_context, request
 
 from service.batching import Gone, stays
+from service.errors import Busy
 
 _KEY = "waitress.client_disconnected"
+_TURNED_AWAY = "precedent.turned_away"
+
+
+def require_body() -> None:
+    """Refuse a request whose body the server had no room for. Raises Busy."""
+    if request.environ.get(_TURNED_AWAY):
+        raise Busy("expected fewer films on their way here at a time; try again in a second")
 
 
 def departure() -> Gone:

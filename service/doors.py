@@ -61,6 +61,8 @@ OF_COOKIE = frozenset({"read", "vectors"})
 """Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
 STRANGERS = ""
 """Under which all are paced who show no token, or come by a foreign name: no token has that name."""
+NEAR = ""
+"""The name of all who ask a service without tokens."""
 MAX_NEXT = 4096
 """Characters of an address to which a browser is led back."""
 EXTENSION = "precedent_doors"
@@ -89,15 +91,17 @@ def register(app: Flask, limits: Limits) -> None:
     app.before_request(_check)
 
 
-def knows(app: Flask, headers: Mapping[str, str]) -> bool:
-    """Return whether who sends these headers may come in at all: before a body, to be spared its bytes.
+def sender(app: Flask, headers: Mapping[str, str]) -> str | None:
+    """Return the name of the token of who sends these headers; None of those who may not come in at all.
+
+    Asked before a body is received, to be spared a stranger's. Without tokens all have one name.
 
     Args:
         headers: by WSGI's names without HTTP_.
     """
     doors: Doors = app.extensions[EXTENSION]
     if doors.tokens is None:
-        return True
+        return NEAR
     given = Authorization.from_header(headers.get("AUTHORIZATION"))
     session = session_of(parse_cookie(headers.get("COOKIE")))
     try:
@@ -106,8 +110,8 @@ def knows(app: Flask, headers: Mapping[str, str]) -> bool:
         else:
             token = _of_session(doors, session)
     except (TokensError, SessionsError):
-        return False
-    return token is not None and token.state(now()) == "valid"
+        return None
+    return token.name if token is not None and token.state(now()) == "valid" else None
 
 
 def lock(app: Flask, known: TokenFile | None) -> None:

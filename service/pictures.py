@@ -5,7 +5,6 @@ It knows one film at a time, and must not know of studies or of their order.
 
 import base64
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
 from typing import cast
@@ -13,6 +12,7 @@ from typing import cast
 import cv2
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 from flask import Response, current_app
 
 from encoder.image import read_image
@@ -34,23 +34,18 @@ class SmallPictures:
 
     def __init__(self, size: int = KEPT_BYTES) -> None:
         """Keep at most `size` bytes of them."""
-        self._pictures: OrderedDict[Hashable, bytes] = OrderedDict()
-        self._left, self._lock = size, threading.Lock()
+        self._pictures: LRUCache[Hashable, bytes] = LRUCache(size, getsizeof=len)
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> bytes | None:
         """Return the picture of a key, where it is kept."""
         with self._lock:
-            if key in self._pictures:
-                self._pictures.move_to_end(key)
             return self._pictures.get(key)
 
     def keep(self, key: Hashable, picture: bytes) -> None:
         """Keep a picture in the place of those that nobody has asked for longest."""
         with self._lock:
-            self._left += len(self._pictures.pop(key, b"")) - len(picture)
             self._pictures[key] = picture
-            while self._left < 0:
-                self._left += len(self._pictures.popitem(last=False)[1])
 
 
 def thumbnail_response(path: Path, view: str) -> Response:

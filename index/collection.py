@@ -21,13 +21,25 @@ import pyarrow.parquet as pq
 from index.change_faults import FILES as CHANGES
 from index.effort import EFFORTS, Effort
 from index.errors import ArtefactError, CollectionError, StudiesError
-from index.files import load_json, read_settled, require_unchanged, save_json, sha256_of, written_whole
+from index.files import (
+    MOST_BYTES,
+    load_json,
+    read_settled,
+    require_shape,
+    require_unchanged,
+    save_json,
+    sha256_of,
+    written_whole,
+)
 from index.folder import held_alone
-from index.kinds import KINDS, resolve_kind
+from index.kinds import KINDS, most_bytes, resolve_kind
 from index.layouts import sample_layouts
+from index.manifests import INDEX
 from index.origin import is_root_ours, rooted
+from index.parquet import read_parquet
 from index.places import Place
 from index.shards import load_manifest, load_shards
+from index.studies import require_studies
 from index.vector_index import Rows, VectorIndex
 from index.vectors import Embeddings
 
@@ -158,15 +170,19 @@ def _load(folder: Path) -> Collection:
     if manifest["kind"] not in KINDS:
         raise ArtefactError(f"{str(folder)!r} is of the kind {manifest['kind']!r}, unknown to this version; {remedy}")
     paths: dict[str, Path] = {}
+    vectors_take, second_way_takes = most_bytes(manifest["kind"], manifest["rows"], manifest["embedding_dim"])
+    most = {"exact": vectors_take, "approximate": second_way_takes}
     for role, entry in manifest["files"].items():
         paths[role] = folder / require_own_name(entry["name"], remedy)
-        require_unchanged(paths[role], entry["sha256"], remedy)
+        require_unchanged(paths[role], entry["sha256"], remedy, most.get(role, MOST_BYTES))
     effort = Effort(**manifest.get("effort", {}))
     vectors = VectorIndex.load(paths["exact"], paths.get("approximate"), manifest["kind"], effort)
-    studies = pq.read_table(paths["studies"]).combine_chunks()
-    if not len(vectors) == studies.num_rows == manifest["rows"]:
-        raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {studies.num_rows} studies; {remedy}")
-    layouts = pq.read_table(paths["layouts"]) if "layouts" in paths else None
+    rows = manifest["rows"]
+    studies = read_parquet(paths["studies"], paths["studies"].name, remedy, rows=rows).combine_chunks()
+    if (len(vectors), vectors.embedding_dim) != (rows, manifest["embedding_dim"]):
+        raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {rows} studies; {remedy}")
+    require_studies(studies, paths["studies"].name)
+    layouts = read_parquet(paths["layouts"], paths["layouts"].name, remedy) if "layouts" in paths else None
     return Collection(manifest, studies, vectors, layouts)
 
 
@@ -182,6 +198,9 @@ def load_index_manifest(folder: Path) -> dict[str, Any]:
     manifest = load_json(folder / MANIFEST, "index manifest", _remedy(folder))
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {_remedy(folder)}")
+    require_shape(
+        manifest, INDEX, f"{str(folder / MANIFEST)!r} is not as the index manifest is written", _remedy(folder)
+    )
     return manifest
 
 

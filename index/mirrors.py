@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 from index.change_faults import FILES as CHANGES
 from index.collection import MANIFEST, load_index_manifest, require_own_name
 from index.errors import ArtefactError
-from index.files import load_json, sha256_of, written_whole
+from index.files import MOST_JSON, load_json, read_regular, sha256_of, written_whole
 from index.folder import held_alone
+from index.manifests import MAP as MAP_SHAPE
 from index.places import Place, is_local
 from index.projection import MANIFEST as MAP
 from index.projection import require_map_name
@@ -69,14 +70,16 @@ def _copy(source: Path, copy: Path) -> None:
     wanted = {require_own_name(entry["name"], remedy): entry["sha256"] for entry in manifest["files"].values()}
     said = [MANIFEST]
     if MAP in there:
-        found = load_json(source / MAP, "map manifest", "run precedent map on this machine, and copy the index again")
+        found = load_json(
+            source / MAP, "map manifest", "run precedent map on this machine, and copy the index again", MAP_SHAPE
+        )
         wanted[require_map_name(found["name"], remedy)] = found["sha256"]
         said.insert(0, MAP)
     for name, sha256 in wanted.items():
         _fetch(source / name, copy / name, sha256, remedy)
     for name in said:
         with written_whole(copy / name) as partial:
-            partial.write_bytes((source / name).read_bytes())
+            partial.write_bytes(read_regular(source / name, MOST_JSON))
     written = (source / MANIFEST).stat().st_mtime
     os.utime(copy / MANIFEST, (written, written))  # when the index was written is told by it
     for path in copy.iterdir():

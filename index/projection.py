@@ -17,10 +17,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.collection import load_collection
+from index.collection import load_collection, load_index_manifest
 from index.errors import ArtefactError, StaleMap, VectorsError
-from index.files import load_json, read_settled, require_unchanged, save_json, sha256_of, written_whole
+from index.files import (
+    load_json,
+    parse_json,
+    read_settled,
+    require_shape,
+    require_unchanged,
+    save_json,
+    sha256_of,
+    written_whole,
+)
 from index.labels import label_columns
+from index.manifests import MAP as SHAPE
+from index.manifests import PLANE
+from index.parquet import read_parquet
 from index.places import require_here
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings
@@ -30,6 +42,7 @@ VERSION = 1
 MANIFEST = "map.json"
 OWN_NAME = re.compile(r"map-[0-9a-f]{16}\.parquet")
 _PLANE = b"precedent.plane"
+_POINT = [pa.string(), pa.float32(), pa.float32()]
 _BLOCK = 8192
 """Rows at a time: the sums of a large collection never need a second copy of it."""
 _DECIMALS = 6
@@ -131,16 +144,29 @@ def _load(folder: Path, *, stale: bool = False) -> CollectionMap | None:
     manifest = load_json(folder / MANIFEST, "map manifest", remedy)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"expected a map of version {VERSION} in {str(folder)!r}; {remedy}")
-    if not stale and manifest["of"] != _identity(load_json(folder / "manifest.json", "index manifest", remedy)):
+    require_shape(manifest, SHAPE, f"{str(folder / MANIFEST)!r} is not as a map is written", remedy)
+    if not stale and manifest["of"] != _identity(load_index_manifest(folder)):
         raise StaleMap(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
     path = folder / require_map_name(manifest["name"], remedy)
     require_unchanged(path, manifest["sha256"], remedy)
-    points = pq.read_table(path)
-    plane = json.loads(points.schema.metadata[_PLANE])
-    shares = (plane["shares"][0], plane["shares"][1])
-    return CollectionMap(
-        points, Plane(np.array(plane["mean"]), np.array(plane["axes"]), shares), manifest["fingerprint"]
-    )
+    points = read_parquet(path, path.name, remedy, rows=manifest["rows"])
+    return CollectionMap(points, _plane_of(points, path, remedy), manifest["fingerprint"])
+
+
+def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
+    """Return the plane that a map's table tells. Raises ArtefactError: it tells none, or has no such points."""
+    sentence = f"{str(path)!r} is not as a map is written"
+    if points.schema.names[:3] != ["study_id", "x", "y"] or points.schema.types[:3] != _POINT:
+        raise ArtefactError(f"{sentence} (expected study_id, x and y, got {points.schema.names[:3]}); {remedy}")
+    try:
+        plane = parse_json((points.schema.metadata or {}).get(_PLANE, b""))
+    except ValueError as error:
+        raise ArtefactError(f"{sentence} ({error}); {remedy}") from error
+    require_shape(plane, PLANE, sentence, remedy)
+    mean, axes = np.array(plane["mean"]), np.array(plane["axes"]) if len(set(map(len, plane["axes"]))) == 1 else None
+    if axes is None or axes.shape != (2, len(mean)):
+        raise ArtefactError(f"{sentence} (expected two axes of {len(mean)} numbers, got others); {remedy}")
+    return Plane(mean, axes, (plane["shares"][0], plane["shares"][1]))
 
 
 def require_map_name(name: Any, remedy: str) -> str:

@@ -21,14 +21,19 @@ from index.files import (
     SEAL,
     UNSEALED,
     load_json,
+    parse_json,
+    read_regular,
     read_sealed,
     read_unchanged,
+    require_shape,
     save_json,
     seal,
     written_whole,
 )
+from index.manifests import EXPORT, SHARD_METADATA
 from index.origin import rooted
-from index.studies import require_ids
+from index.parquet import opened_parquet, read_parquet
+from index.studies import require_ids, require_studies
 from index.vectors import Embeddings, as_embeddings
 
 SCHEMA_VERSION = "1"
@@ -36,6 +41,7 @@ MANIFEST = "manifest.json"
 FAILED = "failed.parquet"
 _SHARD = re.compile(r"shard-[0-9]{5,}\.parquet")
 _KEY = b"precedent.shard"
+_REMEDY = "remove it and run the export again"
 
 
 @dataclass(frozen=True)
@@ -135,9 +141,11 @@ class ShardFolder:
     def sample(self, count: int) -> Embeddings:
         """Return about `count` embeddings, spread evenly over the finished shards."""
         step = max(self.plan.rows // count, 1)
-        columns = [_read_columns(self.path_of(shard), ["embedding"]) for shard in self._finished()]
+        paths = [self.path_of(shard) for shard in self._finished()]
+        columns = [(_read_columns(path, ["embedding"]), path) for path in paths]
+        found = [_vectors_of(column, self.plan.embedding_dim, path, _REMEDY) for column, path in columns]
         none = np.empty((0, self.plan.embedding_dim), np.float32)
-        return np.concatenate([none, *(_vectors_of(column, self.plan.embedding_dim)[::step] for column in columns)])
+        return np.concatenate([none, *(vectors[::step] for vectors in found)])
 
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Write failed.parquet and then the manifest; return the manifest."""
@@ -163,7 +171,7 @@ class ShardFolder:
 def load_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a finished export. Raises ArtefactError where there is none."""
     remedy = "an export writes it last; run precedent export again, it goes on where it stopped"
-    return load_json(folder / MANIFEST, "export manifest", remedy)
+    return load_json(folder / MANIFEST, "export manifest", remedy, EXPORT)
 
 
 def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
@@ -177,10 +185,11 @@ def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
     remedy = f"remove it and run precedent export again to write it anew into {folder}"
     for shard in manifest["shards"]:
         path = folder / _own_name(shard["file"])
-        table = pq.read_table(pa.BufferReader(read_unchanged(path, shard["sha256"], remedy)))
+        table = read_parquet(read_unchanged(path, shard["sha256"], remedy), str(path), remedy, rows=shard["rows"])
         require_ids(table)
+        vectors = _vectors_of(table, manifest["embedding_dim"], path, remedy)
         apart = [name for name in ("embedding", "layouts") if name in table.column_names]
-        yield table.drop_columns(apart), _vectors_of(table, manifest["embedding_dim"])
+        yield require_studies(table.drop_columns(apart), str(path)), vectors
 
 
 def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
@@ -211,20 +220,24 @@ def _own_name(name: Any) -> str:
 
 def _read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     """Return those columns of a shard, of which an older one may lack some."""
-    with path.open("rb") as file, pq.ParquetFile(file) as parquet:
-        return parquet.read([name for name in names if name in parquet.schema_arrow.names])
+    return read_parquet(path, str(path), _REMEDY, columns=names)
 
 
 def _read_entry(path: Path) -> dict[str, Any]:
     """Return what the manifest says of a shard, and its failures."""
-    content = path.read_bytes()
+    content = read_regular(path)
     metadata, rows = _metadata_of(path, content)
     sha256 = hashlib.sha256(content).hexdigest()
     return {"file": path.name, "rows": rows, "sha256": sha256, "failures": metadata["failures"]}
 
 
-def _vectors_of(table: pa.Table, embedding_dim: int) -> Embeddings:
+def _vectors_of(table: pa.Table, embedding_dim: int, path: Path, remedy: str) -> Embeddings:
+    wanted = pa.list_(pa.float32(), embedding_dim)
+    if "embedding" not in table.column_names or table["embedding"].type != wanted or table["embedding"].null_count:
+        raise ArtefactError(f"expected {embedding_dim} numbers in single precision a study in {str(path)!r}; {remedy}")
     column = table["embedding"].combine_chunks()
+    if column.flatten().null_count:
+        raise ArtefactError(f"expected {embedding_dim} numbers a study in {str(path)!r}, got blanks; {remedy}")
     values = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, embedding_dim)
     return as_embeddings(values, embedding_dim) if len(values) else values
 
@@ -244,16 +257,19 @@ def _shard_metadata(plan: ExportPlan, failures: Sequence[Failure]) -> dict[str, 
 def _metadata_of(path: Path, content: bytes) -> tuple[dict[str, Any], int]:
     """Return what a shard says of itself, and its rows."""
     try:
-        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
-            return dict(json.loads(parquet.schema_arrow.metadata[_KEY])), parquet.metadata.num_rows
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
-        raise ArtefactError(
-            f"{str(path)!r} is not a readable shard ({error}); remove it and run the export again"
-        ) from error
+        with opened_parquet(content, str(path), _REMEDY) as table:
+            metadata = parse_json((table.schema.metadata or {}).get(_KEY, b""))
+            rows = table.metadata.num_rows
+    except ValueError as error:
+        if isinstance(error, ArtefactError):
+            raise
+        raise ArtefactError(f"{str(path)!r} is not a readable shard ({error}); {_REMEDY}") from error
+    require_shape(metadata, SHARD_METADATA, f"{str(path)!r} is not a readable shard", _REMEDY)
+    return metadata, rows
 
 
 def _require_same_plan(path: Path, plan: ExportPlan) -> None:
-    found, _ = _metadata_of(path, read_sealed(path, "remove it and run the export again"))
+    found, _ = _metadata_of(path, read_sealed(path, _REMEDY))
     if found["fingerprint"] != plan.fingerprint:
         raise FingerprintMismatch(
             f"{str(path.parent)!r} holds embeddings of encoder {found['fingerprint'][:12]}, this one is "

@@ -17,8 +17,10 @@ from index.changes import Changes
 from index.collection import MANIFEST, load_index_manifest, require_own_name
 from index.collection import OWN_NAME as INDEX_FILE
 from index.errors import ArtefactError, CollectionError
-from index.files import load_json, require_unchanged, save_json, sha256_of, sync
+from index.files import load_json, open_regular, require_shape, require_unchanged, save_json, sha256_of, sync
 from index.folder import held_alone
+from index.manifests import MAP as MAP_SHAPE
+from index.manifests import SNAPSHOT as SHAPE
 from index.origin import ORIGIN, is_root_ours, rooted
 from index.places import require_here
 from index.projection import MANIFEST as MAP
@@ -28,6 +30,7 @@ from index.projection import require_map_name
 FORMAT = "precedent-snapshot"
 VERSION = 1
 SNAPSHOT = "snapshot.json"
+_BLOCK = 1 << 20
 _COPIED = re.compile(
     "|".join([*map(re.escape, (MANIFEST, MAP, CHANGES, WITNESS)), INDEX_FILE.pattern, MAP_FILE.pattern])
 )
@@ -56,7 +59,7 @@ def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
                 changes.copy_to(partial)
                 _require_whole(partial, manifest)
         if (folder / MAP).exists():
-            found = load_json(folder / MAP, "map manifest", remedy)
+            found = load_json(folder / MAP, "map manifest", remedy, MAP_SHAPE)
             _copy(folder / MAP, partial)
             _copy(folder / require_map_name(found["name"], remedy), partial, found["sha256"], remedy)
         _copy(folder / MANIFEST, partial)
@@ -82,12 +85,13 @@ def restore_snapshot(snapshot: Path, out: Path) -> None:
     content = load_json(snapshot / SNAPSHOT, "snapshot", remedy)
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         raise ArtefactError(f"{str(snapshot)!r} is no snapshot of version {VERSION}; {remedy}")
+    require_shape(content, SHAPE, f"{str(snapshot)!r} is not as a snapshot is written", remedy)
     with _made(out) as partial:
         for name, entry in content["files"].items():
             if not _COPIED.fullmatch(name):
                 raise ArtefactError(f"expected files of a collection in {str(snapshot)!r}, got {name[:80]!r}; {remedy}")
             _copy(snapshot / name, partial, entry["sha256"], remedy)
-        manifest = load_json(partial / MANIFEST, "index manifest", remedy)
+        manifest = load_index_manifest(partial)
         told = {"image_root": manifest.get("image_root"), ORIGIN: content.get(ORIGIN)}
         if is_root_ours(snapshot, told):
             save_json(partial / MANIFEST, manifest | rooted(partial, manifest, out), sealed=True)
@@ -171,8 +175,10 @@ def _remove(partial: Path) -> None:
 
 
 def _copy(path: Path, folder: Path, sha256: str | None = None, remedy: str = "run: precedent verify") -> None:
-    if not path.is_file():
-        raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}")
-    shutil.copyfile(path, folder / path.name)
+    try:
+        with open_regular(path) as source, (folder / path.name).open("wb") as target:
+            shutil.copyfileobj(source, target, _BLOCK)
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}") from error
     if sha256 is not None:
         require_unchanged(folder / path.name, sha256, remedy)

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import ArtefactError, StudiesError
+from index.errors import StudiesError
 from index.files import load_json, save_json
+from index.manifests import PARTS
 
 Rows = npt.NDArray[np.int64]
 """Row numbers of the table, ascending."""
+_MOST_BYTES = 1 << 27
+"""Of the file of a split: the ids of four million studies."""
 
 
 def split_by_patient(
@@ -122,9 +125,7 @@ def load_parts(path: Path, study_ids: Sequence[str]) -> dict[str, Rows]:
         ArtefactError: no such file, or no parts of study ids in it. StudiesError: a study in two parts.
     """
     remedy = 'expected {"train": [study ids], "test": [...]}'
-    named = load_json(path, "split", remedy)
-    if not all(isinstance(ids, list) for ids in named.values()):
-        raise ArtefactError(f"{str(path)!r} is no split; {remedy}")
+    named = load_json(path, "split", remedy, PARTS, most_bytes=_MOST_BYTES)
     part_of: dict[str, str] = {}
     for name, ids in named.items():
         for study_id in ids:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, StudiesError
 from index.files import SEAL, UNSEALED, read_sealed, seal, written_whole
+from index.parquet import opened_parquet, read_parquet
 from index.places import place
 from index.printable import is_visible
 
@@ -143,6 +144,19 @@ def as_studies(table: pa.Table) -> pa.Table:
     return checked
 
 
+def require_studies(table: pa.Table, name: str) -> pa.Table:
+    """Return a table of studies with the views each had, as a shard and an index keep it, its rules checked.
+
+    Raises:
+        StudiesError: a rule of `as_studies` is broken; `name` of the file goes into the sentence.
+    """
+    try:
+        as_studies(table.drop_columns([one for one in ("views",) if one in table.column_names]))
+    except StudiesError as error:
+        raise StudiesError(f"{name!r}: {error}") from error
+    return table
+
+
 def save_studies(table: pa.Table, path: str | os.PathLike[str]) -> None:
     """Write the checked table, whole or not at all.
 
@@ -164,14 +178,9 @@ def load_studies(path: str | os.PathLike[str]) -> pa.Table:
         StudiesError: a rule of `as_studies` is broken.
     """
     source = place(path)
-    if not source.is_file():
+    if not source.exists():
         raise ArtefactError(f"expected a studies table at {str(path)!r}, got none; run: precedent import")
-    content = read_sealed(source, "import it again")
-    try:
-        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
-            table = parquet.read()
-    except (pa.ArrowException, OSError) as cause:
-        raise ArtefactError(f"{source.name!r}: expected a Parquet file; import it again ({cause})") from cause
+    table = read_parquet(read_sealed(source, "import it again"), source.name, "import it again")
     version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode(errors="replace")
     if version != SCHEMA_VERSION:
         raise ArtefactError(
@@ -182,15 +191,16 @@ def load_studies(path: str | os.PathLike[str]) -> pa.Table:
 
 def load_rows(path: str | os.PathLike[str], rows: slice) -> pa.Table:
     """Return some rows of a studies table that was loaded before; only the row groups they lie in are read."""
-    start, parts, first = 0, [], rows.start
-    with place(path).open("rb") as file, pq.ParquetFile(file) as parquet:
-        for group in range(parquet.num_row_groups):
-            size = parquet.metadata.row_group(group).num_rows
+    start, first = 0, rows.start
+    groups: list[int] = []
+    with opened_parquet(place(path), str(path), "import it again") as table:
+        for group in range(table.metadata.num_row_groups):
+            size = table.metadata.row_group(group).num_rows
             if start < rows.stop and start + size > rows.start:
-                parts.append(parquet.read_row_group(group))
+                groups.append(group)
                 first = min(first, start)
             start += size
-    return as_studies(pa.concat_tables(parts).slice(rows.start - first, rows.stop - rows.start))
+        return as_studies(table.read_row_groups(groups).slice(rows.start - first, rows.stop - rows.start))
 
 
 def _require_columns(present: Iterable[str]) -> None:

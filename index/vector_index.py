@@ -4,6 +4,7 @@ Knows vectors and row numbers; knows nothing of studies, patients or filters' gr
 """
 
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from index.effort import EFFORTS, Effort
 from index.errors import ArtefactError
-from index.kinds import EXACT_UP_TO, KINDS, Wanted, empty_store, lists_by_row
+from index.kinds import EXACT_UP_TO, KINDS, Wanted, empty_store, lists_by_row, require_sound
 from index.vectors import Embeddings
 
 Similarities = npt.NDArray[np.float32]
@@ -27,10 +28,9 @@ __all__ = ["EXACT_SHARE", "EXACT_UP_TO", "Mask", "Rows", "Selection", "Similarit
 
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""
-MOST_BYTES = 1 << 36
-"""Of one array of an index file: 32 million vectors of 512 dimensions."""
 _MOST_LOOPS = 1 << 24
 _WRITTEN_BYTES = 1 << 20
+_reading = threading.Lock()
 _COPIED_ROWS = 16_384
 """Rows that a selection may hold a copy of: 17 MB of 512 dimensions in half precision."""
 _OBJECTS_BYTES = 4096
@@ -114,14 +114,17 @@ class VectorIndex:
         """Return the index of files whose SHA-256 was checked before; the exact part is memory-mapped.
 
         Raises:
-            ArtefactError: FAISS cannot read a file.
+            ArtefactError: FAISS cannot read a file, or what it reads is no index of that kind.
         """
         mapped = _Mapped(exact)
         try:
-            store = faiss.read_index(str(exact), faiss.IO_FLAG_MMAP_IFC)
-            quick = None if approximate is None else faiss.read_index(str(approximate))
-        except RuntimeError as error:
+            store = _read(exact, faiss.IO_FLAG_MMAP_IFC)
+            quick = None if approximate is None else _read(approximate)
+            require_sound(store, quick, kind)
+        except (RuntimeError, MemoryError) as error:
             raise ArtefactError(f"FAISS cannot read {str(exact.parent)!r}; run precedent index again") from error
+        except ArtefactError as error:
+            raise ArtefactError(f"{str(exact.parent)!r}: {error}; run precedent index again") from error
         return cls(store, quick, kind, effort, mapped)
 
     def _require_whole(self) -> None:
@@ -248,13 +251,12 @@ def _alone(queries: int) -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def limit_reading(most_bytes: int = MOST_BYTES) -> None:
-    """Let FAISS refuse, in the whole process, a file that claims arrays of more bytes, or lists without end.
-
-    For programs to call, not for libraries: a file's SHA-256 is checked before in any case.
-    """
-    faiss.set_deserialization_vector_byte_limit(most_bytes)
-    faiss.set_deserialization_loop_limit(_MOST_LOOPS)
+def _read(path: Path, flags: int = 0) -> faiss.Index:
+    """Return what FAISS reads from a file; no array in it may claim more bytes than the file has."""
+    with _reading:
+        faiss.set_deserialization_vector_byte_limit(path.stat().st_size)  # of the process, so one reads at a time
+        faiss.set_deserialization_loop_limit(_MOST_LOOPS)
+        return faiss.read_index(str(path), flags)
 
 
 def _write(index: faiss.Index, path: Path) -> None:

@@ -12,7 +12,6 @@ from index.added import Writable
 from index.errors import CollectionError
 from index.milvus.address import MilvusAddress
 from index.opening import Address, address_of, open_collection
-from index.vector_index import limit_reading
 
 
 class CollectionAddress(click.ParamType):
@@ -26,7 +25,6 @@ class CollectionAddress(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
         """Return the address, which is about to be read. Raises CollectionError: it is none, or one not taken here."""
-        limit_reading()
         address: Address = address_of(value) if isinstance(value, str) else value
         if self._instead is not None and isinstance(address, MilvusAddress):
             raise CollectionError(f"expected an index in a folder, got one on Milvus; {self._instead}")

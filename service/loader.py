@@ -10,7 +10,6 @@ from pathlib import Path
 
 from flask_openapi3 import OpenAPI
 
-from index.vector_index import limit_reading
 from service import doors, witness
 from service.activation import ACTIVATION, Activation
 from service.app import create_app
@@ -44,7 +43,6 @@ def load(
         ArtefactError, CheckpointError: a file that is missing, truncated or changed.
     """
     limits = limits or Limits()
-    limit_reading()
     metrics = Metrics()
     token = os.environ.get("MILVUS_TOKEN", "")
     films = Decoding(limits)

@@ -95,7 +95,7 @@ def test_a_split_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudiesError, match="'s0' in two"):
         load_parts(tmp_path / "split.json", ["s0"])
     (tmp_path / "split.json").write_text('{"train": "s0"}')
-    with pytest.raises(ArtefactError, match="is no split"):
+    with pytest.raises(ArtefactError, match="is not as the split is written"):
         load_parts(tmp_path / "split.json", ["s0"])
 
 

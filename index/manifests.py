@@ -1,0 +1,128 @@
+"""What the manifests of exports, indexes, maps and snapshots must say, and of which types, before they are believed.
+
+Knows names, types and ranges; it must not know the files that a manifest speaks of.
+"""
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, StrictFloat, TypeAdapter
+from typing_extensions import TypedDict
+
+MOST_ROWS = 1 << 31
+MOST_DIM = 1 << 14
+_ANYTHING_ELSE = ConfigDict(extra="allow", allow_inf_nan=False)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+"""Of a file in the same folder."""
+Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
+Dim = Annotated[int, Field(ge=1, le=MOST_DIM)]
+Text = Annotated[str, Field(max_length=4096)]
+Sequence = Annotated[int, Field(ge=0, lt=1 << 62)]
+Share = Annotated[StrictFloat, Field(ge=0, le=1)]
+
+
+class _Shard(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    file: FileName
+    rows: Count
+    sha256: Sha256
+
+
+class _Export(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    fingerprint: Sha256
+    embedding_dim: Dim
+    rows: Count
+    shards: list[_Shard]
+    image_root: NotRequired[Text | None]
+
+
+class _Named(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    name: FileName
+    sha256: Sha256
+
+
+class _IndexFiles(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    exact: _Named
+    studies: _Named
+    approximate: NotRequired[_Named]
+    layouts: NotRequired[_Named]
+
+
+class _Effort(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    probes: Annotated[int, Field(ge=1, le=1 << 16)]
+    shortlist: Annotated[int, Field(ge=1, le=1 << 16)]
+
+
+class _Index(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    kind: Annotated[str, Field(max_length=64)]
+    rows: Annotated[int, Field(ge=1, le=MOST_ROWS)]
+    embedding_dim: Dim
+    fingerprint: Sha256
+    recall_at_10: Share
+    files: _IndexFiles
+    precision: NotRequired[Annotated[str, Field(max_length=64)]]
+    effort: NotRequired[_Effort]
+    image_root: NotRequired[Text | None]
+    applied: NotRequired[Sequence]
+
+
+class _States(TypedDict):
+    exact: Sha256
+    studies: Sha256
+
+
+class _Map(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    name: FileName
+    sha256: Sha256
+    rows: Count
+    fingerprint: Sha256
+    of: _States
+
+
+class _Plane(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    mean: Annotated[list[StrictFloat], Field(min_length=1, max_length=MOST_DIM)]
+    axes: Annotated[
+        list[Annotated[list[StrictFloat], Field(min_length=1, max_length=MOST_DIM)]], Field(min_length=2, max_length=2)
+    ]
+    shares: Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+class _Copied(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    sha256: Sha256
+
+
+class _Snapshot(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    files: Annotated[dict[FileName, _Copied], Field(max_length=64)]
+
+
+class _Failure(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    study_id: str
+    reason: str
+
+
+class _ShardMetadata(TypedDict):
+    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
+    fingerprint: Sha256
+    embedding_dim: Dim
+    failures: list[_Failure]
+
+
+EXPORT: TypeAdapter[Any] = TypeAdapter(_Export)
+INDEX: TypeAdapter[Any] = TypeAdapter(_Index)
+MAP: TypeAdapter[Any] = TypeAdapter(_Map)
+PLANE: TypeAdapter[Any] = TypeAdapter(_Plane)
+SNAPSHOT: TypeAdapter[Any] = TypeAdapter(_Snapshot)
+SHARD_METADATA: TypeAdapter[Any] = TypeAdapter(_ShardMetadata)
+PARTS: TypeAdapter[Any] = TypeAdapter(dict[str, list[str]])
+"""Of a split: the study ids of each part."""

@@ -16,11 +16,13 @@ from typing import Any
 from index.change_digests import NOTHING, seal
 from index.change_faults import FILE, REMEDY, WITNESS, told
 from index.errors import ArtefactError
-from index.files import sync
+from index.files import open_regular, sync
 from index.origin import origin_of
 
 VERSION = 2
 APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
+MOST_VALUE = 1 << 24
+"""Bytes of a row or a vector: a study's columns as JSON have a few thousand."""
 _FRESH = re.compile(rf"\.{re.escape(FILE)}\.[0-9a-f]{{16}}\.new(-wal|-shm|-journal)?")
 _TABLES = f"""
 PRAGMA application_id = {APPLICATION};
@@ -36,15 +38,33 @@ CREATE TABLE changes (
 """
 
 
-def require_no_links(folder: Path) -> None:
-    """Refuse links in the place of the changes' files, as SQLite would write to what they lead to.
+def require_plain_files(folder: Path) -> None:
+    """Refuse what is no file in the place of the changes' files: SQLite writes to what a link leads to.
 
     Raises:
-        ArtefactError: there is one.
+        ArtefactError: there is a link, a pipe, a device or a folder.
     """
-    for name in (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS):
-        if (folder / name).is_symlink():
-            raise ArtefactError(f"expected {name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
+    for path in (
+        folder / name for name in (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS)
+    ):
+        if path.is_symlink():
+            raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
+        if path.exists():
+            open_regular(path).close()
+
+
+def require_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise ArtefactError unless a file holds our tables and nothing else: a view or a trigger of another's would run.
+
+    Called before any of its tables is asked for. From then on no value of it is longer than MOST_VALUE.
+    """
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE)
+    asked = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name LIMIT 100"
+    with closing(sqlite3.connect(":memory:")) as ours:
+        ours.executescript(_TABLES)
+        expected = ours.execute(asked).fetchall()
+    if connection.execute(asked).fetchall() != expected:
+        raise ArtefactError(f"{str(path)!r} holds other tables than ours; {REMEDY}")
 
 
 def bear_witness(folder: Path) -> None:

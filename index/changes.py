@@ -25,11 +25,13 @@ from index.change_layout import (
     films_of,
     new_films,
     origin_text,
-    require_no_links,
+    require_plain_files,
+    require_tables,
     save_facts,
     set_up,
 )
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
+from index.files import parse_json
 from index.origin import is_at_origin
 from index.places import require_here
 
@@ -83,7 +85,7 @@ class Changes:
             FingerprintMismatch: its vectors are of another encoder.
         """
         path = folder / FILE
-        require_no_links(folder)
+        require_plain_files(folder)
         expected = any((folder / name).exists() for name in FILES)  # looked at first: a first writer may be at work
         if not path.exists():
             if expected:
@@ -99,6 +101,7 @@ class Changes:
                 connection.execute("PRAGMA secure_delete = ON")  # what was deleted is gone from the file as well
                 connection.execute("PRAGMA cell_size_check = ON")
                 connection.execute("PRAGMA trusted_schema = OFF")
+                require_tables(connection, path)
                 found._require_facts(fingerprint, embedding_dim)
             except (sqlite3.Error, CollectionError):
                 connection.close()
@@ -198,8 +201,8 @@ class Changes:
             asked = (
                 "SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE sequence > ? ORDER BY sequence"
             )
-            rows = self._connection.execute(asked, (_FIRST if whole else sequence,)).fetchall()
-            changes = [self._change(*row) for row in rows]
+            rows = self._rows(asked, _FIRST if whole else sequence)
+            changes = [self._change(*row, dim=facts["embedding_dim"]) for row in rows]
             if whole and summed(NOTHING, [row[-1] for row in rows]) != facts["sum"]:
                 raise ArtefactError(f"{str(self._path)!r} does not hold all that was written to it; {REMEDY}")
             return facts["cleared"], [change for change in changes if change.sequence > sequence]
@@ -266,21 +269,42 @@ class Changes:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
-    def _change(self, sequence: Any, study_id: Any, text: Any, blob: Any, sha256: Any) -> Change:
+    def _rows(self, asked: str, given: Any) -> list[tuple[Any, ...]]:
+        """Return rows; pages that lead to each other over and over would give them without end."""
+        room = sum(beside.stat().st_size for beside in self._path.parent.glob(f"{FILE}*"))
+        found: list[tuple[Any, ...]] = []
+        for row in self._connection.execute(asked, (given,)):
+            room -= sum(len(value) for value in row if isinstance(value, str | bytes))
+            if room < 0:
+                raise ArtefactError(f"{str(self._path)!r} gives more than it holds; {REMEDY}")
+            found.append(row)
+        return found
+
+    def _change(
+        self, sequence: Any, study_id: Any, text: Any, blob: Any, sha256: Any, dim: int | None = None
+    ) -> Change:
+        """Return a change. Raises ArtefactError: it is not what was written, or nothing that could have been."""
         if not sha256 or digest(sequence, study_id, text, blob) != sha256:
             raise ArtefactError(f"change {sequence} in {str(self._path)!r} is not what was written; {REMEDY}")
-        vector = None if blob is None else np.frombuffer(blob, dtype="<f4")
-        return Change(sequence, study_id, None if text is None else json.loads(text), vector)
+        try:
+            row = None if text is None else parse_json(text)
+            vector = None if blob is None else np.frombuffer(blob, dtype="<f4")
+        except (ValueError, TypeError) as error:
+            raise ArtefactError(f"change {sequence} in {str(self._path)!r} is none ({error}); {REMEDY}") from error
+        whole = isinstance(row, dict) and row.get("study_id") == study_id and vector is not None
+        if not (whole and (dim is None or len(vector) == dim)) and not (row is None and vector is None):  # type: ignore[arg-type]
+            raise ArtefactError(f"change {sequence} in {str(self._path)!r} is no study with its vector; {REMEDY}")
+        return Change(sequence, study_id, row, vector)
 
     def _digests(self, condition: str, given: Any) -> list[str]:
         asked = f"SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE {condition}"
-        rows = self._connection.execute(asked, (given,)).fetchall()
+        rows = self._rows(asked, given)
         for row in rows:
             self._change(*row)
         return [row[-1] for row in rows]
 
     def _read_facts(self) -> dict[str, Any]:
-        found = dict(self._connection.execute("SELECT name, value FROM facts"))
+        found = dict(self._connection.execute("SELECT name, value FROM facts LIMIT 100"))
         if not (told := found.pop("seal", None)) or told != seal(found):
             raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
         found = _LATER | found

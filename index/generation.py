@@ -19,9 +19,9 @@ from index.collection import Collection
 from index.errors import ArtefactError
 from index.retriever import Retriever
 from index.searchable import Answer, Hit, Searchable
-from index.studies import Study
+from index.studies import Study, require_studies
 from index.vector_index import VectorIndex
-from index.vectors import Embeddings
+from index.vectors import Embeddings, as_embeddings
 
 
 class Generation(Searchable):
@@ -63,9 +63,13 @@ class Generation(Searchable):
 
     def _as_rows(self, changes: Sequence[Change]) -> pa.Table:
         try:
-            return pa.Table.from_pylist([change.row for change in changes], self.schema)
-        except pa.ArrowException as error:
+            rows = pa.Table.from_pylist([change.row for change in changes], self.schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise ArtefactError(f"studies were added that do not fit the columns of this index: {error}") from error
+        require_studies(rows, "the added studies")
+        for change in changes:
+            as_embeddings(change.embedding, self.embedding_dim)
+        return rows
 
     def _as_kept(self, embedding: Any) -> Embeddings:
         """Return a vector as (1, D) in the index's precision: the next compaction changes no similarity."""

@@ -16,7 +16,7 @@ from typing import Any
 from index.change_digests import NOTHING, seal
 from index.change_faults import FILE, REMEDY, WITNESS, told
 from index.errors import ArtefactError
-from index.files import open_regular, sync
+from index.files import sync
 from index.origin import origin_of
 
 VERSION = 2
@@ -44,13 +44,12 @@ def require_plain_files(folder: Path) -> None:
     Raises:
         ArtefactError: there is a link, a pipe, a device or a folder.
     """
-    for path in (
-        folder / name for name in (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS)
-    ):
+    names = (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS)
+    for path in (folder / name for name in names):
         if path.is_symlink():
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
-        if path.exists():
-            open_regular(path).close()
+        if path.exists() and not path.is_file():  # never opened and closed here: that would drop SQLite's own locks
+            raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got none; {REMEDY}")
 
 
 def require_tables(connection: sqlite3.Connection, path: Path) -> None:

@@ -188,7 +188,7 @@ def test_an_index_without_what_was_compacted_is_refused(folder: Path, rng: np.ra
 
 @pytest.mark.parametrize(
     "moment",
-    ["index.files.sha256_of", "index.collection.VectorIndex.load", "index.collection.pq.read_table", "os.open"],
+    ["index.files.sha256_of", "index.collection.VectorIndex.load", "index.collection.read_parquet", "os.open"],
 )
 @pytest.mark.parametrize("opening", ["open", "add", "verify", "load"])
 def test_a_compaction_between_two_steps_of_an_opening_is_not_noticed(

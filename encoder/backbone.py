@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from encoder.errors import WeightsError
+from encoder.errors import CheckpointError, WeightsError
+from encoder.tensor_files import open_regular
 
 
 def _declare_missing_torchvision_operators() -> None:
@@ -168,12 +169,13 @@ def _file_weights(path: Path) -> dict[str, torch.Tensor]:
             "with torch and write its state dict with safetensors.torch.save_file (README, section Recipes)"
         )
     try:
+        open_regular(path).close()
         state = load_file(path)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise WeightsError(
             f"no weights file {str(path)!r}; expected 'imagenet', 'none' or a safetensors file"
         ) from error
-    except SafetensorError as error:
+    except (SafetensorError, CheckpointError, RuntimeError) as error:
         raise WeightsError(f"{str(path)!r} is not a readable safetensors file ({error})") from error
     return _rescaled(state) if _is_torchxrayvision(state) else state
 

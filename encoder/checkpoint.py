@@ -6,6 +6,8 @@ Knows the file's layout; knows nothing of training or of what the vectors are us
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from encoder.errors import CheckpointError, EncoderError
 from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
 from encoder.single import build_encoder
-from encoder.tensor_files import load_tensors, save_tensors
+from encoder.tensor_files import load_tensors, read_json, save_tensors
 
 FORMAT = "precedent-encoder"
 VERSION = "1"
@@ -58,7 +60,6 @@ def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
         raise CheckpointError(
             f"no encoder file {str(path)!r}; make one with: precedent encoder create --out {path}"
         ) from error
-    state = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{str(path)!r} holds weights but no encoder; make one with: precedent encoder create --weights {path}"
@@ -69,12 +70,32 @@ def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
             "upgrade cxr-precedent"
         )
     try:
-        encoder = build_encoder(EncoderConfig(**json.loads(metadata["config"])))
-        encoder.load_state_dict(state)
+        config = EncoderConfig(**read_json(metadata["config"]))
         preprocessing = Preprocessing.from_json(metadata["preprocessing"])
-    except (KeyError, TypeError, RuntimeError, EncoderError) as error:
+        if preprocessing.channels != config.in_chans:
+            raise EncoderError(f"films of {preprocessing.channels} channels for a network of {config.in_chans}")
+        _require_fit(config, {name: tuple(value.shape) for name, value in stored.items()})
+        encoder = build_encoder(config)
+        encoder.load_state_dict(stored)
+    except (KeyError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
         raise CheckpointError(f"{str(path)!r} has a configuration that does not fit its weights: {error}") from error
     return encoder.eval(), preprocessing
+
+
+def _require_fit(config: EncoderConfig, stored: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise EncoderError unless a file holds the tensors of a network, before any memory is taken for that."""
+    expected = _shapes_of(config)
+    other = sorted({name for name, _ in expected.items() ^ stored.items()})
+    if other:
+        raise EncoderError(
+            f"{len(other)} tensors of {config.backbone!r} are missing or of another shape, {other[0][:200]!r} first"
+        )
+
+
+@lru_cache
+def _shapes_of(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # shapes alone: a name is enough for a network of two billion parameters
+        return {name: tuple(value.shape) for name, value in build_encoder(config).state_dict().items()}
 
 
 def fingerprint_of(encoder: StudyEncoder, preprocessing: Preprocessing) -> str:

@@ -13,6 +13,10 @@ EMBEDDING_DIMS = (256, 384, 512)
 POSITIONS = ("AP", "PA", "lateral")
 """View positions that a network can be told, in the order of their codes from 1 on; 0 is unknown."""
 
+MOST_WIDE = 1 << 14
+"""Of a layer above a backbone."""
+MOST_LAYERS = 16
+
 Positions = tuple[int, int]
 """Codes of the films that the frontal and the lateral branch are given."""
 
@@ -52,8 +56,7 @@ class EncoderConfig:
     """Single only: the layers above also get the film's view position (AP, PA, lateral; all zero where unknown)."""
 
     def __post_init__(self) -> None:
-        for key in ("dense", "dense_dropout"):  # JSON knows no tuples
-            object.__setattr__(self, key, tuple(getattr(self, key)))
+        self._check_types()
         if self.architecture not in ARCHITECTURES:
             raise EncoderError(f"expected architecture dual or single, got {self.architecture!r}")
         if self.pooling not in POOLINGS:
@@ -65,6 +68,24 @@ class EncoderConfig:
             self._check_dual()
         else:
             self._check_single()
+
+    def _check_types(self) -> None:
+        """Refuse what a file of another may say, before it is compared with anything or anything is built of it."""
+        for key in ("dense", "dense_dropout"):  # JSON knows no tuples
+            _require(isinstance(getattr(self, key), (tuple, list)), f"a list of numbers as {key}", getattr(self, key))
+            object.__setattr__(self, key, tuple(getattr(self, key)))
+        for key in ("architecture", "backbone", "pooling"):
+            _require(type(getattr(self, key)) is str, f"a word as {key}", getattr(self, key))
+        for key in ("use_shared_weights", "position_input"):
+            _require(type(getattr(self, key)) is bool, f"true or false as {key}", getattr(self, key))
+        for key, value in (("embedding_dim", self.embedding_dim), ("projection", self.projection)):
+            _require(type(value) is int and 0 <= value <= MOST_WIDE, f"{key} of 0 to {MOST_WIDE}", value)
+        _require(type(self.in_chans) is int and self.in_chans in (1, 3), "in_chans of 1 or 3", self.in_chans)
+        _require(len(self.dense) <= MOST_LAYERS, f"at most {MOST_LAYERS} layers in dense", len(self.dense))
+        for width in self.dense:
+            _require(type(width) is int and width <= MOST_WIDE, f"widths up to {MOST_WIDE} in dense", width)
+        for p in (self.dropout, *self.dense_dropout):
+            _require(type(p) in (int, float), "numbers as dropout", p)
 
     def _check_dual(self) -> None:
         if self.embedding_dim not in EMBEDDING_DIMS:
@@ -86,3 +107,8 @@ class EncoderConfig:
             )
         if any(width < 1 for width in (*self.dense, self.projection or 1)):
             raise EncoderError(f"expected widths above 0, got dense {self.dense}, projection {self.projection}")
+
+
+def _require(holds: bool, wanted: str, found: object) -> None:
+    if not holds:
+        raise EncoderError(f"expected {wanted}, got {str(found)[:80]!r}")

@@ -4,6 +4,7 @@ Knows embeddings, targets and fold numbers as arrays; it must not know tables of
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ import torch
 from encoder.calibration import Method, OperatingPoints, calibration, operating_points, sigmoid
 from encoder.errors import CheckpointError, EncoderError
 from encoder.strength import STRENGTHS, ClassWeight, Floats, best_strengths, scaled_rows, solve_strengths
-from encoder.tensor_files import load_tensors, save_tensors, save_text
+from encoder.tensor_files import load_tensors, read_json, read_regular, save_tensors, save_text
 
 FORMAT = "precedent-probe"
 VERSION = "1"
 WEIGHTS, DETAILS = "probe.safetensors", "probe.json"
+MOST_DETAILS = 1 << 24
+MOST_TEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -150,17 +153,42 @@ class LinearProbe:
         details, arrays, fingerprint = _read(folder)
         if details.get("format") != FORMAT or details.get("version") != VERSION:
             raise CheckpointError(f"{str(folder)!r} holds no probe of version {VERSION}; run: precedent probe")
-        findings = tuple(details["findings"])
-        if fingerprint != details["fingerprint"] or arrays["weight"].shape[1:] != (len(findings),):
+        try:
+            findings, points = tuple(details["findings"]), details["operating_points"].items()
+            found = cls(
+                fingerprint=fingerprint,
+                findings=findings,
+                strengths=tuple(details["strengths"]),
+                skipped=details["skipped"],
+                points={name: OperatingPoints(**point) for name, point in points},
+                **arrays,
+            )
+            another = fingerprint != details["fingerprint"] or arrays["weight"].shape[1:] != (len(findings),)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{str(folder)!r} holds no readable probe ({error!r}); run: precedent probe"
+            ) from error
+        if another:
             raise CheckpointError(f"{str(folder)!r} holds files of two probes; run: precedent probe again")
-        return cls(
-            fingerprint=fingerprint,
-            findings=findings,
-            strengths=tuple(details["strengths"]),
-            skipped=details["skipped"],
-            points={name: OperatingPoints(**point) for name, point in details["operating_points"].items()},
-            **arrays,
-        )
+        found._require_whole(folder)
+        return found
+
+    def _require_whole(self, folder: Path) -> None:
+        """Raise CheckpointError unless all that was read of a folder is of the types and lengths that a probe has."""
+        count = len(self.findings)
+        arrays = [getattr(self, name) for name in _ARRAYS]
+        texts = [self.fingerprint, *self.findings, *self.skipped, *self.skipped.values(), *self.points]
+        thresholds = [value for point in self.points.values() for value in vars(point).values()]
+        if (
+            len(set(self.findings)) < count
+            or not all(isinstance(one, str) and len(one) <= MOST_TEXT for one in texts)
+            or len(self.strengths) != count
+            or not all(type(one) in (int, float) and math.isfinite(one) for one in (*self.strengths, *thresholds))
+            or self.weight.ndim != 2
+            or any(one.shape != (count,) for one in arrays[1:])
+            or not all(one.dtype == np.float32 and np.isfinite(one).all() for one in arrays)
+        ):
+            raise CheckpointError(f"{str(folder)!r} holds what is no probe; run: precedent probe again")
 
 
 _ARRAYS = ("weight", "bias", "slope", "offset")
@@ -194,7 +222,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Floats], str]:
         metadata, tensors = load_tensors(folder / WEIGHTS, "run: precedent probe again")
         arrays = {name: tensors[name].numpy() for name in _ARRAYS}
         # A probe of an older version has its details beside its weights only.
-        details = json.loads(metadata.get("details") or (folder / DETAILS).read_text(encoding="utf-8"))
+        details = read_json(metadata.get("details") or read_regular(folder / DETAILS, MOST_DETAILS))
+        if not isinstance(details, dict) or not isinstance(details.get("skipped", {}), dict):
+            raise ValueError("its details are no object")
         return details, arrays, metadata["fingerprint"]
     except FileNotFoundError as error:
         raise CheckpointError(f"no probe in {str(folder)!r}; run: precedent probe EMBEDDINGS --out {folder}") from error

@@ -15,10 +15,14 @@ from typing import Any, Self
 from encoder.augment import Augmentation
 from encoder.backbone import input_statistics
 from encoder.config import EncoderConfig
-from encoder.errors import EncoderError, RecipeError
+from encoder.errors import CheckpointError, EncoderError, RecipeError
 from encoder.losses import LossOptions
 from encoder.preprocess import Preprocessing
 from encoder.recipe_options import OptimizerOptions, RunOptions, ScheduleOptions, TargetOptions
+from encoder.tensor_files import read_regular
+
+MOST_BYTES = 1 << 20
+"""Of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,9 @@ def _text_of(name: str) -> str:
     path = Path(name)
     try:
         if path.suffix == ".toml" or path.is_file():
-            return path.read_text(encoding="utf-8")
+            return read_regular(path, MOST_BYTES).decode("utf-8")
         return (resources.files("encoder") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, CheckpointError) as error:
         known = ", ".join(recipe_names())
         raise RecipeError(f"expected a recipe's name ({known}) or a TOML file, got {name!r}") from error
 
@@ -106,7 +110,7 @@ def _text_of(name: str) -> str:
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise RecipeError(f"{name}: expected TOML, got a fault: {error}") from error
 
 
@@ -117,7 +121,7 @@ def _apply(content: dict[str, Any], change: str) -> None:
         raise RecipeError(f"expected section.key=value, got {change!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     content.setdefault(section, {})[key] = value
 
@@ -137,7 +141,7 @@ def _section(name: str, kind: type, values: Any) -> Any:
     given = {key: _fitting(f"{name}.{key}", value, getattr(blank, key)) for key, value in values.items()}
     try:
         return kind(**given)
-    except EncoderError as error:
+    except (EncoderError, TypeError, ArithmeticError) as error:  # a list of other things than it should hold
         raise RecipeError(f"[{name}]: {error}") from error
 
 

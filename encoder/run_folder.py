@@ -18,7 +18,7 @@ from encoder.checkpoint import save_encoder
 from encoder.errors import CheckpointError, RecipeError
 from encoder.recipe import Recipe
 from encoder.single import build_encoder
-from encoder.tensor_files import load_tensors, save_tensors, save_text
+from encoder.tensor_files import load_tensors, read_regular, save_tensors, save_text
 from encoder.train import Progress, Trainer
 
 ENCODER, STATE, RECIPE, METRICS = "encoder.safetensors", "last.safetensors", "recipe.toml", "metrics.csv"
@@ -61,7 +61,7 @@ class RunFolder:
         try:
             metadata, tensors = load_tensors(path, "start anew")
             _restore(trainer, tensors, json.loads(metadata["run"]))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{str(path)!r} cannot be gone on from ({error}); use another --out") from error
         return True
 
@@ -86,7 +86,7 @@ class RunFolder:
         path = self.path / name
         if not path.exists():
             save_text(path, content)
-        elif path.read_bytes() != content.encode():
+        elif read_regular(path, 2 * len(content.encode()) + 1) != content.encode():
             raise RecipeError(
                 f"{str(self.path)!r} holds a run with another {name}; give another --out, or the same recipe to go on"
             )

@@ -4,10 +4,13 @@ Knows safetensors and SHA-256; it must not know whose tensors these are.
 """
 
 import hashlib
+import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -15,6 +18,10 @@ from torch import Tensor
 
 from encoder.errors import CheckpointError
 
+MOST_BYTES = 1 << 33
+"""Of a file of tensors: two billion parameters in single precision."""
+MOST_HEADER = 1 << 24
+"""Of what stands before the tensors: an EfficientNet-B7's has 180,000 bytes."""
 SEAL = "precedent.seal"
 _UNSEALED = f"{SEAL}:{64 * '0'}"
 """What a file's metadata say until the digits of the file's own SHA-256, taken with these zeros, are put in."""
@@ -60,16 +67,60 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         partial.write_bytes(content[:place] + digest + content[place + len(digest) :])
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Return a file, opened for reading.
+
+    Raises:
+        FileNotFoundError: nothing there. CheckpointError: what lies there is no regular file: a pipe would be waited
+            for, a device read for ever. OSError: it cannot be read.
+    """
+    if stat.S_ISREG(path.stat().st_mode):
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # and nothing else took its place meanwhile
+            return file
+        file.close()
+    raise CheckpointError(f"expected a file at {str(path)!r}, got a folder, pipe, socket or device; remove it")
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """Return the content of a file. Raises as `open_regular`; CheckpointError also where there is more of it."""
+    with open_regular(path) as file:
+        content = file.read(most_bytes + 1) if os.fstat(file.fileno()).st_size <= most_bytes else None
+    if content is None or len(content) > most_bytes:
+        raise CheckpointError(f"expected {str(path)!r} to have at most {most_bytes:,} bytes, got more; is it ours?")
+    return content
+
+
+def read_json(text: str | bytes) -> Any:
+    """Return what JSON in UTF-8 says. Raises ValueError: it is none, says NaN, or is nested without end."""
+    try:
+        content = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, parse_constant=_refuse_constant)
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return content
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
 def load_tensors(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata and the tensors of a file, its seal checked before it is parsed.
 
-    A file without a seal, of an older version or another's, passes.
+    A file without a seal, of an older version or another's, passes. safetensors itself refuses tensors that overlap,
+    leave gaps or reach beyond the file, so no more is taken than the file has.
 
     Raises:
-        FileNotFoundError: no such file. CheckpointError: it cannot be read, or has changed since it was written.
+        FileNotFoundError: no such file. CheckpointError: it cannot be read, has changed since it was written, or has a
+            header that no network has.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MOST_BYTES)
+        if (header := int.from_bytes(content[:8], "little")) > MOST_HEADER:
+            raise CheckpointError(
+                f"expected {str(path)!r} to have a header of {MOST_HEADER:,} bytes at most, got {header:,}"
+            )
         place, digest = _seal_of(content)
         if place >= 0 and content[place : place + len(digest)] != digest:
             raise CheckpointError(f"{str(path)!r} has changed since it was written; {remedy}")
@@ -79,7 +130,9 @@ def load_tensors(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Ten
             return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{str(path)!r} is not a readable safetensors file ({error}); {remedy}") from error
 
 

@@ -202,7 +202,7 @@ class Changes:
                 "SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE sequence > ? ORDER BY sequence"
             )
             rows = self._rows(asked, _FIRST if whole else sequence)
-            changes = [self._change(*row, dim=facts["embedding_dim"]) for row in rows]
+            changes = [self._change(row, facts["embedding_dim"]) for row in rows]
             if whole and summed(NOTHING, [row[-1] for row in rows]) != facts["sum"]:
                 raise ArtefactError(f"{str(self._path)!r} does not hold all that was written to it; {REMEDY}")
             return facts["cleared"], [change for change in changes if change.sequence > sequence]
@@ -280,10 +280,9 @@ class Changes:
             found.append(row)
         return found
 
-    def _change(
-        self, sequence: Any, study_id: Any, text: Any, blob: Any, sha256: Any, dim: int | None = None
-    ) -> Change:
+    def _change(self, kept: tuple[Any, ...], dim: int | None = None) -> Change:
         """Return a change. Raises ArtefactError: it is not what was written, or nothing that could have been."""
+        sequence, study_id, text, blob, sha256 = kept
         if not sha256 or digest(sequence, study_id, text, blob) != sha256:
             raise ArtefactError(f"change {sequence} in {str(self._path)!r} is not what was written; {REMEDY}")
         try:
@@ -291,8 +290,10 @@ class Changes:
             vector = None if blob is None else np.frombuffer(blob, dtype="<f4")
         except (ValueError, TypeError) as error:
             raise ArtefactError(f"change {sequence} in {str(self._path)!r} is none ({error}); {REMEDY}") from error
-        whole = isinstance(row, dict) and row.get("study_id") == study_id and vector is not None
-        if not (whole and (dim is None or len(vector) == dim)) and not (row is None and vector is None):  # type: ignore[arg-type]
+        if row is None and vector is None:
+            return Change(sequence, study_id)
+        fits = isinstance(row, dict) and row.get("study_id") == study_id
+        if not fits or vector is None or (dim is not None and len(vector) != dim):
             raise ArtefactError(f"change {sequence} in {str(self._path)!r} is no study with its vector; {REMEDY}")
         return Change(sequence, study_id, row, vector)
 
@@ -300,7 +301,7 @@ class Changes:
         asked = f"SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE {condition}"
         rows = self._rows(asked, given)
         for row in rows:
-            self._change(*row)
+            self._change(row)
         return [row[-1] for row in rows]
 
     def _read_facts(self) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -78,7 +79,7 @@ def save_json(path: Path, content: dict[str, Any], *, sealed: bool = False) -> N
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> BufferedIOBase:
     """Return a file, opened for reading, or what an address holds.
 
     Raises:
@@ -86,7 +87,7 @@ def open_regular(path: Path) -> IO[bytes]:
             a device read for ever. OSError: it cannot be read.
     """
     if not is_local(path):
-        content: IO[bytes] = path.open("rb")
+        content: BufferedIOBase = path.open("rb")
         return content
     if not stat.S_ISREG(path.stat().st_mode):
         raise _no_file(path)

@@ -67,13 +67,11 @@ class Generation(Searchable):
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise ArtefactError(f"studies were added that do not fit the columns of this index: {error}") from error
         require_studies(rows, "the added studies")
-        for change in changes:
-            as_embeddings(change.embedding, self.embedding_dim)
         return rows
 
     def _as_kept(self, embedding: Any) -> Embeddings:
         """Return a vector as (1, D) in the index's precision: the next compaction changes no similarity."""
-        vector: Embeddings = embedding[None]
+        vector = as_embeddings(embedding, self.embedding_dim)
         return vector.astype(np.float16).astype(np.float32) if self.collection.vectors.precision == "fp16" else vector
 
     def __len__(self) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,7 +106,7 @@ def opened_parquet(source: Path | bytes, name: str, remedy: str) -> Iterator[Par
         raise ArtefactError(f"{name!r} is not readable as Parquet ({_first_line(error)}); {remedy}") from error
 
 
-def _content(source: Path | bytes) -> IO[bytes]:
+def _content(source: Path | bytes) -> io.BufferedIOBase:
     return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
 
 

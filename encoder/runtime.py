@@ -7,23 +7,34 @@ it is a hundredth of the work.
 import copy
 import hashlib
 import importlib.util
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from encoder.compiled import CompiledBranch, Films, apart
-from encoder.errors import EncoderError
+from encoder.errors import CheckpointError, EncoderError
 from encoder.model import StudyEncoder
-from encoder.tensor_files import save_text, written_whole
+from encoder.tensor_files import read_regular, save_text, written_whole
 
 RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
 AUTO = "auto"
 _MOST_FILMS = 4096
+_NOISE = 0.1
+_MOST_TURNED = {"fp32": 0.01, "bf16": 0.1, "int8": 0.3}
+"""Length of the difference to torch's pooled values, relative to their own, up to which a kept model is of the same
+network. Over three trained encoders 2e-7, 0.01 and 0.1 were met; another network's is about 1."""
+_MOST_TEXT = 1 << 26
+_MOST_MAPS = 1 << 10
+"""Values a pixel of a film that one layer gives, at most."""
+_NESTED = ("If", "Loop", "TensorIterator")
 _LAYOUT = 2
 """Of a kept model's inputs and outputs: raised where they change, so that an older conversion is made anew."""
 
@@ -66,13 +77,13 @@ def has_bf16() -> bool:
 class OpenVinoEncoder(StudyEncoder):
     """An encoder whose backbones run in OpenVINO and whose layers above are the given encoder's own, not copied."""
 
-    def __init__(self, encoder: StudyEncoder, models: Sequence[Any], precision: str) -> None:
-        """Compile the backbones' models, one a branch, or one for both."""
+    def __init__(self, encoder: StudyEncoder, branches: Sequence[CompiledBranch]) -> None:
+        """Take the compiled backbones, one a branch, or one for both."""
         super().__init__()
         self.config, self.backbones = encoder.config, encoder.backbones
         self.num_features, self.embedding_dim = encoder.num_features, encoder.embedding_dim
         self._encoder = [encoder]  # in a list, so that it is no child whose weights would count twice
-        self._branches = [CompiledBranch(model, precision) for model in models]
+        self._branches = branches
 
     def pool_rows(
         self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
@@ -103,24 +114,24 @@ def with_runtime(
     """Return what embeds with that runtime: the encoder itself, or its backbones in OpenVINO.
 
     The conversion is kept in the folder `cache`, named by the fingerprint, where that can be written; int8 models are
-    only ever read from there.
+    only ever read from there. One that was kept is believed only where it gives test films what torch gives them.
 
     Args:
         size: side of the network's square.
 
     Raises:
-        EncoderError: an int8 model that was not made.
+        EncoderError: an int8 model that was not made, or is of another network.
     """
     if runtime.name == "torch":
         return encoder
     precision = runtime.name.partition("-")[2]
-    models = [
-        _int8_model(path_of(cache, fingerprint, branch, "int8"))
+    branches = [
+        _int8_branch(encoder, branch, size, path_of(cache, fingerprint, branch, "int8"))
         if precision == "int8"
-        else _converted(encoder, branch, size, path_of(cache, fingerprint, branch, "fp32"))
+        else _converted(encoder, branch, size, path_of(cache, fingerprint, branch, "fp32"), precision)
         for branch in range(len(encoder.backbones))
     ]
-    return OpenVinoEncoder(encoder, models, precision)
+    return OpenVinoEncoder(encoder, branches)
 
 
 def path_of(cache: Path | None, fingerprint: str, branch: int, precision: str) -> Path | None:
@@ -140,14 +151,68 @@ class PooledBranch(nn.Module):
         return self.encoder.pool_films(films, self.branch)
 
 
-def _converted(encoder: StudyEncoder, branch: int, size: int, path: Path | None) -> Any:
-    """Return the OpenVINO model of a branch, read where it was kept."""
-    if (kept := _kept(path)) is not None:
+def _converted(encoder: StudyEncoder, branch: int, size: int, path: Path | None, precision: str) -> CompiledBranch:
+    """Return a branch compiled by OpenVINO, from what was kept where that is of the same network, else made anew."""
+    if (kept := _kept_branch(encoder, branch, size, path, precision)) is not None:
         return kept
     model = convert(encoder, branch, size)
     if path is not None:
         keep_model(model, path)  # a read-only folder is no fault: the next start converts again
-    return model
+    return CompiledBranch(model, precision)
+
+
+def _int8_branch(encoder: StudyEncoder, branch: int, size: int, path: Path | None) -> CompiledBranch:
+    if (kept := _kept_branch(encoder, branch, size, path, "int8")) is None:
+        raise EncoderError(
+            "expected an int8 model of this encoder beside its checkpoint, as it was written, got none; run: "
+            "precedent encoder quantize ENCODER --studies STUDIES --images IMAGES"
+        )
+    return kept
+
+
+def _kept_branch(
+    encoder: StudyEncoder, branch: int, size: int, path: Path | None, precision: str
+) -> CompiledBranch | None:
+    """Return a kept branch, compiled; None where there is none, or it is of another network."""
+    weights = sum(value.nbytes for value in encoder.state_dict().values())
+    try:
+        if (kept := _kept(path, 2 * weights + _MOST_TEXT)) is None or not _is_plain(kept, size):
+            return None
+        compiled = CompiledBranch(kept, precision)
+        films = _test_films(encoder.config.in_chans, size)
+        found = compiled.start(list(films)).result()
+    except (RuntimeError, ValueError, TypeError, IndexError):  # inputs and outputs of other shapes
+        return None
+    with torch.inference_mode():
+        expected = encoder.pool_films(torch.from_numpy(films), branch).numpy()
+    if found.shape != expected.shape:
+        return None
+    turned = np.linalg.norm(found - expected, axis=1) / np.maximum(np.linalg.norm(expected, axis=1), 1e-12)
+    return compiled if (turned <= _MOST_TURNED[precision]).all() else None
+
+
+def _test_films(channels: int, size: int) -> Films:
+    """Return clouds, coarse and fine, in faint noise (4, C, S, S): two films are the same each time, two others new.
+
+    What would be prepared for the first two meets two that nobody could prepare for. Noise alone is no test: eight
+    bits, which were chosen for films, clip it.
+    """
+    made = []
+    for rng in (np.random.default_rng(0), np.random.default_rng()):
+        for side in (6, 24):
+            clouds = cv2.resize(rng.normal(size=(side, side)), (size, size), interpolation=cv2.INTER_CUBIC)
+            made.append(clouds + _NOISE * rng.normal(size=(channels, size, size)))
+    return np.stack(made).astype(np.float32)
+
+
+def _is_plain(model: Any, size: int) -> bool:
+    """Return whether a model is a row of layers, none larger than a network of films this size has."""
+    most = _MOST_MAPS * size**2
+    for layer in model.get_ops():
+        shapes = [out.get_partial_shape().get_max_shape() for out in layer.outputs()]
+        if layer.get_type_name() in _NESTED or any(math.prod(list(shape)[1:]) > most for shape in shapes):
+            return False
+    return True
 
 
 def convert(encoder: StudyEncoder, branch: int, size: int) -> Any:
@@ -173,36 +238,28 @@ def keep_model(model: Any, path: Path) -> bool:
         path.parent.mkdir(exist_ok=True)
         with written_whole(weights), written_whole(path) as partial:
             openvino.save_model(model, partial, compress_to_fp16=False)  # and the weights, of the same name
-        save_text(sums, _sums(path))
+        save_text(sums, _sums(path, path.read_bytes(), weights.read_bytes()))
     except (OSError, RuntimeError):
         return False
     return True
 
 
-def _kept(path: Path | None) -> Any:
+def _kept(path: Path | None, most_bytes: int) -> Any:
     """Return the model that was kept there; None where there is none, or it is not as it was written."""
-    from openvino import Core
+    from openvino import Core, Tensor
 
     if path is None:
         return None
     try:
-        if path.with_suffix(".sha256").read_text(encoding="utf-8") == _sums(path):
-            return Core().read_model(path)
-    except (OSError, UnicodeDecodeError):
-        pass
-    return None
+        model, weights = read_regular(path, _MOST_TEXT), read_regular(path.with_suffix(".bin"), most_bytes)
+        if read_regular(path.with_suffix(".sha256"), _MOST_TEXT).decode("utf-8") != _sums(path, model, weights):
+            return None
+        return Core().read_model(model, Tensor(np.frombuffer(weights, np.uint8)))
+    except (OSError, UnicodeDecodeError, CheckpointError, RuntimeError):
+        return None
 
 
-def _sums(path: Path) -> str:
+def _sums(path: Path, model: bytes, weights: bytes) -> str:
     """Return the SHA-256 of a model's two files, as `sha256sum -c` reads them."""
-    files = (path, path.with_suffix(".bin"))
-    return "".join(f"{hashlib.sha256(one.read_bytes()).hexdigest()}  {one.name}\n" for one in files)
-
-
-def _int8_model(path: Path | None) -> Any:
-    if (kept := _kept(path)) is None:
-        raise EncoderError(
-            "expected an int8 model beside the checkpoint, as it was written, got none; run: "
-            "precedent encoder quantize ENCODER --studies STUDIES --images IMAGES"
-        )
-    return kept
+    files = {path.name: model, path.with_suffix(".bin").name: weights}
+    return "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())

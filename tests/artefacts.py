@@ -86,7 +86,7 @@ def of_encoder(folder: Path) -> Any:
 
 def of_runtime(folder: Path) -> Any:
     """Return the conversion that was kept. Raises EncoderError where it is to be made anew."""
-    kept = _kept(folder / "f-0-fp32.xml")
+    kept = _kept(folder / "f-0-fp32.xml", 1 << 20)
     if kept is None:
         raise EncoderError("expected a conversion as it was written, got none; it is made anew")
     return [str(one.partial_shape) for one in kept.inputs + kept.outputs], len(kept.get_ops())

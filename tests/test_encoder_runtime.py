@@ -1,10 +1,12 @@
 import ctypes
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from artefacts import tiny_model
 
 from encoder.checkpoint import save_encoder
 from encoder.compiled import CompiledBranch
@@ -15,7 +17,7 @@ from encoder.mixed_precision import MixedModel
 from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
 from encoder.quantize import quantize
-from encoder.runtime import RUNTIMES, choose_runtime, convert, has_bf16
+from encoder.runtime import RUNTIMES, _kept_branch, _sums, choose_runtime, convert, has_bf16, keep_model, path_of
 from encoder.single import build_encoder
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -97,6 +99,41 @@ def test_the_conversion_is_kept_beside_the_checkpoint_and_read_again(encoder: St
     assert kept
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runtime").iterdir()} == kept
     np.testing.assert_allclose(first.embed(studies(3)), second.embed(studies(3)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_planted_conversion_is_not_served_under_the_encoder_s_fingerprint(tmp_path: Path) -> None:
+    mine, other = (build_encoder(EncoderConfig(**SHAPES["shared"])).eval() for _ in range(2))  # type: ignore[arg-type]
+    save_encoder(tmp_path / "e.safetensors", mine, Preprocessing(size=64))
+    plain, model = Embedder.load(tmp_path / "e.safetensors", device="cpu"), convert(other, 0, 64)
+    for precision in ("fp32", "int8"):
+        path = path_of(tmp_path / "runtime", plain.fingerprint, 0, precision)
+        assert path is not None
+        assert keep_model(model, path)
+
+    fast = Embedder.load(tmp_path / "e.safetensors", device="cpu", runtime="openvino-fp32")
+
+    pooled, rows = torch.randn(6, 3, 64, 64), torch.arange(6)
+    expected, found = (runner.pool_rows(pooled, rows, rows)[0] for runner in (mine, fast.runner))
+    np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), atol=1e-4)
+    with pytest.raises(EncoderError, match="of this encoder beside its checkpoint"):
+        Embedder.load(tmp_path / "e.safetensors", device="cpu", runtime="openvino-int8")
+
+
+@pytest.mark.parametrize("planted", ["layers of another shape", "no model", "a pipe", "endless zeros"])
+def test_what_is_no_conversion_is_made_anew(planted: str, tiny_encoder: StudyEncoder, tmp_path: Path) -> None:
+    path = tmp_path / "f-0-fp32-v2.xml"
+    assert keep_model(tiny_model(), path)
+    if planted != "layers of another shape":
+        path.unlink()
+    if planted == "no model":
+        path.write_text("<net>" * 10_000)
+        path.with_suffix(".sha256").write_text(_sums(path, path.read_bytes(), path.with_suffix(".bin").read_bytes()))
+    elif planted == "a pipe":
+        os.mkfifo(path)
+    elif planted == "endless zeros":
+        path.symlink_to("/dev/zero")
+    assert _kept_branch(tiny_encoder, 0, 64, path, "fp32") is None
 
 
 def test_an_int8_model_that_was_not_made_is_told(encoder: StudyEncoder) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from artefacts import KINDS, REFUSALS, World, tiny_model
+from artefacts import KINDS, REFUSALS, World
 from artefacts_growing import GROWING
 
 from encoder.embedder import Embedder
-from encoder.runtime import _converted
+from encoder.runtime import _converted, convert
 from index.errors import ArtefactError
 from index.shards import ExportPlan, ShardFolder
 from index.vectors import Embeddings
@@ -92,14 +92,15 @@ def test_a_conversion_that_changed_is_made_anew(
     tmp_path: Path, tiny_embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    monkeypatch.setattr("encoder.runtime.convert", lambda *_: made.append(1) or tiny_model())
+    model = convert(tiny_embedder.encoder, 0, 64)
+    monkeypatch.setattr("encoder.runtime.convert", lambda *_: made.append(1) or model)
     kept = tmp_path / "f-0-fp32.xml"
     for expected in (1, 1):
-        _converted(tiny_embedder.encoder, 0, 64, kept)
+        _converted(tiny_embedder.encoder, 0, 64, kept, "fp32")
         assert len(made) == expected
     whole = kept.with_suffix(".bin").read_bytes()
     kept.with_suffix(".bin").write_bytes(bytes(len(whole)))
     for expected in (2, 2):
-        _converted(tiny_embedder.encoder, 0, 64, kept)
+        _converted(tiny_embedder.encoder, 0, 64, kept, "fp32")
         assert len(made) == expected
     assert kept.with_suffix(".bin").read_bytes() == whole

@@ -180,8 +180,8 @@ class LinearProbe:
         texts = [self.fingerprint, *self.findings, *self.skipped, *self.skipped.values(), *self.points]
         thresholds = [value for point in self.points.values() for value in vars(point).values()]
         if (
-            len(set(self.findings)) < count
-            or not all(isinstance(one, str) and len(one) <= MOST_TEXT for one in texts)
+            not all(isinstance(one, str) and len(one) <= MOST_TEXT for one in texts)
+            or len(set(self.findings)) < count
             or len(self.strengths) != count
             or not all(type(one) in (int, float) and math.isfinite(one) for one in (*self.strengths, *thresholds))
             or self.weight.ndim != 2

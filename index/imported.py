@@ -4,6 +4,7 @@ It must not know any one source's columns or paths; those are in the importer of
 """
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from index.errors import BackendUnavailable, StudiesError
+from index.errors import CollectionError, StudiesError
+from index.files import MOST_BYTES, open_regular, require_size
+from index.places import is_local
 from index.printable import is_visible
 from index.studies import studies_schema
 
 EXTRA = "extra: "  # before the name of a source column that no importer knows, lest it meet one of ours
+MOST_LINE = 1 << 20
+"""Bytes of a line that are read at a time; Arrow refuses a row that is longer."""
 OLDEST = 120.0  # years; a source that says more has a slip of the pen, or 999 for unknown
 _INTEGER = r"-?(?:0|[1-9]\d{0,17})"  # no leading zeros: 007 is a code and stays text
 _DECIMAL = r"-?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?"
@@ -96,12 +101,15 @@ def read_source_csv(path: Path, required: Sequence[str]) -> pd.DataFrame:
         StudiesError: unreadable, without rows, without a required column, or a line of another length.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file), [])
+        with open_regular(path) as file:
+            if is_local(path):
+                require_size(path, os.fstat(file.fileno()).st_size, MOST_BYTES)
+            lines = iter(lambda: file.readline(MOST_LINE).decode("utf-8-sig"), "")
+            names = next(csv.reader(lines), [])
         text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        with path.open("rb") as content:
+        with open_regular(path) as content:
             frame = pacsv.read_csv(content, convert_options=text).to_pandas()
-    except BackendUnavailable:
+    except CollectionError:
         raise
     except (OSError, ValueError, csv.Error) as cause:
         raise StudiesError(f"{path.name!r}: expected a readable CSV ({cause})") from cause

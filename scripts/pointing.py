@@ -18,6 +18,8 @@ from encoder.explain import DEFAULT_METHOD, METHODS, VIEWS, Explainer, OpenStudy
 from encoder.pointing import Box, grown, peak_in_box
 from encoder.probe import LinearProbe
 from index.errors import ArtefactError
+from index.files import open_regular
+from index.imported import MOST_LINE
 from index.studies import load_studies
 from index.votes import wilson_interval
 from scripts.places import Anywhere, Here
@@ -88,11 +90,13 @@ def read_boxes(path: Path) -> Boxes:
     """Return the boxes of a CSV. Raises ArtefactError: no such file, or other columns."""
     found: Boxes = defaultdict(list)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
+        with open_regular(path) as file:
+            for row in csv.DictReader(iter(lambda: file.readline(MOST_LINE).decode("utf-8"), "")):
                 x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
                 found[row["Path"], row["Finding"]].append((x0, y0, x1, y1))
-    except (KeyError, ValueError) as error:
+    except ArtefactError:
+        raise
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ArtefactError(f"expected columns Path, Finding, x0, y0, x1, y1 in {str(path)!r} ({error})") from error
     return dict(found)
 

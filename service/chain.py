@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from index.errors import ArtefactError
+from index.files import open_regular
 from service.errors import AuditError
 
+MOST_LINE = 1 << 24
+"""Bytes of a line, of which a longer one is none."""
+MOST_HEAD = 1 << 10
 ORIGIN = "0" * 64
 """What the first line holds as the hash of the line before."""
 
@@ -45,7 +50,8 @@ def read_head(path: Path) -> Head:
     """Return the head beside a log. Raises AuditError."""
     beside = head_path(path)
     try:
-        return Head.parse(beside.read_text(encoding="ascii"))
+        with open_regular(beside) as file:
+            return Head.parse(file.read(MOST_HEAD).decode("ascii"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AuditError(
@@ -151,7 +157,9 @@ def _is_written(path: Path) -> bool:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
-        with path.open("rb") as file:
-            yield from file
+        with open_regular(path) as file:
+            yield from iter(lambda: file.readline(MOST_LINE), b"")
+    except ArtefactError as refusal:
+        raise AuditError(str(refusal)) from refusal
     except OSError as error:
         raise AuditError(f"cannot read the audit log {str(path)!r}: {error.strerror}") from error

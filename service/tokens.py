@@ -16,7 +16,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from index.files import written_whole
+from index.errors import ArtefactError
+from index.files import open_regular, written_whole
 from service.errors import TokensError
 
 SCOPES = {
@@ -29,6 +30,8 @@ SCOPES = {
 }
 """None holds another."""
 SECRET_BYTES = 32
+MOST_BYTES = 1 << 24
+"""Of a file of tokens: 50,000 of them."""
 PREFIX = "precedent_"
 """By which a token that has strayed into a file is found again."""
 
@@ -91,8 +94,10 @@ def read_tokens(path: Path) -> list[Token]:
         TokensError: no such file, one that others may read or write, or no file of tokens.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            mode, text = os.fstat(file.fileno()).st_mode & 0o777, file.read()
+        with open_regular(path) as file:
+            mode, text = os.fstat(file.fileno()).st_mode & 0o777, file.read(MOST_BYTES).decode("utf-8")
+    except ArtefactError as refusal:
+        raise TokensError(str(refusal)) from refusal
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it holds no text"
         raise TokensError(

@@ -3,7 +3,7 @@
 Knows the words of DICOM PS3.16, annex L.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 """Where a header speaks of the film itself in words of its own; the study's description speaks of all its films."""
@@ -16,6 +16,17 @@ _PARTS = """
     TOE TOOTH TSPINE ULNA WRIST ZYGOMA
 """
 _ELSEWHERE = frozenset(_PARTS.split())
+
+
+def is_elsewhere(stated: str, descriptions: Iterable[str], ignored: Container[str] = ()) -> bool:
+    """Return whether a header states another part than the chest, and none of its descriptions names a chest.
+
+    Args:
+        ignored: parts, in capitals, that count as not stated, such as a console's wrong default.
+    """
+    if stated.upper() in ignored or part_elsewhere(stated) is None:
+        return False
+    return part_elsewhere(" ".join((stated, *descriptions))) is not None
 
 
 def stated_part(part: str, regions: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 No name leaves it: what a header says of the patient is never read, and no value of free text is quoted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.uid import UID_dictionary
 
-from encoder.body_part import DESCRIPTIONS, part_elsewhere, stated_part
+from encoder.body_part import DESCRIPTIONS, is_elsewhere, part_elsewhere, stated_part
 from encoder.dicom_display import Stored, display_table, look_up, transform_notes
 from encoder.dicom_elements import (
     DEFLATED,
@@ -76,7 +76,9 @@ _RLE = "1.2.840.10008.1.2.5"
 CheckSize = Callable[[int, int], None]
 
 
-def read_dicom(data: bytes, check_size: CheckSize, notes: list[str] | None = None) -> npt.NDArray[np.float32]:
+def read_dicom(
+    data: bytes, check_size: CheckSize, notes: list[str] | None = None, ignored_parts: Container[str] = ()
+) -> npt.NDArray[np.float32]:
     """Return the film as (H, W) float32 in [0, 1], bone bright, of square pixels.
 
     In this order: modality table or rescale, first VOI table or window, stretch from the least to the
@@ -89,6 +91,7 @@ def read_dicom(data: bytes, check_size: CheckSize, notes: list[str] | None = Non
         check_size: called with width and height before the pixels are decoded, and with those that are to be given;
             raises to refuse them.
         notes: is given a sentence for each thing that is read otherwise than it is written.
+        ignored_parts: parts of the body, in capitals, that count as not stated.
 
     Raises:
         ImageError: the file is damaged, is no single grey radiograph, is said to show another part of the body than
@@ -96,7 +99,7 @@ def read_dicom(data: bytes, check_size: CheckSize, notes: list[str] | None = Non
     """
     notes = [] if notes is None else notes
     film = _parsed(data)
-    shape = _check_header(film, check_size, notes)
+    shape = _check_header(film, check_size, notes, ignored_parts)
     header = film.header
     try:
         if header.text("PhotometricInterpretation").upper() in _COLOUR:
@@ -151,12 +154,14 @@ def _parsed(data: bytes) -> DicomFile:
     return film
 
 
-def _check_header(film: DicomFile, check_size: CheckSize, notes: list[str]) -> tuple[int, int]:
+def _check_header(
+    film: DicomFile, check_size: CheckSize, notes: list[str], ignored_parts: Container[str] = ()
+) -> tuple[int, int]:
     """Return the height and width that the film has once its pixels are square."""
     header = film.header
     if film.pixels is None or film.pixels.length == 0:
         raise ImageError("expected PixelData, got a DICOM file without a picture, or one that is truncated before it")
-    _check_kind(header, notes)
+    _check_kind(header, notes, ignored_parts)
     colour = header.text("PhotometricInterpretation").upper() in _COLOUR
     _expect(header, "SamplesPerPixel", (3,) if colour else (1,), default=3 if colour else 1)
     if header.integer("NumberOfFrames") == 0:
@@ -175,7 +180,7 @@ def _check_header(film: DicomFile, check_size: CheckSize, notes: list[str]) -> t
     return shape
 
 
-def _check_kind(header: Elements, notes: list[str]) -> None:
+def _check_kind(header: Elements, notes: list[str], ignored_parts: Container[str]) -> None:
     """Refuse what is no radiograph of a chest, by the words of its header."""
     polarity = header.text("PhotometricInterpretation").upper()
     if polarity not in (*_GREY, *_COLOUR):
@@ -192,11 +197,10 @@ def _check_kind(header: Elements, notes: list[str]) -> None:
         raise ImageError(f"Modality {modality!r} is not a radiograph; expected CR, DX or a like projection")
     regions = [item.text("CodeMeaning") for item in header.items("AnatomicRegionSequence")]
     stated = stated_part(header.text("BodyPartExamined"), regions)
-    if part := part_elsewhere(stated):
-        if part_elsewhere(" ".join((stated, *(header.text(keyword) for keyword in DESCRIPTIONS)))):
-            raise ImageError(
-                f"body part {part!r} is not the chest; expected a chest film; correct a header that is wrong"
-            )
+    part = part_elsewhere(stated)
+    if is_elsewhere(stated, [header.text(keyword) for keyword in DESCRIPTIONS], ignored_parts):
+        raise ImageError(f"body part {part!r} is not the chest; expected a chest film; correct a header that is wrong")
+    if part and stated.upper() not in ignored_parts:
         notes.append(f"the header names the body part {part}, but its descriptions name a chest; it is read as one")
 
 

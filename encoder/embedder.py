@@ -4,7 +4,7 @@ Knows batching, devices and the fingerprint; knows nothing of studies' tables, f
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -94,15 +94,17 @@ class Embedder:
         other.encoder = other.runner = encoder
         return other
 
-    def read_film(self, source: Source, *, name: str | None = None) -> Film:
+    def read_film(self, source: Source, *, name: str | None = None, ignored_parts: Container[str] = ()) -> Film:
         """Return one file or upload as the network wants it, (C, S, S). Raises ImageError.
 
         A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never to less than three times the side of the network's
         square, short side: the embedding stays within a cosine of 0.995 of the whole film's.
+
+        Args:
+            ignored_parts: as `read_image` has them.
         """
-        return self.preprocessing(
-            read_image(source, name=name, least_side=round(_LEAST_SIDE * self.preprocessing.size))
-        )
+        least_side = round(_LEAST_SIDE * self.preprocessing.size)
+        return self.preprocessing(read_image(source, name=name, least_side=least_side, ignored_parts=ignored_parts))
 
     def read_films(self, frontal: Source | None, lateral: Source | None, projection: str | None = None) -> StudyFilms:
         """Return the films of one study, the frontal's projection known or not.

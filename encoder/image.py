@@ -7,7 +7,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,12 @@ _DECODER_ERRORS = (
 
 
 def read_image(
-    source: Source, *, name: str | None = None, max_pixels: int = MAX_PIXELS, least_side: int | None = None
+    source: Source,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    least_side: int | None = None,
+    ignored_parts: Container[str] = (),
 ) -> Image:
     """Return the film as (H, W) float32 in [0, 1], bone bright.
 
@@ -78,13 +83,15 @@ def read_image(
         least_side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size whose short side is no less than
             this, which takes a third of the time; None decodes it whole. Means over squares of pixels, so a film
             that is shrunk well below this afterwards hardly differs.
+        ignored_parts: what a DICOM header may state of the body part, in capitals, as if it stated none.
 
     Raises:
         ImageError: the film cannot be used; NotAnImage where the bytes are no JPEG, PNG or DICOM.
     """
     label = name or ("upload" if isinstance(source, bytes) else str(source))
     try:
-        image = _read(source if isinstance(source, bytes) else _read_bytes(source), max_pixels, least_side)
+        data = source if isinstance(source, bytes) else _read_bytes(source)
+        image = _read(data, max_pixels, least_side, ignored_parts)
         return _as_film(image)
     except ImageError as error:
         raise type(error)(f"{label!r}: {error}") from error
@@ -105,7 +112,7 @@ def _read_bytes(source: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"expected a readable file, got {error.strerror}") from error
 
 
-def _read(data: bytes, max_pixels: int, least_side: int | None) -> Image:
+def _read(data: bytes, max_pixels: int, least_side: int | None, ignored_parts: Container[str]) -> Image:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"expected at most {MAX_FILE_BYTES} bytes, got more")
     if not data:
@@ -120,7 +127,7 @@ def _read(data: bytes, max_pixels: int, least_side: int | None) -> Image:
             check_size(width, height, max_pixels)
             _admit(width * height, data)
 
-        return read_dicom(data, admit)
+        return read_dicom(data, admit, ignored_parts=ignored_parts)
     raise NotAnImage(f"expected a JPEG, PNG or DICOM file, got {_kind(data)}")
 
 

@@ -18,6 +18,7 @@ from index.added import Addition, Writable
 from index.errors import StudiesError, UntrustedRoot
 from index.opening import Address
 from index.studies import Study, load_studies
+from scripts.body_parts import as_parts, ignored_parts
 from scripts.export import FAILED_EXIT_CODE
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere
@@ -31,13 +32,14 @@ from scripts.terminal import progress_bar, say, say_json
 @click.option("--images", type=Anywhere(exists=True, file_okay=False), required=True, help="Image root.")
 @click.option("--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file of the index.")
 @click.option("--replace", is_flag=True, help="Put them in the place of studies of the same id.")
+@ignored_parts
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a transaction.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
-    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, batch: int, device: str, runtime: str,
-    as_json: bool,
+    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, ignored: tuple[str, ...], batch: int,
+    device: str, runtime: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Add the studies of the table STUDIES to INDEX; what is there with this content stays as it is.
 
@@ -52,7 +54,7 @@ def command(
     living.require_fingerprint(embedder.fingerprint)
     counts = {"added": 0, "already_there": 0, "failed": 0}
     with one_torch_thread(embedder):
-        for group in _prepared(embedder, table, images, batch):
+        for group in _prepared(FilmReader(embedder, table, images, "both", as_parts(ignored)), table.num_rows, batch):
             read = [one for one in group if one.films is not None]
             fresh = living.add(_additions(embedder, table, read), replace=replace) if read else []
             counts["added"] += sum(fresh)
@@ -89,12 +91,11 @@ def require_image_root(living: Writable, images: Path) -> None:
         )
 
 
-def _prepared(embedder: Embedder, table: pa.Table, images: Path, batch: int) -> Iterator[list[Prepared]]:
+def _prepared(reader: FilmReader, studies: int, batch: int) -> Iterator[list[Prepared]]:
     """Yield the studies with their films, so many at a time, while the next are being read."""
-    reader = FilmReader(embedder, table, images, "both")
     with progress_bar("studies") as bar, ThreadPoolExecutor(threads_for(None)) as pool:
-        task = bar.add_task("add", total=table.num_rows)
-        prepared = in_order(pool, reader.read, range(table.num_rows), ahead=2 * batch)
+        task = bar.add_task("add", total=studies)
+        prepared = in_order(pool, reader.read, range(studies), ahead=2 * batch)
         while group := list(islice(prepared, batch)):
             yield group
             bar.advance(task, len(group))

@@ -22,6 +22,7 @@ from index.files import sha256_of
 from index.shards import ExportPlan, ShardFolder
 from index.studies import load_studies
 from index.vectors import space_health
+from scripts.body_parts import as_parts, ignored_parts
 from scripts.places import Anywhere, Here
 from scripts.shard_writing import VIEWS, FilmReader, one_torch_thread, threads_for, write_shards
 from scripts.terminal import progress_bar, say
@@ -47,6 +48,7 @@ class ExportTask:
     device: str
     runtime: str
     retry_failed: bool = False
+    ignored_parts: frozenset[str] = frozenset()
 
     def folder_for(self, embedder: Embedder) -> ShardFolder:
         """Return the folder of the shards. Raises what `ShardFolder` does."""
@@ -81,12 +83,13 @@ class ExportTask:
 @click.option(
     "--actor-cores", type=click.IntRange(1), help="Ray: cores an encoder gets (default: the smallest node's)."
 )
+@ignored_parts
 @click.option("--retry-failed", is_flag=True, help="Write those shards again in which a study could not be read.")
 @click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
 def command(
     studies: Path, images: Path, encoder: Path, out: Path, views: str, batch: int, shard_rows: int,
-    threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, retry_failed: bool,
-    allow_failures: bool,
+    threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, ignored: tuple[str, ...],
+    retry_failed: bool, allow_failures: bool,
 ) -> None:  # fmt: skip
     """Embed every study of the table STUDIES; a killed export goes on where it stopped.
 
@@ -98,8 +101,9 @@ def command(
         raise NotADirectoryError(20, "expected the image root to be a folder", str(images))
     require_films(table, images)
     task = ExportTask(
-        table, studies, images, encoder, out, views, batch, shard_rows, threads, device, runtime, retry_failed
-    )
+        table, studies, images, encoder, out, views, batch, shard_rows, threads, device, runtime, retry_failed,
+        as_parts(ignored),
+    )  # fmt: skip
     if engine == "ray":
         if retry_failed:
             raise click.UsageError("--retry-failed is for --engine local, which goes on with what Ray wrote")
@@ -133,7 +137,7 @@ def export_here(task: ExportTask) -> tuple[ShardFolder, Runtime]:
     """Embed what is still to be done with this machine; return where it lies and what ran."""
     embedder = Embedder.load(task.encoder, device=task.device, runtime=task.runtime)
     folder = task.folder_for(embedder)
-    reader = FilmReader(embedder, task.table, task.images, task.views)
+    reader = FilmReader(embedder, task.table, task.images, task.views, task.ignored_parts)
     with one_torch_thread(embedder):
         export(
             embedder, task.table, reader, folder,

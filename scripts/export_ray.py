@@ -44,6 +44,7 @@ class ShardOrder:
     device: str
     runtime: str
     version: str
+    ignored_parts: frozenset[str] = frozenset()
 
 
 class ShardWorker:
@@ -79,7 +80,7 @@ class ShardWorker:
         if folder.path_of(shard).exists():  # written by a worker that was lost before it could say so
             return rows.stop - rows.start
         table = load_rows(order.studies, rows)
-        reader = FilmReader(embedder, table, place(order.images), order.plan.views)
+        reader = FilmReader(embedder, table, place(order.images), order.plan.views, order.ignored_parts)
         with one_torch_thread(embedder):
             write_shards(
                 embedder, table, reader, folder, [shard],
@@ -147,7 +148,7 @@ def order_of(task: ExportTask, plan: ExportPlan, crew: Crew, ran: Runtime) -> Sh
     )
     return ShardOrder(
         studies, images, encoder, out, plan, task.batch, task.threads or crew.cores + 1, crew.device, ran.name,
-        version(PACKAGE),
+        version(PACKAGE), task.ignored_parts,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import click
 import pyarrow.compute as pc
 from rich.progress import track
 
-from encoder.body_part import part_elsewhere
+from encoder.body_part import is_elsewhere
 from index.chexpert import import_chexpert
 from index.dicom import import_dicom
 from index.imported import Imported, NothingUsable, Notice
@@ -22,6 +22,7 @@ from index.nih import import_nih
 from index.places import is_local, place
 from index.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.studies import load_studies, save_studies
+from scripts.body_parts import as_parts, ignored_parts
 from scripts.places import Anywhere, Here
 from scripts.terminal import Terminal, say, say_json
 
@@ -107,13 +108,7 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
     metavar="PATTERN",
     help="Take ids from the paths below FOLDER, such as '{patient}/{study}/*'; ** stands for any folders.",
 )
-@click.option(
-    "--ignore-body-part",
-    "ignored",
-    multiple=True,
-    metavar="VALUE",
-    help="Take films whose header states this body part, a console's wrong default, for chest films. Repeatable.",
-)
+@ignored_parts
 @click.option("--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned in.")
 @click.option(
     "--pseudonymise",
@@ -149,12 +144,12 @@ def dicom(
                 "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
             )
         pseudonyms = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
+    parts = as_parts(ignored)
     try:
         found = import_dicom(
             folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
-            copies=partial(_copies, copy_to) if copy_to else None, ids_from=ids_from,
-            elsewhere=partial(is_elsewhere, ignored={part.strip().upper() for part in ignored}),
-            remarks=_remarks, watch=_watched,
+            copies=partial(_copies, copy_to, parts) if copy_to else None, ids_from=ids_from,
+            elsewhere=partial(is_elsewhere, ignored=parts), remarks=_remarks, watch=_watched,
         )  # fmt: skip
     except NothingUsable as refusal:
         if as_json:
@@ -169,17 +164,6 @@ def _remarks(file: Path) -> list[str]:
     return film_notes(file)
 
 
-def is_elsewhere(stated: str, words: Iterable[str], ignored: Iterable[str] = ()) -> bool:
-    """Return whether a header states another body part than the chest, and its words about the film name no chest.
-
-    Args:
-        ignored: parts that count as not stated, in capitals.
-    """
-    if stated.upper() in ignored or part_elsewhere(stated) is None:
-        return False
-    return part_elsewhere(" ".join((stated, *words))) is not None
-
-
 def _pseudonyms(key_file: Path, new_key: bool, folder: Path, out: Path, copy_to: Path | None) -> Pseudonyms:
     """The pseudonyms under the key of a file that lies in nothing that is read or passed on."""
     require_apart(key_file, [folder, out, *([copy_to] if copy_to else [])])
@@ -191,10 +175,10 @@ def _pseudonyms(key_file: Path, new_key: bool, folder: Path, out: Path, copy_to:
     return Pseudonyms(load_key(key_file))
 
 
-def _copies(folder: Path, films: Sequence[tuple[Path, str]]) -> Iterator[str | None]:
+def _copies(folder: Path, parts: frozenset[str], films: Sequence[tuple[Path, str]]) -> Iterator[str | None]:
     from scripts.untagged import copy_untagged  # OpenCV is loaded by those who copy
 
-    return copy_untagged(folder, films)
+    return copy_untagged(folder, films, parts)
 
 
 @command.command()

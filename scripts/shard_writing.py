@@ -5,7 +5,7 @@ Knows embedders and shards; it must not know who asked, which shards are to be w
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder, Film, StudyFilms
 from encoder.errors import ImageError
 from encoder.layout import study_layouts
 from index.shards import Failure, ShardFolder
@@ -44,7 +44,11 @@ class Prepared:
 class FilmReader:
     """Reads and preprocesses the films of a study, by its row of the table. Safe under threads."""
 
-    def __init__(self, embedder: Embedder, studies: pa.Table, images: Path, views: str) -> None:
+    def __init__(
+        self, embedder: Embedder, studies: pa.Table, images: Path, views: str, ignored_parts: Container[str] = ()
+    ) -> None:
+        """Take the films below `images`; `ignored_parts` as `encoder.image.read_image` has them."""
+        self._ignored_parts = ignored_parts
         self._embedder = embedder
         self._images = images
         self._ids, self._projections = studies["study_id"], studies["projection"]
@@ -57,12 +61,15 @@ class FilmReader:
         if not paths:
             return self._failed(row, f"the study has no {' or '.join(self._paths)} film")
         try:
-            films = {view: self._embedder.read_film(self._images / path, name=path) for view, path in paths.items()}
+            films = {view: self._film(path) for view, path in paths.items()}
         except (ImageError, OSError) as refusal:
             return self._failed(row, str(refusal))
         study = StudyFilms(films.get("frontal"), films.get("lateral"), self._projections[row].as_py())
         layouts = tuple(layout.tobytes() for layout in study_layouts(study))
         return Prepared(row, study, tuple(films), layouts)
+
+    def _film(self, path: str) -> Film:
+        return self._embedder.read_film(self._images / path, name=path, ignored_parts=self._ignored_parts)
 
     def _failed(self, row: int, reason: str) -> Prepared:
         return Prepared(row, failure=Failure(self._ids[row].as_py(), reason))

@@ -4,7 +4,7 @@ Knows how films are read; it must not know whose they are or what a name stands 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,9 @@ from index.files import written_whole
 from scripts.terminal import progress_bar
 
 
-def copy_untagged(folder: Path, films: Sequence[tuple[Path, str]]) -> Iterator[str | None]:
+def copy_untagged(
+    folder: Path, films: Sequence[tuple[Path, str]], ignored_parts: Container[str] = ()
+) -> Iterator[str | None]:
     """Yield, for each (file, name), the path of its copy below `folder`; None where the film cannot be read.
 
     A copy holds the film as `encoder.image.read_image` reads it, (H, W) in steps of 1/65535: no tag, no overlay, no
@@ -26,15 +28,15 @@ def copy_untagged(folder: Path, films: Sequence[tuple[Path, str]]) -> Iterator[s
         OSError: a copy cannot be written.
     """
     with progress_bar("films") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        copied = pool.map(partial(_copy, folder), *zip(*films, strict=True)) if films else ()
+        copied = pool.map(partial(_copy, folder, ignored_parts), *zip(*films, strict=True)) if films else ()
         yield from bar.track(copied, total=len(films), description="copies without tags")
 
 
-def _copy(folder: Path, film: Path, name: str) -> str | None:
+def _copy(folder: Path, ignored_parts: Container[str], film: Path, name: str) -> str | None:
     target = folder / f"{name}.png"
     if not target.exists():
         try:
-            image = read_image(film)
+            image = read_image(film, ignored_parts=ignored_parts)
         except ImageError:
             return None
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,12 +27,12 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from encoder.body_part import is_elsewhere
 from index.dicom import import_dicom
 from index.errors import StudiesError
 from index.imported import Imported, NothingUsable
 from index.pseudonyms import Pseudonyms
 from index.studies import save_studies
-from scripts.import_ import is_elsewhere
 
 KEY = b"a key of thirty-two bytes or more"
 

@@ -11,6 +11,7 @@ from film_files import dicom
 
 from index.studies import load_studies
 from scripts.cli import precedent
+from scripts.untagged import copy_untagged
 
 
 def write_films(folder: Path, **films: dict[str, Any]) -> Path:
@@ -51,6 +52,24 @@ def test_a_consoles_wrong_default_is_ignored_where_that_is_said(tmp_path: Path, 
     done("import", "dicom", films, "--out", tmp_path / "t.parquet", "--ignore-body-part", value)
 
     assert load_studies(tmp_path / "t.parquet")["frontal_path"].to_pylist() == ["a"]
+
+
+def test_a_film_that_was_imported_despite_its_default_is_exported_added_and_copied_so(tmp_path: Path) -> None:
+    films = write_films(tmp_path / "films", a={"BodyPartExamined": "ABDOMEN"})
+    table, out, ignored = tmp_path / "t.parquet", tmp_path / "out", ("--ignore-body-part", "abdomen")
+    read = ("--images", films, "--encoder", tmp_path / "e.safetensors")
+    small = ("--backbone", "test_efficientnet", "--dim", "256", "--weights", "none", "--size", "64")
+    done("encoder", "create", *small, "--out", tmp_path / "e.safetensors")
+    done("import", "dicom", films, "--out", table, *ignored)
+
+    refused = CliRunner().invoke(precedent, [*map(str, ("export", table, *read, "--out", out))])
+    done("export", table, *read, "--out", out, *ignored, "--retry-failed")
+    done("index", out, "--out", tmp_path / "index")
+    added = done("add", tmp_path / "index", table, *read, *ignored)
+
+    assert (refused.exit_code, "0 added, 1 already there" in added.stdout) == (3, True)
+    [copy] = copy_untagged(tmp_path / "copies", [(films / "a", "a")], {"ABDOMEN"})
+    assert copy == "a.png"
 
 
 def test_an_archive_without_ids_has_those_of_its_folders(tmp_path: Path) -> None:

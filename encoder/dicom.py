@@ -71,6 +71,7 @@ _TOLD = (*_GREY, *_COLOUR, "PALETTE COLOR", "XYB", "ARGB", "HSV", "CMYK")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 _SQUARE = 0.02  # how far from 1 a pixel's height over its width may be: spacings are rounded
 _MAX_STRETCH = 8.0
+_ROWS = 256
 _USUAL_HEADER = 1 << 18  # bytes
 _RLE = "1.2.840.10008.1.2.5"
 CheckSize = Callable[[int, int], None]
@@ -103,14 +104,23 @@ def read_dicom(
     header = film.header
     try:
         if header.text("PhotometricInterpretation").upper() in _COLOUR:
-            stored: Stored = as_grey(_colours(film, notes)).astype(np.uint16)
+            stored = _grey_of_colours(film, notes)
             header = Elements({})  # the values are those of a screen already
         else:
             stored = _stored_values(film, notes)
         image = look_up(stored, display_table(header, stored, notes))
     except MemoryError:
         raise ImageError("expected a film that fits the memory, got a larger one; reduce it first") from None
-    return image if image.shape == shape else resample(image, shape)
+    return image if image.shape == shape else _resampled(image, shape)
+
+
+def _resampled(image: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Return the film at another size, rows by rows: its sums would take eight times the bytes of the film."""
+    squared = np.empty(shape, np.float32)
+    for top in range(0, shape[0], _ROWS):
+        part = slice(top, min(top + _ROWS, shape[0]))
+        squared[part] = resample(image, shape, (part, slice(0, shape[1])))
+    return squared
 
 
 def film_notes(path: Path) -> list[str]:
@@ -169,7 +179,7 @@ def _check_header(
     else:
         _expect(header, "NumberOfFrames", (1,), default=1)
     rows, columns = _expect(header, "Rows", range(1, 65536)), _expect(header, "Columns", range(1, 65536))
-    allocated = _expect(header, "BitsAllocated", (8,) if colour else (8, 16))
+    allocated = _expect(header, "BitsAllocated", (8, 16))
     stored = _expect(header, "BitsStored", range(2, allocated + 1), default=allocated)
     _expect(header, "HighBit", range(stored - 1, allocated), default=stored - 1)
     _expect(header, "PixelRepresentation", (0, 1), default=0)
@@ -252,13 +262,18 @@ def _stored_values(film: DicomFile, notes: list[str]) -> Stored:
     return values & np.uint16((1 << bits) - 1) if spare and (pixels.itemsize == 2 or bits < 8) else values
 
 
-def _colours(film: DicomFile, notes: list[str]) -> npt.NDArray[np.uint8]:
-    """Return (H, W, 3) uint8 in RGB, decoded from whichever colour space."""
-    pixels: npt.NDArray[np.uint8] = _decoded(film, notes).astype(np.uint8, copy=False)
+def _grey_of_colours(film: DicomFile, notes: list[str]) -> Stored:
+    """Return a grey film that is stored in colour as (H, W) uint16. Raises ImageError where it is coloured."""
+    pixels = _decoded(film, notes)
+    if pixels.itemsize == 2:  # deeper than the rule of colours knows: its channels have to be the same
+        if (pixels[..., :1] != pixels).any():
+            raise ImageError("expected a grey radiograph, got a colour picture of 16 bits; export it as grey")
+        return pixels[..., 0].astype(np.uint16)
     space = film.header.text("PhotometricInterpretation").upper()
+    pixels = pixels.astype(np.uint8, copy=False)
     if space == "YBR_FULL" and film.syntax in (*NATIVE, _RLE):
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB))
-    return pixels
+        pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB))
+    return as_grey(pixels).astype(np.uint16)
 
 
 def _decoded(film: DicomFile, notes: list[str]) -> npt.NDArray[Any]:

@@ -137,11 +137,13 @@ def _window(header: Elements, notes: list[str]) -> _Window | None:
     """Return the first window; None where there is none that can be used."""
     if "WindowCenter" not in header or "WindowWidth" not in header:
         return None
-    center, width = header.number("WindowCenter"), header.number("WindowWidth")
+    pairs = zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False)
+    usable = [(center, width) for center, width in pairs if center is not None and width is not None and width > _LEAST]
     function = header.text("VOILUTFunction").upper() or "LINEAR"
-    if center is None or width is None or width < _LEAST:
+    if not usable:
         notes.append("the window is no centre and width above 0; the film is shown over its whole range")
         return None
+    center, width = usable[0]
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         notes.append("VOILUTFunction is none of the standard; the window is taken as LINEAR")
         function = "LINEAR"

@@ -32,6 +32,7 @@ IMPLICIT, EXPLICIT, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = (IMPLICIT, EXPLICIT, EXPLICIT_BIG, DEFLATED)
 _PREAMBLE = 128
+_CODESTREAMS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -233,23 +234,26 @@ def _inflated(data: bytes, most_bytes: int) -> bytes:
 def joined_fragments(data: bytes, start: int) -> bytes:
     """Return the one frame of encapsulated pixel data: its fragments, without the offset table (PS3.5, A.4).
 
+    The delimiter behind the last one, and what the last one lacks, may be missing: a frame has an end of its own.
+
     Raises:
-        ImageError: more fragments than any film has, or one that runs past the end.
+        ImageError: more fragments than any film has, or what is none.
     """
     fragments: list[bytes] = []
-    for _ in range(MAX_FRAGMENTS + 2):
-        if start + 8 > len(data):
-            raise ImageError("expected compressed pixel data with an end, got a truncated file")
+    while start + 8 <= len(data) and len(fragments) <= MAX_FRAGMENTS:
         group, element, length = struct.unpack_from("<HHI", data, start)
         start += 8
         if (group, element) == (0xFFFE, 0xE0DD):
-            return b"".join(fragments[1:])
-        if (group, element) != (0xFFFE, 0xE000) or start + length > len(data):
-            raise ImageError("expected whole fragments of compressed pixel data, got a truncated or damaged file")
-        # The table says where frames begin, and the film has one.
-        fragments.append(data[start : start + length] if fragments else b"")
+            break
+        if (group, element) != (0xFFFE, 0xE000):
+            raise ImageError("expected fragments of compressed pixel data, got other bytes; the file is damaged")
+        fragments.append(data[start : start + length])
         start += length
-    raise ImageError(f"expected at most {MAX_FRAGMENTS} fragments of a compressed frame, got more")
+    if len(fragments) > MAX_FRAGMENTS:
+        raise ImageError(f"expected at most {MAX_FRAGMENTS} fragments of a compressed frame, got more")
+    # The table says where frames begin, and the film has one; a writer that forgets it begins with the frame.
+    tabled = not (fragments and fragments[0].startswith(_CODESTREAMS))
+    return b"".join(fragments[1:] if tabled else fragments)
 
 
 class _Walk:

@@ -33,8 +33,10 @@ from encoder.jpegls import decode_jpegls
 _JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
 _JPEG_2000 = (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
-_MORE = b"\x5a\xa5" * 64
-"""Bytes that no scan which has all its own is decoded from."""
+Decode = Callable[[bytes], npt.NDArray[Any]]
+_TAIL = 4
+"""Bytes at the end of a scan that are exchanged to see what they decide."""
+_MORE = b"\x5a\xa5\x33" * 64
 
 
 def is_known_frame(syntax: str) -> bool:
@@ -101,11 +103,39 @@ def _decode(frame: bytes, syntax: str, header: PictureHeader) -> npt.NDArray[Any
         return np.asarray(imagecodecs.jpeg2k_decode(frame))
     if header.bits == 8 and not header.lossless:
         return decode_jpeg(frame)
-    # libjpeg makes up what a scan lacks, and says so in a warning that is not passed on.
     pixels = np.asarray(imagecodecs.jpeg8_decode(frame))
-    if not np.array_equal(pixels, imagecodecs.jpeg8_decode(frame[:-2].rstrip(b"\xff") + _MORE + frame[-2:])):
-        raise ImageError("expected a whole JPEG frame, got one whose scan ends early; the file is truncated")
+    if header.scans == 1:
+        _check_scan(frame, pixels, imagecodecs.jpeg8_decode, lossless=header.lossless)
     return pixels
+
+
+def _check_scan(frame: bytes, pixels: npt.NDArray[Any], decode: Decode, *, lossless: bool) -> None:
+    """Refuse a scan that is not decoded to its end.
+
+    libjpeg makes up what a scan lacks, leaves what it has too much, and says so in warnings that are not passed on.
+    But the last bytes of a sound scan decide its last pixels and no others, and what comes after it none.
+    """
+    body, marker = frame[:-2].rstrip(b"\xff"), frame[-2:]
+    differ = np.flatnonzero(pixels != decode(_with_another_tail(body) + _MORE + marker))
+    if not differ.size:
+        raise ImageError("expected a whole JPEG frame, got one with bytes that belong to no pixel; it is damaged")
+    if lossless:
+        samples = pixels.shape[2] if pixels.ndim == 3 else 1
+        whole = pixels.size - differ[0] <= 8 * _TAIL * samples  # no code has less than a bit
+    else:  # a block may lack many bits, which only more of them show
+        whole = np.array_equal(pixels, decode(body + _MORE + marker))
+    if not whole:
+        raise ImageError("expected a whole JPEG frame, got one whose scan ends early; the file is truncated")
+
+
+def _with_another_tail(body: bytes) -> bytes:
+    """Return the bytes of a JPEG up to its end marker, the last few exchanged."""
+    restarts = [body.rfind(bytes([0xFF, marker])) for marker in range(0xD0, 0xD8)]
+    start = max(len(body) - _TAIL, max(restarts) + 2)
+    while body[start - 1] == 0xFF and start < len(body):
+        start += 1  # what follows 0xFF has to stay
+    tail = _MORE[: len(body) - start]
+    return body[:start] + (tail if tail != body[start:] else tail[::-1])
 
 
 def _decode_rle(frame: bytes, shape: tuple[int, ...], size: int) -> npt.NDArray[Any]:

@@ -20,6 +20,7 @@ _METADATA_MARKERS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _LS_MARKER = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]", re.DOTALL)
 """What ends a scan: in JPEG-LS a byte below 0x80 after 0xFF is one of the picture's (T.87, A.1)."""
+_MOST_EXIF = 1 << 18  # bytes of a text that are inflated; EXIF has 64 kB at most, twice that in hex
 _DECODED_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
 
@@ -133,10 +134,27 @@ def exif_orientation(exif: bytes) -> int:
         place = start + 2 + 12 * entry
         if place + 12 > len(exif):
             break
-        tag, _, _, value = struct.unpack_from(order + "HHIH", exif, place)
+        tag, kind = struct.unpack_from(order + "HH", exif, place)
         if tag == 0x0112:
+            value = int(struct.unpack_from(order + {1: "B", 4: "I"}.get(kind, "H"), exif, place + 8)[0])
             return value if 1 <= value <= 8 else 1
     return 1
+
+
+def _told_exif(kind: bytes, content: bytes) -> bytes:
+    """Return the EXIF of a PNG's chunk: of its own (PNG 3, 11.3.2.11), or in hex in a text, as ImageMagick has it."""
+    if kind == b"eXIf":
+        return content
+    keyword, _, text = content.partition(b"\0")
+    if keyword not in (b"Raw profile type exif", b"Raw profile type APP1"):
+        return b""
+    try:
+        plain = zlib.decompressobj().decompress(text[1:], _MOST_EXIF) if kind == b"zTXt" else text[:_MOST_EXIF]
+        # Its name and its length stand before it, a line each.
+        profile = bytes.fromhex(b"".join(plain.split()[2:]).decode("ascii", "replace"))
+    except (zlib.error, ValueError):
+        return b""
+    return profile.removeprefix(b"Exif\0\0")
 
 
 def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
@@ -160,8 +178,9 @@ def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
             if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
                 raise ImageError("expected a PNG chunk with its own check sum, got another; the file is damaged")
             kept.append(data[position:end])
-        elif kind == b"eXIf":
-            turn = exif_orientation(data[position + 8 : end - 4])
+        elif kind in (b"eXIf", b"zTXt", b"tEXt"):
+            stated = exif_orientation(_told_exif(kind, data[position + 8 : end - 4]))
+            turn = stated if stated != 1 else turn
         if kind == b"IEND":
             return replace(header, orientation=turn), b"".join(kept)
         position = end

@@ -172,3 +172,10 @@ def real_films(folder: Path, most_bytes: int) -> dict[str, bytes]:
     small = [path for path in paths if path.stat().st_size <= most_bytes]
     kept = [path for path in small if path.suffix == ".dcm"] + [path for path in small if path.suffix == ".jpg"][::400]
     return {path.name: path.read_bytes() for path in kept}
+
+
+def emptied(frame: bytes, share: float) -> bytes:
+    """Return a codestream in whose middle a share of the bytes is 0, as in a file whose blocks were lost."""
+    start = len(frame) // 2
+    count = int(len(frame) * share)
+    return frame[:start] + bytes(count) + frame[start + count :]

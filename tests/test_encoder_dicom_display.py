@@ -87,6 +87,7 @@ def test_a_window_grows_with_the_rescaled_value_whatever_the_slope(polarity: str
         ({"RescaleSlope": 2}, VALUES),
         ({"RescaleIntercept": -1000, "WindowCenter": 500, "WindowWidth": 900}, linear(VALUES - 1000, 500, 900)),
         ({"WindowCenter": [2000, 7], "WindowWidth": [900]}, linear(VALUES, 2000, 900)),
+        ({"WindowCenter": [7, 2000], "WindowWidth": [0, 900]}, linear(VALUES, 2000, 900)),
     ],
 )  # fmt: skip
 def test_what_a_header_leaves_open_has_one_plain_reading(elements: dict[str, Any], shown: Floats) -> None:

@@ -13,6 +13,7 @@ import pytest
 from film_files import RAMP, dicom, picture
 from hostile_files import encapsulated
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -54,7 +55,7 @@ def written(film: bytes, syntax: UID, *, preamble: bool = True, **elements: Any)
     return file.getvalue()
 
 
-def colour(pixels: npt.NDArray[np.uint8], space: str = "RGB", **elements: Any) -> bytes:
+def colour(pixels: npt.NDArray[Any], space: str = "RGB", **elements: Any) -> bytes:
     """Return a DICOM of three samples, (H, W, 3) or (3, H, W) as it is to be written."""
     told = {"SamplesPerPixel": 3, "PhotometricInterpretation": space, "PlanarConfiguration": 0}
     film = dicom(pixels[..., 0] if pixels.shape[-1] == 3 else pixels[0], **told | elements)
@@ -288,3 +289,38 @@ def test_two_colours_are_no_tint() -> None:
 
     with pytest.raises(ImageError, match="colour picture"):
         read_image(picture(Pillow.fromarray(duotone)))
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt"])
+def test_exif_that_a_png_has_in_a_text_counts_too(kind: str) -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = 3
+    profile = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    text = PngInfo()
+    lines = f"\nexif\n{len(profile):8}\n{profile.hex()}\n"
+    text.add_text("Raw profile type exif", lines, zip=kind == "zTXt")
+
+    np.testing.assert_array_equal(read_image(picture(BYTES, pnginfo=text)), read_image(picture(BYTES[::-1, ::-1])))
+
+
+@pytest.mark.parametrize("lacking", ["delimiter", "table", "pad"])
+def test_a_compressed_frame_is_whole_without_what_stands_around_it(lacking: str) -> None:
+    frame = imagecodecs.jpeg8_encode(RAMP, lossless=True, bitspersample=12)
+    film = encapsulated(RAMP, frame, JPEGLosslessSV1)
+    end, table = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0), struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+    film = {
+        "delimiter": film.removesuffix(end),
+        "table": film.replace(b"\xff\xff\xff\xff" + table, b"\xff\xff\xff\xff"),
+        "pad": film.removesuffix(end)[:-1] if len(frame) % 2 else film.removesuffix(end),
+    }[lacking]
+
+    np.testing.assert_allclose(read_image(film), EXPECTED, atol=1e-6)
+
+
+def test_a_grey_film_in_colours_of_16_bits_is_read_where_they_are_the_same() -> None:
+    three = np.repeat((RAMP * 17)[..., None], 3, axis=2)
+
+    np.testing.assert_allclose(read_image(colour(three)), EXPECTED, atol=1e-6)
+    three[3, 3, 1] += 1
+    with pytest.raises(ImageError, match="colour picture of 16 bits"):
+        read_image(colour(three))

@@ -13,6 +13,7 @@ from fuzzing import Tally, fuzz, memory_of
 from hostile_files import (
     Grey,
     compressed_frames,
+    emptied,
     encapsulated,
     ending_early,
     real_films,
@@ -68,6 +69,19 @@ def test_a_stream_without_its_end_marker_is_refused(missing: int, grey: Grey) ->
             read_image(encapsulated(pixels, frame[:-missing], syntax))
     with pytest.raises(ImageError, match="truncated"):
         read_image(picture(grey, "JPEG")[:-missing])
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_a_frame_with_a_hole_of_nothing_is_refused(share: float, grey: Grey) -> None:
+    """JPEG 2000 is left out: whatever its bytes are, they are a code."""
+    read = []
+    others = [one for one in compressed_frames(grey) if "2000" not in one[0].name]
+    for syntax, pixels, frame in others:
+        with suppress(ImageError):
+            read_image(encapsulated(pixels, emptied(frame, share), syntax))
+            read.append(syntax.name)
+
+    assert read == []
 
 
 @pytest.mark.slow

@@ -30,16 +30,122 @@ def test_two_films_are_chosen_sent_and_answered_with_hits(reader: Reader) -> Non
     assert reader.wait("document.querySelector('.hit img').naturalWidth") > 100
 
 
+EMPTY = "drop or choose a film"
+
+
+def drop(reader: Reader, place: str, *names: str) -> bool:
+    """Drop files of these names onto the first element of a selector, and return whether the page caught them."""
+    return not reader.ask(
+        """
+        const held = new DataTransfer();
+        for (const name of arguments[1]) held.items.add(new File([name], name));
+        const event = new DragEvent("drop", { dataTransfer: held, bubbles: true, cancelable: true });
+        return document.querySelector(arguments[0]).dispatchEvent(event);
+        """,
+        place,
+        names,
+    )
+
+
+def chosen(reader: Reader) -> list[str]:
+    """Return what stands in the frontal's and the lateral's place."""
+    return [str(one.get_attribute("textContent")) for one in reader.all(".drop-name")]
+
+
 def test_a_film_can_be_dropped(reader: Reader) -> None:
     reader.open("/")
-    reader.ask("""
-        const held = new DataTransfer();
-        held.items.add(new File(["x"], "dropped.dcm"));
-        const drop = document.querySelectorAll(".drop")[1];
-        drop.dispatchEvent(new DragEvent("drop", { dataTransfer: held, bubbles: true, cancelable: true }));
-    """)
 
-    assert [one.text for one in reader.all(".drop-name")] == ["drop or choose a film", "dropped.dcm"]
+    assert drop(reader, ".drop:last-child", "dropped.dcm")
+    assert chosen(reader) == [EMPTY, "dropped.dcm"]
+    assert reader.text("#status") == "dropped.dcm is the lateral film."
+
+
+@pytest.mark.parametrize("place", ["footer", "#study", "#help h2"])
+def test_a_drop_anywhere_on_the_page_is_caught_and_begins_a_new_query(reader: Reader, place: str) -> None:
+    reader.open("/")
+    drop(reader, ".drop", "anna.dcm")
+    reader.find("#films [name=patient_id]").send_keys("anna")
+    if place.startswith("#help"):
+        reader.click("#help-button")
+
+    assert drop(reader, place, "bruno.dcm")
+    assert chosen(reader) == ["bruno.dcm", EMPTY]
+    assert reader.find("#films [name=patient_id]").get_attribute("value") == ""
+    assert "What was chosen before was taken out" in reader.text("#status")
+    assert not reader.all("dialog[open]")
+
+
+def test_of_two_films_that_are_dropped_the_lateral_goes_to_its_place(reader: Reader) -> None:
+    reader.open("/")
+    assert drop(reader, ".drop", "chest-lat.png", "chest.png")
+
+    assert chosen(reader) == ["chest.png", "chest-lat.png"]
+    assert drop(reader, "body", "Thorax seitlich.dcm")
+    assert chosen(reader) == [EMPTY, "Thorax seitlich.dcm"]
+
+
+def test_more_films_than_a_study_has_places_are_told_and_left(reader: Reader) -> None:
+    reader.open("/")
+    drop(reader, ".drop", "one.png")
+    assert drop(reader, "body", "two.png", "three.png", "four.png")
+
+    assert "3 films were dropped" in reader.text("#status")
+    assert chosen(reader) == ["one.png", EMPTY]
+
+
+def test_a_film_is_taken_out_by_its_button_or_by_a_key(reader: Reader) -> None:
+    reader.open("/")
+    reader.choose("frontal")
+    reader.choose("lateral")
+    reader.click(".drop .out")
+    assert chosen(reader) == [EMPTY, "view2_lateral.jpg"]
+    assert reader.text("#status") == "The frontal film was taken out."
+    assert reader.ask("return document.activeElement.name") == "frontal"
+
+    reader.press("\t\ue017")
+    assert chosen(reader) == [EMPTY, EMPTY]
+    assert not [one for one in reader.all(".drop .out") if one.is_displayed()]
+
+
+def test_new_films_find_both_places_and_the_patient_empty(reader: Reader) -> None:
+    send(reader)
+    reader.click("#ask summary")
+    assert chosen(reader) == [EMPTY, EMPTY]
+    assert reader.find("#films [name=patient_id]").get_attribute("value") == ""
+
+    reader.choose("lateral")
+    reader.press("n")
+    assert chosen(reader) == [EMPTY, EMPTY]
+
+
+def test_a_filter_asks_about_the_query_that_is_shown_not_about_films_chosen_since(
+    reader: Reader, tmp_path: Path
+) -> None:
+    send(reader)
+    before = reader.hits()
+    (tmp_path / "letter.jpg").write_text("of another patient")
+    reader.press("n")
+    reader.choose("lateral", tmp_path / "letter.jpg")
+    reader.click("[name=sex] option[value='']+option")
+    reader.wait("document.getElementById('results').getAttribute('aria-busy') === 'false'")
+
+    assert not reader.all(".refused")
+    assert set(reader.hits()) & set(before)
+    assert not [study for study in reader.hits() if study.startswith(QUERY.partition("/")[0])]
+    assert chosen(reader) == [EMPTY, "letter.jpg"]
+
+
+def test_films_stay_the_query_where_a_filter_of_theirs_is_refused(reader: Reader) -> None:
+    send(reader)
+    reader.ask("""
+        document.querySelector("[name=age_from]").value = -1;
+        document.querySelector("[name=age_from]").dispatchEvent(new Event("change", { bubbles: true }));
+    """)
+    reader.find(".refused")
+    assert reader.find("#query .film").is_displayed()
+    reader.click("#unfilter")
+    reader.find(".hit")
+    assert all("400" in one for one in reader.complaints())
 
 
 def test_the_patient_that_is_told_is_left_out(reader: Reader) -> None:

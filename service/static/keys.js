@@ -4,6 +4,7 @@ import * as compare from "./compare.js";
 import { byId } from "./elements.js";
 import { openMap } from "./map.js";
 import { openReport } from "./report.js";
+import * as upload from "./upload.js";
 import * as why from "./why.js";
 import { latest } from "./predictions.js";
 
@@ -41,7 +42,7 @@ const FILMS = {
 };
 
 function newFilms() {
-  byId("ask").open = true;
+  upload.newFilms();
   byId("films").querySelector("input[type=file]").focus();
 }
 

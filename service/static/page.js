@@ -17,6 +17,9 @@ const QUERY_FIELDS = ["study", "collection"];
 const main = byId("main");
 const filters = byId("filters");
 let settledAt = "";
+let searches = 0;
+/** The films that are on their way with their patient, or null. */
+let sending = null;
 
 /** Returns the words of the filters that are set. */
 function filterWords() {
@@ -26,18 +29,22 @@ function filterWords() {
   return given.filter(([name]) => name !== "label" || found);
 }
 
-function refuse(message) {
-  byId("query").replaceChildren();
+function refuse(message, again = false) {
+  if (!again) byId("query").replaceChildren();
   byId("results").replaceChildren(element("p", { className: "refused", role: "alert" }, sentence(message)));
 }
 
-/** Puts an answer in place. A page comes back as HTML, also for a refusal; a body over the limit comes back as JSON. */
-function fill({ text, kind, code }) {
+/**
+ * Puts an answer in place. A page comes back as HTML, also for a refusal; a body over the limit comes back as JSON.
+ * A query that is asked `again`, under other filters, stays where it is refused.
+ */
+function fill({ text, kind, code }, again = false) {
   main.className = "reading";
-  if (kind.startsWith("application/json")) return refuse(JSON.parse(text).error.message);
+  if (kind.startsWith("application/json")) return refuse(JSON.parse(text).error.message, again);
   const page = new DOMParser().parseFromString(text, "text/html");
-  if (!page.getElementById("results")) return refuse(`the service answered ${code}`);
-  for (const id of ["query", "results"]) byId(id).replaceChildren(...page.getElementById(id).childNodes);
+  if (!page.getElementById("results")) return refuse(`the service answered ${code}`, again);
+  const kept = again && !page.getElementById("query").childElementCount;
+  for (const id of kept ? ["results"] : ["query", "results"]) byId(id).replaceChildren(...page.getElementById(id).childNodes);
   main.dataset.study = page.getElementById("main").dataset.study;
   document.title = page.title;
   return null;
@@ -54,15 +61,20 @@ function settle(films = {}, patient = "") {
   byId("unfilter").hidden = !filterWords().some(([name]) => ![...BODY_FIELDS, ...QUERY_FIELDS].includes(name));
 }
 
-async function searchFilms() {
+/** Searches with films, those chosen now or those of the query that is shown; a late answer to an earlier one is dropped. */
+async function searchFilms(films, patient) {
+  const turn = ++searches;
   const words = filterWords().filter(([name]) => name !== "study" && !BODY_FIELDS.includes(name));
   const { k, one_a_patient: one } = Object.fromEntries(new FormData(filters));
-  const [films, patient] = [upload.chosenFilms(), upload.chosenPatient()];
+  sending = [films, patient];
   upload.busy(true);
   try {
-    fill(await upload.send({ k, group_by: one === "true" ? "patient" : "" }, new URLSearchParams(words)));
+    const answer = await upload.send(films, patient, { k, group_by: one === "true" ? "patient" : "" }, new URLSearchParams(words));
+    if (turn !== searches) return;
+    fill(answer, films === asked.films);
     filters.querySelector("[name=study]")?.remove();
-    byId("ask").open = byId("query").childElementCount === 0;
+    if (byId("query").childElementCount) upload.answered(films, patient);
+    else byId("ask").open = true;
     const own = new URLSearchParams(words.filter(([name]) => name === "collection"));
     window.history.replaceState(null, "", own.size ? `?${own}` : window.location.pathname);
     settle(films, patient);
@@ -70,26 +82,35 @@ async function searchFilms() {
     byId("results").focus({ preventScroll: true });
     window.scrollTo(0, 0);
   } catch (error) {
-    refuse(error.message);
+    if (turn === searches) refuse(error.message);
   }
+  if (turn !== searches) return;
+  sending = null;
   upload.busy(false);
 }
 
 async function searchStored() {
+  const turn = ++searches;
   const url = `/?${new URLSearchParams(filterWords())}`;
   byId("results").setAttribute("aria-busy", "true");
   try {
     const response = await fetch(url);
-    fill({ text: await response.text(), kind: response.headers.get("Content-Type") || "", code: response.status });
+    const text = await response.text();
+    if (turn !== searches) return;
+    fill({ text, kind: response.headers.get("Content-Type") || "", code: response.status });
     window.history.pushState(null, "", url);
     settle();
   } catch {
-    refuse("the service cannot be reached");
+    if (turn === searches) refuse("the service cannot be reached");
   }
-  byId("results").setAttribute("aria-busy", "false");
+  if (turn === searches) byId("results").setAttribute("aria-busy", "false");
 }
 
-const search = () => (Object.keys(asked.films).length ? searchFilms() : searchStored());
+/** Asks again what is asked, under the filters as they are now. */
+function search() {
+  if (sending) return searchFilms(...sending);
+  return Object.keys(asked.films).length ? searchFilms(asked.films, asked.patient) : searchStored();
+}
 
 /** Returns the query of the URL without what is open over it. */
 function base() {

@@ -1,17 +1,24 @@
-// Films on their way to the service: dropped or chosen, sent with a bar that moves, answered in place.
+// Films on their way to the service: dropped or chosen, taken out again, sent with a bar that moves, answered in place.
 
 import { byId } from "./elements.js";
 
 const VIEWABLE = ["image/jpeg", "image/png"];
+const VIEWS = ["frontal", "lateral"];
+const LATERAL = /lateral|seitlich|profil|perfil|(?:^|[^a-z])(?:lat|ll|rl)(?:[^a-z]|$)/i;
 
 const form = byId("films");
 const drops = [...form.querySelectorAll(".drop")];
-const button = form.querySelector("button");
+const button = form.querySelector("button[type=submit]");
 const bar = byId("progress");
+/** Whether what is dragged is a part of this page, such as a hit's film: it is no film of the reader's. */
+let ours = false;
+
+const inputOf = (drop) => drop.querySelector("input");
+const dropOf = (view) => drops[VIEWS.indexOf(view)];
 
 /** Returns the chosen films by view. */
 export function chosenFilms() {
-  const inputs = [...form.querySelectorAll("input[type=file]")].filter((input) => input.files.length);
+  const inputs = drops.map(inputOf).filter((input) => input.files.length);
   return Object.fromEntries(inputs.map((input) => [input.name, input.files[0]]));
 }
 
@@ -19,7 +26,7 @@ export function chosenFilms() {
 export const chosenPatient = () => form.elements.patient_id.value.trim();
 
 function show(drop) {
-  const file = drop.querySelector("input").files[0];
+  const file = inputOf(drop).files[0];
   const picture = drop.querySelector("img");
   URL.revokeObjectURL(picture.src);
   picture.hidden = !file || !VIEWABLE.includes(file.type);
@@ -27,25 +34,40 @@ function show(drop) {
   if (!picture.hidden) picture.src = URL.createObjectURL(file);
   drop.classList.toggle("chosen", Boolean(file));
   drop.querySelector(".drop-name").textContent = file ? file.name : "drop or choose a film";
+  drop.querySelector(".out").hidden = !file;
 }
 
-function put(drop, file) {
+function put(view, file) {
   const held = new DataTransfer();
-  held.items.add(file);
-  drop.querySelector("input").files = held.files;
-  show(drop);
+  if (file) held.items.add(file);
+  inputOf(dropOf(view)).files = held.files;
+  show(dropOf(view));
 }
 
-/** One film goes where it was dropped; of two, one that is called lateral is, and else the second. */
-function take(event, drop) {
-  event.preventDefault();
-  drop.classList.remove("over");
-  const films = [...event.dataTransfer.files];
-  if (films.length === 1) put(drop, films[0]);
-  if (films.length < 2) return;
-  const [one, two] = /lateral/i.test(films[0].name) ? [films[1], films[0]] : films;
-  put(drops[0], one);
-  put(drops[1], two);
+/** Empties both places and the patient's name, so that the next query has nothing of the one before. */
+export function clear() {
+  for (const view of VIEWS) put(view, null);
+  form.elements.patient_id.value = "";
+  status("");
+}
+
+/** Opens the places for new films, both empty. */
+export function newFilms() {
+  clear();
+  byId("ask").open = true;
+}
+
+/** Empties the places of films that were sent; those chosen meanwhile stay. */
+function clearSent(films, patient) {
+  const now = chosenFilms();
+  if (VIEWS.every((view) => now[view] === films[view]) && chosenPatient() === patient) clear();
+}
+
+function takeOut(drop) {
+  const { name } = inputOf(drop);
+  put(name, null);
+  status(`The ${name} film was taken out.`);
+  inputOf(drop).focus();
 }
 
 /** Says what is going on beside the button; "" where nothing is. */
@@ -53,10 +75,73 @@ export function status(sentence) {
   byId("status").textContent = sentence;
 }
 
-/** Returns the page that answers the chosen films, as text: sent with the fields and the words given. */
-export function send(fields, words) {
+/** Returns the reason why what was dropped cannot be a query, or "". */
+function fault(transfer) {
+  if ([...transfer.items].some((item) => item.webkitGetAsEntry?.()?.isDirectory)) return "A folder was dropped. Drop the films in it: one, or a frontal and a lateral.";
+  if (transfer.files.length > 2) return `${transfer.files.length} films were dropped. Drop one, or a frontal and a lateral of one patient.`;
+  return button.disabled ? "Films are on their way. Drop others when they are answered." : "";
+}
+
+/**
+ * Puts dropped films in place: one goes where it was dropped; of two, one that is called lateral is, and else the second.
+ * Two films, and one that was dropped beside both places, are a new query: nothing that was chosen before stays with them.
+ */
+function take(transfer, drop) {
+  const reason = fault(transfer);
+  if (reason) return status(reason);
+  const films = [...transfer.files];
+  if (!films.length) return null;
+  const before = Object.keys(chosenFilms()).length > 0;
+  const patient = chosenPatient();
+  if (films.length === 1 && drop) {
+    put(inputOf(drop).name, films[0]);
+    return status(`${films[0].name} is the ${inputOf(drop).name} film.`);
+  }
+  clear();
+  if (!before) form.elements.patient_id.value = patient;
+  const [frontal, lateral] = LATERAL.test(films[0].name) ? [films[1], films[0]] : films;
+  if (frontal) put("frontal", frontal);
+  if (lateral) put("lateral", lateral);
+  const placed = VIEWS.filter((view) => view in chosenFilms()).map((view) => `${chosenFilms()[view].name} is the ${view} film`);
+  return status(`${placed.join(", ")}.${before ? " What was chosen before was taken out." : ""}`);
+}
+
+const bringsFiles = ({ dataTransfer }) => !ours && Boolean(dataTransfer?.types.includes("Files"));
+
+/** Catches films wherever on the page they are dropped: a browser would leave the page and show the file. */
+function catchDrops() {
+  const over = (event) => {
+    const inside = bringsFiles(event) ? event.target.closest?.(".drop") : null;
+    for (const drop of drops) drop.classList.toggle("over", drop === inside);
+    document.body.classList.toggle("dropping", bringsFiles(event));
+  };
+  const leave = () => {
+    for (const drop of drops) drop.classList.remove("over");
+    document.body.classList.remove("dropping");
+  };
+  document.addEventListener("dragstart", () => { ours = true; });
+  document.addEventListener("dragend", () => { ours = false; });
+  document.addEventListener("dragover", (event) => {
+    over(event);
+    if (bringsFiles(event) || event.target.closest?.(".drop")) event.preventDefault();
+  });
+  document.addEventListener("dragleave", (event) => event.relatedTarget || leave());
+  document.addEventListener("drop", (event) => {
+    leave();
+    if (!bringsFiles(event)) return event.target.closest?.(".drop") && event.preventDefault();
+    event.preventDefault();
+    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+    byId("ask").open = true;
+    take(event.dataTransfer, event.target.closest?.(".drop"));
+    return byId("ask").scrollIntoView({ block: "nearest" });
+  });
+}
+
+/** Returns the page that answers films, as text: sent with their patient, the fields and the words given. */
+export function send(films, patient, fields, words) {
   const body = new FormData(form);
-  for (const [name, value] of Object.entries(fields)) body.set(name, value);
+  for (const view of VIEWS) body.delete(view);
+  for (const [name, value] of Object.entries({ ...films, ...fields, patient_id: patient })) body.set(name, value);
   const request = new XMLHttpRequest();
   request.open("POST", `${form.getAttribute("action")}?${words}`);
   request.upload.addEventListener("progress", ({ loaded, total }) => {
@@ -81,22 +166,28 @@ export function busy(working) {
   status(working ? "Sending the films…" : "");
 }
 
+/** Empties the places once these films are the query that is shown, and closes what asks for films. */
+export function answered(films, patient) {
+  clearSent(films, patient);
+  byId("ask").open = Object.keys(chosenFilms()).length > 0;
+}
+
 /** Wires the form; `submitted` is called when at least one film is chosen. */
 export function prepare(submitted) {
   for (const drop of drops) {
-    drop.addEventListener("change", () => show(drop));
-    drop.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      drop.classList.add("over");
+    const input = inputOf(drop);
+    input.addEventListener("change", () => show(drop));
+    input.addEventListener("keydown", (event) => {
+      if (["Delete", "Backspace"].includes(event.key) && input.files.length) takeOut(drop);
     });
-    drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-    drop.addEventListener("drop", (event) => take(event, drop));
+    drop.querySelector(".out").addEventListener("click", () => takeOut(drop));
     show(drop);
   }
-  document.addEventListener("dragenter", () => { byId("ask").open = true; });
+  catchDrops();
+  byId("ask").querySelector("summary").addEventListener("click", () => byId("ask").open || clear());
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (Object.keys(chosenFilms()).length) submitted();
+    if (Object.keys(chosenFilms()).length) submitted(chosenFilms(), chosenPatient());
     else status("Choose at least one film first.");
   });
 }

@@ -84,8 +84,8 @@ def read_dicom(
 
     In this order: modality table or rescale, first VOI table or window, stretch from the least to the
     greatest value that is not padding, inversion of MONOCHROME1 (PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2), and
-    resampling where pixels are higher than wide or wider than high. Padding is black. Without a window a hundredth of
-    the pixels, at either end, is clipped where it alone would widen the range by more than a quarter.
+    resampling where pixels are higher than wide or wider than high. Padding is black. Without a window half a
+    percent of the pixels, at either end, is clipped where it alone would widen the range by more than a quarter.
 
     Args:
         data: a whole DICOM file, or its data set alone.

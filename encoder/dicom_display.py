@@ -20,9 +20,9 @@ Table = npt.NDArray[np.float64]
 _BLOCK = 1 << 16
 _CODES = 1 << 16
 _LEAST = 1e-9  # of a slope or of a window's width: what is less is 0
-_SPARSE, _STRETCH = 0.01, 0.25
-"""Of a film without a window: a hundredth of its pixels, at either end, is clipped where it alone would widen the range
-by more than a quarter, as hot pixels and markers do. Version 1 of the rule."""
+_SPARSE, _STRETCH = 0.005, 0.25
+"""Of a film without a window: so many of its pixels, at either end, are clipped where they alone would widen the range
+by more than a quarter, as hot pixels and markers do."""
 
 
 def display_table(header: Elements, stored: Stored, notes: list[str]) -> Table:

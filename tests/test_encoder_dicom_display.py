@@ -212,7 +212,7 @@ def test_signed_padding_may_be_the_bits_that_are_stored() -> None:
 
 @pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize(("kind", "odd"), [("u2", 65_535), ("i2", 32_767), ("i2", -32_768), ("u2", 9_000)])
-@pytest.mark.parametrize("count", [1, 9, 25])
+@pytest.mark.parametrize("count", [1, 9, 15])
 def test_few_hot_or_dead_pixels_do_not_flatten_a_film_without_a_window(
     polarity: str, kind: str, odd: int, count: int
 ) -> None:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from pydicom.uid import UID_dictionary
 
 from encoder.body_part import DESCRIPTIONS, is_elsewhere, part_elsewhere, stated_part
-from encoder.dicom_display import Stored, display_table, look_up, transform_notes
+from encoder.dicom_display import Stored, display_table, look_up, palette, transform_notes
 from encoder.dicom_elements import (
     DEFLATED,
     EXPLICIT_BIG,
     MAX_HEADER_BYTES,
     NATIVE,
+    PALETTE,
     DicomFile,
     Elements,
     joined_fragments,
@@ -62,11 +63,13 @@ _KEYWORDS = (
     "WindowWidth",
     "VOILUTFunction",
     "PresentationLUTShape",
+    *PALETTE,
 )
 _SECTIONS = ("CT", "MR", "PT", "NM", "US", "IVUS", "OCT", "OPT", "OP", "ES", "GM", "SM", "XC")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
-_TOLD = (*_GREY, *_COLOUR, "PALETTE COLOR", "XYB", "ARGB", "HSV", "CMYK")
+_PALETTE = "PALETTE COLOR"
+_TOLD = (*_GREY, *_COLOUR, _PALETTE, "XYB", "ARGB", "HSV", "CMYK")
 """Names that a refusal may quote: any other may be a patient's."""
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 _SQUARE = 0.02  # how far from 1 a pixel's height over its width may be: spacings are rounded
@@ -103,11 +106,12 @@ def read_dicom(
     shape = _check_header(film, check_size, notes, ignored_parts)
     header = film.header
     try:
-        if header.text("PhotometricInterpretation").upper() in _COLOUR:
-            stored = _grey_of_colours(film, notes)
+        polarity = header.text("PhotometricInterpretation").upper()
+        stored = _stored_values(film, notes) if polarity not in _COLOUR else _grey(_colours(film, notes))
+        if polarity == _PALETTE:
+            stored = _grey(palette(header)[stored])
+        if polarity not in _GREY:
             header = Elements({})  # the values are those of a screen already
-        else:
-            stored = _stored_values(film, notes)
         image = look_up(stored, display_table(header, stored, notes))
     except MemoryError:
         raise ImageError("expected a film that fits the memory, got a larger one; reduce it first") from None
@@ -193,7 +197,7 @@ def _check_header(
 def _check_kind(header: Elements, notes: list[str], ignored_parts: Container[str]) -> None:
     """Refuse what is no radiograph of a chest, by the words of its header."""
     polarity = header.text("PhotometricInterpretation").upper()
-    if polarity not in (*_GREY, *_COLOUR):
+    if polarity not in (*_GREY, *_COLOUR, _PALETTE):
         told = repr(polarity) if polarity in ("", *_TOLD) else "of another name"
         raise ImageError(
             f"PhotometricInterpretation {told} is not a radiograph; expected MONOCHROME1 or MONOCHROME2; "
@@ -262,18 +266,20 @@ def _stored_values(film: DicomFile, notes: list[str]) -> Stored:
     return values & np.uint16((1 << bits) - 1) if spare and (pixels.itemsize == 2 or bits < 8) else values
 
 
-def _grey_of_colours(film: DicomFile, notes: list[str]) -> Stored:
-    """Return a grey film that is stored in colour as (H, W) uint16. Raises ImageError where it is coloured."""
+def _colours(film: DicomFile, notes: list[str]) -> npt.NDArray[Any]:
+    """Return (H, W, 3) in RGB of 8 or 16 bits, from whichever colour space."""
     pixels = _decoded(film, notes)
-    if pixels.itemsize == 2:  # deeper than the rule of colours knows: its channels have to be the same
-        if (pixels[..., :1] != pixels).any():
-            raise ImageError("expected a grey radiograph, got a colour picture of 16 bits; export it as grey")
-        return pixels[..., 0].astype(np.uint16)
     space = film.header.text("PhotometricInterpretation").upper()
-    pixels = pixels.astype(np.uint8, copy=False)
-    if space == "YBR_FULL" and film.syntax in (*NATIVE, _RLE):
-        pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB))
-    return as_grey(pixels).astype(np.uint16)
+    if space == "YBR_FULL" and film.syntax in (*NATIVE, _RLE) and pixels.itemsize == 1:
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB))
+    return pixels
+
+
+def _grey(colours: npt.NDArray[Any]) -> Stored:
+    """Return a grey film that is stored in colour as (H, W) uint16. Raises ImageError where it is coloured."""
+    if (colours[..., :1] == colours).all():
+        return colours[..., 0].astype(np.uint16)
+    return as_grey((colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)).astype(np.uint16)
 
 
 def _decoded(film: DicomFile, notes: list[str]) -> npt.NDArray[Any]:

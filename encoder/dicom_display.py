@@ -179,17 +179,38 @@ class _Lut:
 def _luts(header: Elements, keyword: str, notes: list[str]) -> Iterator[_Lut]:
     """Yield the tables of a sequence that can be used; an item without a descriptor or entries has nothing to apply."""
     for item in header.items(keyword):
-        descriptor = [value & 0xFFFF for value in item.integers("LUTDescriptor")]
-        if len(descriptor) < 3 or not item.raw("LUTData"):
-            notes.append(f"an item of {keyword} holds no table; it is left out")
-            continue
-        count = descriptor[0] or _CODES
-        words = item.found["LUTData"].vr != "OB"
-        entries = _entries(item.raw("LUTData"), count, descriptor[2], swapped=words and not item.little)
-        if len(entries) < count:
-            notes.append(f"an item of {keyword} holds fewer entries than it states; it is left out")
-            continue
-        yield _Lut(descriptor[1], entries.astype(np.float64))
+        lut = _lut(item, "LUTDescriptor", "LUTData")
+        if lut is None:
+            notes.append(f"an item of {keyword} holds no whole table; it is left out")
+        else:
+            yield lut
+
+
+def _lut(item: Elements, descriptor: str, data: str) -> _Lut | None:
+    """Return a table, or None where it is not described or ends before its end."""
+    told = [value & 0xFFFF for value in item.integers(descriptor)]
+    if len(told) < 3 or not item.raw(data):
+        return None
+    count = told[0] or _CODES
+    words = item.found[data].vr != "OB"
+    entries = _entries(item.raw(data), count, told[2], swapped=words and not item.little)
+    return _Lut(told[1], entries.astype(np.float64)) if len(entries) == count else None
+
+
+def palette(header: Elements) -> npt.NDArray[np.uint16]:
+    """Return (65536, 3): the red, green and blue of each stored value of a picture with a palette (C.7.6.3.1.5).
+
+    Raises:
+        ImageError: a colour without a whole table, such as one in segments.
+    """
+    values = _Input(np.arange(_CODES, dtype=np.float64), signed=False)
+    colours = np.empty((_CODES, 3), np.uint16)
+    for place, name in enumerate(("Red", "Green", "Blue")):
+        lut = _lut(header, f"{name}PaletteColorLookupTableDescriptor", f"{name}PaletteColorLookupTableData")
+        if lut is None:
+            raise ImageError(f"expected a whole palette, got none for {name.lower()}; export the film as grey")
+        colours[:, place] = lut.of(values)
+    return colours
 
 
 def _entries(data: bytes, count: int, bits: int, *, swapped: bool) -> npt.NDArray[Any]:

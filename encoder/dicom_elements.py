@@ -24,7 +24,11 @@ MAX_HEADER_BYTES = 64_000_000  # before the pixels: room for sixteen overlays of
 MAX_INFLATED_HEADER = 8_000_000  # bytes of a deflated file that are inflated before its size in pixels is known
 MAX_FRAGMENTS = 4096  # of a compressed frame; most have one
 MAX_VALUE_BYTES = 4096
-MAX_TABLE_BYTES = 4 * 65536  # LUTData: 65,536 entries of 16 bits, or of twice that
+MAX_TABLE_BYTES = 4 * 65536  # 65,536 entries of 16 bits, or of twice that
+PALETTE = tuple(
+    f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")
+)
+TABLES = ("LUTData", *PALETTE[1::2])
 MAX_META_ELEMENTS = 64
 MOST = 1e12  # of a decimal string: no film's number is near it, and sums of larger ones would leave their range
 
@@ -314,7 +318,7 @@ class _Walk:
         elif keyword is None:
             self._skip(length)
         else:
-            most = MAX_TABLE_BYTES if keyword == "LUTData" else MAX_VALUE_BYTES
+            most = MAX_TABLE_BYTES if keyword in TABLES else MAX_VALUE_BYTES
             if length > most:
                 raise ImageError(f"expected {keyword} of at most {most} bytes, got {length}; the header is damaged")
             found[keyword] = Element(vr, self._read(length))

@@ -62,8 +62,8 @@ def test_padding_is_black_and_does_not_count_for_the_range() -> None:
     ("elements", "reason"),
     [
         (
-            {"PhotometricInterpretation": "PALETTE COLOR"},
-            "'PALETTE COLOR' is not a radiograph; expected MONOCHROME1 or MONOCHROME2",
+            {"PhotometricInterpretation": "CMYK"},
+            "'CMYK' is not a radiograph; expected MONOCHROME1 or MONOCHROME2",
         ),
         ({"Modality": "CT"}, "Modality 'CT' is not a radiograph"),
         ({"BodyPartExamined": "HAND"}, "body part 'HAND' is not the chest; .* correct a header that is wrong"),

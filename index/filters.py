@@ -222,6 +222,7 @@ def _fitting(number: int, field: pa.Field) -> int:
 
 
 def _as_number(value: Any, key: str) -> int | float:
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FilterError(f"expected a number for column {key!r}, got {_short(value)}")
     if isinstance(value, int) and abs(value) > 2**63:

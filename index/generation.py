@@ -17,6 +17,7 @@ from index.added_films import PATH as ADDED_FILM
 from index.changes import Change
 from index.collection import Collection
 from index.errors import ArtefactError
+from index.nearest import require_options
 from index.retriever import Retriever
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study, require_studies
@@ -109,6 +110,7 @@ class Generation(Searchable):
 
     def search(self, query: npt.ArrayLike, k: int = 10, **options: Any) -> Answer:
         """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
+        k = require_options(k, options.get("group_by"))
         answers = [part.search(query, k, **options) for part in self._parts]
         if len(answers) == 1:
             return answers[0]

@@ -29,7 +29,7 @@ from index.origin import remembered_root
 from index.searchable import Answer
 from index.state import State, read_state, stamp_of
 from index.studies import Study
-from index.vectors import as_embeddings
+from index.vectors import as_embedding
 
 
 class LivingCollection(Writable):
@@ -95,7 +95,7 @@ class LivingCollection(Writable):
         """Add studies, as `Writable` says; return of each whether anything was new. They are on the disk then."""
         with self._written() as (before, changes):
             rows = as_rows(additions, self.schema)
-            vectors = [as_embeddings(one.embedding, self.embedding_dim)[0] for one in additions]
+            vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
             fresh = [
                 not is_same(before, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)
             ]

@@ -4,7 +4,8 @@ Knows similarities, patients and counts; it must not know where vectors are kept
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from operator import index
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +33,15 @@ class Fetched(NamedTuple):
     """(n,) of whatever names a patient."""
 
 
-def require_options(k: int, group_by: str | None) -> None:
-    """Raise CollectionError where a search is asked for what no search gives."""
-    if k < 1:
-        raise CollectionError(f"expected k of at least 1, got {k}")
+def require_options(k: SupportsIndex, group_by: str | None) -> int:
+    """Return k; raise CollectionError where a search is asked for what no search gives."""
+    if not isinstance(k, SupportsIndex):
+        raise CollectionError(f"expected k as a whole number, got {k!r}")
+    if (count := index(k)) < 1:
+        raise CollectionError(f"expected k of at least 1, got {count}")
     if group_by not in (None, "patient"):
         raise CollectionError(f"expected group_by 'patient' or nothing, got {group_by!r}")
+    return count
 
 
 def similarities_of(vectors: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Similar:

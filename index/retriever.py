@@ -25,7 +25,7 @@ from index.nearest import SIMILARITY_DECIMALS, SLACK, Fetched, first_k, require_
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
 from index.vector_index import Rows, Selection
-from index.vectors import Embeddings, as_embeddings
+from index.vectors import Embeddings, as_embedding
 
 __all__ = ["SIMILARITY_DECIMALS", "Answer", "Hit", "Retriever"]
 
@@ -110,8 +110,8 @@ class Retriever(Searchable):
         exact: bool = False,
     ) -> Answer:
         """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
-        require_options(k, group_by)
-        vector = as_embeddings(query, self.embedding_dim)[:1]
+        k = require_options(k, group_by)
+        vector = as_embedding(query, self.embedding_dim)[None]
         among = None if not where else self._selection(where)
         excluded = self._excluded(exclude_patient, exclude_study)
         exact = self._vectors.is_exact(exact, among)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from index.errors import FingerprintMismatch, StudyNotFound
 from index.filters import Where
 from index.studies import Study
+from index.vectors import as_embeddings
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class Searchable(ABC):
         Raises:
             VectorsError: a query of a wrong shape or norm. FilterError: bad `where`. CollectionError: k below 1.
         """
+
+    def search_many(self, queries: npt.ArrayLike, k: int = 10, **options: Any) -> list[Answer]:
+        """Return what `search` answers to each of (Q, D) unit vectors, all of one moment; options as there."""
+        here = self.now()
+        return [here.search(query, k, **options) for query in as_embeddings(queries, self.embedding_dim)]
 
     @property
     def columns(self) -> list[str]:

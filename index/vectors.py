@@ -43,6 +43,16 @@ def as_embeddings(values: npt.ArrayLike, embedding_dim: int | None = None) -> Em
     return array
 
 
+def as_embedding(value: npt.ArrayLike, embedding_dim: int) -> npt.NDArray[np.float32]:
+    """Return one vector as a checked (D,) float32 array; (1, D) is one too. Raises VectorsError."""
+    array = as_embeddings(value, embedding_dim)
+    if len(array) != 1:
+        raise VectorsError(
+            f"expected one embedding of shape ({embedding_dim},), got {len(array)}; search_many takes several"
+        )
+    return array[0]
+
+
 @dataclass(frozen=True)
 class SpaceHealth:
     """How well a set of embeddings uses its space."""

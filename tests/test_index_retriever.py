@@ -138,7 +138,11 @@ def test_threads_get_their_own_answers(retriever: Retriever, unit_vectors: Embed
     [
         ({"query": np.zeros(DIM)}, VectorsError),
         ({"query": np.ones(3)}, VectorsError),
+        ({"query": np.eye(3, DIM)}, VectorsError),
+        ({"query": np.empty((0, DIM))}, VectorsError),
         ({"k": 0}, CollectionError),
+        ({"k": 2.0}, CollectionError),
+        ({"k": "2"}, CollectionError),
         ({"group_by": "sex"}, CollectionError),
     ],
 )
@@ -147,6 +151,26 @@ def test_a_wrong_search_is_refused(
 ) -> None:
     with pytest.raises(error):
         retriever.search(**({"query": unit_vectors[0]} | change))
+
+
+def test_numbers_of_numpy_are_numbers(retriever: Retriever, unit_vectors: Embeddings) -> None:
+    pairs: list[tuple[Any, Any]] = [(np.int64(3), np.int64(40)), (np.uint8(3), np.float32(40))]
+    for k, age in pairs:
+        where = {"must": [{"key": "age", "range": {"gte": age}}]}
+        plain = {"must": [{"key": "age", "range": {"gte": 40}}]}
+
+        answer = retriever.search(unit_vectors[0], k, where=where)
+
+        assert answer == retriever.search(unit_vectors[0], 3, where=plain)
+
+
+def test_many_queries_are_answered_as_each_alone(retriever: Retriever, unit_vectors: Embeddings) -> None:
+    answers = retriever.search_many(unit_vectors[:3], k=4, group_by="patient")
+
+    assert answers == [retriever.search(query, 4, group_by="patient") for query in unit_vectors[:3]]
+    assert retriever.search_many(np.empty((0, DIM))) == []
+    with pytest.raises(VectorsError):
+        retriever.search_many(np.ones((2, 3)))
 
 
 def test_an_unknown_study_and_another_encoder_are_refused(retriever: Retriever) -> None:

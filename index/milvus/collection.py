@@ -27,7 +27,7 @@ from index.milvus.manifest import CHANGED, FILMS_ORIGIN, property_of
 from index.milvus.search import MilvusSearch
 from index.origin import is_at_origin, origin_of, remembered_root
 from index.places import is_local
-from index.vectors import as_embeddings
+from index.vectors import as_embedding
 
 _NEIGHBOURS = 16
 _ASKED_AT_ONCE = 50
@@ -57,7 +57,7 @@ class MilvusCollection(MilvusSearch, Writable):
         Of two processes that add one study at a time, the later wins.
         """
         rows = as_rows(additions, self.schema)
-        vectors = [as_embeddings(one.embedding, self.embedding_dim)[0] for one in additions]
+        vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
         with self._writing:
             fresh = [not is_same(self, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)]
             new = [(row, vector) for row, vector, one in zip(rows, vectors, fresh, strict=True) if one]

@@ -22,7 +22,7 @@ from index.milvus.recall import search_params
 from index.nearest import SLACK, Fetched, first_k, require_options, similarities_of
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
-from index.vectors import as_embeddings
+from index.vectors import as_embedding
 
 MOST_FETCHED = 16_384
 """Studies that Milvus gives in one answer."""
@@ -93,8 +93,8 @@ class MilvusSearch(Searchable):
 
         Raises, beside that, BeyondBackend: more studies would have to be fetched than Milvus gives.
         """
-        require_options(k, group_by)
-        vector = as_embeddings(query, self.embedding_dim)[0]
+        k = require_options(k, group_by)
+        vector = as_embedding(query, self.embedding_dim)
         wanted = ALL if not where else as_expression(where, self._columns)
         excluded = {PATIENT: exclude_patient, KEY: exclude_study}
         left = {field: value for field, value in excluded.items() if value is not None and _is_text(value)}

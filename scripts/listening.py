@@ -257,6 +257,15 @@ class Received(HTTPRequestParser):
 class Answer(WSGITask):
     """An answer, which ends its connection, and says so, once the service is closing."""
 
+    def service(self) -> None:
+        """Answer; whatever else an application raises than an Exception, waitress would leave its client waiting at."""
+        try:
+            super().service()
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError("an answer ended midway") from error
+
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
         environ[TURNED_AWAY] = self.request.turned_away

@@ -4,8 +4,9 @@ It is given its collections and their embedder ready made, and reads no environm
 """
 
 import secrets
+from functools import partial
 
-from flask import Response, g
+from flask import Response, g, request
 from flask_openapi3 import Info, OpenAPI
 
 from service import (
@@ -86,6 +87,9 @@ def create_app(
     app.before_request(require_body)
     disclosure.register(app, limits.queries_a_day)
     app.after_request(_protect)
+    headers = HEADERS | {"Cache-Control": "no-store"}
+    count = partial(metrics.count, "unmatched", "any", seconds=0.0)
+    app.wsgi_app = errors.LastResort(app.wsgi_app, headers, count)  # type: ignore[method-assign]
     return app
 
 
@@ -100,7 +104,7 @@ def _limit(app: OpenAPI, limits: Limits) -> None:
 
 
 def _number() -> None:
-    g.request_id = secrets.token_hex(8)
+    g.request_id = request.environ[errors.REQUEST_ID] = secrets.token_hex(8)
 
 
 def _protect(response: Response) -> Response:

@@ -3,8 +3,14 @@
 A route raises and never builds an error body; sentences about the server's own state name no path.
 """
 
+import json
 import logging
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Flask, Response, g, jsonify
 from werkzeug.exceptions import HTTPException
@@ -24,7 +30,7 @@ from index.errors import (
     VectorsError,
     WriteFailed,
 )
-from service.paths import without_paths
+from service.paths import MAX_WORDS, words_of
 
 log = logging.getLogger("precedent.service")
 
@@ -138,8 +144,8 @@ TABLE: dict[type[Exception], Refusal] = {
     OSError: Refusal(503, "not_ready", "a file cannot be read or written at present; see the log"),
 }
 
-MAX_SENTENCE = 4096
-"""Characters of a refusal, in which what was sent may be quoted."""
+REQUEST_ID = "precedent.request_id"
+"""In a request's environment, where what fails after it can still be told by its number."""
 UNEXPECTED = Refusal(500, "internal_error", "the service failed on this request; its log holds the details")
 
 
@@ -147,18 +153,18 @@ def refusal_of(error: Exception) -> tuple[int, str, str]:
     """Return status, code and sentence of `error`, by its nearest class in the table."""
     if isinstance(error, HTTPException):
         code = error.name.lower().replace(" ", "_")
-        return error.code or 500, code, (error.description or error.name)[:MAX_SENTENCE]
+        return error.code or 500, code, (error.description or error.name)[:MAX_WORDS]
     row = _row_of(error)
-    return row.status, row.code, row.message or without_paths(str(error)[:MAX_SENTENCE])[:MAX_SENTENCE]
+    return row.status, row.code, row.message or words_of(error) or "the reason cannot be told; see the log"
 
 
 def _row_of(error: Exception) -> Refusal:
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
 
 
-def error_body(code: str, message: str) -> dict[str, dict[str, str]]:
-    """Return the one error body."""
-    return {"error": {"code": code, "message": message, "request_id": g.get("request_id", "")}}
+def error_body(code: str, message: str, request_id: str | None = None) -> dict[str, dict[str, str]]:
+    """Return the one error body, of the running request where no id is given."""
+    return {"error": {"code": code, "message": message, "request_id": request_id or g.get("request_id", "")}}
 
 
 def _answer(error: Exception) -> tuple[Response, int]:
@@ -187,3 +193,32 @@ def register(app: Flask) -> None:
         app.register_error_handler(kind, _answer)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _answer)
+    app.config["PROPAGATE_EXCEPTIONS"] = True  # what these fail on is the last resort's
+
+
+class LastResort:
+    """A WSGI application that raises nothing: what another one raises becomes the one body, and a line of the log.
+
+    Such are errors of what runs after a handler, and what no handler is asked about, as SystemExit of a library.
+    """
+
+    def __init__(
+        self, app: Callable[..., Iterable[bytes]], headers: dict[str, str], count: Callable[[int], object]
+    ) -> None:
+        """Answer in the place of `app`, with these headers; `count` is told the status of each such answer."""
+        self._app, self._headers, self._count = app, headers, count
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Return the application's answer, or that of an unexpected error."""
+        try:
+            return self._app(environ, start_response)
+        except BaseException as error:
+            if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                raise  # a signal's, to end the process
+            request_id = environ.get(REQUEST_ID) or secrets.token_hex(8)
+            log.error("request %s: %s outside of its handler", request_id, UNEXPECTED.code, exc_info=error)
+            self._count(UNEXPECTED.status)
+            body = json.dumps(error_body(UNEXPECTED.code, str(UNEXPECTED.message), request_id)).encode()
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "X-Request-Id": request_id}
+            start_response("500 INTERNAL SERVER ERROR", [*(self._headers | headers).items()], sys.exc_info())
+            return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]

@@ -4,7 +4,11 @@ It knows text and nothing of who reads it.
 """
 
 import re
+from collections.abc import Callable
+from typing import Any
 
+MAX_WORDS = 4096
+"""Characters of a sentence, in which what was sent may be quoted."""
 _QUOTED = r"""(['"])(?:\./|\.\./|~/|/)(?:\\.|(?!\1)[^\n])*\1"""
 _BARE = r"""(?<![\w<./])(?:\.{0,2}|~)/(?!\s)[^;\n]+"""  # folders have spaces, commas and names in them
 _PATH = re.compile(f"{_QUOTED}|{_BARE}")
@@ -16,3 +20,14 @@ def without_paths(text: str) -> str:
     A study's id is no path: it begins with none of `/`, `./`, `../` and `~/`.
     """
     return _PATH.sub("[path]", text)
+
+
+def words_of(told: Any, saying: Callable[[Any], str] = str) -> str | None:
+    """Return what an error, or whatever else, says, without paths and no longer than MAX_WORDS; None where it cannot.
+
+    It may be of anybody's class, and how that says it may raise anything.
+    """
+    try:
+        return without_paths(saying(told)[:MAX_WORDS])[:MAX_WORDS]
+    except BaseException:  # noqa: BLE001 - SystemExit among them, which would end the thread that asks
+        return None

@@ -84,7 +84,7 @@ class Readiness:
                 if self.ready is not None:
                     self.ready.set(isinstance(self.verdict, dict))
             if isinstance(self.verdict, NotReady):
-                raise self.verdict
+                raise self.verdict.with_traceback(None)  # which would grow with each caller
             return self.verdict
 
     def _probe(self, served: Mounted) -> dict[str, Any] | NotReady:

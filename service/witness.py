@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Flask, Response, current_app, g, request
 
+from index.errors import CollectionError
 from service.audit import AuditLog
 from service.doors import template
 from service.errors import AuditError, CollectionNotFound, ResultNotWritten
@@ -23,7 +24,7 @@ EXTENSION = "precedent_witness"
 SILENT = frozenset({"/healthz", "/static/{filename}", "/docs/static/{filename}"})
 """What says nothing of any study, to anybody."""
 UNKNOWN = "unknown"
-"""In place of a name that nothing here has: a caller may write anything there."""
+"""In place of a name that nothing here has, or that cannot be looked up: a caller may write anything there."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 MOST_REFUSED = 8
 """Studies that a line names of a call that was refused: who sends some thousand names fills no disk with them."""
@@ -156,7 +157,10 @@ def _asked_about(most: int) -> tuple[str, list[str]]:
     except CollectionNotFound:
         return UNKNOWN, [UNKNOWN for _ in names]
     studies = finder.retriever.now()
-    return finder.name, [name if name in studies else UNKNOWN for name in names]
+    try:
+        return finder.name, [name if name in studies else UNKNOWN for name in names]
+    except CollectionError:  # nobody can tell now; the call is told all the same
+        return finder.name, [UNKNOWN for _ in names]
 
 
 def _study_names() -> list[str]:

@@ -2,10 +2,17 @@
 
 import io
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
+from failing_server import FAILURES, THREADS
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -239,3 +246,52 @@ def test_no_refusal_names_a_path_of_the_server(tmp_path: Path) -> None:
 
     for response in map(client.get, asked):
         assert str(tmp_path) not in refused(response, 404, response.get_json()["error"]["code"])
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Yield address and log of a real server of two threads that fails as its path says."""
+    folder = tmp_path_factory.mktemp("failing")
+    command = [sys.executable, "-u", str(Path(__file__).with_name("failing_server.py")), str(folder / "audit.jsonl")]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1], folder / "log"
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAILURES if not kind.startswith("stream")])
+def test_no_error_however_formed_takes_a_thread_down_or_leaves_its_client_waiting(
+    failing: tuple[str, Path], kind: str
+) -> None:
+    url, log = failing
+    before = len(log.read_text().splitlines())
+    for _ in range(THREADS + 1):
+        with pytest.raises(HTTPError) as refusal:
+            urlopen(f"{url}/fail/{kind}", timeout=20)
+        answer, head = json.load(refusal.value), refusal.value.headers
+        refusal.value.close()
+        assert refusal.value.code == (503 if answer["error"]["code"] in ("not_ready", "backend_unavailable") else 500)
+        assert answer["error"]["request_id"] == head["X-Request-Id"] != ""
+        assert (head["X-Content-Type-Options"], head["Content-Type"]) == ("nosniff", "application/json")
+
+    with urlopen(f"{url}/healthz", timeout=20) as alive:
+        assert alive.status == 200
+    told = [json.loads(line) for line in log.read_text().splitlines()[before:]]
+    faults = [line for line in told if "traceback" in line]
+    assert len(faults) == THREADS + 1
+    assert all("__main__:" in line["traceback"] for line in faults)
+    assert all(len(line["traceback"]) < 100_000 and line["logger"] == "precedent.service" for line in faults)
+
+
+@pytest.mark.parametrize("kind", ["stream", "stream-exit"])
+def test_an_answer_that_fails_midway_ends_its_connection_and_nothing_else(failing: tuple[str, Path], kind: str) -> None:
+    for _ in range(THREADS + 1):
+        with urlopen(f"{failing[0]}/fail/{kind}", timeout=20) as answer, pytest.raises(IncompleteRead):
+            answer.read()
+    with urlopen(f"{failing[0]}/healthz", timeout=20) as alive:
+        assert alive.status == 200

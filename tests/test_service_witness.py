@@ -20,7 +20,9 @@ from test_faults_disk import files_up_to
 from test_service_writing import save_index
 from werkzeug.test import TestResponse
 
+from index.errors import BackendUnavailable
 from index.living import LivingCollection
+from index.retriever import Retriever
 from scripts.cli import precedent
 from service import doors, witness
 from service.activation import ACTIVATION, Activation
@@ -110,6 +112,21 @@ def test_a_line_names_studies_that_are_there_and_no_other_word_of_the_caller(
     (line,) = told(log)
     assert (line["status"], line["studies"], line["principal"]) == (status, studies, None)
     assert "Smith" not in log.path.read_text()
+
+
+def test_a_call_about_a_study_that_nobody_can_look_up_now_is_told_all_the_same(
+    app: Flask, log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise BackendUnavailable("the server does not answer")
+
+    for name in ("study", "__contains__"):
+        monkeypatch.setattr(Retriever, name, lost)
+    answer = app.test_client().get(f"/v1/studies/{STUDY}/similar")
+
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "backend_unavailable")
+    (line,) = told(log)
+    assert (line["status"], line["collection"], line["studies"]) == (503, "main", ["unknown"])
 
 
 def test_an_added_and_a_deleted_study_are_told_with_who_when_and_result(tmp_path: Path, log: AuditLog) -> None:

@@ -75,6 +75,7 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
 _SQUARE = 0.02  # how far from 1 a pixel's height over its width may be: spacings are rounded
 _MAX_STRETCH = 8.0
 _ROWS = 256
+_REGIONS = 8  # of a film's anatomy that are looked at; a film has one or two
 _USUAL_HEADER = 1 << 18  # bytes
 _RLE = "1.2.840.10008.1.2.5"
 CheckSize = Callable[[int, int], None]
@@ -209,7 +210,7 @@ def _check_kind(header: Elements, notes: list[str], ignored_parts: Container[str
     modality = header.text("Modality").upper()
     if modality in _SECTIONS:
         raise ImageError(f"Modality {modality!r} is not a radiograph; expected CR, DX or a like projection")
-    regions = [item.text("CodeMeaning") for item in header.items("AnatomicRegionSequence")]
+    regions = [item.text("CodeMeaning") for item in header.items("AnatomicRegionSequence")[:_REGIONS]]
     stated = stated_part(header.text("BodyPartExamined"), regions)
     part = part_elsewhere(stated)
     if is_elsewhere(stated, [header.text(keyword) for keyword in DESCRIPTIONS], ignored_parts):

@@ -17,9 +17,11 @@ MAX_PARTS = 50_000  # segments or chunks; a 64 MP PNG in 8 KiB chunks has about 
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _PLAIN_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
 _METADATA_MARKERS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
-_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
-_LS_MARKER = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]", re.DOTALL)
+_FILL = re.compile(rb"\xff+")
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_LS_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]", re.DOTALL)
 """What ends a scan: in JPEG-LS a byte below 0x80 after 0xFF is one of the picture's (T.87, A.1)."""
+_PROFILES = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
 _MOST_EXIF = 1 << 18  # bytes of a text that are inflated; EXIF has 64 kB at most, twice that in hex
 _DECODED_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 
@@ -53,7 +55,7 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
     Raises:
         ImageError: no frame header before the first scan, a segment that runs past the end, or no end marker.
     """
-    position, kept, frame, scans, turn = 2, [data[:2]], None, 0, 1
+    position, kept, frame, scans, turn = 2, [data[:2]], None, 0, 0
     for _ in range(MAX_PARTS):
         marker, start, end = _jpeg_segment(data, position)
         segment = data[start:end]
@@ -61,8 +63,8 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
             break
         if marker in _FRAME_MARKERS:
             frame = segment
-        elif marker == 0xE1:
-            turn = exif_orientation(segment[10:]) if segment[4:10] == b"Exif\0\0" else turn
+        elif marker == 0xE1 and not turn and segment[4:8] == b"Exif":
+            turn = exif_orientation(segment[10:])
         elif marker == 0xDA:
             scans += 1
             end = _end_of_scan(data, end, _LS_MARKER if frame and frame[1] == 0xF7 else _MARKER)
@@ -74,7 +76,7 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
         raise ImageError(f"expected at most {MAX_PARTS} JPEG segments, got more")
     if frame is None or not scans:
         raise ImageError("expected a JPEG frame header before the first scan, got none; the file is damaged")
-    return _frame_header(frame, scans, turn), b"".join((*kept, b"\xff\xd9"))
+    return _frame_header(frame, scans, turn or 1), b"".join((*kept, b"\xff\xd9"))
 
 
 def _least(segment: bytes) -> bytes:
@@ -98,8 +100,8 @@ def _end_of_scan(data: bytes, position: int, marker: re.Pattern[bytes]) -> int:
 def _jpeg_segment(data: bytes, position: int) -> tuple[int, int, int]:
     """Return the marker at `position`, behind any fill bytes, where it begins and where its segment ends."""
     begun = position
-    while data[position : position + 2] == b"\xff\xff":
-        position += 1
+    if fill := _FILL.match(data, position):
+        position = fill.end() - 1
     marker = data[position + 1] if position + 1 < len(data) else 0
     if data[position : position + 1] != b"\xff" or (marker < 0xC0 and marker != 0x01):
         raise ImageError(f"expected a JPEG marker at byte {begun}, got the end or other bytes; it is damaged")
@@ -145,9 +147,7 @@ def _told_exif(kind: bytes, content: bytes) -> bytes:
     """Return the EXIF of a PNG's chunk: of its own (PNG 3, 11.3.2.11), or in hex in a text, as ImageMagick has it."""
     if kind == b"eXIf":
         return content
-    keyword, _, text = content.partition(b"\0")
-    if keyword not in (b"Raw profile type exif", b"Raw profile type APP1"):
-        return b""
+    text = content.partition(b"\0")[2]
     try:
         plain = zlib.decompressobj().decompress(text[1:], _MOST_EXIF) if kind == b"zTXt" else text[:_MOST_EXIF]
         # Its name and its length stand before it, a line each.
@@ -163,7 +163,7 @@ def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
     Raises:
         ImageError: an animation, a chunk that runs past the end, or no IHDR in first place.
     """
-    header, turn = _png_header(data), 1
+    header, turn = _png_header(data), 0
     position, kept = len(PNG_SIGNATURE), [PNG_SIGNATURE]
     for _ in range(MAX_PARTS):
         if position + 12 > len(data):
@@ -178,11 +178,10 @@ def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
             if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
                 raise ImageError("expected a PNG chunk with its own check sum, got another; the file is damaged")
             kept.append(data[position:end])
-        elif kind in (b"eXIf", b"zTXt", b"tEXt"):
-            stated = exif_orientation(_told_exif(kind, data[position + 8 : end - 4]))
-            turn = stated if stated != 1 else turn
+        elif not turn and (kind == b"eXIf" or data.startswith(_PROFILES, position + 8)):
+            turn = exif_orientation(_told_exif(kind, data[position + 8 : end - 4]))
         if kind == b"IEND":
-            return replace(header, orientation=turn), b"".join(kept)
+            return replace(header, orientation=turn or 1), b"".join(kept)
         position = end
     raise ImageError(f"expected at most {MAX_PARTS} PNG chunks, got more")
 

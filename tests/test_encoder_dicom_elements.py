@@ -113,3 +113,15 @@ def test_reading_changes_no_filter_and_takes_no_lock_of_the_process(monkeypatch:
     monkeypatch.setattr(threading, "Lock", taken)
 
     assert read_image(dicom(WindowCenter=1500, WindowWidth=1000)).shape == RAMP.shape
+
+
+def test_megabytes_of_words_for_the_body_part_are_not_gone_through() -> None:
+    meaning = element((0x0008, 0x0104), b"LO", b"chest " * 600)
+    items = (struct.pack("<HHI", 0xFFFE, 0xE000, len(meaning)) + meaning) * 5_000
+    film = with_elements(element((0x0008, 0x2218), b"SQ", items))
+    tracemalloc.start()
+
+    assert read_image(film).shape == RAMP.shape
+
+    assert tracemalloc.get_traced_memory()[1] < 3 * len(items)
+    tracemalloc.stop()

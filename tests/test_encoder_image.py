@@ -2,6 +2,7 @@
 
 import random
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -157,3 +158,30 @@ def test_mutated_files_are_films_or_are_refused() -> None:
     seeds += [picture(RAMP), dicom(), dicom(WindowCenter=900, WindowWidth=600)]
 
     assert all(is_film_or_refused(mutated(seeds[i % len(seeds)], source)) for i in range(240))
+
+
+def inflating_texts(count: int) -> bytes:
+    """Return a PNG with so many texts that each inflate to a megabyte and say to be EXIF."""
+    content = b"Raw profile type exif\0\0" + zlib.compress(bytes(10**6), 9)
+    chunk = struct.pack(">I", len(content)) + b"zTXt" + content + struct.pack(">I", zlib.crc32(b"zTXt" + content))
+    film = picture(RAMP)
+    return film[:33] + chunk * count + film[33:]
+
+
+@pytest.mark.parametrize(
+    "film",
+    [
+        picture(RAMP.astype(np.uint8), "JPEG")[:-2] + b"\xff" * 4_000_000 + b"\0" * 9,
+        picture(RAMP.astype(np.uint8), "JPEG")[:2] + b"\xff" * 4_000_000,
+        b"\xff\xd8" + (b"\xff\xe1\xff\xffExif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\1" * 65_517) * 300,
+        inflating_texts(20_000),
+    ],
+    ids=["fill bytes in a scan", "fill bytes", "EXIF", "texts"],
+)
+def test_what_is_no_pixel_is_gone_through_once(film: bytes) -> None:
+    """Each took from seconds to hours where the time grows with the square, or with what a text inflates to."""
+    begun = time.process_time()
+
+    assert is_film_or_refused(film)
+
+    assert time.process_time() - begun < 5

@@ -60,7 +60,12 @@ def create_app(
     metrics = metrics or Metrics()
     app = OpenAPI(
         "service",
-        info=Info(title="Precedent", version="1", description="Similar-case search for chest X-rays."),
+        info=Info(
+            title="Precedent",
+            version="1",
+            description="Similar-case search for chest X-rays. Whoever accepts text/html rather than application/json "
+            "is told a refusal as a page.",
+        ),
         doc_ui=False,
         validation_error_status=400,
         validation_error_model=ErrorBody,

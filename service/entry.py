@@ -12,7 +12,7 @@ from werkzeug.exceptions import Forbidden, Unauthorized
 from werkzeug.wrappers import Response as BaseResponse
 
 from service import doors
-from service.errors import RequestError
+from service.errors import RequestError, as_sentence, refusal_of
 from service.openapi import SERVICE, content, form_body, refusals
 from service.origins import require_own_page
 
@@ -62,7 +62,7 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
         doors.require("read")
     except (Unauthorized, Forbidden) as refusal:
         doors.slow()
-        return render_template("login.html", next=form.next, message=_sentence(refusal)), 401
+        return render_template("login.html", next=form.next, message=as_sentence(refusal_of(refusal)[2])), 401
     response, secure = redirect(_own(form.next), 303), _secure()
     name = doors.SECURE_COOKIE if secure else doors.COOKIE
     _end_sessions(response, but=name)
@@ -87,11 +87,6 @@ def _end_sessions(response: BaseResponse, but: str = "") -> None:
             doors.sessions().end(request.cookies[name])
             if name != but:
                 response.delete_cookie(name, httponly=True, samesite="Strict", secure=name == doors.SECURE_COOKIE)
-
-
-def _sentence(refusal: Unauthorized | Forbidden) -> str:
-    text = refusal.description or refusal.name
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _secure() -> bool:

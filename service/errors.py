@@ -1,6 +1,7 @@
 """Every refusal of the service: one table from an error's class to a status and a code, one body for all.
 
-A route raises and never builds an error body; sentences about the server's own state name no path.
+A route raises and never builds an error body; sentences about the server's own state name no path. Who asks for HTML
+rather than JSON, as a person's browser does for an address, is answered with a page that says the same.
 """
 
 import json
@@ -12,8 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, g, jsonify, make_response, render_template, request
+from markupsafe import escape
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.wrappers import Request as BaseRequest
 from werkzeug.wrappers import Response as BaseResponse
 
 from encoder.errors import EncoderError, ImageError, NotAnImage
@@ -167,28 +171,50 @@ def error_body(code: str, message: str, request_id: str | None = None) -> dict[s
     return {"error": {"code": code, "message": message, "request_id": request_id or g.get("request_id", "")}}
 
 
+def as_sentence(message: str) -> str:
+    """Return a message with a capital and a full stop."""
+    return message[:1].upper() + message[1:] + ("" if message.endswith((".", "!", "?")) else ".")
+
+
+def _is_page(request: BaseRequest) -> bool:
+    """Return whether HTML is asked for rather than JSON, as a browser does for an address and a script does not."""
+    return request.accept_mimetypes["text/html"] > request.accept_mimetypes["application/json"]
+
+
+def _told(status: int, code: str, message: str) -> Response:
+    """Return a refusal: a page where that is what was asked for, and else the one body."""
+    if _is_page(request):
+        phrase = HTTP_STATUS_CODES.get(status, "Refused")
+        page = render_template("refused.html", status=status, phrase=phrase, message=as_sentence(message))
+        response = make_response(page)
+    else:
+        response = jsonify(error_body(code, message))
+    response.vary.add("Accept")
+    return response
+
+
 def _answer(error: Exception) -> tuple[Response, int]:
     status, code, message = refusal_of(error)
     if status >= 500 and not isinstance(error, Stopping):
         log.error("request %s: %s", g.get("request_id", ""), code, exc_info=error)
-    response = jsonify(error_body(code, message))
+    response = _told(status, code, message)
     if (seconds := _row_of(error).retry_after) is not None:
         response.headers["Retry-After"] = str(seconds)
     return response, status
 
 
 def _http(error: HTTPException) -> BaseResponse:
-    """Keep the headers of the protocol (Allow, Retry-After), replace the HTML body."""
+    """Keep the headers of the protocol (Allow, Retry-After), replace the body."""
     response = BaseResponse.force_type(error.get_response(), {})
     if error.response is None and response.status_code >= 400:
-        _, code, message = refusal_of(error)
-        response.data = jsonify(error_body(code, message)).data
-        response.mimetype = "application/json"
+        told = _told(*refusal_of(error))
+        response.data, response.content_type = told.data, told.content_type
+        response.headers["Vary"] = told.headers["Vary"]
     return response
 
 
 def register(app: Flask) -> None:
-    """Make every error of `app` leave as the one body."""
+    """Make every error of `app` leave as the one body, or as a page."""
     for kind in TABLE:
         app.register_error_handler(kind, _answer)
     app.register_error_handler(HTTPException, _http)
@@ -218,7 +244,24 @@ class LastResort:
             request_id = environ.get(REQUEST_ID) or secrets.token_hex(8)
             log.error("request %s: %s outside of its handler", request_id, UNEXPECTED.code, exc_info=error)
             self._count(UNEXPECTED.status)
-            body = json.dumps(error_body(UNEXPECTED.code, str(UNEXPECTED.message), request_id)).encode()
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "X-Request-Id": request_id}
+            body, kind = _last_words(environ, request_id)
+            headers = {"Content-Type": kind, "Content-Length": str(len(body)), "X-Request-Id": request_id}
             start_response("500 INTERNAL SERVER ERROR", [*(self._headers | headers).items()], sys.exc_info())
             return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+
+_LAST_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Precedent</title></head>
+<body><p>{message}</p><p><a href="{home}/">To the page</a></p><p>Request {request_id}</p></body></html>
+"""
+"""Needs no template and no application, for these may be what has failed."""
+
+
+def _last_words(environ: dict[str, Any], request_id: str) -> tuple[bytes, str]:
+    """Return body and content type of an unexpected error."""
+    message = str(UNEXPECTED.message)
+    if not _is_page(BaseRequest(environ)):
+        return json.dumps(error_body(UNEXPECTED.code, message, request_id)).encode(), "application/json"
+    home = escape(environ.get("SCRIPT_NAME", ""))
+    page = _LAST_PAGE.format(message=as_sentence(message), home=home, request_id=escape(request_id))
+    return page.encode(), "text/html; charset=utf-8"

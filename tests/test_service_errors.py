@@ -9,7 +9,7 @@ from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from failing_server import FAILURES, THREADS
@@ -20,7 +20,11 @@ from service_world import FakeEmbedder, build_client, build_finder, film
 
 from index.errors import ArtefactError
 from service.app import create_app
+from service.errors import Busy, NotReady
 from service.finder import Mounted
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"}
+"""Of Chromium and Firefox, for an address that a person has typed or followed."""
 
 
 @pytest.fixture(scope="module")
@@ -174,10 +178,10 @@ def test_a_wrong_method_is_told_the_right_one(client: FlaskClient) -> None:
 @pytest.mark.parametrize("path", ["/info", "/", "/login", "/static/page.css", "/metrics", "/nothing"])
 @pytest.mark.parametrize("host", ["evil.example", "10.89.0.2:8080", "localhost.evil.example", "a b", ""])
 def test_a_foreign_host_name_is_refused(client: FlaskClient, path: str, host: str) -> None:
-    answer = client.get(path, headers={"Host": host, "Accept": "text/html"})
-
-    refused(answer, 400, "bad_request")
-    assert "--public-name" in answer.text
+    assert "--public-name" in refused(client.get(path, headers={"Host": host}), 400, "bad_request")
+    page = client.get(path, headers={"Host": host, "Accept": "text/html"})
+    assert (page.status_code, page.mimetype) == (400, "text/html")
+    assert "--public-name" in page.text
 
 
 @pytest.mark.parametrize("host", ["10.89.0.2:8080", "precedent.internal"])
@@ -279,11 +283,17 @@ def test_no_error_however_formed_takes_a_thread_down_or_leaves_its_client_waitin
         assert answer["error"]["request_id"] == head["X-Request-Id"] != ""
         assert (head["X-Content-Type-Options"], head["Content-Type"]) == ("nosniff", "application/json")
 
+    with pytest.raises(HTTPError) as page:
+        urlopen(Request(f"{url}/fail/{kind}", headers=BROWSER), timeout=20)
+    assert page.value.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert b'<a href="/">' in page.value.read()
+    page.value.close()
+
     with urlopen(f"{url}/healthz", timeout=20) as alive:
         assert alive.status == 200
     told = [json.loads(line) for line in log.read_text().splitlines()[before:]]
     faults = [line for line in told if "traceback" in line]
-    assert len(faults) == THREADS + 1
+    assert len(faults) == THREADS + 2
     assert all("__main__:" in line["traceback"] for line in faults)
     assert all(len(line["traceback"]) < 100_000 and line["logger"] == "precedent.service" for line in faults)
 
@@ -295,3 +305,47 @@ def test_an_answer_that_fails_midway_ends_its_connection_and_nothing_else(failin
             answer.read()
     with urlopen(f"{failing[0]}/healthz", timeout=20) as alive:
         assert alive.status == 200
+
+
+MISTYPED: list[tuple[str, str, dict[str, str], int]] = [
+    ("GET", "/stduy", {}, 404),
+    ("GET", "/docs/", {}, 404),
+    ("GET", "/v1/search", {}, 405),
+    ("GET", "/v1/studies/<b>nobody/nothing", {}, 404),
+    ("GET", "/film/nobody/nothing", {}, 404),
+    ("GET", "/?k=many", {}, 400),
+    ("GET", "/openapi.json?a=1", {"Host": "evil.example"}, 400),
+    ("GET", "/readyz", {"X-Forwarded-For": "192.0.2.1"}, 403),
+    ("POST", "/v1/search", {"Content-Type": "text/plain"}, 415),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status"), MISTYPED)
+def test_a_person_is_told_a_refusal_as_a_page_and_a_program_as_json(
+    client: FlaskClient, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    page = client.open(path, method=method, headers=headers | BROWSER)
+    told = client.open(path, method=method, headers=headers)
+
+    assert (page.status_code, page.mimetype) == (status, "text/html"), page.data
+    assert 'href="/"' in page.text
+    assert "<script" not in page.text
+    assert "<b>" not in page.text
+    assert page.headers["X-Request-Id"] in page.text
+    assert page.headers.get("Allow") == told.headers.get("Allow")
+    refused(told, status, told.get_json()["error"]["code"])
+    assert told.headers["Vary"] == page.headers["Vary"] == "Accept"
+    for accept in ("*/*", "application/json", "image/avif,image/webp,*/*;q=0.8", "application/json, text/html"):
+        assert client.open(path, method=method, headers=headers | {"Accept": accept}).mimetype == "application/json"
+
+
+def test_a_person_is_told_a_fault_as_a_page_too_and_offered_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = build_client()
+    for error, status in ((NotReady("no encoder"), 503), (KeyError("/srv/secret"), 500), (Busy("full"), 429)):
+        monkeypatch.setattr("service.pages.current", lambda *_, error=error: (_ for _ in ()).throw(error))
+        page = client.get("/", headers=BROWSER)
+
+        assert (page.status_code, page.mimetype) == (status, "text/html")
+        assert ("Try again" in page.text) == (status in (429, 503))
+        assert "secret" not in page.text
+    assert page.headers["Retry-After"] == "1"

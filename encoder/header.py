@@ -15,6 +15,7 @@ JPEG_SIGNATURE = b"\xff\xd8\xff"
 J2K_SIGNATURE = b"\xff\x4f\xff\x51"
 MAX_PARTS = 50_000  # segments or chunks; a 64 MP PNG in 8 KiB chunks has about 16,000
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE, _LOSSLESS = (0xC2, 0xC6, 0xCA, 0xCE), (0xC3, 0xC7, 0xCB, 0xCF, 0xF7)
 _PLAIN_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
 _METADATA_MARKERS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 _FILL = re.compile(rb"\xff+")
@@ -55,7 +56,8 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
     Raises:
         ImageError: no frame header before the first scan, a segment that runs past the end, or no end marker.
     """
-    position, kept, frame, scans, turn = 2, [data[:2]], None, 0, 0
+    position, kept, frame, turn = 2, [data[:2]], None, 0
+    scans: list[bytes] = []
     for _ in range(MAX_PARTS):
         marker, start, end = _jpeg_segment(data, position)
         segment = data[start:end]
@@ -66,7 +68,7 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
         elif marker == 0xE1 and not turn and segment[4:8] == b"Exif":
             turn = exif_orientation(segment[10:])
         elif marker == 0xDA:
-            scans += 1
+            scans.append(segment)
             end = _end_of_scan(data, end, _LS_MARKER if frame and frame[1] == 0xF7 else _MARKER)
             segment = data[start:end]
         if marker not in _METADATA_MARKERS:
@@ -76,7 +78,25 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
         raise ImageError(f"expected at most {MAX_PARTS} JPEG segments, got more")
     if frame is None or not scans:
         raise ImageError("expected a JPEG frame header before the first scan, got none; the file is damaged")
-    return _frame_header(frame, scans, turn or 1), b"".join((*kept, b"\xff\xd9"))
+    if not _is_covered(frame, scans):
+        raise ImageError("expected a JPEG with all its scans, got one that lacks some; the file is truncated")
+    return _frame_header(frame, len(scans), turn or 1), b"".join((*kept, b"\xff\xd9"))
+
+
+def _is_covered(frame: bytes, scans: list[bytes]) -> bool:
+    """Return whether the scans tell every bit of every component; without some, a decoder shows a coarser picture."""
+    components = frame[10 : 10 + 3 * frame[9] : 3] if len(frame) > 9 else b""
+    progressive = frame[1] in _PROGRESSIVE
+    untold = {component: [1] * 64 for component in components}  # bits of each coefficient that are still to come
+    for scan in scans:
+        count = scan[4] if len(scan) > 4 else 0
+        first, last, bits = scan[5 + 2 * count : 8 + 2 * count] if len(scan) >= 8 + 2 * count else (0, 63, 0)
+        for component in scan[5 : 5 + 2 * count : 2]:
+            if component in untold:
+                coefficients = slice(first, min(last, 63) + 1) if progressive else slice(64)
+                covered = untold[component][coefficients]
+                untold[component][coefficients] = [bits & 15 if progressive else 0] * len(covered)
+    return not any(map(any, untold.values()))
 
 
 def _least(segment: bytes) -> bytes:
@@ -118,7 +138,7 @@ def _frame_header(segment: bytes, scans: int, turn: int) -> PictureHeader:
     if len(segment) < 10:
         raise ImageError("expected a JPEG frame header of at least 10 bytes, got a shorter one; it is damaged")
     marker, (bits, height, width, components) = segment[1], struct.unpack_from(">BHHB", segment, 4)
-    progressive, lossless = marker in (0xC2, 0xC6, 0xCA, 0xCE), marker in (0xC3, 0xC7, 0xCB, 0xCF)
+    progressive, lossless = marker in _PROGRESSIVE, marker in _LOSSLESS
     return PictureHeader(
         width, height, bits, components, scans=scans, progressive=progressive, lossless=lossless, orientation=turn
     )

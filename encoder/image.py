@@ -136,6 +136,8 @@ def _kind(data: bytes) -> str:
     named = next((name for begin, name in _KINDS.items() if data.startswith(begin)), "")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         named = "WebP"
+    if data[4:8] == b"ftyp":
+        named = "HEIF or AVIF"
     if not named:
         return f"bytes that start with {data[:4].hex(' ')}"
     return f"a {named} file; {'unpack it' if named in _PACKED else 'save the film as PNG'} first"

@@ -179,3 +179,14 @@ def emptied(frame: bytes, share: float) -> bytes:
     start = len(frame) // 2
     count = int(len(frame) * share)
     return frame[:start] + bytes(count) + frame[start + count :]
+
+
+def one_scan_a_component(grey: Grey) -> bytes:
+    """Return the film as a baseline JPEG in colour whose components stand in a scan each, all alike."""
+    film = picture(Pillow.fromarray(grey), "JPEG")
+    film = film[:2] + film[20:]  # without JFIF, which says YCbCr
+    frame, scan = film.index(b"\xff\xc0"), film.index(b"\xff\xda")
+    header = film[frame : frame + 9] + b"\x03" + b"".join(bytes([number, 0x11, 0]) for number in b"RGB")
+    coded = film[scan + 6 : -2]
+    scans = b"".join(b"\xff\xda\0\x08\x01" + bytes([number]) + coded for number in b"RGB")
+    return film[:frame] + header[:3] + b"\x11" + header[4:] + film[frame + 13 : scan] + scans + b"\xff\xd9"

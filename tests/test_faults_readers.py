@@ -16,6 +16,7 @@ from hostile_files import (
     emptied,
     encapsulated,
     ending_early,
+    one_scan_a_component,
     real_films,
     whole_films,
 )
@@ -69,6 +70,19 @@ def test_a_stream_without_its_end_marker_is_refused(missing: int, grey: Grey) ->
             read_image(encapsulated(pixels, frame[:-missing], syntax))
     with pytest.raises(ImageError, match="truncated"):
         read_image(picture(grey, "JPEG")[:-missing])
+
+
+@pytest.mark.parametrize("kind", ["progressive", "component after component"])
+def test_a_jpeg_without_its_last_scans_is_refused(kind: str, grey: Grey) -> None:
+    """It has its end marker, and no decoder warns: it shows a coarser picture, or one without a colour."""
+    colour = Pillow.fromarray(grey).convert("RGB")
+    film = picture(colour, "JPEG", progressive=True) if kind == "progressive" else one_scan_a_component(grey)
+    starts = [place for place in range(len(film)) if film.startswith(b"\xff\xda", place)]
+
+    assert read_image(film).shape == grey.shape
+    for start in starts[1:]:
+        with pytest.raises(ImageError, match="lacks some; the file is truncated"):
+            read_image(film[:start] + b"\xff\xd9")
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])

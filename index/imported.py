@@ -107,8 +107,9 @@ def read_source_csv(path: Path, required: Sequence[str]) -> pd.DataFrame:
             lines = iter(lambda: file.readline(MOST_LINE).decode("utf-8-sig"), "")
             names = next(csv.reader(lines), [])
         text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        alone = pacsv.ReadOptions(use_threads=False)  # as `index.parquet` says
         with open_regular(path) as content:
-            frame = pacsv.read_csv(content, convert_options=text).to_pandas()
+            frame = pacsv.read_csv(content, alone, convert_options=text).to_pandas(use_threads=False)
     except CollectionError:
         raise
     except (OSError, ValueError, csv.Error) as cause:

@@ -1,7 +1,9 @@
 """Parquet tables of anybody, sized before they are read.
 
-A few bytes of Parquet can stand for any number of rows, or of the same long text. Knows types and sizes; it must not
-know what a column means.
+A few bytes of Parquet can stand for any number of rows, or of the same long text. The thread that asks reads alone:
+Arrow's own keep what they have read from for a moment after the answer, and where that is memory of Python's and Python
+ends meanwhile, the one that gives it back aborts the process. Knows types and sizes; it must not know what a column
+means.
 """
 
 import io
@@ -50,11 +52,11 @@ class ParquetTable:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return all rows: of some columns, where they are there, or of all."""
         wanted = None if columns is None else [one for one in columns if one in self.schema.names]
-        return self._plain(self.parquet.read(wanted))
+        return self._plain(self.parquet.read(wanted, use_threads=False))
 
     def read_row_groups(self, groups: Sequence[int]) -> pa.Table:
         """Return the rows of some row groups."""
-        return self._plain(self.parquet.read_row_groups(list(groups)))
+        return self._plain(self.parquet.read_row_groups(list(groups), use_threads=False))
 
     def _plain(self, table: pa.Table) -> pa.Table:
         """Return a table with its texts as such, each of them checked, where there is room for them."""

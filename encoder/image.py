@@ -29,7 +29,8 @@ Image = npt.NDArray[np.float32]
 READING = 2
 """Version of how films are read, raised when some begin to give other pictures: an export goes on under its own alone.
 2 does not turn dark to bright as 1 did (a negative RescaleSlope before a window), clips the few pixels that alone widen
-the range of a DICOM without a window, and makes oblong pixels square. JPEG, PNG and other DICOM films give the same."""
+the range of a DICOM without a window, makes oblong pixels square, and turns pictures by their EXIF; other films give
+the same."""
 MAX_PIXELS = 40_000_000  # the largest detectors in use give about 17 million, a CR plate 20; reading takes 0.4 GB
 MAX_FILE_BYTES = 100_000_000  # MAX_PIXELS of 16 bits uncompressed, and room for a header
 MIN_SIDE = 32

@@ -34,7 +34,7 @@ def decode_jpegls(frame: bytes, pixels: int) -> npt.NDArray[Any]:
         worker = take()
         try:
             decoded = worker.decode(frame, _SECONDS + pixels // _PIXELS_A_SECOND)
-        except _EndedBefore:  # killed while it was idle, by the system for one
+        except _EndedBefore:
             continue
         pool.give_back(worker)
         if isinstance(decoded, str):
@@ -44,7 +44,7 @@ def decode_jpegls(frame: bytes, pixels: int) -> npt.NDArray[Any]:
 
 
 class _EndedBefore(Exception):
-    """A worker that was not there any more when it was given a frame."""
+    """A worker that was ended while it was idle, by the system for one, or may have been: another is to try."""
 
 
 class _Worker:
@@ -56,24 +56,31 @@ class _Worker:
         self._process = subprocess.Popen(
             program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
+        self._answered = self._late = False
 
     def decode(self, frame: bytes, seconds: int) -> npt.NDArray[Any] | str:
         """Return the pixels, or what is wrong with the frame. The process is ended by anything that is raised.
 
         Raises:
-            ImageError: the process ended over the frame. _EndedBefore: it had ended before.
+            ImageError: the process ended over the frame. _EndedBefore: it may have ended before.
         """
-        deadline = threading.Timer(_WAIT * seconds, self._process.kill)
+        deadline = threading.Timer(_WAIT * seconds, self._give_up)
         deadline.daemon = True
         deadline.start()
         try:
             self._send(struct.pack(REQUEST, len(frame), seconds), frame)
-            return self._received(seconds)
+            decoded = self._received(seconds)
+            self._answered = True
+            return decoded
         except BaseException:
             self.end()
             raise
         finally:
             deadline.cancel()
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
 
     def _send(self, *parts: bytes) -> None:
         assert self._process.stdin is not None
@@ -97,11 +104,12 @@ class _Worker:
         assert self._process.stdout is not None
         content = self._process.stdout.read(count)
         if len(content) < count:
-            ended = self._process.wait()
-            if ended in (-signal.SIGKILL, -getattr(signal, "SIGXCPU", 0)):
+            if self._process.wait() == -getattr(signal, "SIGXCPU", 0) or self._late:
                 raise ImageError(
                     f"expected a JPEG-LS frame that is decoded in {seconds} s, got one that is not; it is damaged"
                 )
+            if self._answered:
+                raise _EndedBefore
             raise ImageError("expected a whole JPEG-LS frame, got a damaged one (the decoder ended)")
         return content
 

@@ -7,6 +7,8 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from encoder.tensor_files import written_whole
+
 History = Sequence[Mapping[str, float]]
 
 _PANELS = {
@@ -33,14 +35,15 @@ def save_curves(path: Path, history: History) -> None:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
 
 
 class Scalars:
     """TensorBoard scalars of one run; does nothing where TensorBoard is not installed."""
 
     def __init__(self, folder: Path, first_epoch: int) -> None:
-        """Open the run's event file; what an earlier process wrote after `first_epoch` is hidden."""
+        """Open the run's event file; what an earlier process wrote of `first_epoch` and after it is hidden."""
         self._writer = None
         if has_tensorboard():
             from torch.utils.tensorboard import SummaryWriter

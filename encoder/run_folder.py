@@ -7,7 +7,8 @@ rest is JSON, TOML and CSV, and each file appears whole or not at all.
 import csv
 import dataclasses
 import json
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ import torch
 from torch import Tensor
 
 from encoder.checkpoint import save_encoder
-from encoder.errors import CheckpointError, RecipeError
-from encoder.recipe import Recipe
+from encoder.errors import CheckpointError, EncoderError, RecipeError
+from encoder.recipe import MOST_BYTES, Recipe
 from encoder.single import build_encoder
 from encoder.tensor_files import load_tensors, read_regular, save_tensors, save_text
 from encoder.train import Progress, Trainer
 
 ENCODER, STATE, RECIPE, METRICS = "encoder.safetensors", "last.safetensors", "recipe.toml", "metrics.csv"
-CLASSIFIER = "classifier.safetensors"
+CLASSIFIER, INPUTS = "classifier.safetensors", "inputs.json"
 
 
 class RunFolder:
@@ -35,19 +36,23 @@ class RunFolder:
             inputs: what the run reads (tables, splits), as JSON values; a run goes on only with equal ones.
 
         Raises:
-            RecipeError: the folder holds a run of another recipe or of other inputs.
+            RecipeError: the folder holds a run of another recipe or of other inputs; each one is named.
         """
         self.path, self.recipe = path, recipe
         path.mkdir(parents=True, exist_ok=True)
-        self._claim(RECIPE, recipe.to_toml())
-        self._claim("inputs.json", json.dumps(dict(inputs), indent=1, sort_keys=True) + "\n")
+        self._claim(RECIPE, recipe.to_toml(), self._other_options)
+        self._claim(INPUTS, json.dumps(dict(inputs), indent=1, sort_keys=True) + "\n", self._other_inputs)
 
     def save(self, trainer: Trainer, *, best: bool) -> None:
         """Write the state to go on from, the curves so far, and the encoder if it is the best yet."""
         if best:
             self._save_best(trainer)
-        save_tensors(self.path / STATE, _tensors_of(trainer), {"run": json.dumps(_numbers_of(trainer))})
+        self.save_state(trainer)
         self._write_metrics(trainer.progress.history)
+
+    def save_state(self, trainer: Trainer) -> None:
+        """Write the state to go on from, which may be within an epoch."""
+        save_tensors(self.path / STATE, _tensors_of(trainer), {"run": json.dumps(_numbers_of(trainer))})
 
     def resume(self, trainer: Trainer) -> bool:
         """Put a trainer where the folder's run stands and return True; False where nothing has been saved.
@@ -63,6 +68,8 @@ class RunFolder:
             _restore(trainer, tensors, json.loads(metadata["run"]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
             raise CheckpointError(f"{str(path)!r} cannot be gone on from ({error}); use another --out") from error
+        if trainer.progress.history:  # a kill between the state and the curves left them an epoch behind
+            self._write_metrics(trainer.progress.history)
         return True
 
     def report(self, content: Mapping[str, Any]) -> None:
@@ -82,14 +89,52 @@ class RunFolder:
         lines += [",".join(f"{value:.6g}" for value in row.values()) for row in history]
         save_text(self.path / METRICS, "\n".join(lines) + "\n")
 
-    def _claim(self, name: str, content: str) -> None:
+    def _claim(self, name: str, content: str, others: Callable[[str, str], list[str]]) -> None:
+        """Write what a run is told, or raise RecipeError where the folder's was told something else."""
         path = self.path / name
         if not path.exists():
             save_text(path, content)
-        elif read_regular(path, 2 * len(content.encode()) + 1) != content.encode():
+            return
+        found = read_regular(path, MOST_BYTES)
+        if found == content.encode():
+            return
+        try:
+            differing = others(found.decode("utf-8"), content)
+        except (EncoderError, ValueError, AttributeError) as error:
             raise RecipeError(
-                f"{str(self.path)!r} holds a run with another {name}; give another --out, or the same recipe to go on"
+                f"{str(self.path)!r} holds a run whose {name} cannot be read ({error}); give another --out"
+            ) from error
+        if differing:
+            raise RecipeError(
+                f"{str(self.path)!r} holds a run with another {name}: {'; '.join(differing)}; give another --out, or "
+                "what the run began with to go on"
             )
+
+    def _other_options(self, found: str, content: str) -> list[str]:
+        """Return the options in which a recipe differs from this run's; one that it lacks has its default there."""
+        theirs, ours = (
+            {
+                f"{section}.{key}": value
+                for section, values in dataclasses.asdict(Recipe.from_dict(tomllib.loads(text))).items()
+                for key, value in values.items()
+            }
+            for text in (found, content)
+        )
+        return _differing(theirs, ours)
+
+    def _other_inputs(self, found: str, content: str) -> list[str]:
+        return _differing(json.loads(found), json.loads(content))
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each value that is not the same."""
+    names = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    return [f"{name} was {_short(theirs.get(name))} and is now {_short(ours.get(name))}" for name in names]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 120 else f"{text[:100]}..."
 
 
 def load_metrics(folder: Path) -> list[dict[str, float]]:
@@ -104,7 +149,7 @@ def _tensors_of(trainer: Trainer) -> dict[str, Tensor]:
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     if trainer.average is not None:
         tensors |= {f"average.{name}": value for name, value in trainer.average.state.items()}
-    return tensors
+    return tensors | {f"chance.{name}": value for name, value in trainer.chance.items()}
 
 
 def _numbers_of(trainer: Trainer) -> dict[str, Any]:
@@ -114,10 +159,11 @@ def _numbers_of(trainer: Trainer) -> dict[str, Any]:
 
 def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     trainer.network.load_state_dict(_under(tensors, "network."))
+    parameters = [one for group in trainer.optimizer.param_groups for one in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in _under(tensors, "optimizer.").items():
         number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
+        state.setdefault(int(number), {})[key] = _laid_out(value, parameters[int(number)])
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
     if trainer.average is not None:
@@ -125,6 +171,14 @@ def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[s
             trainer.average.state[name].copy_(value)
         trainer.average.steps = int(numbers["average_steps"])
     trainer.progress = Progress(**numbers["progress"])
+    trainer.chance = _under(tensors, "chance.")
+    if trainer.progress.batches and not {"films", "layers"} <= trainer.chance.keys():
+        raise ValueError("it stands within an epoch and lacks the states of chance")
+
+
+def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return the value as its parameter lies in memory, so that the next step is the same to the last bit."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

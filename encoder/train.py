@@ -28,6 +28,8 @@ from encoder.validation import figures_of, monitored
 Rows = npt.NDArray[np.int64]
 OnStep = Callable[[int, int, float], None]
 """Steps done, steps of the epoch, mean loss so far."""
+OnRest = Callable[[int, int], None]
+"""Batches done, batches of the epoch."""
 
 
 @dataclass
@@ -36,6 +38,10 @@ class Progress:
 
     epoch: int = 0
     """Epochs done."""
+    batches: int = 0
+    """Batches done of the epoch after those, up to a step of the optimizer."""
+    sums: list[float] = field(default_factory=lambda: [0.0] * 3)
+    """Of the three losses over those batches."""
     best: float = -np.inf
     best_epoch: int = 0
     since_better: int = 0
@@ -43,6 +49,7 @@ class Progress:
     reduction: float = 1.0
     """What plateaus have multiplied the learning rate with."""
     seconds: float = 0.0
+    """Spent on all of that."""
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -57,6 +64,8 @@ class Trainer:
         decay = recipe.optimizer.ema_decay
         self.average = RunningAverage(self.network, decay) if decay else None
         self.progress = Progress()
+        self.chance: dict[str, Tensor] = {}
+        """States of the sources of chance where the run stands within an epoch."""
         self._normalize = Normalizer(recipe.preprocessing, self.device)
         weights = label_weights(
             torch.from_numpy(studies.targets[studies.train]),
@@ -64,6 +73,7 @@ class Trainer:
             exclusive=studies.exclusive,
         )
         self._weights = weights.to(self.device)
+        self._started = time.monotonic()
 
     @property
     def finished(self) -> bool:
@@ -72,19 +82,23 @@ class Trainer:
         late = 0 < run.max_minutes * 60 <= progress.seconds
         return progress.epoch >= run.epochs or progress.since_better >= run.patience or late
 
-    def epoch(self, on_step: OnStep | None = None) -> bool:
-        """Do one epoch and return whether its figure is the best so far; `progress.history` gets its row.
+    def epoch(self, on_step: OnStep | None = None, on_rest: OnRest | None = None) -> bool:
+        """Do one epoch, or what is left of it, and return whether its figure is the best so far.
 
-        Chance in it comes from the recipe's seed and the epoch's number alone, so a resumed run repeats it.
+        `progress.history` gets its row. Chance in it comes from the recipe's seed and the epoch's number alone, so a
+        resumed run repeats it.
+
+        Args:
+            on_rest: called after each step of the optimizer, when the run may be written down to go on from there.
         """
-        started = time.monotonic()
+        self._started = time.monotonic()
         with torch.random.fork_rng(devices=[]):
             seed = self.recipe.run.seed * 1_000_003 + self.progress.epoch
             torch.manual_seed(seed)
-            losses = self._learn(torch.Generator().manual_seed(seed), on_step)
+            losses = self._learn(torch.Generator().manual_seed(seed), on_step, on_rest)
         figures = self._validate()
         better = self._judge(figures)
-        self.progress.seconds += time.monotonic() - started
+        self._count_seconds()
         self.progress.history.append(
             {"epoch": self.progress.epoch, **losses, **figures, "seconds": self.progress.seconds}
         )
@@ -119,27 +133,55 @@ class Trainer:
         embedded, logits = zip(*parts, strict=True)
         return torch.cat(embedded), torch.cat(logits)
 
-    def _learn(self, generator: torch.Generator, on_step: OnStep | None) -> dict[str, float]:
+    def _learn(self, generator: torch.Generator, on_step: OnStep | None, on_rest: OnRest | None) -> dict[str, float]:
         self._set_mode()
+        self.optimizer.zero_grad(set_to_none=True)
         batches = list(self._batches(generator))
         accumulation = self.recipe.optimizer.accumulation
-        sums = np.zeros(3)
-        for step, rows in enumerate(batches):
-            factor = rate_factor(
-                self.recipe.schedule, self.progress.epoch + step / len(batches), self.recipe.run.epochs
-            )
-            set_rate(self.optimizer, factor * self.progress.reduction)
+        first, sums = self.progress.batches, np.array(self.progress.sums)
+        if first:
+            self._set_chance(generator)
+        for step, rows in enumerate(batches[first:], start=first):
+            set_rate(self.optimizer, self._rate_factor(step, len(batches)))
             terms = self._loss(rows, generator)
             in_step = min(accumulation, len(batches) - step // accumulation * accumulation)
             with held_statistics(self.network):  # checkpointing runs the batch a second time here
                 (terms[0] / in_step).backward()
-            if (step + 1) % accumulation == 0 or step + 1 == len(batches):
-                self._step()
             sums += [float(term.detach()) for term in terms]
+            if rests := (step + 1) % accumulation == 0 or step + 1 == len(batches):
+                self._step()
+                self._rest(step + 1, sums, generator)
             if on_step is not None:
                 on_step(step + 1, len(batches), sums[0] / (step + 1))
+            if rests and on_rest is not None:
+                on_rest(step + 1, len(batches))
         mean = dict(zip(("loss", "label_loss", "neighbour_loss"), (sums / len(batches)).tolist(), strict=True))
-        return {**mean, "lr": self.optimizer.param_groups[0]["lr"]}
+        last = self._rate_factor(len(batches) - 1, len(batches))
+        return {**mean, "lr": self.optimizer.param_groups[0]["base_lr"] * last}
+
+    def _rate_factor(self, step: int, steps: int) -> float:
+        """Return the learning rate of a batch of this epoch, relative to the first."""
+        moment = self.progress.epoch + step / steps
+        return rate_factor(self.recipe.schedule, moment, self.recipe.run.epochs) * self.progress.reduction
+
+    def _rest(self, batches: int, sums: npt.NDArray[np.float64], generator: torch.Generator) -> None:
+        """Note where the run stands; no gradient waits for a step here."""
+        self.progress.batches, self.progress.sums = batches, sums.tolist()
+        self.chance = {"films": generator.get_state(), "layers": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            self.chance["cuda"] = torch.cuda.get_rng_state(self.device)
+        self._count_seconds()
+
+    def _set_chance(self, generator: torch.Generator) -> None:
+        generator.set_state(self.chance["films"])
+        torch.set_rng_state(self.chance["layers"])
+        if self.device.type == "cuda" and "cuda" in self.chance:
+            torch.cuda.set_rng_state(self.chance["cuda"], self.device)
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._started
+        self._started = now
 
     def _loss(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         planes, frontal, lateral, positions = self._films(rows)
@@ -217,6 +259,7 @@ class Trainer:
         """Count the epoch, remember the best one, and reduce the learning rate on a plateau."""
         progress, schedule = self.progress, self.recipe.schedule
         progress.epoch += 1
+        progress.batches, progress.sums, self.chance = 0, [0.0] * 3, {}
         figure = monitored(figures, self.recipe.run.monitor)
         if figure > progress.best:
             progress.best, progress.best_epoch = figure, progress.epoch

@@ -4,6 +4,7 @@ precedent train studies.parquet --images . --recipe dual_b0 --out runs/first
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from scripts.material import Material, Parts
 from scripts.places import Anywhere, Here
 from scripts.terminal import ERR, progress_bar, say, say_json
 
+SAVE_MINUTES = 5.0
+
 
 @click.command()
 @click.argument("studies", type=Anywhere())
@@ -36,10 +39,17 @@ from scripts.terminal import ERR, progress_bar, say, say_json
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads (default: all cores).")
 @click.option("--cache-gb", type=float, default=8.0, show_default=True, help="Memory for preprocessed films.")
+@click.option(
+    "--save-minutes",
+    type=click.FloatRange(0),
+    default=SAVE_MINUTES,
+    show_default=True,
+    help="Write down within an epoch where the run stands, this often: what a kill costs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     studies: Path, images: Path, name: str, changes: tuple[str, ...], weights: str | None, out: Path, device: str,
-    threads: int | None, cache_gb: float, as_json: bool,
+    threads: int | None, cache_gb: float, save_minutes: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Train an encoder on the table STUDIES; the same command goes on with a run that was killed.
 
@@ -53,16 +63,18 @@ def command(
     material = Material.gather(studies, images, name, recipe, cache_gb)
     device = available_device(device)
     if recipe.run.folds:
-        cross_validate(material, out, device, as_json=as_json)
+        cross_validate(material, out, device, save_minutes, as_json=as_json)
         return
-    report, _ = run(material, material.split(), out, device)
+    report, _ = run(material, material.split(), out, device, save_minutes)
     if as_json:
         say_json(report)
     else:
         say(_sentence(report, out))
 
 
-def run(material: Material, parts: Parts, out: Path, device: str) -> tuple[dict[str, Any], Trainer]:
+def run(
+    material: Material, parts: Parts, out: Path, device: str, save_minutes: float = SAVE_MINUTES
+) -> tuple[dict[str, Any], Trainer]:
     """Do one run, or what is left of it, and return its report and its trainer with the best encoder in it."""
     folder = RunFolder(out, material.recipe, material.inputs)
     ids = material.ids
@@ -70,7 +82,7 @@ def run(material: Material, parts: Parts, out: Path, device: str) -> tuple[dict[
     save_studies(material.table_of(parts), out / "studies.parquet")
     trainer = Trainer(material.recipe, material.films, material.studies_of(parts), device=device)
     _read_films(trainer)
-    _epochs(trainer, folder)
+    _epochs(trainer, folder, save_minutes)
     encoder, preprocessing = load_encoder(folder.path / ENCODER)
     trainer.take(encoder)
     report = {
@@ -88,13 +100,13 @@ def run(material: Material, parts: Parts, out: Path, device: str) -> tuple[dict[
     return report, trainer
 
 
-def cross_validate(material: Material, out: Path, device: str, *, as_json: bool) -> None:
+def cross_validate(material: Material, out: Path, device: str, save_minutes: float, *, as_json: bool) -> None:
     """Do a run a fold, judge each on the patients that it did not see, and write the report over all."""
     folds = deal(material)
     judged = Judged(material)
     for number, parts in enumerate(folds, start=1):
         ERR.print(f"fold {number} of {len(folds)}")
-        report, trainer = run(material, parts, out / f"fold{number}", device)
+        report, trainer = run(material, parts, out / f"fold{number}", device, save_minutes)
         judged.add(parts, trainer, report["fingerprint"]).save(out / f"fold{number}" / "probe")
     judged.save(out, as_json=as_json)
 
@@ -105,18 +117,41 @@ def _read_films(trainer: Trainer) -> None:
         trainer.films.fill(lambda done: bar.update(task, completed=done))
 
 
-def _epochs(trainer: Trainer, folder: RunFolder) -> None:
+class Saver:
+    """Writes down within an epoch where a run stands, every so many minutes; called where it rests."""
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, minutes: float) -> None:
+        self._trainer, self._folder, self._seconds = trainer, folder, 60 * minutes
+        self._saved = time.monotonic()
+        self._in_epoch = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Write the state where that is due, and in a long epoch before it is validated."""
+        if time.monotonic() - self._saved >= self._seconds or (done == total and self._in_epoch):
+            self._folder.save_state(self._trainer)
+            self._saved, self._in_epoch = time.monotonic(), True
+
+    def epoch_saved(self) -> None:
+        """Note that the state has been written at the end of an epoch."""
+        self._saved, self._in_epoch = time.monotonic(), False
+
+
+def _epochs(trainer: Trainer, folder: RunFolder, save_minutes: float) -> None:
     """Do the epochs that are left."""
     if folder.resume(trainer):
-        ERR.print(f"going on after epoch {trainer.progress.epoch} of {folder.path}")
+        within = f" and {trainer.progress.batches} batches" if trainer.progress.batches else ""
+        ERR.print(f"going on after epoch {trainer.progress.epoch}{within} of {folder.path}")
     if not has_tensorboard():
         ERR.print("TensorBoard is not installed; its scalars are left out, metrics.csv and curves.png are not")
-    scalars = Scalars(folder.path / "tensorboard", trainer.progress.epoch + 1)
+    scalars = Scalars(folder.path / "tensorboard", max(trainer.progress.epoch, 1))
+    if trainer.progress.history:  # a kill may have come between the state of an epoch and these
+        _show(trainer, folder, scalars)
+    saver = Saver(trainer, folder, save_minutes)
     while not trainer.finished:
-        better = _epoch(trainer)
+        better = _epoch(trainer, saver)
         folder.save(trainer, best=better)
-        scalars.add(trainer.progress.history[-1])
-        save_curves(folder.path / "curves.png", trainer.progress.history)
+        saver.epoch_saved()
+        _show(trainer, folder, scalars)
         ERR.print(_line(trainer.progress.history[-1]) + (" (best)" if better else ""), soft_wrap=True)
     scalars.close()
     if not trainer.progress.best_epoch:
@@ -126,10 +161,15 @@ def _epochs(trainer: Trainer, folder: RunFolder) -> None:
         )
 
 
-def _epoch(trainer: Trainer) -> bool:
+def _show(trainer: Trainer, folder: RunFolder, scalars: Scalars) -> None:
+    scalars.add(trainer.progress.history[-1])
+    save_curves(folder.path / "curves.png", trainer.progress.history)
+
+
+def _epoch(trainer: Trainer, saver: Saver) -> bool:
     with progress_bar("steps") as bar:
         task = bar.add_task(f"epoch {trainer.progress.epoch + 1}")
-        return trainer.epoch(lambda done, total, _: bar.update(task, completed=done, total=total))
+        return trainer.epoch(lambda done, total, _: bar.update(task, completed=done, total=total), saver)
 
 
 def _line(row: dict[str, float]) -> str:

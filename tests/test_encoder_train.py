@@ -10,7 +10,7 @@ from encoder.depthwise import DepthwiseConv2d
 from encoder.errors import CheckpointError, EncoderError, RecipeError
 from encoder.films import FilmStore, TrainingStudies
 from encoder.recipe import Recipe
-from encoder.run_folder import ENCODER, STATE, RunFolder, load_metrics
+from encoder.run_folder import ENCODER, METRICS, STATE, RunFolder, load_metrics
 from encoder.train import Trainer
 
 SMALL = [
@@ -72,6 +72,102 @@ def test_a_run_killed_between_epochs_goes_on_to_the_same_curve(films: list[Path]
     for row, again in zip(whole.progress.history, load_metrics(tmp_path / "run"), strict=True):
         assert row["loss"] == pytest.approx(again["loss"], rel=1e-4)
         assert row["valid_loss"] == pytest.approx(again["valid_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("run.batch_size=3", "optimizer.ema_decay=0.9", "schedule.kind=cosine_restarts"),
+        ("run.batch_size=2", "optimizer.accumulation=4", "optimizer.precision=bf16", "optimizer.frozen_stages=1"),
+        ("run.batch_size=3", "schedule.kind=plateau", "schedule.patience=1", "optimizer.checkpointing=true"),
+    ],
+)
+@pytest.mark.parametrize(("epoch", "rest"), [(0, 0), (1, 1), (1, -1)])
+def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(
+    films: list[Path], tmp_path: Path, changes: tuple[str, ...], epoch: int, rest: int
+) -> None:
+    whole = _trainer(films, "run.epochs=2", *changes)
+    while not whole.finished:
+        whole.epoch()
+
+    killed = _trainer(films, "run.epochs=2", *changes)
+    for _ in range(epoch):
+        killed.epoch()
+    _killed_at(killed, RunFolder(tmp_path / "run", killed.recipe, {}), rest)
+    again = _trainer(films, "run.epochs=2", *changes)
+    assert RunFolder(tmp_path / "run", again.recipe, {}).resume(again)
+    assert again.progress.batches
+    while not again.finished:
+        again.epoch()
+
+    assert _without_seconds(again) == _without_seconds(whole)
+    for state, expected in (
+        (again._validated_state(), whole._validated_state()),
+        (again.head_state(), whole.head_state()),
+    ):
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
+
+
+def _killed_at(trainer: Trainer, folder: RunFolder, rest: int) -> None:
+    """Do an epoch up to one of its rests, the last for -1, write the state there, and come no further than a batch."""
+    rests = 0
+
+    def on_rest(done: int, total: int) -> None:
+        nonlocal rests
+        if rests == rest or (rest < 0 and done == total):
+            folder.save_state(trainer)
+            if done == total:
+                raise Killed
+        elif rests > rest >= 0:
+            raise Killed
+        rests += 1
+
+    with pytest.raises(Killed):
+        trainer.epoch(on_rest=on_rest)
+
+
+def _without_seconds(trainer: Trainer) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in trainer.progress.history]
+
+
+def test_a_run_that_cannot_go_on_says_in_what_it_differs(films: list[Path], tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run", _trainer(films).recipe, {"images": "a", "studies_sha256": "1"})
+
+    with pytest.raises(RecipeError) as refused:
+        RunFolder(tmp_path / "run", _trainer(films, "optimizer.lr=0.5", "run.seed=7").recipe, {})
+    for sentence in ("optimizer.lr was", "is now 0.5", "run.seed was 1 and is now 7"):
+        assert sentence in str(refused.value)
+    assert "run.epochs" not in str(refused.value)
+    with pytest.raises(RecipeError, match='images was "a" and is now "b"; give another --out'):
+        RunFolder(tmp_path / "run", _trainer(films).recipe, {"images": "b", "studies_sha256": "1"})
+
+
+def test_a_recipe_from_before_an_option_goes_on_and_one_that_is_torn_is_told(films: list[Path], tmp_path: Path) -> None:
+    recipe = _trainer(films).recipe
+    RunFolder(tmp_path / "run", recipe, {})
+    path = tmp_path / "run" / "recipe.toml"
+
+    path.write_text(path.read_text().replace("max_minutes = 0.0\n", ""))
+    RunFolder(tmp_path / "run", recipe, {})
+
+    path.write_text("[run")
+    with pytest.raises(RecipeError, match=r"recipe\.toml cannot be read"):
+        RunFolder(tmp_path / "run", recipe, {})
+
+
+def test_the_curves_that_a_kill_left_behind_are_caught_up_with(films: list[Path], tmp_path: Path) -> None:
+    trainer = _trainer(films)
+    folder = RunFolder(tmp_path / "run", trainer.recipe, {})
+    folder.save(trainer, best=trainer.epoch())
+    (tmp_path / "run" / METRICS).unlink()
+
+    folder.resume(_trainer(films))
+
+    assert [row["epoch"] for row in load_metrics(tmp_path / "run")] == [1]
 
 
 def test_the_kept_encoder_is_the_one_that_was_validated(films: list[Path], tmp_path: Path) -> None:

@@ -106,11 +106,26 @@ def test_progress_is_shown_beside_the_answer_and_tensorboard_can_be_missing(
 
 
 @pytest.mark.slow
+def test_a_run_killed_within_its_first_epoch_ends_with_the_same_weights(collection: Path) -> None:
+    words = train_words(collection, "run.epochs=2", "run.batch_size=2", "optimizer.ema_decay=0.9")
+    done(*words, "--out", collection / "whole")
+
+    _kill_once(words, collection / "killed", "last.safetensors", "--save-minutes", "0")
+    assert not (collection / "killed" / "metrics.csv").exists()
+    told = done(*words, "--out", collection / "killed").stderr
+
+    assert "going on after epoch 0 and " in told
+    whole, killed = (json.loads((collection / name / "report.json").read_text()) for name in ("whole", "killed"))
+    assert killed["fingerprint"] == whole["fingerprint"]
+    assert_same_curve(collection / "whole", collection / "killed")
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_curve_of_one_that_was_left_alone(collection: Path) -> None:
     words = train_words(collection, "run.epochs=6", "run.patience=6", "schedule.kind=cosine", "optimizer.ema_decay=0.9")
     done(*words, "--out", collection / "whole")
 
-    _kill_after_an_epoch(words, collection / "killed")
+    _kill_once(words, collection / "killed", "metrics.csv")
     before = len(load_metrics(collection / "killed"))
     told = done(*words, "--out", collection / "killed").stderr
 
@@ -119,13 +134,14 @@ def test_a_killed_run_goes_on_to_the_curve_of_one_that_was_left_alone(collection
     assert_same_curve(collection / "whole", collection / "killed")
 
 
-def _kill_after_an_epoch(words: list[str], out: Path) -> None:
+def _kill_once(words: list[str], out: Path, file: str, *options: str) -> None:
+    """Kill a run as soon as a file is in its folder."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.cli", *words, "--out", str(out)],
+        [sys.executable, "-m", "scripts.cli", *words, "--out", str(out), *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not (out / "metrics.csv").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (out / file).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -59,8 +59,10 @@ def served(*words: str | Path) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert "http://" in line, "the server did not start"
-        yield line.split()[-1]
-        process.terminate()
+        try:
+            yield line.split()[-1]
+        finally:
+            process.terminate()
 
 
 @contextmanager

@@ -1,5 +1,9 @@
 """A reader looks at films: side by side, zoomed, windowed and inverted together, with heat maps, all kept in the URL."""
 
+from pathlib import Path
+
+import cv2
+import numpy as np
 import pytest
 from page_world import ONE_VIEW, QUERY, Reader
 
@@ -124,6 +128,83 @@ def test_a_heat_map_says_on_both_sides_why_two_studies_are_alike(reader: Reader)
     )
     assert film == heat
     assert any(one in reader.text("#trust") for one in ("Holds", "Do not rely", "Blank", "Not to be judged"))
+
+
+def stripes(reader: Reader, folder: Path) -> None:
+    """Search with a picture of stripes in the frontal's place, and wait until it is called unfamiliar."""
+    cv2.imwrite(str(folder / "stripes.png"), np.tile(np.uint8([[30] * 40 + [220] * 40]), (400, 5)))
+    reader.open("/")
+    reader.choose("frontal", folder / "stripes.png")
+    reader.choose("lateral")
+    reader.click("#films > button")
+    reader.find("#unfamiliar")
+
+
+def test_the_warning_of_an_unfamiliar_film_stays_in_the_viewer_and_beside_every_map(
+    reader: Reader, tmp_path: Path
+) -> None:
+    stripes(reader, tmp_path)
+    words = reader.text("#unfamiliar")
+    reader.press("1")
+    assert reader.text("#compare .unfamiliar") == words
+    reader.press("s")
+    reader.wait("document.querySelectorAll('#trust li').length === 2")
+
+    assert all("the query is unfamiliar" in one.text for one in reader.all("#trust li"))
+    assert [one.text for one in reader.all(".doubt")] == ["Not to be relied on: the query is unfamiliar"] * 2
+    reader.press("\ue00c")
+    reader.wait("!document.getElementById('compare').open")
+    reader.press("m")
+    assert reader.text("#map .unfamiliar") == words
+
+
+def test_a_map_that_is_not_to_be_relied_on_is_grey_and_striped(reader: Reader, tmp_path: Path) -> None:
+    look = "const {filter, maskImage} = getComputedStyle(document.querySelector('.heat-layer')); return [filter, maskImage]"
+    compare(reader)
+    reader.press("s")
+    reader.wait("document.querySelector('.stage canvas')")
+    assert reader.ask(look) == ["none", "none"]
+
+    stripes(reader, tmp_path)
+    reader.press("1")
+    reader.find(".stage")
+    reader.press("s")
+    reader.wait("document.querySelector('.doubted canvas')")
+    filtered, mask = reader.ask(look)
+    assert filtered == "grayscale(1)"
+    assert mask.startswith("repeating-linear-gradient")
+
+
+def test_the_warning_stays_while_the_same_films_are_predicted_anew(reader: Reader, tmp_path: Path) -> None:
+    stripes(reader, tmp_path)
+    reader.ask("window.fetch = () => new Promise(() => {})")
+    reader.click(".predictions .menu summary")
+    reader.click("#tta")
+    reader.wait("document.querySelector('.predictions').textContent.includes('Working them out')")
+
+    assert reader.text("#unfamiliar").startswith("Unfamiliar")
+
+
+@pytest.mark.parametrize(
+    ("scores", "doubt"),
+    [
+        ((0.2, 0.7, 0.5, 0.4), ""),
+        ((0.5, 0.7, 0.5, 0.4), ""),
+        ((0.5, 0.4, 0.5, 0.4), "Not to be relied on: no better than a random map"),
+        ((0.01, 0.02, 0.02, 0.01), "Not to be relied on: hardly any result to explain"),
+    ],
+)
+def test_a_map_that_holds_no_better_than_a_random_one_is_doubted(
+    reader: Reader, scores: tuple[float, ...], doubt: str
+) -> None:
+    reader.open("/")
+    names = ("deletion", "insertion", "random_deletion", "random_insertion")
+    script = """
+        const [scores, done] = arguments;
+        import("/static/explain.js").then(({ doubtOf }) => done(
+          [true, false].map((side) => doubtOf({ ...scores, canvas: {}, side: side ? "hit" : "query" }, side, false))));
+    """
+    assert reader.chrome.execute_async_script(script, dict(zip(names, scores, strict=True))) == [doubt, doubt]
 
 
 def test_the_slider_makes_the_heat_map_weaker(reader: Reader) -> None:

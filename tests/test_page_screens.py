@@ -148,3 +148,18 @@ def test_a_map_of_a_study_with_one_view_tells_of_that_view_alone(reader: Reader)
     reader.press("l")
 
     reader.wait("!document.getElementById('trust').textContent.includes('Query')")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("keys", "first"), [("1", "#stages"), ("m", ".plane")])
+def test_on_a_narrow_screen_a_dialog_has_one_column(reader: Reader, keys: str, first: str) -> None:
+    reader.screen(400, 800)
+    reader.open(f"/?study={QUERY}")
+    reader.find(".hit")
+    reader.press(keys)
+    box, bar, rail = (reader.find(f"dialog[open] {one}").rect for one in (first, ".bar", ".rail"))
+
+    assert box["width"] > 380
+    assert bar["y"] + bar["height"] <= box["y"] + 1
+    assert rail["y"] >= box["y"] + box["height"] - 1
+    reader.screen(*SMALL)

@@ -38,15 +38,32 @@ async function painted(answer) {
 export function trustSentence(map) {
   if (!map.canvas) return "Blank: nothing in this view speaks for it.";
   if (!isChecked(map)) return "";
-  if (Math.max(map.deletion, map.insertion, map.random_deletion, map.random_insertion) < CLEARLY) {
-    return "Not to be judged: the result is hardly over 0 whatever is blurred.";
-  }
-  const falls = map.random_deletion - map.deletion > CLEARLY;
-  const rises = map.insertion - map.random_insertion > CLEARLY;
+  if (isBeyondJudging(map)) return "Not to be judged: the result is hardly over 0 whatever is blurred.";
+  const { falls, rises } = effects(map);
   if (falls && rises) return "Holds: blurring the hot area costs more, and the hot area alone keeps more, than a random one.";
   if (falls) return "Holds in part: blurring the hot area costs more than a random one, but alone it keeps no more.";
   if (rises) return "Holds in part: the hot area alone keeps more than a random one, but blurring it costs no more.";
   return "Do not rely on it: the hot area matters no more than a random one.";
+}
+
+const isBeyondJudging = (map) => Math.max(map.deletion, map.insertion, map.random_deletion, map.random_insertion) < CLEARLY;
+
+/** Returns whether blurring the hot area lowers the result, and the hot area alone raises it, clearly more than a random one. */
+const effects = (map) => ({
+  falls: map.random_deletion - map.deletion > CLEARLY, rises: map.insertion - map.random_insertion > CLEARLY,
+});
+
+/**
+ * Returns why a map is not to be relied on, in a short sentence to lay over it; "" where nothing is known against it.
+ * `unfamiliar` says whether the query's films are; a likeness is a map of both sides, a finding is one of each.
+ */
+export function doubtOf(map, unfamiliar, likeness) {
+  if (!map?.canvas) return "";
+  if (unfamiliar && (likeness || map.side === "query")) return "Not to be relied on: the query is unfamiliar";
+  if (!isChecked(map)) return "";
+  if (isBeyondJudging(map)) return "Not to be relied on: hardly any result to explain";
+  const { falls, rises } = effects(map);
+  return falls || rises ? "" : "Not to be relied on: no better than a random map";
 }
 
 /** Returns the figures behind the sentence; "" where there are none. `name` is what they are means of. */

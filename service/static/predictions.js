@@ -1,10 +1,11 @@
 // What a probe says of the query, beside it the neighbours' vote, and for one finding the nearest studies with and without.
 
-import { ask, sentence } from "./api.js";
+import { ask } from "./api.js";
 import { asked, isAsked, studyAddress } from "./asked.js";
 import { open } from "./compare.js";
 import { byId, drawn, element, similarityWords } from "./elements.js";
 import { factsLine } from "./findings.js";
+import { warn } from "./warning.js";
 import { offer } from "./why.js";
 
 const PATH = "/v1/predict";
@@ -14,6 +15,8 @@ const CALLS = { "ruled in": "▲", possible: "◆", "ruled out": "▽" };
 
 const panel = byId("predictions");
 let answer = null;
+/** The turn whose films the warning is about: it stays while the same query is asked again. */
+let warned = -1;
 
 /** Returns the latest answer about the query; null while there is none. */
 export const latest = () => answer;
@@ -22,7 +25,8 @@ export const latest = () => answer;
 export async function predict(options = {}) {
   const turn = asked.turn;
   panel.hidden = !isAsked();
-  byId("unfamiliar").hidden = true;
+  if (turn !== warned) warn(null);
+  warned = turn;
   if (!isAsked()) return;
   answer = null;
   panel.replaceChildren(heading(options), element("p", { className: "hint", role: "status" }, "Working them out…"));
@@ -75,14 +79,7 @@ function show(found, options) {
     element("div", { id: "contrast", className: "contrast", "aria-live": "polite" }),
   );
   warn(found.familiarity);
-}
-
-function warn(familiarity) {
-  const notice = byId("unfamiliar");
-  notice.hidden = !familiarity?.unfamiliar;
-  if (notice.hidden) return;
-  notice.textContent = "Unfamiliar: perhaps no chest film, a turned or inverted one, or of a kind that this collection lacks. "
-    + sentence(familiarity.sentence);
+  if (!found.familiarity?.unfamiliar) return;
   panel.querySelector("header").after(element("p", { className: "disagrees" }, "Unfamiliar film: these figures may not hold."));
 }
 

@@ -4,14 +4,17 @@ import { read, sentence } from "./api.js";
 import { asked, studyAddress } from "./asked.js";
 import { queryFilms, storedFilms } from "./compare.js";
 import { byId, element, similarityWords } from "./elements.js";
-import { explain, lastLooked, trustSentence } from "./explain.js";
+import { doubtOf, explain, lastLooked, trustSentence } from "./explain.js";
 import { factsLine, findingWords } from "./findings.js";
 import { latest } from "./predictions.js";
+import { warning } from "./warning.js";
 
 const HITS = 6;
 const ROWS = 8;
 const SIDE = 700;
 const STRENGTH = 0.6;
+/** Pixels across a stripe of a map that is not to be relied on, and across the gap beside it. */
+const STRIPE = 10;
 
 const report = byId("report");
 let told = () => {};
@@ -47,8 +50,8 @@ export async function build() {
   const query = await row(films, [], "query", "query");
   const because = why.length ? await row(films, why, "query", finding) : [];
   const likeness = [
-    ...(await row(films, alike, "query", "query")),
-    ...(other ? await row(storedFilms(other), alike, "hit", hitName(hit, cards)) : []),
+    ...(await row(films, alike, "query", "query", true)),
+    ...(other ? await row(storedFilms(other), alike, "hit", hitName(hit, cards), true) : []),
   ];
   report.replaceChildren(
     head(), section("report-films", query, because), ...missing, section("report-columns", [predictions()], [facts()]),
@@ -77,25 +80,40 @@ function mapsOf(aim, name, missing) {
 }
 
 /** Returns a figure a view of a side's films, with its map and how far that holds. */
-function row(films, maps, side, name) {
+function row(films, maps, side, name, likeness = false) {
   return Promise.all(Object.entries(films).map(([view, film]) => {
     const map = maps.find((one) => one.side === side && one.view === view);
-    return laid(film, map, map ? `${name}, ${view}. ${trustSentence(map)}` : `${name}, ${view}`);
+    const doubt = doubtOf(map, warning() !== "", likeness);
+    const words = map ? [`${name}, ${view}`, trustSentence(map), doubt] : [`${name}, ${view}`];
+    return laid(film, map, words.filter(Boolean).map(sentence).join(" "), doubt !== "");
   }));
 }
 
-/** Returns a figure of a film, with a map over it where there is one. */
-async function laid(source, map, words = "") {
+/** Returns a figure of a film, with a map over it where there is one: in grey stripes where it is `doubted`. */
+async function laid(source, map, words = "", doubted = false) {
   const film = new Image();
   film.src = source;
-  if (!(await film.decode().then(() => true, () => false))) return element("figure", {}, element("figcaption", {}, `${words}. This film is not available.`));
+  if (!(await film.decode().then(() => true, () => false))) return element("figure", {}, element("figcaption", {}, `${sentence(words)} This film is not available.`));
   const scale = Math.min(1, SIDE / Math.max(film.naturalWidth, film.naturalHeight));
   const canvas = element("canvas", { width: film.naturalWidth * scale, height: film.naturalHeight * scale });
   const brush = canvas.getContext("2d");
   brush.drawImage(film, 0, 0, canvas.width, canvas.height);
   brush.globalAlpha = STRENGTH;
+  if (doubted) stripe(brush, canvas);
   if (map?.canvas) brush.drawImage(map.canvas, 0, 0, canvas.width, canvas.height);
   return element("figure", {}, canvas, element("figcaption", {}, words));
+}
+
+/** Makes what is drawn next grey, and seen through slanting stripes alone. */
+function stripe(brush, { width, height }) {
+  const stripes = new Path2D();
+  for (let x = -height; x < width; x += 2 * STRIPE) {
+    stripes.moveTo(x, height);
+    for (const [right, y] of [[height, 0], [height + STRIPE, 0], [STRIPE, height]]) stripes.lineTo(x + right, y);
+    stripes.closePath();
+  }
+  brush.clip(stripes);
+  brush.filter = "grayscale(1)";
 }
 
 function head() {
@@ -116,7 +134,7 @@ function predictions() {
 
 function facts() {
   const stored = [...byId("query").querySelectorAll(".facts, .findings")].map((one) => one.cloneNode(true));
-  const notice = byId("unfamiliar").hidden ? [] : [element("p", {}, byId("unfamiliar").textContent)];
+  const notice = warning() ? [element("p", { className: "warning" }, warning())] : [];
   const count = byId("results").querySelector("h2")?.textContent.replace(/\s+/g, " ").trim() ?? "";
   return element("div", {}, ...stored, ...notice, element("p", {}, `${count}; ${narrowing()}`));
 }

@@ -18,8 +18,10 @@ export class Stage {
     this.heatLayer = element("div", { className: "heat-layer", "aria-hidden": "true" });
     this.caption = element("p", { className: "caption" });
     this.scale = element("p", { className: "scale-readout", "aria-hidden": "true" });
+    this.doubt = element("p", { className: "doubt" });
     this.box = element(
       "div", { className: "stage", data: { side, view } }, this.figure, this.heatLayer, this.caption, this.scale,
+      this.doubt,
     );
     this.#listen();
   }
@@ -34,9 +36,11 @@ export class Stage {
     else this.film.hidden = true;
   }
 
-  /** Lays a canvas over the film, or nothing. */
-  warm(canvas) {
+  /** Lays a canvas over the film, or nothing; with a doubt it looks like what is not to be relied on, and says so. */
+  warm(canvas, doubt = "") {
     this.heat = canvas;
+    this.doubt.textContent = doubt;
+    this.box.classList.toggle("doubted", doubt !== "");
     this.heatLayer.replaceChildren(...(canvas ? [canvas] : []));
     this.draw();
   }

@@ -2,8 +2,9 @@
 
 import { remember, shown } from "./compare.js";
 import { byId, element } from "./elements.js";
-import { explain, trustFigures, trustSentence } from "./explain.js";
+import { doubtOf, explain, trustFigures, trustSentence } from "./explain.js";
 import { paintScale } from "./heat.js";
+import { warning } from "./warning.js";
 
 const dialog = byId("compare");
 const STEP = 10;
@@ -51,6 +52,7 @@ async function refresh() {
     const checked = await mapsOf(shown.why, true);
     if (turn !== latest) return;
     byId("why-status").textContent = "";
+    lay(checked);
     judge(checked);
   } catch (error) {
     if (turn === latest) byId("why-status").textContent = error.message;
@@ -74,9 +76,11 @@ function lay(maps) {
   laid = maps;
   for (const stage of shown.stages) {
     const map = maps.find(({ side, view }) => side === stage.side && view === stage.view);
-    stage.warm(map ? map.canvas : null);
+    stage.warm(map ? map.canvas : null, doubtFor(map));
   }
 }
+
+const doubtFor = (map) => doubtOf(map, warning() !== "", shown.why === "similar");
 
 const isShown = (map) => shown.stages.some(({ side, view }) => side === map.side && view === map.view);
 
@@ -89,7 +93,11 @@ function judge(maps) {
 function judgement(map) {
   const measured = shown.why === "similar" ? "similarity" : "probability";
   const name = `${map.side === "query" ? "Query" : "Hit"}, ${map.view}: `;
-  return element("li", {}, element("strong", {}, name), trustSentence(map), element("small", {}, trustFigures(map, measured)));
+  const doubt = doubtFor(map);
+  return element(
+    "li", { className: doubt ? "doubtful" : "" }, element("strong", {}, name), trustSentence(map),
+    ...(doubt && warning() ? [element("p", {}, `${doubt}.`)] : []), element("small", {}, trustFigures(map, measured)),
+  );
 }
 
 function strengthen(value) {
@@ -116,10 +124,12 @@ export function prepare() {
   for (const radio of dialog.querySelectorAll("[name=why]")) radio.addEventListener("change", refresh);
   byId("method").addEventListener("change", refresh);
   byId("why-finding").addEventListener("change", () => want(byId("why-finding").value));
-  dialog.addEventListener("staged", () => {
+  const again = () => {
     lay(laid);
     judge(judged);
-  });
+  };
+  dialog.addEventListener("staged", again);
+  document.addEventListener("warned", again);
   dialog.addEventListener("opened", ({ detail }) => {
     byId("why-similar").hidden = !shown.hit;
     [laid, judged] = [[], []];

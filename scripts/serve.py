@@ -54,6 +54,7 @@ LOADING_SECONDS = 900
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
 @click.option("--public-name", multiple=True, help="Host name or address by which others ask for the service.")
+@click.option("--prefix", default="", metavar="/PATH", help="Path below which a proxy shows the service.")
 @click.option("--tokens", type=click.Path(dir_okay=False, path_type=Path), help="File of `precedent token create`.")
 @click.option(
     "--queries-a-day",
@@ -77,6 +78,7 @@ def command(
     port: int,
     threads: int,
     public_name: tuple[str, ...],
+    prefix: str,
     tokens: Path | None,
     queries_a_day: int | None,
     audit: Path | None,
@@ -98,14 +100,16 @@ def command(
     from service.loader import load
     from service.logs import configure
     from service.mounts import parse_mounts
+    from service.prefix import parse_prefix
     from service.tokens import TokenFile
 
     hung_up: list[int] = []
     signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))  # which would end it while it loads
     tell_supervisor(f"EXTEND_TIMEOUT_USEC={LOADING_SECONDS}000000")
     give_memory_back()
-    require_doors(host, tokens, public_name)
+    require_doors(host, tokens, public_name, prefix)
     try:
+        below = parse_prefix(prefix)
         mounts = parse_mounts(indexes, images, trusted=trusted)
         known = TokenFile(tokens) if tokens is not None else None
         calls = AuditLog(audit) if audit is not None else None
@@ -116,7 +120,9 @@ def command(
         hosts = (*Limits.hosts, host, *map(str.lower, public_name))
         limits = replace(limits_for(threads), hosts=hosts, queries_a_day=queries_a_day or Limits.queries_a_day)
         try:
-            app = load(mounts, encoder, limits, probe, runtime="auto")
+            app = load(mounts, encoder, replace(limits, prefix=below), probe, runtime="auto")
+        except MountError as refusal:
+            raise click.ClickException(str(refusal)) from None
         except NotReady as fault:
             raise click.ClickException(f"{fault}: {fault.__cause__}") from None
         doors.lock(app, known)
@@ -138,7 +144,7 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def require_doors(host: str, tokens: Path | None, public_name: Sequence[str] = ()) -> None:
+def require_doors(host: str, tokens: Path | None, public_name: Sequence[str] = (), prefix: str = "") -> None:
     """Refuse an address or a name by which other machines could ask where nobody is asked for a token."""
     try:
         address = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)
@@ -149,10 +155,10 @@ def require_doors(host: str, tokens: Path | None, public_name: Sequence[str] = (
             f"expected a loopback address, got {host!r}, which others can reach; ask them for tokens: precedent token "
             "create NAME --scope read --tokens FILE, and --tokens FILE here"
         )
-    if tokens is None and public_name:
+    if tokens is None and (public_name or prefix):
         raise click.ClickException(
-            f"whoever asks for {public_name[0]!r} comes by a proxy here and would pass for this machine; ask them for "
-            "tokens: precedent token create NAME --scope read --tokens FILE, and --tokens FILE here"
+            f"whoever asks for {(*public_name, prefix)[0]!r} comes by a proxy here and would pass for this machine; "
+            "ask them for tokens: precedent token create NAME --scope read --tokens FILE, and --tokens FILE here"
         )
 
 
@@ -206,7 +212,7 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_u
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
     with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION), hung_up):
-        say(f"serving {held} on http://{host}:{port}")
+        say(f"serving {held} on http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}")
         if app.extensions[doors.EXTENSION].tokens is None:
             say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
         log.info("serving %s", held)

@@ -21,6 +21,7 @@ from service import (
     maps,
     pages,
     pictures,
+    prefix,
     readings,
     search,
     studies,
@@ -90,6 +91,7 @@ def create_app(
     closing.register(app)
     doors.register(app, limits)
     app.before_request(require_body)
+    prefix.register(app, limits.prefix)
     disclosure.register(app, limits.queries_a_day)
     app.after_request(_protect)
     headers = HEADERS | {"Cache-Control": "no-store"}

@@ -56,7 +56,8 @@ ALIVE = "/healthz"
 COOKIE = "precedent_session"
 SECURE_COOKIE = f"__Host-{COOKIE}"
 """Over https: a browser takes a cookie of that name from this very host alone, and never sends it in the clear."""
-COOKIES = (SECURE_COOKIE, COOKIE)
+SECURE_COOKIE_BELOW = f"__Secure-{COOKIE}"
+"""The same below a prefix, whose cookie goes to no other path: one of `__Host-` goes to every path of the host."""
 OF_COOKIE = frozenset({"read", "vectors"})
 """Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
 STRANGERS = ""
@@ -103,7 +104,7 @@ def sender(app: Flask, headers: Mapping[str, str]) -> str | None:
     if doors.tokens is None:
         return NEAR
     given = Authorization.from_header(headers.get("AUTHORIZATION"))
-    session = session_of(parse_cookie(headers.get("COOKIE")))
+    session = session_of(app, parse_cookie(headers.get("COOKIE")))
     try:
         if given is not None:
             token = doors.tokens.holder(given.token) if given.token else None
@@ -167,9 +168,14 @@ def sessions() -> Sessions:
     return found
 
 
-def session_of(cookies: Mapping[str, str]) -> str | None:
+def cookie_names(app: Flask) -> tuple[str, str]:
+    """Return under which names a browser keeps a session: over https, and in the clear."""
+    return SECURE_COOKIE if app.config["APPLICATION_ROOT"] == "/" else SECURE_COOKIE_BELOW, COOKIE
+
+
+def session_of(app: Flask, cookies: Mapping[str, str]) -> str | None:
     """Return the session that cookies name."""
-    return next((cookies[name] for name in COOKIES if name in cookies), None)
+    return next((cookies[name] for name in cookie_names(app) if name in cookies), None)
 
 
 def _of_session(doors: Doors, session: str | None) -> Token | None:
@@ -253,7 +259,7 @@ def _shown(known: TokenFile, scope: str | None) -> Token:
     if "Authorization" in request.headers:
         given = request.authorization
         return admitted(known, given.token if given is not None and given.type == "bearer" else None)
-    if (session := session_of(request.cookies)) is None:
+    if (session := session_of(current_app, request.cookies)) is None:
         raise _unauthorized(_EXPECTED)
     if scope is not None and scope not in OF_COOKIE:
         raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")

@@ -3,9 +3,9 @@
 The browser keeps a session in a cookie that no script can read; what it opens, `service.doors` knows.
 """
 
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from flask import g, make_response, redirect, render_template, request, url_for
+from flask import current_app, g, make_response, redirect, render_template, request, url_for
 from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, Field
 from werkzeug.exceptions import Forbidden, Unauthorized
@@ -64,9 +64,11 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
         doors.slow()
         return render_template("login.html", next=form.next, message=as_sentence(refusal_of(refusal)[2])), 401
     response, secure = redirect(_own(form.next), 303), _secure()
-    name = doors.SECURE_COOKIE if secure else doors.COOKIE
+    name = doors.cookie_names(current_app)[0 if secure else 1]
     _end_sessions(response, but=name)
-    response.set_cookie(name, doors.sessions().begin(token), httponly=True, samesite="Strict", secure=secure)
+    response.set_cookie(
+        name, doors.sessions().begin(token), path=_path(), httponly=True, samesite="Strict", secure=secure
+    )
     return response
 
 
@@ -82,11 +84,18 @@ def sign_out() -> BaseResponse:
 
 def _end_sessions(response: BaseResponse, but: str = "") -> None:
     """End what the browser's cookies name and have it forget them, but for the cookie `but`. Raises SessionsError."""
-    for name in doors.COOKIES:
+    over_https, _ = names = doors.cookie_names(current_app)
+    for name in names:
         if name in request.cookies:
             doors.sessions().end(request.cookies[name])
             if name != but:
-                response.delete_cookie(name, httponly=True, samesite="Strict", secure=name == doors.SECURE_COOKIE)
+                response.delete_cookie(name, path=_path(), httponly=True, samesite="Strict", secure=name == over_https)
+
+
+def _path() -> str:
+    """Return below which path a browser sends the cookie: what else the host shows is not sent it."""
+    path: str = current_app.config["APPLICATION_ROOT"]
+    return path
 
 
 def _secure() -> bool:
@@ -95,6 +104,10 @@ def _secure() -> bool:
 
 
 def _own(address: str) -> str:
-    """Return a path of this service, or its page: what leads elsewhere is not followed."""
+    """Return the address of a path of this service, or of its page: what leads elsewhere is not followed."""
     plain = address.isascii() and address.isprintable() and "\\" not in address
-    return address if plain and address.startswith("/") and not address.startswith("//") else url_for("pages.page")
+    if not plain or not address.startswith("/") or address.startswith("//"):
+        return url_for("pages.page")
+    if ".." in unquote(address.partition("?")[0]).split("/"):
+        return url_for("pages.page")
+    return request.script_root + address

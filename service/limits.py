@@ -1,4 +1,4 @@
-"""What one request may cost, and which host names the service answers to.
+"""What one request may cost, and by which addresses the service goes.
 
 Nothing here knows a route; every number of `Limits` is a default that a caller of `create_app` can replace. What one
 film may hold is the reader's own bound, for every way in, and is only named here.
@@ -35,7 +35,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on a request body and on what is worked on at a time, and the names the service may be addressed to."""
+    """Bounds on a request body and on what is worked on at a time, and the addresses the service goes by."""
 
     body_bytes: int = 64 * 1024 * 1024
     """A whole request. Two 16-bit films of 4000 x 4000 pixels, uncompressed, are 61 MiB."""
@@ -72,6 +72,9 @@ class Limits:
 
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Accepted Host headers. A foreign web page whose name is re-pointed to the loopback is refused."""
+
+    prefix: str = ""
+    """The path below which a proxy shows the service, as `service.prefix.parse_prefix` returns it."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -15,10 +15,13 @@ from service.activation import ACTIVATION, Activation
 from service.app import create_app
 from service.audit import AuditLog
 from service.decoding import Decoding
+from service.errors import MountError
+from service.forking import loaded_by_worker
 from service.health import READINESS
 from service.limits import Limits
 from service.metrics import Metrics
 from service.mounts import Mount, parse_mounts
+from service.prefix import parse_prefix
 from service.silence import keep_private, keep_silent
 from service.sources import Sources
 from service.tokens import TokenFile
@@ -61,15 +64,33 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
     PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
+    A proxy shows the service below _PREFIX, a path such as /precedent.
     What it writes is its owner's alone; _UMASK, such as 027, has a group read it.
 
     Raises:
-        KeyError: PRECEDENT_INDEX or PRECEDENT_ENCODER is not set.
-        MountError, TokensError, AuditError; CollectionError for an _UMASK that is none; and what `load` raises.
+        MountError: PRECEDENT_INDEX or PRECEDENT_ENCODER is not set, or what they name cannot be served so.
+        TokensError, AuditError; CollectionError for an _UMASK that is none; and what `load` raises.
     """
+    with loaded_by_worker():
+        return _from_env(environ)
+
+
+def _from_env(environ: Mapping[str, str]) -> OpenAPI:
     keep_silent()
     keep_private(environ)
-    limits = Limits()
+    for name in ("PRECEDENT_INDEX", "PRECEDENT_ENCODER"):
+        if not environ.get(name):
+            raise MountError(f"expected {name} in the environment, got none; set it to a folder or file")
+    prefix = parse_prefix(environ.get("PRECEDENT_PREFIX", ""))
+    tokens, audit = environ.get("PRECEDENT_TOKENS"), environ.get("PRECEDENT_AUDIT")
+    if prefix and not tokens:
+        raise MountError(
+            f"whoever asks below {prefix!r} comes by a proxy and would pass for this machine; ask them for tokens: "
+            "precedent token create NAME --scope read --tokens FILE, and PRECEDENT_TOKENS=FILE"
+        )
+    known = TokenFile(Path(tokens)) if tokens else None
+    calls = AuditLog(Path(audit)) if audit else None
+    limits = Limits(prefix=prefix)
     if hosts := _words(environ.get("PRECEDENT_HOSTS")):
         limits = replace(limits, hosts=tuple(hosts))
     app = load(
@@ -82,10 +103,10 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
     )
-    if tokens := environ.get("PRECEDENT_TOKENS"):
-        doors.lock(app, TokenFile(Path(tokens)))
-    if audit := environ.get("PRECEDENT_AUDIT"):
-        witness.register(app, AuditLog(Path(audit)))
+    if known is not None:
+        doors.lock(app, known)
+    if calls is not None:
+        witness.register(app, calls)
     return app
 
 

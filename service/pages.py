@@ -116,6 +116,8 @@ def openapi_json() -> dict[str, Any]:
     """This document"""
     document: dict[str, Any] = current_app.api_doc  # type: ignore[attr-defined]  # flask_openapi3.OpenAPI's own member
     document["components"].pop("securitySchemes", None)  # which that library leaves at null
+    if request.script_root:
+        document = document | {"servers": [{"url": request.script_root}]}
     return with_scopes(document, scopes()) if locked() else document
 
 

@@ -1,6 +1,6 @@
 // The service's API: what it is asked about the query, and its refusals as sentences. It knows no element of the page.
 
-import { asked } from "./asked.js";
+import { asked, under } from "./asked.js";
 
 /** A refusal whose message can be shown as it is. */
 export class Refused extends Error {}
@@ -17,13 +17,13 @@ export function ask(path, fields) {
   for (const [view, film] of Object.entries(asked.films)) body.append(view, film);
   if (asked.patient) body.append("patient_id", asked.patient);
   for (const [name, value] of Object.entries(named(fields))) body.append(name, value);
-  return answer(fetch(path, { method: "POST", body }));
+  return answer(fetch(under(path), { method: "POST", body }));
 }
 
 /** Returns the JSON of a POST about a stored study. Raises Refused. */
 export function askOf(study, path, fields) {
   const body = JSON.stringify({ study_id: study, ...named(fields) });
-  return answer(fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+  return answer(fetch(under(path), { method: "POST", headers: { "Content-Type": "application/json" }, body }));
 }
 
 const named = (fields) => (asked.collection ? { ...fields, collection: asked.collection } : fields);

@@ -25,7 +25,7 @@ async function load(finding) {
   told.textContent = "Drawing the map…";
   try {
     const study = [...new Set([asked.study, ...hits().keys()])].filter(Boolean);
-    map = await read(address(dialog.dataset.source, { ...(finding ? { finding } : {}), study }));
+    map = await read(address("/v1/map", { ...(finding ? { finding } : {}), study }));
     query = await queryPlace();
   } catch (error) {
     told.textContent = error.message;

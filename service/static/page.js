@@ -1,7 +1,7 @@
 // The page's one entry: takes over the forms that work without it, puts answers in place, and wires the other rooms.
 
 import { sentence } from "./api.js";
-import { asked, isAsked, take } from "./asked.js";
+import { asked, isAsked, take, under } from "./asked.js";
 import * as compare from "./compare.js";
 import { byId, element } from "./elements.js";
 import * as keys from "./keys.js";
@@ -91,7 +91,7 @@ async function searchFilms(films, patient) {
 
 async function searchStored() {
   const turn = ++searches;
-  const url = `/?${new URLSearchParams(filterWords())}`;
+  const url = `${under("/")}?${new URLSearchParams(filterWords())}`;
   byId("results").setAttribute("aria-busy", "true");
   try {
     const response = await fetch(url);
@@ -165,7 +165,7 @@ function prepare() {
   });
   byId("unfilter").addEventListener("click", clear);
   byId("collection")?.addEventListener("change", ({ target }) => {
-    window.location.assign(`/?collection=${encodeURIComponent(target.value)}`);
+    window.location.assign(`${under("/")}?collection=${encodeURIComponent(target.value)}`);
   });
   window.addEventListener("popstate", follow);
 }

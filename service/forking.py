@@ -1,0 +1,45 @@
+"""What gunicorn makes of the application: which process may load it, and how a refusal at start is told.
+
+A process that has loaded it has threads, locks, an encoder's native threads and an audit log of its own. A fork of it
+would have none of the threads and wait for them at the first film, and two would write one log.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from encoder.errors import EncoderError
+from index.errors import CollectionError
+from service.errors import AuditError, MountError, NotReady, TokensError
+
+
+@contextmanager
+def loaded_by_worker() -> Iterator[None]:
+    """Have gunicorn end with a sentence where the application cannot be loaded, or is loaded before the workers fork.
+
+    Under another server errors pass as they are.
+    """
+    errors = sys.modules.get("gunicorn.errors")
+    if errors is None:
+        yield
+        return
+    if _is_preloaded():
+        raise RuntimeError(  # which gunicorn's first process tells without a traceback
+            "expected each worker to load the application for itself, got --preload (preload_app): what a process has "
+            "loaded does not work in its forks; leave it out"
+        )
+    try:
+        yield
+    except (CollectionError, EncoderError, MountError, TokensError, AuditError, NotReady) as refusal:
+        raise errors.AppImportError(str(refusal)) from refusal
+
+
+def _is_preloaded() -> bool:
+    """Return whether gunicorn's first process is loading the application, as it does in its `setup` alone."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "gunicorn.arbiter" and frame.f_code.co_name == "setup":
+            return True
+        frame = frame.f_back
+    return False

@@ -56,5 +56,9 @@ class BackendUnavailable(CollectionError):
     """A server that keeps files or vectors for us and does not answer, or refuses to, at present."""
 
 
+class BackendLoading(BackendUnavailable):
+    """A server that answers and has not all of the collection in memory yet."""
+
+
 class BeyondBackend(CollectionError):
     """What the server that keeps the vectors cannot do, and we do not approximate."""

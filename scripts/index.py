@@ -25,6 +25,14 @@ from scripts.terminal import progress_bar, say, say_json
 @click.option("--uri", help="On Milvus: http://HOST:19530/COLLECTION, or file:///FOLDER/NAME.db/COLLECTION.")
 @click.option("--drop-old", is_flag=True, help="On Milvus: remove what the address meant before.")
 @click.option(
+    "--consistency",
+    type=click.Choice(["session", "strong"]),
+    default="session",
+    show_default=True,
+    help="On Milvus. session: a process finds its own changes at once, those of others within seconds; strong: all at "
+    "once, and every search waits for it.",
+)
+@click.option(
     "--kind",
     type=click.Choice(KIND_NAMES),
     default="auto",
@@ -35,8 +43,8 @@ from scripts.terminal import progress_bar, say, say_json
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
-    embeddings: Path, out: Path | None, images: Path | None, backend: str, uri: str | None, drop_old: bool, kind: str,
-    as_json: bool,
+    embeddings: Path, out: Path | None, images: Path | None, backend: str, uri: str | None, drop_old: bool,
+    consistency: str, kind: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Index the export in the folder EMBEDDINGS.
 
@@ -56,7 +64,7 @@ def command(
         root = str(images.resolve()) if images is not None else None
         manifest = build_collection(embeddings, out, kind=kind, image_root=root).manifest
     else:
-        where, manifest = _on_milvus(embeddings, str(uri), kind, drop_old)
+        where, manifest = _on_milvus(embeddings, str(uri), kind=kind, consistency=consistency, drop_old=drop_old)
     if as_json:
         say_json(manifest)
         return
@@ -66,7 +74,7 @@ def command(
     )
 
 
-def _on_milvus(embeddings: Path, uri: str, kind: str, drop_old: bool) -> tuple[object, dict[str, Any]]:
+def _on_milvus(embeddings: Path, uri: str, **options: Any) -> tuple[object, dict[str, Any]]:
     """Return the address and the manifest of what was built."""
     from index.milvus.address import parse_milvus
     from index.milvus.building import build_on_milvus
@@ -74,7 +82,5 @@ def _on_milvus(embeddings: Path, uri: str, kind: str, drop_old: bool) -> tuple[o
     address = parse_milvus(uri)
     with progress_bar("studies") as bar:
         task = bar.add_task("insert", total=load_manifest(embeddings)["rows"])
-        manifest = build_on_milvus(
-            embeddings, address, token=token(), kind=kind, drop_old=drop_old, advance=partial(bar.advance, task)
-        )
+        manifest = build_on_milvus(embeddings, address, token=token(), advance=partial(bar.advance, task), **options)
     return address, manifest

@@ -130,6 +130,9 @@ class CollectionAnswer(BaseModel):
     studies: int
     embedding_dim: int
     kind: str | None = Field(description="of its index")
+    consistency: str | None = Field(
+        description="on Milvus: session finds changes of other processes within seconds, strong at once"
+    )
     recall_at_10: float | None = Field(description="of its index against an exact one, measured when it was built")
     images: bool = Field(description="whether its image root is known, so that films and maps can be answered")
     map: bool

@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from encoder.errors import EncoderError, ImageError, NotAnImage
 from index.errors import (
+    BackendLoading,
     BackendUnavailable,
     BeyondBackend,
     CollectionError,
@@ -139,6 +140,9 @@ TABLE: dict[type[Exception], Refusal] = {
         "this was announced in the audit log and its result could not be written there; look whether it was done",
     ),
     AuditError: Refusal(503, "not_ready", "the audit log cannot be written at present; see the log"),
+    BackendLoading: Refusal(
+        503, "backend_loading", "the server that keeps this collection is still loading it into memory", 5
+    ),
     BackendUnavailable: Refusal(
         503, "backend_unavailable", "a server that this one keeps its data on does not answer at present", 5
     ),

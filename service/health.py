@@ -59,6 +59,7 @@ def _facts(finder: Finder) -> dict[str, Any]:
         "studies": len(retriever),
         "embedding_dim": retriever.embedding_dim,
         "kind": retriever.manifest.get("kind"),
+        "consistency": getattr(retriever, "consistency", None),
         "recall_at_10": retriever.manifest.get("recall_at_10"),
         "images": finder.image_root is not None,
         "map": finder.map is not None,

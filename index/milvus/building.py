@@ -21,7 +21,18 @@ from index.kinds import resolve_kind
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
 from index.milvus.columns import KEY, VECTOR, Columns
-from index.milvus.manifest import BUILDING, CHANGED, FILMS_ORIGIN, FORMAT, MANIFEST, VERSION, property_of
+from index.milvus.manifest import (
+    BUILDING,
+    CHANGED,
+    CONSISTENCIES,
+    CONSISTENCY,
+    FILMS_ORIGIN,
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    consistency_of,
+    property_of,
+)
 from index.milvus.recall import with_enough_probes
 from index.origin import is_root_ours, origin_of, rooted
 from index.shards import load_layouts, load_manifest, load_shards
@@ -45,6 +56,7 @@ def build_on_milvus(
     *,
     token: str = "",
     kind: str = "auto",
+    consistency: str = "session",
     drop_old: bool = False,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> dict[str, Any]:
@@ -52,26 +64,34 @@ def build_on_milvus(
 
     Args:
         kind: of KIND_NAMES.
+        consistency: of CONSISTENCIES: of which changes a search is sure to know. A collection that is there takes it.
         drop_old: remove what the address meant before, and what it meant before that.
         advance: told of so many rows more that are there.
 
     Raises:
-        ArtefactError: the export is unfinished or has changed. CollectionError: it is empty, the kind is unknown, or
-            the address means something else. BackendUnavailable: the server was lost; the same call goes on.
+        ArtefactError: the export is unfinished or has changed. CollectionError: it is empty, the kind or consistency
+            is unknown, the server is too old, or the address means something else. BackendUnavailable: the server was
+            lost; the same call goes on.
     """
     export = load_manifest(embeddings)
     if not export["rows"]:
         raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its failed.parquet")
     if kind not in KIND_NAMES:
         raise CollectionError(f"expected an index kind of {', '.join(KIND_NAMES)} on Milvus, got {kind!r}")
+    if consistency not in CONSISTENCIES:
+        raise CollectionError(f"expected a consistency of {', '.join(CONSISTENCIES)}, got {consistency!r}")
     kind = _resolved(kind, export["rows"])
     server = MilvusServer(address, token, make=True)
+    server.require_version()
     name = _name_of(address, export, kind)
     _require_no_changes(server, name)
     described = server.describe(name)
     manifest = None if described is None else property_of(described, MANIFEST)
     if manifest is None:
-        manifest = _fill(server, name, described, embeddings, export, kind, advance)
+        manifest = _fill(server, name, described, embeddings, export, kind, advance, consistency)
+    elif consistency_of(manifest) != consistency:
+        manifest |= {CONSISTENCY: consistency}
+        _write(server, name, {MANIFEST: manifest})
     _mean(server, name)
     if drop_old:
         _drop_others(server, name)
@@ -108,7 +128,7 @@ def _require_no_changes(server: MilvusServer, name: str) -> None:
 
 def _fill(
     server: MilvusServer, name: str, described: dict[str, Any] | None, embeddings: Path, export: dict[str, Any],
-    kind: str, advance: Callable[[int], object],
+    kind: str, advance: Callable[[int], object], consistency: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Insert what is not there yet, index it, and write the manifest."""
     layouts = _sampled_layouts(embeddings, export["rows"])
@@ -117,7 +137,7 @@ def _fill(
     for number, (studies, vectors) in enumerate(load_shards(embeddings)):
         columns = columns or Columns(studies.schema.remove_metadata())
         if described is None:
-            described = _create(server, name, columns, export["embedding_dim"], kind)
+            described = _create(server, name, columns, export["embedding_dim"], kind, consistency)
         if number >= done:
             for rows in _entities(columns, studies, vectors, layouts, export["rows"]):
                 server.call("upsert", name, rows)
@@ -126,14 +146,23 @@ def _fill(
         else:
             advance(len(studies))
     assert columns is not None  # an empty export is refused before
-    return _finish(server, name, columns, export, kind, is_root_ours(embeddings, export))
+    root_ours = is_root_ours(embeddings, export)
+    return _finish(server, name, columns, export, kind, root_ours, consistency)
 
 
-def _create(server: MilvusServer, name: str, columns: Columns, embedding_dim: int, kind: str) -> dict[str, Any]:
+def _create(
+    server: MilvusServer, name: str, columns: Columns, embedding_dim: int, kind: str, consistency: str
+) -> dict[str, Any]:
     import pymilvus
 
     schema = columns.as_collection(pymilvus, embedding_dim)
-    server.call("create_collection", name, schema=schema, consistency_level="Strong", properties={BUILDING: "0"})
+    server.call(
+        "create_collection",
+        name,
+        schema=schema,
+        consistency_level=CONSISTENCIES[consistency],
+        properties={BUILDING: "0"},
+    )
     return {"collection_name": name, "kind": kind}
 
 
@@ -172,14 +201,20 @@ def _sample_of(study_id: str, layouts: dict[str, list[bytes]], count: int) -> st
 
 
 def _finish(
-    server: MilvusServer, name: str, columns: Columns, export: dict[str, Any], kind: str, root_ours: bool
+    server: MilvusServer,
+    name: str,
+    columns: Columns,
+    export: dict[str, Any],
+    kind: str,
+    root_ours: bool,
+    consistency: str,
 ) -> dict[str, Any]:
     server.call("flush", name, seconds=BUILD_SECONDS)
     lists = max(lists_of(export["rows"]), _LEAST_LISTS)
     if not server.call("list_indexes", name):  # a build that was killed may have come so far
         server.call("create_index", name, _index_params(kind, lists), seconds=BUILD_SECONDS)
     server.call("load_collection", name, seconds=BUILD_SECONDS)
-    rows = server.call("query", name, filter="", output_fields=["count(*)"])[0]["count(*)"]
+    rows = server.call("query", name, filter="", output_fields=["count(*)"], consistency_level="Strong")[0]["count(*)"]
     if rows != export["rows"]:
         raise ArtefactError(
             f"{name!r} holds {rows:,} studies, expected {export['rows']:,}: another build fills it; try again after it"
@@ -190,7 +225,7 @@ def _finish(
         "format": FORMAT, "version": VERSION, "address": server.address.collection, "kind": kind, "precision": "fp32",
         "rows": rows, "embedding_dim": export["embedding_dim"], "fingerprint": export["fingerprint"],
         "image_root": export.get("image_root"), "lists": lists, "probes": probes, "recall_at_10": recall,
-        "films": films, FILMS_ORIGIN: origin_of(server.address, films),
+        "films": films, CONSISTENCY: consistency, FILMS_ORIGIN: origin_of(server.address, films),
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"), "columns": columns.as_json(),
     }  # fmt: skip
     if root_ours:

@@ -4,13 +4,14 @@ Knows pymilvus, which is imported when it is first needed; it must not know stud
 """
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
-from index.errors import ArtefactError, BackendUnavailable, CollectionError
+from index.errors import ArtefactError, BackendLoading, BackendUnavailable, CollectionError
 from index.milvus.address import MilvusAddress
 
 CALL_SECONDS = 10.0
@@ -19,9 +20,20 @@ FILE_SECONDS = 60.0
 """That a call to Milvus Lite may take, which counts what passes a filter by reading all of it."""
 BUILD_SECONDS = 3600.0
 """That Milvus may take to index or load what was inserted."""
+AT_ONCE = 32
+"""Calls to a server at a time: one that stalls keeps no more threads than these until CALL_SECONDS have passed."""
+_TURN_SECONDS, _LOOK_SECONDS = 1.0, 0.05
+RETRY_SECONDS = 5.0
+"""After a call that got no answer: others are refused at once, then one tries."""
+LEAST_VERSION = (2, 5)
+"""Of a server: the first that keeps nulls."""
 _NO_CONNECTION, _NOT_FOUND, _NOT_LOADED, _NO_ALIAS = 2, 100, 101, 1600
-_BAD_REQUESTS = (5, 6, 1100, 1101)
+_LOADING = (103, 106, 202, 400, 401, 503, 601, 602)
+"""Codes of a collection of which parts are not in memory yet, as after a restart or while it is loaded."""
+_BAD_REQUESTS = (5, 6, 10, 102, 104, 105, 107, 1100, 1101, 1102, 1601, 1602, 1700, 1701, 1804, 1806, 3000)
 """Codes for what Milvus does not take, however often it is asked."""
+_LOST = ("MilvusException", "ConnectError", "MilvusUnavailableException", "ConnectionNotExistException")
+"""Names of pymilvus' classes for what a server says, or does not; the others are of what it does not ask a server."""
 
 
 class NotOnMilvus(ArtefactError):
@@ -46,6 +58,11 @@ class MilvusServer:
         self._client: Any = None
         self._failure: Exception | None = None
         self._failed_at = 0.0
+        self._loss: BackendUnavailable | None = None
+        self._lost_at, self._answered_at, self._tries = 0.0, 0.0, False
+        self._hope = threading.Lock()
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._loading = threading.Lock()
         self._pymilvus = _pymilvus()
         if address.file is not None and not (address.file.exists() or make):
             raise NotOnMilvus(
@@ -56,14 +73,30 @@ class MilvusServer:
         """Return what a method of pymilvus' client gives; a collection that a restart has unloaded is loaded first.
 
         Raises:
-            BackendUnavailable: the server does not answer in time. NotOnMilvus: it has no such collection.
+            BackendUnavailable: the server does not answer in time, or did not within the last RETRY_SECONDS.
+            BackendLoading: it is still loading the collection. NotOnMilvus: it has no such collection.
             CollectionError: it refuses what it was asked.
         """
         try:
             return self._try(method, *arguments, seconds=seconds, **named)
         except _NotLoaded:
-            self._try("load_collection", arguments[0], seconds=seconds)
+            self._load(arguments[0], seconds)
             return self._try(method, *arguments, seconds=seconds, **named)
+
+    def require_version(self) -> None:
+        """Refuse a server that is too old for what we keep there, whatever else it can. Raises CollectionError.
+
+        Milvus Lite, and who says no number, pass.
+        """
+        told = str(self.call("get_server_version"))
+        number = re.search(r"(\d+)\.(\d+)", told)
+        if "lite" in told or number is None or tuple(map(int, number.groups())) >= LEAST_VERSION:
+            return
+        least = ".".join(map(str, LEAST_VERSION))
+        raise CollectionError(
+            f"expected Milvus {least} or later on {self._where}, got {told[:40]!r}, which keeps no nulls; nothing was "
+            "created there; upgrade it"
+        )
 
     def describe(self, name: str) -> dict[str, Any] | None:
         """Return what the server says of a collection or of what an alias stands for; None where there is neither."""
@@ -93,11 +126,72 @@ class MilvusServer:
             if isinstance(error, CollectionError):
                 raise
             self.close()
-            raise self._lost(error) from error
+            raise self._lost(
+                _said(error), _Silence if isinstance(error, grpc.RpcError) else BackendUnavailable
+            ) from error
+
+    def _load(self, name: str, seconds: float | None) -> None:
+        """Have a collection loaded; one caller waits for it, the others are told at once. Raises BackendLoading."""
+        loading = BackendLoading(f"Milvus on {self._where} is still loading {name!r}; try again in some seconds")
+        if not self._loading.acquire(blocking=False):
+            raise loading
+        try:
+            state = self._try("get_load_state", name, seconds=seconds)["state"]
+            if state.name == "Loading":
+                raise loading
+            self._try("load_collection", name, seconds=seconds, _async=True)
+            end = monotonic() + (seconds or self._patience)
+            while self._try("get_load_state", name, seconds=seconds)["state"].name != "Loaded":
+                if monotonic() > end:
+                    raise loading
+                sleep(_LOOK_SECONDS)
+        finally:
+            self._loading.release()
 
     def _try(self, method: str, *arguments: Any, seconds: float | None, **named: Any) -> Any:
-        with self.telling():
-            return getattr(self._connected(), method)(*arguments, timeout=seconds or self._patience, **named)
+        tries, began = self._require_hope(), monotonic()
+        try:
+            if not self._turns.acquire(timeout=_TURN_SECONDS):
+                raise self._lost(f"{AT_ONCE} calls wait for its answers")
+            try:
+                return self._answer(method, *arguments, timeout=seconds or self._patience, **named)
+            finally:
+                self._turns.release()
+        except _Silence as loss:
+            self._lose(loss, began)
+            raise BackendUnavailable(str(loss)) from loss.__cause__
+        finally:
+            if tries:
+                self._tries = False
+
+    def _answer(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """Return what a server gives, and remember that it answered, whatever it says."""
+        try:
+            with self.telling():
+                found = getattr(self._connected(), method)(*arguments, **named)
+        except _Silence:
+            raise
+        except CollectionError:
+            self._loss, self._answered_at = None, monotonic()
+            raise
+        self._loss, self._answered_at = None, monotonic()
+        return found
+
+    def _require_hope(self) -> bool:
+        """Raise the last loss where it is recent or another call tries; return whether this call is the one to try."""
+        with self._hope:
+            if self._loss is None:
+                return False
+            if self._tries or monotonic() - self._lost_at < RETRY_SECONDS:
+                raise BackendUnavailable(str(self._loss))
+            self._tries = True
+            return True
+
+    def _lose(self, loss: BackendUnavailable, began: float) -> None:
+        """Take the server for lost, unless it answered somebody meanwhile: then one call alone was too slow for it."""
+        with self._hope:
+            if self.address.file is None and self._answered_at < began:
+                self._loss, self._lost_at = loss, monotonic()
 
     def _connected(self) -> Any:
         """Return the connection. Whoever waited while another failed to make it fails as well, at once."""
@@ -123,20 +217,26 @@ class MilvusServer:
             )
         if error.code == _NOT_LOADED:
             return _NotLoaded(f"collection {self.address.collection!r} is not loaded")
-        if error.code in _BAD_REQUESTS:
-            return CollectionError(f"Milvus on {self._where} does not take this: {error.message}")
+        if error.code in _LOADING:
+            return BackendLoading(
+                f"Milvus on {self._where} is still loading {self.address.collection!r} ({_said(error)}); try again in "
+                "some seconds"
+            )
+        if error.code in _BAD_REQUESTS or type(error).__name__ not in _LOST or getattr(error, "is_input_error", False):
+            return CollectionError(f"Milvus on {self._where} does not take this: {_said(error)}")
         if not isinstance(error.code, int) or error.code == _NO_CONNECTION:
             self.close()
-        return self._lost(error)
+            return self._lost(_said(error), _Silence)
+        return self._lost(_said(error))
 
-    def _lost(self, error: BaseException) -> BackendUnavailable:
+    def _lost(self, said: str, kind: type[BackendUnavailable] = BackendUnavailable) -> BackendUnavailable:
         if self.address.file is not None:
-            return BackendUnavailable(
-                f"{self._where} cannot be opened, or does not answer in time ({_said(error)}); Milvus Lite lets one "
+            return kind(
+                f"{self._where} cannot be opened, or does not answer in time ({said}); Milvus Lite lets one "
                 "process in at a time, reads no file of its versions before 3, and is for small collections"
             )
-        return BackendUnavailable(
-            f"Milvus on {self._where} does not answer ({_said(error)}); see that it runs and that the address "
+        return kind(
+            f"Milvus on {self._where} does not answer ({said}); see that it runs and that the address "
             "and MILVUS_TOKEN are right, then try again"
         )
 
@@ -147,6 +247,10 @@ class MilvusServer:
     @property
     def _where(self) -> str:
         return self.address.uri if self.address.file is None else repr(str(self.address.file))
+
+
+class _Silence(BackendUnavailable):
+    """A server that did not answer in time, or cannot be connected to."""
 
 
 class _NotLoaded(CollectionError):

@@ -9,7 +9,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from index.layouts import LayoutGate
 from index.milvus.address import MilvusAddress
 from index.milvus.columns import KEY, PATIENT, SAMPLE, VECTOR
 from index.milvus.filters import ALL, among, any_of, literal
-from index.milvus.manifest import CHANGED, FILMS_ORIGIN, property_of
+from index.milvus.manifest import CHANGED, CONSISTENCIES, FILMS_ORIGIN, property_of
 from index.milvus.search import MilvusSearch
 from index.origin import is_at_origin, origin_of, remembered_root
 from index.places import is_local
@@ -34,7 +34,7 @@ _ASKED_AT_ONCE = 50
 
 
 class MilvusCollection(MilvusSearch, Writable):
-    """What an address meant when it was opened. Safe under threads; every search sees all acknowledged changes."""
+    """What an address meant when it was opened. Safe under threads; a change waits for those of others."""
 
     def __init__(self, address: MilvusAddress, token: str = "") -> None:
         """Open a collection, as `MilvusSearch` says."""
@@ -59,7 +59,8 @@ class MilvusCollection(MilvusSearch, Writable):
         rows = as_rows(additions, self.schema)
         vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
         with self._writing:
-            fresh = [not is_same(self, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)]
+            now = self._caught_up()
+            fresh = [not is_same(now, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)]
             new = [(row, vector) for row, vector, one in zip(rows, vectors, fresh, strict=True) if one]
             if not new:
                 return fresh
@@ -67,7 +68,7 @@ class MilvusCollection(MilvusSearch, Writable):
             if image_root is not None:
                 for path, content in (films or {}).items():
                     save_film(image_root, path, content)
-            replaced = self._films_of([row[KEY] for row, _ in new])
+            replaced = now._films_of([row[KEY] for row, _ in new])
             self._change("upsert", entities)
             self._remove_unnamed(replaced, image_root)
         return fresh
@@ -75,9 +76,10 @@ class MilvusCollection(MilvusSearch, Writable):
     def delete(self, study_ids: Sequence[str], image_root: Path | None = None) -> None:
         """Delete studies in one call, and the films that were added with them. Raises StudyNotFound."""
         with self._writing:
+            now = self._caught_up()
             for study_id in study_ids:
-                self.study(study_id)
-            films = self._films_of(study_ids)
+                now.study(study_id)
+            films = now._films_of(study_ids)
             self._change("delete", filter=among(KEY, study_ids))
             self._remove_unnamed(films, image_root)
 
@@ -138,16 +140,22 @@ class MilvusCollection(MilvusSearch, Writable):
         if self.address.file is not None:
             self._server.call("flush", self._name)
 
+    def _caught_up(self) -> Self:
+        """Return a view that sees all acknowledged changes, of whatever process: on it is judged what to change."""
+        now = self.now()
+        now._level = CONSISTENCIES["strong"]
+        return now
+
     def _films_of(self, study_ids: Sequence[str]) -> set[str]:
         found = self._query(among(KEY, study_ids))
         return {path for entity in found for path in self.own_films(self._columns.as_row(entity))}
 
     def _remove_unnamed(self, films: set[str], image_root: Path | None) -> None:
         """Remove the films, of those given, that no study names any more."""
-        known = image_root or self._own_root()
+        known, now = image_root or self._own_root(), self._caught_up()
         fields = [self._columns.fields[name] for name in ("frontal_path", "lateral_path")]
         if known:
-            gone = [path for path in films if not self._count(any_of(among(field, [path]) for field in fields))]
+            gone = [path for path in films if not now._count(any_of(among(field, [path]) for field in fields))]
             remove_films(known, gone)
 
     def _own_root(self) -> Path | None:

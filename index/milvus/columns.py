@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.errors import StudiesError
+from index.errors import ArtefactError, StudiesError
 
 KEY, PATIENT, VECTOR, SAMPLE, DIGEST = "study_id", "patient_id", "embedding", "sample", "sha256"
 MOST_BYTES = 65_535
@@ -108,6 +108,14 @@ class Columns:
         """Return the SHA-256 of a row as Milvus keeps it, and of its vector (D,)."""
         text = json.dumps([row[name] for name in self.schema.names], ensure_ascii=False, allow_nan=False)
         return hashlib.sha256(text.encode() + b"\0" + vector.astype("<f4").tobytes()).hexdigest()
+
+
+def columns_of(manifest: Mapping[str, Any], address: object) -> Columns:
+    """Return the columns that a collection's manifest tells. Raises ArtefactError: they are none."""
+    try:
+        return Columns.from_json(manifest["columns"])
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        raise ArtefactError(f"{str(address)!r} tells columns that are not ours; index it anew") from error
 
 
 def as_vector(entity: Mapping[str, Any]) -> npt.NDArray[np.float32]:

@@ -21,6 +21,22 @@ CHANGED = "precedent.changed"
 """Whether studies were added or deleted since it was built."""
 
 
+CONSISTENCY = "consistency"
+"""Key of the manifest under which it tells which of CONSISTENCIES its searches have."""
+CONSISTENCIES = {"session": "Session", "strong": "Strong"}
+"""What Milvus calls ours. session: a process finds its own changes at once and those of others within some seconds;
+strong: all changes at once, for which every search waits until all of Milvus has caught up."""
+_KINDS = {
+    "fingerprint": str,
+    "embedding_dim": int,
+    "columns": list,
+    "kind": str,
+    "rows": int,
+    "lists": int,
+    "probes": int,
+}
+
+
 def property_of(described: Mapping[str, Any], name: str) -> Any:
     """Return what a collection tells under a name, None where nothing. Raises ArtefactError: it is not JSON."""
     text = (described.get("properties") or {}).get(name)
@@ -46,4 +62,12 @@ def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]
         )
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ArtefactError(f"{str(address)!r} is no collection of ours of version {VERSION}; {remedy}")
+    if not all(isinstance(found.get(name), kind) for name, kind in _KINDS.items()):
+        raise ArtefactError(f"{str(address)!r} tells of itself in words that are not ours; {remedy}")
     return found
+
+
+def consistency_of(manifest: Mapping[str, Any]) -> str:
+    """Return which of CONSISTENCIES a collection's searches have; those that tell none were made strong."""
+    told = manifest.get(CONSISTENCY)
+    return told if told in CONSISTENCIES else "strong"

@@ -22,7 +22,10 @@ def search_params(probes: int) -> dict[str, Any]:
 
 def with_enough_probes(server: MilvusServer, name: str, rows: int, lists: int) -> tuple[int, float]:
     """Return the fewest lists that find 99 % of the ten nearest, or the most that are tried, and what they find."""
-    found = server.call("query", name, filter=f"{SAMPLE} is not null", limit=_ASKED, output_fields=[KEY, VECTOR])
+    found = server.call(
+        "query", name, filter=f"{SAMPLE} is not null", limit=_ASKED, output_fields=[KEY, VECTOR],
+        consistency_level="Strong",
+    )  # fmt: skip
     asked = {one[KEY]: one[VECTOR] for one in found}
     truth = _nearest(server, name, asked, lists, rows)
     for effort in EFFORTS:
@@ -38,6 +41,7 @@ def _nearest(server: MilvusServer, name: str, asked: dict[str, Any], probes: int
     found = server.call(
         "search", name, seconds=BUILD_SECONDS, data=list(asked.values()), anns_field=VECTOR,
         limit=min(_NEAREST, rows), output_fields=[KEY], search_params=search_params(probes),
+        consistency_level="Strong",
     )  # fmt: skip
     return [{hit[KEY] for hit in hits} - {own} for own, hits in zip(asked, found, strict=True)]
 

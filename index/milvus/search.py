@@ -11,25 +11,26 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import BeyondBackend, StudyNotFound
+from index.errors import ArtefactError, BeyondBackend, StudyNotFound, VectorsError
 from index.filters import Where
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
-from index.milvus.columns import DIGEST, KEY, PATIENT, VECTOR, Columns, as_vector
+from index.milvus.columns import DIGEST, KEY, PATIENT, VECTOR, as_vector, columns_of
 from index.milvus.filters import ALL, all_of, among, any_of, as_expression, literal
-from index.milvus.manifest import manifest_of
+from index.milvus.manifest import CONSISTENCIES, consistency_of, manifest_of
 from index.milvus.recall import search_params
 from index.nearest import SLACK, Fetched, first_k, require_options, similarities_of
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
-from index.vectors import as_embedding
+from index.vectors import Embeddings, as_embedding, as_embeddings
 
 MOST_FETCHED = 16_384
 """Studies that Milvus gives in one answer."""
 
 
 class MilvusSearch(Searchable):
-    """What an address meant when it was opened. Safe under threads; every search sees all acknowledged changes."""
+    """What an address meant when it was opened. Safe under threads; a search sees all acknowledged changes of this
+    process, and those of others as its `consistency` says."""
 
     def __init__(self, address: MilvusAddress, token: str = "") -> None:
         """Open a collection.
@@ -45,7 +46,10 @@ class MilvusSearch(Searchable):
         self.manifest = manifest_of(described, address)
         self.fingerprint = self.manifest["fingerprint"]
         self.embedding_dim = self.manifest["embedding_dim"]
-        self._columns = Columns.from_json(self.manifest["columns"])
+        self.consistency = consistency_of(self.manifest)
+        """One of CONSISTENCIES."""
+        self._level = CONSISTENCIES[self.consistency]
+        self._columns = columns_of(self.manifest, address)
         self._server.call("load_collection", self._name, seconds=BUILD_SECONDS)
 
     def now(self) -> Self:
@@ -119,10 +123,11 @@ class MilvusSearch(Searchable):
                 f"expected an answer that {MOST_FETCHED:,} studies settle, which is as many as Milvus gives at a time; "
                 "ask for fewer hits, or narrow the filter"
             )
-        entities = [dict(hit["entity"]) for hit in self._hits([vector], passing, count, exact=exact, fields=("*",))[0]]
+        hits = self._hits([vector], passing, count, exact=exact, fields=("*",))[0]
+        entities = [dict(hit["entity"]) for hit in hits]
         if not entities:
             return Fetched(0, np.empty(0, object), np.empty(0), np.empty(0, object))
-        similarities = similarities_of(np.stack([as_vector(one) for one in entities]), vector)
+        similarities = similarities_of(self._vectors_of(entities), vector)
         order = sorted(range(len(entities)), key=lambda place: (-similarities[place], entities[place][KEY]))
         ordered = np.array([entities[place] for place in order], dtype=object)
         patients = np.array([one[PATIENT] for one in ordered])
@@ -142,8 +147,12 @@ class MilvusSearch(Searchable):
         found = self._server.call(
             "search", self._name, data=list(vectors), anns_field=VECTOR, limit=count, output_fields=list(fields),
             filter="" if passing == ALL else passing, search_params=search_params(probes),
+            consistency_level=self._level,
         )  # fmt: skip
-        return [list(hits) for hits in found]
+        answers = [list(hits) for hits in found]
+        if len(answers) != len(vectors) or any(len(hits) > count for hits in answers):
+            raise self._nonsense(f"{len(answers)} answers of up to {max(map(len, answers), default=0)} hits")
+        return answers
 
     def _matched(self, wanted: str, passing: str, left: Mapping[str, str]) -> int:
         """Return how many pass; without a filter by counting what is left out, which is few."""
@@ -152,25 +161,49 @@ class MilvusSearch(Searchable):
         out = any_of(f"{field} == {literal(value)}" for field, value in left.items())
         return self._count("") - (self._count(out) if left else 0)
 
+    def _vectors_of(self, entities: Sequence[Mapping[str, Any]]) -> Embeddings:
+        """Return the vectors (N, D) of what the server gave, if these are studies at all. Raises ArtefactError."""
+        for one in entities:
+            if not (isinstance(one.get(KEY), str) and one[KEY] and isinstance(one.get(PATIENT), str)):
+                raise self._nonsense("a row without a study or a patient")
+        try:
+            return as_embeddings([one.get(VECTOR) for one in entities], self.embedding_dim)
+        except VectorsError as error:
+            raise self._nonsense(f"a vector that is none of this collection ({error})") from error
+
+    def _nonsense(self, found: str) -> ArtefactError:
+        return ArtefactError(
+            f"Milvus answered for {str(self.address)!r} with {found}; run: precedent verify {self.address}"
+        )
+
     def _count(self, expression: str) -> int:
-        found = self._server.call("query", self._name, filter=expression, output_fields=["count(*)"])
+        found = list(self._asked(expression, ("count(*)",)))
+        if len(found) != 1 or not isinstance(found[0].get("count(*)"), int) or found[0]["count(*)"] < 0:
+            raise self._nonsense("no count")
         return int(found[0]["count(*)"])
 
     def _entity(self, study_id: str) -> dict[str, Any]:
         found = self._query(among(KEY, [study_id])) if _is_text(study_id) else []
         if not found:
             raise StudyNotFound(f"no study {study_id!r} in this index")
+        self._vectors_of(found[:1])
+        if found[0][KEY] != study_id:
+            raise self._nonsense(f"study {found[0][KEY]!r} where {study_id!r} was asked for")
         return found[0]
 
     def _query(self, expression: str, fields: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
-        found = self._server.call(
-            "query", self._name, filter=expression, output_fields=list(fields), limit=MOST_FETCHED
+        return list(map(dict, self._asked(expression, fields, limit=MOST_FETCHED)))
+
+    def _asked(self, expression: str, fields: Sequence[str], **options: Any) -> Any:
+        return self._server.call(
+            "query", self._name, filter=expression, output_fields=list(fields), consistency_level=self._level, **options
         )
-        return list(map(dict, found))
 
     def entities(self) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.float32], str]]:
         """Yield row, vector (D,) and digest of every study, for who looks all of them over."""
-        iterator = self._server.call("query_iterator", self._name, batch_size=500, filter="", output_fields=["*"])
+        iterator = self._server.call(
+            "query_iterator", self._name, batch_size=500, filter="", output_fields=["*"], consistency_level="Strong"
+        )
         try:
             while found := self._next(iterator):
                 for one in found:

@@ -277,7 +277,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *says: Any) -> tuple[MilvusServer,
     return MilvusServer(parse_milvus("milvus+http://127.0.0.1:1/cases")), client
 
 
-@pytest.mark.parametrize("told", ["2.3.5", "v2.4.17-gpu", "1.1"])
+@pytest.mark.parametrize("told", ["v2.3.5-lite", "v2.4.17-gpu", "1.1"])
 def test_a_server_that_is_too_old_is_refused_before_anything_is_created(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, studies: pa.Table, vectors: Embeddings, told: str
 ) -> None:
@@ -408,7 +408,8 @@ def test_a_count_that_is_none_is_refused_in_a_sentence(
 def test_answers_of_another_number_than_was_asked_for_are_refused(
     collection: MilvusCollection, monkeypatch: pytest.MonkeyPatch, vectors: Embeddings
 ) -> None:
-    for answer in ([], [[{}], [{}]], [[{"entity": {}}] * 4]):
+    answers: list[Any] = [[], [[{}], [{}]], [[{"entity": {}}] * 4]]
+    for answer in answers:
         monkeypatch.setattr(collection._server, "call", lambda *_, answer=answer, **__: answer)
         with pytest.raises(ArtefactError, match="run: precedent verify"):
             collection._hits([vectors[0]], "", 3)

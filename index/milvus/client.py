@@ -90,7 +90,7 @@ class MilvusServer:
         """
         told = str(self.call("get_server_version"))
         number = re.search(r"(\d+)\.(\d+)", told)
-        if "lite" in told or number is None or tuple(map(int, number.groups())) >= LEAST_VERSION:
+        if told.startswith("milvus_lite") or number is None or tuple(map(int, number.groups())) >= LEAST_VERSION:
             return
         least = ".".join(map(str, LEAST_VERSION))
         raise CollectionError(

@@ -167,7 +167,7 @@ class MilvusSearch(Searchable):
             if not (isinstance(one.get(KEY), str) and one[KEY] and isinstance(one.get(PATIENT), str)):
                 raise self._nonsense("a row without a study or a patient")
         try:
-            return as_embeddings([one.get(VECTOR) for one in entities], self.embedding_dim)
+            return as_embeddings([one.get(VECTOR) or () for one in entities], self.embedding_dim)
         except VectorsError as error:
             raise self._nonsense(f"a vector that is none of this collection ({error})") from error
 

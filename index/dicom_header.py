@@ -110,7 +110,16 @@ def read_film(file: Path, path: str, elsewhere: Elsewhere) -> Film | None:
         OverBudget: more bytes, elements or levels of sequences than any film has.
     """
     try:
-        with file.open("rb") as content, warnings.catch_warnings():
+        with file.open("rb") as content:
+            return parse_film(content, path, elsewhere)
+    except OSError:
+        return None
+
+
+def parse_film(content: BinaryIO, path: str = "", elsewhere: Elsewhere = lambda part, words: False) -> Film | None:
+    """Return what an open file's header says, or None where there is none. Raises as `read_film`."""
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom quotes a character set that it does not know
             header = _read_header(content)
             return None if header is None else _film(header, path, elsewhere)

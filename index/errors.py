@@ -28,6 +28,10 @@ class ArtefactError(CollectionError):
     """A file of ours that is missing, truncated, or changed since it was written."""
 
 
+class MixedPatients(CollectionError):
+    """Films of two patients that were given as one study."""
+
+
 class StudyNotFound(CollectionError):
     """A study id that this collection does not hold."""
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index.collection import Collection
-from index.layouts import Layout, LayoutGate
+from index.layouts import Layout, LayoutGate, are_alike
+from index.pairing import Films, film_notices
 from index.vector_index import EXACT_UP_TO, Rows, VectorIndex
 
 UNFAMILIAR_BELOW = 1.0
@@ -105,6 +106,27 @@ class FamiliarityGate:
             return None
         below = np.searchsorted(self.similarities, similarity, side="right")
         return Familiarity(similarity, 100 * float(below) / count, count, "embedding")
+
+    def view_of(self, layout: Layout, patient: str | None = None) -> str | None:
+        """Return frontal or lateral, as a film looks beside the collection's own; None where it is not known.
+
+        Args:
+            layout: of the film; one that is unfamiliar has no view here.
+            patient: whose own films are no neighbours of it.
+        """
+        if self.layouts is None or self.layouts.percentile(layout, patient) < UNFAMILIAR_BELOW:
+            return None
+        return self.layouts.view_of(layout, patient)
+
+
+def paired(gate: FamiliarityGate, films: Films, layouts: Sequence[Layout]) -> list[str]:
+    """Return what a reader should know of films given as one study, with how they look beside the collection's.
+
+    Args:
+        films: by view. layouts: theirs, in that order.
+    """
+    looks = {view: look for view, layout in zip(films, layouts, strict=True) if (look := gate.view_of(layout))}
+    return film_notices(films, looks, same=len(layouts) == 2 and are_alike(*layouts))
 
 
 def _nearest_of_others(vectors: VectorIndex, codes: Codes, rows: Rows) -> npt.NDArray[np.float64]:

@@ -15,16 +15,26 @@ from index.shards import load_layouts
 
 SAMPLE = 1000
 """Studies whose films stand for the collection: 0.3 points of standard error at the first percentile, 0.3 MB."""
+VIEWS = ("frontal", "lateral")
+SAME = 4
+"""Most by which a number of two layouts of one film differs: 3 between a film and its JPEG of quality 50 or its
+picture of 0.7 times the size, while among 574 films the next that are not one differed by 13."""
 Layout = npt.NDArray[np.int8]
 """(W,): one film."""
 Films = npt.NDArray[np.float32]
 """(n, W): layouts, scaled."""
 Patients = npt.NDArray[np.str_]
 """(n,): whose films they are."""
+NEAREST = 5
+"""A film is of the view that all of so many films nearest to it are of. In a collection of 574 adults' films, 64 of 69
+laterals and 504 of 505 frontals were known so, and none was taken for the other view; of 491 frontals of another
+hospital's adults 1 was, of 517 of children, whom that collection lacks, 21."""
+LEAST_VIEWS = 20
+"""Films of each view without which none is told: with fewer, a lateral has frontals among its nearest."""
 
 
 def sample_layouts(embeddings: Path, *, sample: int = SAMPLE, seed: int = 0) -> pa.Table | None:
-    """Return `patient_id` and `layout` of the films of some studies of an export, drawn with the seed.
+    """Return `patient_id`, `view` and `layout` of the films of some studies of an export, drawn with the seed.
 
     None where the export, an older one, has no layouts.
     """
@@ -36,7 +46,12 @@ def sample_layouts(embeddings: Path, *, sample: int = SAMPLE, seed: int = 0) -> 
     studies = table.take(pa.array(np.sort(drawn))).combine_chunks()
     column = studies["layouts"].combine_chunks()
     patients = studies["patient_id"].take(column.value_parent_indices())
-    return pa.table({"patient_id": patients, "layout": column.flatten()})
+    views = [
+        view
+        for named, films in zip(studies["views"].to_pylist(), column.to_pylist(), strict=True)
+        for view in (named if len(named) == len(films) else [None] * len(films))
+    ]
+    return pa.table({"patient_id": patients, "view": pa.array(views, pa.string()), "layout": column.flatten()})
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,8 @@ class LayoutGate:
     patients: Patients
     distances: npt.NDArray[np.float32]
     """(n,) ascending."""
+    views: npt.NDArray[np.str_] | None = None
+    """(n,): frontal, lateral, or "" where it is not known; None in a collection that does not say."""
 
     @classmethod
     def build(cls, sample: pa.Table | None) -> Self | None:
@@ -63,7 +80,23 @@ class LayoutGate:
         patients = np.array(sample["patient_id"].to_pylist())
         scale = 1 / (layouts.std(axis=0) + np.float32(1))  # one step of rounding is no spread
         films = layouts * scale
-        return cls(films, scale, patients, np.sort(_nearest(films, patients, films, patients)))
+        views = None
+        if "view" in sample.column_names:
+            views = np.array([view or "" for view in sample["view"].to_pylist()])
+        return cls(films, scale, patients, np.sort(_nearest(films, patients, films, patients)), views)
+
+    def view_of(self, layout: Layout, patient: str | None = None) -> str | None:
+        """Return frontal or lateral, as the collection's films nearest to this one are; None where that is not known.
+
+        Args:
+            layout: (W,) of the film asked about, one of a kind that the collection has.
+            patient: whose own films are no neighbours of it.
+        """
+        if self.views is None or min(np.count_nonzero(self.views == view) for view in VIEWS) < LEAST_VIEWS:
+            return None
+        squared = _squared((layout * self.scale)[None], np.array([patient or ""]), self.films, self.patients)[0]
+        nearest = self.views[np.argpartition(squared, NEAREST)[:NEAREST]]  # of 40 and more
+        return next((view for view in VIEWS if (nearest == view).all()), None)
 
     def percentile(self, layout: Layout, patient: str | None = None) -> float:
         """Return the share, in percent, of the collection's films that are as far from the next patient's or farther.
@@ -81,9 +114,20 @@ def _stacked(rows: list[bytes]) -> Films:
     return np.frombuffer(b"".join(rows), dtype=np.int8).reshape(len(rows), -1).astype(np.float32)
 
 
+def are_alike(one: Layout, other: Layout) -> bool:
+    """Return whether two layouts are of one film, which may have been written anew in between."""
+    return bool(np.abs(one.astype(np.int16) - other).max() <= SAME)
+
+
+def _squared(asked: Films, asked_patients: Patients, films: Films, patients: Patients) -> Films:
+    """Return the squared distances (q, n) of films asked about (q, W) to films (n, W); infinite to one's own."""
+    squared: Films = np.square(asked).sum(axis=1)[:, None] + np.square(films).sum(axis=1) - 2 * asked @ films.T
+    squared[asked_patients[:, None] == patients] = np.inf
+    return squared
+
+
 def _nearest(asked: Films, asked_patients: Patients, films: Films, patients: Patients) -> npt.NDArray[np.float32]:
     """Return the distance (q,) of each film asked about (q, W) to the nearest film (n, W) of another patient."""
-    squared = np.square(asked).sum(axis=1)[:, None] + np.square(films).sum(axis=1) - 2 * asked @ films.T
-    squared[asked_patients[:, None] == patients] = np.inf
+    squared = _squared(asked, asked_patients, films, patients)
     nearest: npt.NDArray[np.float32] = np.sqrt(np.maximum(squared.min(axis=1), 0))
     return nearest

@@ -205,9 +205,9 @@ def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
 
 
 def load_layouts(folder: Path) -> pa.Table | None:
-    """Return ids and `layouts` of an export's studies; null, or None in all, where a shard has no layouts."""
+    """Return ids, `views` and `layouts` of an export's studies; null, or None in all, where a shard has no layouts."""
     paths = [folder / _own_name(shard["file"]) for shard in load_manifest(folder)["shards"]]
-    tables = [_read_columns(path, ["study_id", "patient_id", "layouts"]) for path in paths]
+    tables = [_read_columns(path, ["study_id", "patient_id", "views", "layouts"]) for path in paths]
     found = [table for table in tables if "layouts" in table.column_names]
     return pa.concat_tables(found) if found else None
 

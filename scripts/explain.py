@@ -18,6 +18,7 @@ from index.added import Writable
 from index.errors import ArtefactError
 from index.files import save_json
 from index.opening import Address
+from index.pairing import require_one_patient
 from index.places import below
 from scripts.opening import CollectionAddress, opened, trust_option
 from scripts.places import Anywhere, Here
@@ -65,6 +66,7 @@ def command(
         raise click.UsageError("give either --finding with --probe, or --hit")
     if index is None and (study or hit):
         raise click.UsageError("a stored study needs INDEX, the folder that holds it")
+    require_one_patient(frontal, lateral)
     embedder = Embedder.load(encoder)
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}

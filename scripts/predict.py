@@ -23,6 +23,7 @@ from index.added import Writable
 from index.contrast import Subject, contrast
 from index.layouts import Layout
 from index.opening import Address
+from index.pairing import require_one_patient
 from index.searchable import Answer, Searchable
 from index.votes import Vote, hit_table, neighbour_votes
 from scripts.embedded import Wanted, label_options
@@ -118,6 +119,7 @@ def command(
     views = tuple(name for name, path in (("frontal", frontal), ("lateral", lateral)) if path is not None)
     if not views or (contrasted and not index):
         raise click.UsageError("--contrast needs INDEX" if views else "give --frontal and/or --lateral")
+    require_one_patient(frontal, lateral)
     looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
     pairs = zip(encoders, probes, strict=True)

@@ -13,9 +13,11 @@ from rich.box import SIMPLE
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from index.familiarity import paired
 from index.filters import parse_where
 from index.layouts import Layout
 from index.opening import Address
+from index.pairing import require_one_patient
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
 from scripts.opening import CollectionAddress, opened
@@ -57,23 +59,27 @@ def command(
     collection = opened(index)
     retriever = collection.now()
     options["where"] = parse_where(where, retriever.schema)
-    familiarity = None
+    familiarity, notices = None, list[str]()
+    given = {"frontal": frontal, "lateral": lateral}
     if study is not None:
         answer = retriever.similar(study, k, exclude_same_patient=not same_patient, **options)
     else:
+        require_one_patient(frontal, lateral)
         query, layouts = _read(retriever, frontal, lateral, encoder)
         answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
         nearest = answer.hits[0].similarity if answer.hits and not where else None
-        familiarity = collection.gate().judge(nearest, layouts, patient=patient)
+        gate = collection.gate()
+        familiarity = gate.judge(nearest, layouts, patient=patient)
+        notices = paired(gate, {view: film for view, film in given.items() if film is not None}, layouts)
     if as_json:
-        said = {"familiarity": familiarity_object(familiarity)} if films else {}
+        said = {"familiarity": familiarity_object(familiarity), "film_notices": notices} if films else {}
         say_json(as_object(answer) | said)
         return
     if study is not None:
         say(f"similar to {study}: {_findings(retriever.study(study))}")
     Terminal().print(as_table(answer))
     if films:
-        say(familiarity_line(familiarity))
+        say(familiarity_line(familiarity), *notices)
 
 
 def as_object(answer: Answer) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from index.retriever import Answer, Hit
 from index.studies import CORE_COLUMNS, SHARD_COLUMNS, Study
 
 Plain = str | int | float | bool | None
+FILM_NOTICES = "what a reader should know of the films that were sent: two of one view, one in the other's place, ..."
 
 
 class VoteAnswer(BaseModel):
@@ -66,6 +67,7 @@ class PredictAnswer(BaseModel):
     notice: str | None
     labels: str
     familiarity: FamiliarityAnswer | None
+    film_notices: list[str] = Field(description=FILM_NOTICES)
     contrast: dict[str, Any] | None
     maps: list[MapAnswer] = Field(description="of the first prediction, where they were asked for")
     fingerprint: str
@@ -113,6 +115,7 @@ class SearchAnswer(BaseModel):
     familiarity: "FamiliarityAnswer | None" = Field(
         None, description="how near the query is to the collection; null where a filter hides what is nearest"
     )
+    film_notices: list[str] = Field(description=FILM_NOTICES)
 
 
 class EmbeddingAnswer(BaseModel):

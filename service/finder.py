@@ -79,6 +79,11 @@ class Finder:
         known = () if projection is None else (projection,)
         return self.embedder.embed_study(frontal, lateral, *known)
 
+    def look(self, search: Search) -> Any:
+        """Return what a search's films come to, a `service.reader.Look`; None without films or a reader."""
+        films = search.study_id is None and search.embedding is None
+        return self.reader.look(search.frontal, search.lateral) if films and self.reader is not None else None
+
     def find(self, search: Search, vector: npt.NDArray[np.float32] | None = None) -> Answer:
         """Return the nearest studies of a stored study, of a vector, or of films, whose vector may be at hand.
 

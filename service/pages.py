@@ -90,8 +90,9 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
         finder = shown["finder"] = current(search.collection or query.collection)
         shown |= {"k": search.k, "each": search.group_by is None}
         search = search.model_copy(update={"filter": query.narrowed(search.filter)})
-        shown["answer"] = finder.find(search)
-        shown["films"] = _uploaded(search)
+        look = finder.look(search)
+        shown["answer"] = finder.find(search, look and look.vector)
+        shown |= {"films": _uploaded(search), "notices": look.notices if look else ()}
     except (EncoderError, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)

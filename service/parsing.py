@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import UnsupportedMediaType
 
+from index.pairing import require_one_patient
 from service.errors import RequestError
 from service.schemas import AddStudy, FilmOptions, Films, InCollection, Search, StudyOptions, parse_json
 
@@ -34,11 +35,12 @@ def parse_search(request: Request) -> Search:
     Raises:
         RequestError: a body that breaks the syntax.
         UnsupportedMediaType: a body that is neither multipart nor JSON.
+        MixedPatients: its films are of two patients.
     """
     if request.mimetype != MULTIPART:
-        return _parse(Search, _json_object(request))
+        return _of_one_patient(_parse(Search, _json_object(request)))
     options = _parse(FilmOptions, _fields(request))
-    return Search.model_construct(**options.model_dump(), **_films(request))
+    return _of_one_patient(Search.model_construct(**options.model_dump(), **_films(request)))
 
 
 def parse_query(request: Request, form: type[BaseModel], whole: type[Model]) -> Model:
@@ -47,18 +49,20 @@ def parse_query(request: Request, form: type[BaseModel], whole: type[Model]) -> 
     Errors as `parse_search`.
     """
     if request.mimetype != MULTIPART:
-        return _parse(whole, _json_object(request))
+        return _of_one_patient(_parse(whole, _json_object(request)))
     fields = _fields(request)
     films = {} if "study_id" in fields else _films(request)
-    return _parse(whole, fields) if not films else whole.model_construct(**_parse(form, fields).model_dump(), **films)
+    if not films:
+        return _parse(whole, fields)
+    return _of_one_patient(whole.model_construct(**_parse(form, fields).model_dump(), **films))
 
 
 def parse_films(request: Request) -> Films:
     """Return the films of a multipart or JSON body; errors as `parse_search`."""
     if request.mimetype != MULTIPART:
-        return _parse(Films, _json_object(request))
+        return _of_one_patient(_parse(Films, _json_object(request)))
     options = _parse(InCollection, _fields(request))
-    return Films.model_construct(**options.model_dump(), **_films(request))
+    return _of_one_patient(Films.model_construct(**options.model_dump(), **_films(request)))
 
 
 def parse_addition(request: Request) -> AddStudy:
@@ -69,12 +73,18 @@ def parse_addition(request: Request) -> AddStudy:
         options = _parse(StudyOptions, _fields(request))
         asked = AddStudy.model_construct(**dict(options), **_films(request))
     g.fields = {"collection": asked.collection, "study_id": asked.study.study_id}
-    return asked
+    return _of_one_patient(asked)
 
 
 def refuse_validation(error: ValidationError) -> NoReturn:
     """Raise the first finding of pydantic as one sentence."""
     raise RequestError(_sentence(error.errors(include_url=False)[0])) from None
+
+
+def _of_one_patient(asked: Model) -> Model:
+    """Return a request whose films are of one patient, as far as their headers say. Raises MixedPatients."""
+    require_one_patient(getattr(asked, "frontal", None), getattr(asked, "lateral", None))
+    return asked
 
 
 def _parse(model: type[Model], value: Any) -> Model:

@@ -21,7 +21,7 @@ from encoder.predict import Options, Prediction, Predictor, predict_embedding
 from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME
 from index.contrast import Contrast, Counterpart, Subject, contrast
-from index.familiarity import FamiliarityGate
+from index.familiarity import FamiliarityGate, paired
 from index.labels import LabelPolicy, finding_targets, label_columns
 from index.searchable import Searchable
 from index.votes import Vote, hit_table, neighbour_votes
@@ -54,6 +54,8 @@ class Look:
     """(D,)."""
     layouts: Sequence[Layout] = ()
     """None of a stored study, whose films are not read."""
+    notices: Sequence[str] = ()
+    """What a reader should know of the films: two of one view, one in the other's place, one twice."""
 
 
 class Reader:
@@ -81,7 +83,9 @@ class Reader:
     def look(self, frontal: bytes | None, lateral: bytes | None) -> Look:
         """Return what the films of one study come to. Raises ImageError, Busy, ClientGone."""
         films, vector = self._batches.read_and_embed(frontal, lateral)
-        return Look(vector, study_layouts(films))
+        given = {view: film for view, film in zip(VIEWS, (frontal, lateral), strict=True) if film is not None}
+        layouts = study_layouts(films)
+        return Look(vector, layouts, paired(self._gate, given, layouts))
 
     def familiarity(
         self, similarity: float | None, layouts: Sequence[Layout] = (), patient: str | None = None
@@ -124,6 +128,7 @@ class Reader:
             "labels": POLICY.sentence(),
             "familiarity": self.familiarity(hits[0].similarity if hits else None, look.layouts, patient),
             "contrast": None if pair is None else _contrast(pair),
+            "film_notices": list(look.notices),
             "maps": _maps("query", self._why(self._open(query), rows[0]["finding"])) if mapped else [],
             "fingerprint": self.embedder.fingerprint,
         }

@@ -32,12 +32,11 @@ def search() -> dict[str, Any]:
     if asked.embedding is not None:
         require("vectors")  # enough similarities to chosen vectors would tell a stored one
     finder = current(asked.collection)
-    films = asked.study_id is None and asked.embedding is None
-    look = finder.reader.look(asked.frontal, asked.lateral) if films and finder.reader is not None else None
+    look = finder.look(asked)
     answer = finder.find(asked, look and look.vector)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
     familiar = finder.familiarity(answer, asked, look.layouts if look else (), asked.patient_id)
-    return found | {"familiarity": disclosure.rounded(familiar)}
+    return found | {"familiarity": disclosure.rounded(familiar), "film_notices": list(look.notices) if look else []}
 
 
 @api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))

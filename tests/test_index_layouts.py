@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from index.collection import build_collection, load_collection
-from index.layouts import LayoutGate, sample_layouts
+from index.layouts import LayoutGate, are_alike, sample_layouts
 from index.shards import ExportPlan, ShardFolder, load_embeddings
 from index.vectors import Embeddings
 
@@ -33,7 +33,8 @@ def save_export(folder: Path, studies: pa.Table, vectors: Embeddings, told: list
         part = plan.slice_of(shard)
         rows = studies.slice(part.start, part.stop - part.start)
         films = [film for film in told[part] if film is not None] or None
-        shards.save_shard(shard, rows, [["frontal"]] * rows.num_rows, vectors[part], [], films)
+        views = [["frontal", "lateral"][: len(film or "one")] for film in told[part]]
+        shards.save_shard(shard, rows, views, vectors[part], [], films)
     shards.finish(image_root="")
     return folder
 
@@ -76,6 +77,7 @@ def test_a_collection_keeps_the_films_of_a_sample_and_no_column_of_them(
     assert loaded.equals(built.layouts)
     assert {(row["layout"][0], row["patient_id"]) for row in loaded.to_pylist()} == owners
     assert loaded.num_rows == 300
+    assert all(row["view"] == ("frontal" if row["layout"][1] == 1 else "lateral") for row in loaded.to_pylist())
     assert few is not None
     assert len({row["layout"][0] for row in few.to_pylist()}) == 50
     assert "layouts" not in load_embeddings(folder)[0].column_names
@@ -91,3 +93,27 @@ def test_shards_of_an_older_export_have_no_layouts(
     assert (found.layouts and found.layouts.num_rows) == kept
     assert ("layouts" in found.manifest["files"]) is (kept is not None)
     assert load_collection(tmp_path / "index").manifest == found.manifest
+
+
+@pytest.mark.parametrize(("laterals", "seen"), [(30, ("frontal", "lateral")), (19, (None, None))])
+def test_a_film_is_of_the_view_that_those_nearest_to_it_are_of(
+    rng: np.random.Generator, laterals: int, seen: tuple[str | None, ...]
+) -> None:
+    frontal, lateral = np.zeros(12), np.r_[np.full(6, 60), np.zeros(6)]
+    places = np.vstack([np.tile(frontal, (60, 1)), np.tile(lateral, (laterals, 1))])
+    rows = np.rint(places + rng.normal(size=places.shape) * 4).astype(np.int8)
+    named = table(rows, [f"p{n}" for n in range(len(rows))])
+    gate = LayoutGate.build(named.append_column("view", pa.array(["frontal"] * 60 + ["lateral"] * laterals)))
+    unnamed = LayoutGate.build(named)
+
+    asked = [place.astype(np.int8) for place in (frontal, lateral)]
+    assert gate is not None
+    assert unnamed is not None
+    assert [gate.view_of(one) for one in asked] == list(seen)
+    assert [unnamed.view_of(one) for one in asked] == [None, None]
+
+
+def test_layouts_of_one_film_written_anew_are_alike(layouts: Layouts) -> None:
+    assert are_alike(layouts[0], layouts[0] + np.int8(3))
+    assert not are_alike(np.full(12, 127, np.int8), np.full(12, -128, np.int8))
+    assert not are_alike(layouts[0], layouts[1])

@@ -285,3 +285,32 @@ def test_a_photograph_of_something_else_is_called_unfamiliar(reader: Reader, tmp
     reader.click("#films > button")
 
     assert reader.text("#unfamiliar").startswith("Unfamiliar: perhaps no chest film")
+
+
+def test_two_frontals_are_told_beside_the_query_in_the_viewer_and_aloud(reader: Reader) -> None:
+    reader.open("/")
+    reader.choose("frontal")
+    reader.choose("lateral", reader.films / "patient00003/study1/view1_frontal.jpg")
+    reader.click("#films > button")
+    notice = reader.text("#query .notice")
+
+    assert notice.startswith("Two frontals: the film in the lateral's place looks")
+    assert reader.ask("return document.getElementById('said').textContent") == notice
+    assert len(reader.hits()) == 12
+    reader.press("q")
+    assert reader.text("#compare-facts .notice") == notice
+
+
+def test_films_of_two_patients_are_refused_and_stay_to_be_taken_out(reader: Reader, tmp_path: Path) -> None:
+    from film_files import dicom
+
+    reader.open("/")
+    for view in ("frontal", "lateral"):
+        (tmp_path / f"{view}.dcm").write_bytes(dicom(PatientID=f"SECRET-{view}"))
+        reader.choose(view, tmp_path / f"{view}.dcm")
+    reader.click("#films > button")
+
+    assert "of two patients" in reader.text(".refused")
+    assert "SECRET" not in reader.ask("return document.documentElement.outerHTML")
+    assert [one.is_displayed() for one in reader.all(".drop .out")] == [True, True]
+    assert all("422" in one for one in reader.complaints())

@@ -1,6 +1,7 @@
 """POST /v1/predict and /v1/explain over a real encoder, probe and films."""
 
 import base64
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from command_line import done
+from film_files import dicom
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 from pyarrow import parquet as pq
@@ -293,3 +295,30 @@ def test_a_reader_is_told_figures_as_the_page_shows_them_and_asks_about_a_few_st
     assert [figures(answer) == [round(one, 2) for one in figures(answer)] for answer in exact] == [False, False]
     assert told[1]["value"] == round(exact[1]["value"], 2)
     assert other.status_code == 429
+
+
+def sent(world: Path, frontal: str, lateral: str) -> dict[str, object]:
+    study = world / "train/patient00002/study1"
+    return {"frontal": (study / frontal).open("rb"), "lateral": (study / lateral).open("rb")}
+
+
+@pytest.mark.parametrize("route", ["/v1/search", "/v1/predict"])
+def test_a_film_in_both_places_is_told_beside_the_answer(client: FlaskClient, world: Path, route: str) -> None:
+    twice = client.post(route, data=sent(world, "view1_frontal.jpg", "view1_frontal.jpg")).get_json()
+    stored = client.post(route, json={"study_id": "patient00001/study1"}).get_json()
+
+    assert twice["film_notices"] == [
+        "Both places hold the same film. Take one out, or put the other view in its place."
+    ]
+    assert stored["film_notices"] == []
+
+
+@pytest.mark.parametrize("route", ["/", "/v1/search", "/v1/predict", "/v1/explain", "/v1/embeddings"])
+def test_films_of_two_patients_are_refused_wherever_they_are_sent(client: FlaskClient, route: str) -> None:
+    films = {view: (io.BytesIO(dicom(PatientID=view)), f"{view}.dcm") for view in ("frontal", "lateral")}
+    response = client.post(route, data=films | ({"finding": "Edema"} if route == "/v1/explain" else {}))
+
+    assert response.status_code == 422
+    assert "of two patients" in response.text
+    if route != "/":
+        assert response.get_json()["error"]["code"] == "two_patients"

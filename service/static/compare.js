@@ -76,7 +76,7 @@ function tell(study) {
   const card = cardOf(shown.hit);
   byId("compare-title").textContent = study ? `Query and ${study.study_id}` : "Query";
   byId("compare-similarity").textContent = card ? `Similarity ${similarityWords(card.dataset.similarity)}` : "";
-  const query = byId("query").querySelectorAll(".facts, .findings");
+  const query = byId("query").querySelectorAll(".notice, .facts, .findings");
   byId("compare-facts").replaceChildren(
     element("h4", {}, "Query"), ...[...query].map((one) => one.cloneNode(true)),
     ...(query.length ? [] : [element("p", { className: "facts" }, "Your films; nothing else is told of them.")]),

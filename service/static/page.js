@@ -78,6 +78,7 @@ async function searchFilms(films, patient) {
     const own = new URLSearchParams(words.filter(([name]) => name === "collection"));
     window.history.replaceState(null, "", own.size ? `?${own}` : window.location.pathname);
     settle(films, patient);
+    byId("said").textContent = [...byId("query").querySelectorAll(".notice")].map((one) => one.textContent).join(" ");
     predict();
     byId("results").focus({ preventScroll: true });
     window.scrollTo(0, 0);

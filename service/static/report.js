@@ -133,7 +133,7 @@ function predictions() {
 }
 
 function facts() {
-  const stored = [...byId("query").querySelectorAll(".facts, .findings")].map((one) => one.cloneNode(true));
+  const stored = [...byId("query").querySelectorAll(".notice, .facts, .findings")].map((one) => one.cloneNode(true));
   const notice = warning() ? [element("p", { className: "warning" }, warning())] : [];
   const count = byId("results").querySelector("h2")?.textContent.replace(/\s+/g, " ").trim() ?? "";
   return element("div", {}, ...stored, ...notice, element("p", {}, `${count}; ${narrowing()}`));

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import refusal
 from film_files import RAMP, dicom, picture
 
 from index.errors import MixedPatients
 from index.pairing import film_notices, require_one_patient
 
-ANNA = {"PatientID": "ANNA-1", "StudyInstanceUID": "1.2.840.1", "SOPInstanceUID": "1.2.840.1.1"}
-FRONTAL, LATERAL = {"ViewPosition": "PA"}, {"ViewPosition": "LL", "SOPInstanceUID": "1.2.840.1.2"}
+ANNA: dict[str, Any] = {"PatientID": "ANNA-1", "StudyInstanceUID": "1.2.840.1", "SOPInstanceUID": "1.2.840.1.1"}
+FRONTAL: dict[str, Any] = {"ViewPosition": "PA"}
+LATERAL: dict[str, Any] = {"ViewPosition": "LL", "SOPInstanceUID": "1.2.840.1.2"}
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,19 @@ def test_a_picture_is_told_by_its_looks_and_a_header_counts_before_them() -> Non
     assert film_notices({"frontal": dicom(**FRONTAL)}, {"frontal": "lateral"}) == []
     assert film_notices({"frontal": one, "lateral": one})[0].startswith("Both places hold the same film")
     assert film_notices({"frontal": one, "lateral": other}, same=True)[0].startswith("Both places hold")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "--encoder", "e.safetensors", "--probe", "probe"),
+        ("explain", "--encoder", "e.safetensors", "--probe", "probe", "--finding", "Edema", "--out", "maps"),
+    ],
+)
+def test_films_of_two_patients_are_refused_before_a_network_is_loaded(tmp_path: Path, words: tuple[str, ...]) -> None:
+    films = {view: tmp_path / f"{view}.dcm" for view in ("frontal", "lateral")}
+    for view, film in films.items():
+        film.write_bytes(dicom(PatientID=view))
+    told = refusal(*words, "--frontal", films["frontal"], "--lateral", films["lateral"])
+
+    assert "of two patients, as their DICOM headers say" in told

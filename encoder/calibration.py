@@ -3,6 +3,7 @@
 Knows one column of logits and targets at a time; it must not know embeddings, patients or files.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,10 @@ MIN_SLOPE = 1e-2
 """Calibration may flatten a useless finding but never turns its order round."""
 RULE_OUT_SENSITIVITY = 0.90
 RULE_IN_SPECIFICITY = 0.90
+LEAST_STUDIES = 10
+"""Studies that a share of 0.90 can be seen in: of fewer, a threshold keeps all or does not keep 0.90."""
+CHANCE = 0.5
+"""AUROC of answers that have nothing to do with the finding."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,43 @@ class OperatingPoints:
     """The highest threshold with sensitivity of at least 0.90: below it the finding is unlikely."""
     rule_in: float
     """The lowest threshold with specificity of at least 0.90: above it the finding is likely."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How well one finding is told apart in patients that did not teach it."""
+
+    positives: int
+    negatives: int
+    auroc: float | None
+    """In [0, 1]; None where positives or negatives are missing."""
+    low: float | None
+    """Of the 95 % interval by patient."""
+    high: float | None
+
+    @property
+    def needed(self) -> float:
+        """The AUROC that answers by chance exceed in 1 of 40 such samples (Mann and Whitney, 1947); inf for none.
+
+        A bootstrap over a handful of positives gives intervals that are too short.
+        """
+        both = self.positives * self.negatives
+        return CHANCE + 1.96 * math.sqrt((self.positives + self.negatives + 1) / (12 * both)) if both else math.inf
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the whole interval lies above the AUROC of chance, and the AUROC above what chance reaches."""
+        return self.auroc is not None and self.low is not None and self.low > CHANCE and self.auroc > self.needed
+
+    @property
+    def sentence(self) -> str:
+        """The figures in words."""
+        counts = f"judged on {self.positives:,} with it and {self.negatives:,} without"
+        if self.auroc is None:
+            return f"no AUROC, {counts}"
+        if self.low is None or self.high is None:
+            return f"AUROC {self.auroc:.2f} without an interval, {counts}"
+        return f"AUROC {self.auroc:.2f} ({self.low:.2f}-{self.high:.2f}), {counts}"
 
 
 def sigmoid(logits: npt.NDArray[np.floating]) -> Column:

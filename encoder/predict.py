@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.calibration import OperatingPoints
+from encoder.calibration import (
+    CHANCE,
+    LEAST_STUDIES,
+    RULE_IN_SPECIFICITY,
+    RULE_OUT_SENSITIVITY,
+    Evidence,
+    OperatingPoints,
+)
 from encoder.dropout import DropoutPasses
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
@@ -23,6 +30,7 @@ Call = Literal["ruled in", "possible", "ruled out"]
 Draws = npt.NDArray[np.float32]
 """(T, C): probabilities, a row a pass of a member."""
 MAX_PASSES = 1000
+_RULE_IN, _RULE_OUT = f"{RULE_IN_SPECIFICITY:.0%}", f"{RULE_OUT_SENSITIVITY:.0%}"
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,19 @@ class Prediction:
     spread: float | None
     """Standard deviation of the probability over the passes of all members; None without dropout passes."""
     call: Call | None
-    """None where validation had no positives or no negatives to set thresholds from."""
+    """None where it could not be believed; `no_call` says why."""
     points: OperatingPoints | None
     """The thresholds behind the call; an ensemble's are the mean of its members'."""
+    no_call: str | None = None
+    """Why there is no call, in words."""
+    meaning: str | None = None
+    """What the call says of probability and threshold, in words."""
+    evidence: Evidence | None = None
+    """How well the probe tells the finding apart, of an ensemble's the least convincing; None where it is not known."""
+
+    def without_call(self, reason: str) -> "Prediction":
+        """Return the same without a call, and why."""
+        return replace(self, call=None, meaning=None, no_call=reason)
 
 
 class Predictor:
@@ -131,6 +149,49 @@ def call_at(probability: float, points: OperatingPoints) -> Call:
     return "ruled out" if probability < low else "possible"
 
 
+def meaning_of(call: Call, probability: float, points: OperatingPoints, set_on: tuple[int, int]) -> str:
+    """Return what a call says of the probability and the threshold that it was held to.
+
+    Args:
+        set_on: validation studies with and without the finding.
+    """
+    low, high = sorted((points.rule_out, points.rule_in))
+    if call == "possible":
+        return f"{probability:.2f} lies from {low:.2f} up to {high:.2f}, where it is neither ruled out nor in"
+    if call == "ruled in":
+        kept = f"at or above {high:.2f}: at least {_RULE_IN} of {set_on[1]:,} validation studies without it"
+        yet = "; even so it is likelier absent than present" if probability < 0.5 else ""
+        return f"{probability:.2f} is {kept} stand below that{yet}"
+    kept = f"below {low:.2f}: at least {_RULE_OUT} of {set_on[0]:,} validation studies with it"
+    yet = "; even so it is likelier present than absent" if probability >= 0.5 else ""
+    return f"{probability:.2f} is {kept} stand at or above that{yet}"
+
+
+def too_few(call: Call, set_on: tuple[int, int]) -> str | None:
+    """Return why so few validation studies bear out no such call, or None where they do; as `meaning_of`."""
+    claims = {"ruled out": (set_on[0], "with", "sensitivity"), "ruled in": (set_on[1], "without", "specificity")}
+    count, side, share = claims.get(call, (LEAST_STUDIES, "", ""))
+    if count >= LEAST_STUDIES:
+        return None
+    return f"the threshold was set on {count} validation studies {side} it; a {share} of 0.90 takes {LEAST_STUDIES}"
+
+
+def why_no_call(points: OperatingPoints | None, evidence: Evidence | None) -> str | None:
+    """Return why no call on a finding could be believed, or None where one can."""
+    if evidence is None:
+        return "how well the probe tells it apart is not known; run: precedent probe again"
+    if points is None:
+        return "no thresholds: the validation studies had none with it, or none without it"
+    if evidence.above_chance:
+        return None
+    if evidence.low is None or evidence.high is None:
+        return f"how well the probe tells it apart is not known: {evidence.sentence}"
+    interval = f"the interval of its AUROC, {evidence.low:.2f}-{evidence.high:.2f},"
+    holds = f"{interval} {'holds' if evidence.high >= CHANCE else 'lies below'} {CHANCE}"
+    few = f"so few studies reach an AUROC of {evidence.needed:.2f} by chance"
+    return f"not told apart from chance: {holds if evidence.low <= CHANCE else few}"
+
+
 def _draws(
     embedder: Embedder, probe: LinearProbe, films: StudyFilms, options: Options, generator: torch.Generator
 ) -> Draws:
@@ -150,10 +211,35 @@ def _predictions(findings: Sequence[str], draws: Draws, probes: Sequence[LinearP
     for column, name in enumerate(findings):
         probability = float(means[column])
         spread = None if spreads is None else float(spreads[column])
-        points = _mean_points([probe.points.get(name) for probe in probes])
-        call = None if points is None else call_at(probability, points)
-        predictions.append(Prediction(name, probability, spread, call, points))
+        predictions.append(_prediction(name, probability, spread, probes))
     return predictions
+
+
+def _prediction(name: str, probability: float, spread: float | None, probes: Sequence[LinearProbe]) -> Prediction:
+    points = _mean_points([probe.points.get(name) for probe in probes])
+    evidence = _weakest([(probe.evidence or {}).get(name) for probe in probes])
+    said = Prediction(name, probability, spread, None, points, evidence=evidence)
+    if reason := why_no_call(points, evidence):
+        return said.without_call(reason)
+    assert points is not None
+    call, set_on = call_at(probability, points), _fewest([probe.set_on.get(name, (0, 0)) for probe in probes])
+    if few := too_few(call, set_on):
+        return said.without_call(few)
+    return replace(said, call=call, meaning=meaning_of(call, probability, points, set_on))
+
+
+def _fewest(members: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the studies with and without a finding of the member that had fewest."""
+    positives, negatives = zip(*members, strict=True)
+    return min(positives), min(negatives)
+
+
+def _weakest(members: Sequence[Evidence | None]) -> Evidence | None:
+    """Return the evidence of the member that convinces least; None where one has none."""
+    known = [one for one in members if one is not None]
+    if len(known) < len(members):
+        return None
+    return min(known, key=lambda one: (one.above_chance, -1.0 if one.low is None else one.low))
 
 
 def _mean_points(members: Sequence[OperatingPoints | None]) -> OperatingPoints | None:

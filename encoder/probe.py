@@ -5,7 +5,7 @@ Knows embeddings, targets and fold numbers as arrays; it must not know tables of
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.calibration import Method, OperatingPoints, calibration, operating_points, sigmoid
+from encoder.calibration import Evidence, Method, OperatingPoints, calibration, operating_points, sigmoid
 from encoder.errors import CheckpointError, EncoderError
 from encoder.strength import STRENGTHS, ClassWeight, Floats, best_strengths, scaled_rows, solve_strengths
 from encoder.tensor_files import load_tensors, read_json, read_regular, save_tensors, save_text
@@ -46,6 +46,12 @@ class LinearProbe:
     """Findings that could not be learnt, and why."""
     points: dict[str, OperatingPoints] = field(default_factory=dict)
     """Thresholds by finding; a finding that validation could not judge has none."""
+    set_on: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Studies with and without each finding that its thresholds were set on."""
+    evidence: dict[str, Evidence] | None = None
+    """How well each finding is told apart; None where nobody has judged it, or an older version kept no figures."""
+    labels: Mapping[str, Any] | None = None
+    """How its targets were made of a table's labels, as plain JSON for `index.labels` to read; None where unknown."""
 
     @classmethod
     def fit(
@@ -106,7 +112,11 @@ class LinearProbe:
             name: operating_points(chances[rows, column], targets[rows, column].astype(np.float64))
             for column, (name, rows) in enumerate(zip(self.findings, used, strict=True))
         }
-        return replace(probe, points={name: point for name, point in points.items() if point})
+        counts = {
+            name: (int((column == 1).sum()), int((column == 0).sum()))
+            for name, column in zip(self.findings, targets.T, strict=True)
+        }
+        return replace(probe, points={name: point for name, point in points.items() if point}, set_on=counts)
 
     def logits(self, embeddings: Floats) -> Floats:
         """Return the logits (N, C) of embeddings (N, D), before calibration. Raises EncoderError."""
@@ -141,6 +151,9 @@ class LinearProbe:
             "strengths": list(self.strengths),
             "skipped": self.skipped,
             "operating_points": {name: vars(points) for name, points in self.points.items()},
+            "set_on": {name: list(counts) for name, counts in self.set_on.items()},
+            "evidence": None if self.evidence is None else {name: vars(one) for name, one in self.evidence.items()},
+            "labels": None if self.labels is None else dict(self.labels),
         }
         text = json.dumps(details, indent=2, ensure_ascii=False) + "\n"
         metadata = {"format": FORMAT, "fingerprint": self.fingerprint, "details": text}
@@ -149,7 +162,10 @@ class LinearProbe:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Return the probe of a folder. Raises CheckpointError where it is missing or has changed."""
+        """Return the probe of a folder. Raises CheckpointError where it is missing, has changed or is none.
+
+        One that an older version wrote does not say how well it tells findings apart, nor how labels were read.
+        """
         details, arrays, fingerprint = _read(folder)
         if details.get("format") != FORMAT or details.get("version") != VERSION:
             raise CheckpointError(f"{str(folder)!r} holds no probe of version {VERSION}; run: precedent probe")
@@ -161,10 +177,13 @@ class LinearProbe:
                 strengths=tuple(details["strengths"]),
                 skipped=details["skipped"],
                 points={name: OperatingPoints(**point) for name, point in points},
+                set_on={name: (int(some), int(none)) for name, (some, none) in details.get("set_on", {}).items()},
+                evidence=_evidence(details.get("evidence")),
+                labels=_labels(details.get("labels")),
                 **arrays,
             )
             another = fingerprint != details["fingerprint"] or arrays["weight"].shape[1:] != (len(findings),)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{str(folder)!r} holds no readable probe ({error!r}); run: precedent probe"
             ) from error
@@ -215,6 +234,26 @@ def _check(embeddings: Floats, targets: Floats, findings: Sequence[str], folds: 
         raise EncoderError("expected finite embeddings, got NaN or inf; export them again")
     if not np.isin(targets[~np.isnan(targets)], (0, 1)).all():
         raise EncoderError("expected targets of 1, 0 or NaN, got others; apply a label policy first")
+
+
+def _evidence(told: Any) -> dict[str, Evidence] | None:
+    """Return what a file says of how well findings are told apart. Raises ValueError, TypeError: no such figures."""
+    if told is None:
+        return None
+    found = {name: Evidence(**one) for name, one in told.items()}
+    for name, one in found.items():
+        counts, figures = (one.positives, one.negatives), (one.auroc, one.low, one.high)
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise ValueError(f"{name}: expected counts of studies, got {counts}")
+        if not all(figure is None or 0 <= float(figure) <= 1 for figure in figures):
+            raise ValueError(f"{name}: expected an AUROC and its interval in [0, 1], got {figures}")
+    return found
+
+
+def _labels(told: Any) -> dict[str, Any] | None:
+    if told is None or isinstance(told, dict):
+        return told
+    raise ValueError(f"expected how labels were read as an object, got {told!r}")
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Floats], str]:

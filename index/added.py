@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from index.errors import StudiesError, StudyExists, StudyNotFound
 from index.searchable import Searchable
-from index.studies import CORE_COLUMNS, FINDINGS, SHARD_COLUMNS, Study, as_studies
+from index.studies import CORE_COLUMNS, FINDINGS, SHARD_COLUMNS, Study, as_studies, label_names
 
 if TYPE_CHECKING:
     from index.familiarity import FamiliarityGate
@@ -106,7 +106,9 @@ def as_rows(additions: Sequence[Addition], schema: pa.Schema) -> list[dict[str, 
     """
     rows = [_row_of(one.study) for one in additions]
     further = [name for name in schema.names if name not in _OWN]
-    unknown = [name for one in additions for name in one.study.extra if name not in further]
+    labels = [name for one in additions for name in one.study.findings if name not in FINDINGS]
+    given = [*labels, *(name for one in additions for name in one.study.extra)]
+    unknown = [name for name in given if name not in further]
     if unknown:  # one of ours among them would take the place of the study's own id or path
         there = ", ".join([*FINDINGS, *further])
         raise StudiesError(f"no column {unknown[0]!r} of this collection can be given; there are: {there}")
@@ -126,7 +128,7 @@ def is_same(before: Searchable, row: Mapping[str, Any], vector: npt.NDArray[np.f
     Raises:
         StudyExists: it is there with other content, and that is not to be replaced.
     """
-    study = Study.from_row(row)
+    study = Study.from_row(row, label_names(before.schema))
     try:
         stored = before.study(study.study_id)
     except StudyNotFound:

@@ -19,6 +19,8 @@ UNFAMILIAR_BELOW = 1.0
 """Percentile. About 1 in 100 studies of the collection's own kind falls below it too: by layout 0.5 to 1.4 of 100
 held-out studies of four collections (simulated films, children's, adults', COVID-19's), while a tibia and a hand stood
 at 0.0 in all four, as did 80 cuttings of them, turned and of other exposure, but for 3 in the last."""
+NO_CALL = "the film is unfamiliar: it may be of a kind that the probe has not learnt"
+"""Why nothing is called present or absent on an unfamiliar film."""
 SAMPLE = 500
 """Studies, each of another patient, that stand for the collection: one point of standard error at the bar, and below a
 second for 50,000 x 512."""

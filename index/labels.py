@@ -3,7 +3,7 @@
 It must not know who learns from the targets, nor write anything back: the table keeps its labels raw.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from index.errors import StudiesError
 from index.filters import filter_mask, parse_where
-from index.studies import FINDINGS
+from index.studies import FINDINGS, label_names
 
 Choice = Literal["ignore", "zeros", "ones"]
 Targets = npt.NDArray[np.float32]
@@ -76,6 +76,14 @@ class LabelPolicy:
         """Return what blank counts for in a finding."""
         return self.blank_per_label.get(finding, self.blank)
 
+    def of(self, findings: Collection[str]) -> Self:
+        """Return the policy without what it says of other findings."""
+        uncertain, blank = (
+            {name: choice for name, choice in own.items() if name in findings}
+            for own in (self.per_label, self.blank_per_label)
+        )
+        return replace(self, per_label=uncertain, blank_per_label=blank)
+
     def sentence(self) -> str:
         """Return the policy in words, as every report states it."""
         words = {"ignore": "is ignored", "zeros": "counts as absent", "ones": "counts as present"}
@@ -86,10 +94,60 @@ class LabelPolicy:
         return f"uncertain (-1) {uncertain}; blank {blank}"
 
 
+@dataclass(frozen=True)
+class Labelling:
+    """How targets are made of labels: by a policy, or as exclusive classes."""
+
+    policy: LabelPolicy = field(default_factory=LabelPolicy)
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The filter words of each class; empty where findings are wanted."""
+
+    def targets(self, table: pa.Table, findings: Sequence[str]) -> Targets:
+        """Return the targets (N, C) of the classes, or of the findings. Raises StudiesError, FilterError."""
+        return class_targets(table, self.classes) if self.classes else finding_targets(table, findings, self.policy)
+
+    def sentence(self) -> str:
+        """Return how labels are taken, in words."""
+        if self.classes:
+            return "classes: " + "; ".join(f"{name} = {' and '.join(words)}" for name, words in self.classes.items())
+        return f"labels: {self.policy.sentence()}"
+
+    def as_object(self) -> dict[str, Any]:
+        """Return this as plain JSON, as a probe's file keeps it."""
+        policy = {name: one if isinstance(one, str) else dict(one) for name, one in vars(self.policy).items()}
+        return {"policy": policy, "classes": {name: list(words) for name, words in self.classes.items()}}
+
+    @classmethod
+    def of_probe(cls, told: Any) -> tuple[Self, str]:
+        """Return how a probe's labels were read, and that in words; where it does not tell, the usual way.
+
+        Args:
+            told: what `as_object` gave when it was learnt; None where an older version learnt it.
+
+        Raises:
+            StudiesError: something else.
+        """
+        if told is not None:
+            found = cls.from_object(told)
+            return found, found.sentence()
+        usual = cls(LabelPolicy.named("known-good"))
+        return usual, f"{usual.sentence()}; how the probe was taught is not known"
+
+    @classmethod
+    def from_object(cls, told: Any) -> Self:
+        """Return what `as_object` gave. Raises StudiesError: it is something else."""
+        try:
+            classes = {str(name): [str(word) for word in words] for name, words in told["classes"].items()}
+            return cls(LabelPolicy(**told["policy"]), classes)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StudiesError(
+                f"expected how labels were read, got {str(told)[:80]!r}; learn the probe again"
+            ) from error
+
+
 def label_columns(table: pa.Table) -> list[str]:
-    """Return the findings of a table: the 14, then further columns of int8, which is how importers store labels."""
-    further = [one.name for one in table.schema if one.type == pa.int8() and one.name not in FINDINGS]
-    return [*FINDINGS, *further]
+    """Return the findings of a table, as `index.studies.label_names` tells them from its schema."""
+    return label_names(table.schema)
 
 
 def finding_targets(table: pa.Table, findings: Sequence[str], policy: LabelPolicy) -> Targets:

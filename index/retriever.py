@@ -23,7 +23,7 @@ from index.filters import Where, filter_mask
 from index.names import Names
 from index.nearest import SIMILARITY_DECIMALS, SLACK, Fetched, first_k, require_options, similarities_of
 from index.searchable import Answer, Hit, Searchable
-from index.studies import Study
+from index.studies import Study, label_names
 from index.vector_index import Rows, Selection
 from index.vectors import Embeddings, as_embedding
 
@@ -40,6 +40,7 @@ class Retriever(Searchable):
 
     def __init__(self, collection: Collection) -> None:
         self._studies = collection.studies
+        self._labels = label_names(collection.studies.schema)
         self._vectors = collection.vectors
         self.manifest = collection.manifest
         self.fingerprint: str = collection.manifest["fingerprint"]
@@ -118,7 +119,7 @@ class Retriever(Searchable):
         rows, similarities, exact = self._nearest(vector, k, among, excluded, group_by == "patient", exact)
         if min_similarity is not None:
             rows = rows[similarities >= min_similarity]
-        studies = map(Study.from_row, self._studies.take(rows).to_pylist())
+        studies = (Study.from_row(row, self._labels) for row in self._studies.take(rows).to_pylist())
         hits = [
             Hit(rank, float(similarity), study)
             for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=False), start=1)
@@ -173,7 +174,7 @@ class Retriever(Searchable):
 
     def _study_at(self, row: int) -> Study:
         columns: Mapping[str, Any] = self._studies.slice(int(row), 1).to_pylist()[0]
-        return Study.from_row(columns)
+        return Study.from_row(columns, self._labels)
 
 
 def _digest(where: Where) -> bytes:

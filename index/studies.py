@@ -6,7 +6,7 @@ It must not know where a row came from (the importers do), nor anything of vecto
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,19 +88,22 @@ class Study:
         return tuple(view for view, path in paths.items() if path is not None)
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Study":
+    def from_row(cls, row: Mapping[str, Any], labels: Sequence[str] = FINDINGS) -> "Study":
         """Return the study of one row as `pa.Table.to_pylist` gives it; NaN counts as null.
+
+        Args:
+            labels: the label columns of its table, as `label_names` gives them.
 
         Raises:
             StudiesError: a core column or a finding is absent.
         """
         _require_columns(row)
-        known = {*CORE_COLUMNS, *FINDINGS, *SHARD_COLUMNS}
+        known = {*CORE_COLUMNS, *labels, *SHARD_COLUMNS}
         core = {name: _none_if_nan(row[name]) for name in CORE_COLUMNS}
         core["other_paths"] = tuple(row["other_paths"] or ())
         return cls(
             **core,
-            findings={name: _none_if_nan(row[name]) for name in FINDINGS},
+            findings={name: _none_if_nan(row[name]) for name in labels},
             extra={name: _none_if_nan(value) for name, value in row.items() if name not in known},
         )
 
@@ -124,12 +127,20 @@ def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
     return pa.schema(fields, metadata={VERSION_KEY: SCHEMA_VERSION})
 
 
+def label_names(schema: pa.Schema) -> list[str]:
+    """Return the label columns of a table: the 14, then the further ones that it keeps as int8.
+
+    The type says it, since Parquet, pandas, polars and DuckDB all keep it; other numbers are of another type.
+    """
+    return [*FINDINGS, *(one.name for one in schema if one.type == pa.int8() and one.name not in FINDINGS)]
+
+
 def as_studies(table: pa.Table) -> pa.Table:
     """Return the table with exactly the columns, order and types of `studies_schema`, its rules checked.
 
     Raises:
         StudiesError: a missing column, a wrong type, a repeated study_id, an id that `id_fault` refuses, a label
-            outside {1, 0, -1, null}, a study without a view, or a path that leaves the image root.
+            outside {1, 0, -1, null} in a label column, a study without a view, or a path that leaves the image root.
     """
     _require_columns(table.column_names)
     extra = [one for one in table.schema if one.name not in CORE_COLUMNS and one.name not in FINDINGS]
@@ -252,10 +263,11 @@ def _check_ids(table: pa.Table) -> None:
 
 
 def _check_labels(table: pa.Table) -> None:
-    for name in FINDINGS:
+    for name in label_names(table.schema):
         outside = pc.filter(table[name], pc.greater(pc.abs(pc.cast(table[name], pa.int16())), 1))
         if len(outside):
-            raise StudiesError(f"{name}: expected a label of 1, 0, -1 or blank, got {outside[0].as_py()}")
+            other = "" if name in FINDINGS else "; a number that is no label is kept as int16 or wider"
+            raise StudiesError(f"{name}: expected a label of 1, 0, -1 or blank, got {outside[0].as_py()}{other}")
 
 
 def _check_paths(table: pa.Table) -> None:

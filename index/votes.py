@@ -5,13 +5,14 @@ Knows hits and targets; it must not know films, encoders or probes, whose probab
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.labels import Targets
+from index.errors import FilterError, StudiesError
+from index.labels import Labelling, Targets
 from index.retriever import Hit
 from index.studies import CORE_COLUMNS
 
@@ -54,6 +55,26 @@ def neighbour_votes(hits: Sequence[Hit], targets: Targets) -> list[Vote | None]:
     similarities = np.array([hit.similarity for hit in hits])
     patients = [hit.study.patient_id for hit in hits]
     return [vote(similarities, patients, column) for column in targets.T]
+
+
+def votes_on(
+    hits: Sequence[Hit], schema: pa.Schema, findings: Sequence[str], labelling: Labelling
+) -> dict[str, Vote | None]:
+    """Return the votes by finding, as the labelling reads the labels of the hits.
+
+    A finding that the collection has no labels of, or a class whose words it cannot answer, has none.
+    """
+    table = hit_table(hits, schema)
+    names = list(labelling.classes) or [name for name in findings if name in schema.names]
+    votes: dict[str, Vote | None] = {}
+    if names:
+        own = replace(labelling, policy=labelling.policy.of(names))
+        try:
+            votes = dict(zip(names, neighbour_votes(hits, own.targets(table, names)), strict=True))
+        except (FilterError, StudiesError):
+            if not labelling.classes:
+                raise  # of classes: this collection has not the columns, or has studies in two of them
+    return {name: votes.get(name) for name in findings}
 
 
 def vote(

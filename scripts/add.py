@@ -17,7 +17,7 @@ from encoder.runtime import RUNTIMES
 from index.added import Addition, Writable
 from index.errors import StudiesError, UntrustedRoot
 from index.opening import Address
-from index.studies import Study, load_studies
+from index.studies import Study, label_names, load_studies
 from scripts.body_parts import as_parts, ignored_parts
 from scripts.export import FAILED_EXIT_CODE
 from scripts.opening import CollectionAddress, opened
@@ -102,8 +102,9 @@ def _prepared(reader: FilmReader, studies: int, batch: int) -> Iterator[list[Pre
 
 
 def _additions(embedder: Embedder, table: pa.Table, read: Sequence[Prepared]) -> list[Addition]:
-    rows = table.take([one.row for one in read]).to_pylist()
+    rows, labels = table.take([one.row for one in read]).to_pylist(), label_names(table.schema)
     vectors = embedder.embed([one.films for one in read if one.films is not None])
     return [
-        Addition(Study.from_row(row), one.views, vector) for row, one, vector in zip(rows, read, vectors, strict=True)
+        Addition(Study.from_row(row, labels), one.views, vector)
+        for row, one, vector in zip(rows, read, vectors, strict=True)
     ]

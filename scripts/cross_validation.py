@@ -3,6 +3,7 @@
 Knows parts and trained encoders; it must not know how an encoder is trained.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from scripts.embedded import Embedded
 from scripts.material import Material, Parts
 from scripts.probe import Learning
 from scripts.reports.probe import publish
-from scripts.reports.probe_scores import Predictions, scored
+from scripts.reports.probe_scores import Predictions, evidence_of, scored
 
 DRAWS = 1000
 
@@ -58,8 +59,12 @@ class Judged:
         self._folds.append(fingerprint)
         return self._probe
 
-    def save(self, out: Path, *, as_json: bool) -> None:
-        """Print the figures over all folds and write metrics.json and report.html."""
+    def save(self, out: Path, probes: Mapping[Path, LinearProbe], *, as_json: bool) -> None:
+        """Print the figures over all folds, write metrics.json and report.html, and give the probes their evidence.
+
+        Args:
+            probes: of each fold, by its folder. What all folds show is what is known of each.
+        """
         assert self._predicted is not None
         assert self._probe is not None
         judged, material = self._predicted.judged(), self._material
@@ -70,4 +75,6 @@ class Judged:
             f"stratified, seed {material.recipe.run.seed}; thresholds set on each fold's own validation patients",
             f"95 % intervals by bootstrap over the judged patients: {DRAWS} draws, seed 0",
         ]
+        for folder, probe in probes.items():
+            replace(probe, evidence=evidence_of(found, probe)).save(folder)
         publish(out, {"fingerprints": self._folds}, protocol, found, judged, as_json=as_json)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from index.errors import FingerprintMismatch, StudiesError
 from index.filters import filter_mask, parse_where
-from index.labels import LabelPolicy, Targets, class_targets, finding_targets, label_columns
+from index.labels import Labelling, LabelPolicy, Targets, label_columns
 from index.shards import load_embeddings, load_manifest
 from index.vectors import Embeddings
 
@@ -80,6 +80,10 @@ class Embedded:
         return type(self)(self.studies.take(pa.array(rows)), self.embeddings[rows], self.fingerprint)
 
 
+POLICY, BLANK = "known-good", "zeros"
+Command = Callable[..., Any]
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Which labels are judged, and what uncertain and blank count for."""
@@ -89,7 +93,7 @@ class Wanted:
     policy: LabelPolicy
 
     @classmethod
-    def parse(cls, findings: str | None, classes: Sequence[str], policy: str, blank: str) -> Self:
+    def parse(cls, findings: str | None, classes: Sequence[str], policy: str | None, blank: str | None) -> Self:
         """Return what the options say; `findings` is a list with commas, a class `NAME:WORD,WORD`.
 
         Raises:
@@ -98,27 +102,34 @@ class Wanted:
         if findings and classes:
             raise click.UsageError("give either --findings or --class")
         names = tuple(name.strip() for name in (findings or "").split(",") if name.strip())
-        return cls(names, dict(map(_class, classes)), LabelPolicy.parse(policy, blank))
+        return cls(names, dict(map(_class, classes)), LabelPolicy.parse(policy or POLICY, blank or BLANK))
 
     def names(self, studies: pa.Table) -> list[str]:
         """Return the classes, the findings asked for, or every label column of the studies."""
         return list(self.classes) or list(self.findings) or label_columns(studies)
 
+    @property
+    def labelling(self) -> Labelling:
+        """How targets are made of labels."""
+        return Labelling(self.policy, self.classes)
+
     def targets(self, studies: pa.Table) -> Targets:
         """Return the targets (N, C) of `names`. Raises StudiesError, FilterError."""
-        if self.classes:
-            return class_targets(studies, self.classes)
-        return finding_targets(studies, self.names(studies), self.policy)
+        return self.labelling.targets(studies, self.names(studies))
 
     def sentence(self) -> str:
         """Return how labels were taken, in words."""
-        if self.classes:
-            return "classes: " + "; ".join(f"{name} = {' and '.join(words)}" for name, words in self.classes.items())
-        return f"labels: {self.policy.sentence()}"
+        return self.labelling.sentence()
 
 
-def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that `Wanted.parse` reads to a command."""
+def label_options(*, of_the_probe: bool = False) -> Callable[[Command], Command]:
+    """Return what adds the options that `Wanted.parse` reads to a command.
+
+    Args:
+        of_the_probe: left out, --policy and --blank are None and mean those that a probe was taught with.
+    """
+    policy, blank = (None, None) if of_the_probe else (POLICY, BLANK)
+    instead = "; default: as the probe was taught" if of_the_probe else ""
     options = (
         click.option("--findings", help="Findings with commas between; default: every label column."),
         click.option(
@@ -126,18 +137,22 @@ def label_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="An exclusive class, e.g. 'bacteria:Etiology=bacteria'; more than one, with commas between words.",
         ),
         click.option(
-            "--policy", default="known-good", show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
+            "--policy", default=policy, show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
             help="What uncertain (-1) counts for: ignore, zeros, ones, or known-good, which takes Edema and "
-            "Atelectasis for 1, Consolidation for 0 and ignores it elsewhere.",
+            f"Atelectasis for 1, Consolidation for 0 and ignores it elsewhere{instead}.",
         ),
         click.option(
-            "--blank", default="zeros", show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
-            help="What a blank counts for: ignore, zeros or ones.",
+            "--blank", default=blank, show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
+            help=f"What a blank counts for: ignore, zeros or ones{instead}.",
         ),
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def _class(text: str) -> tuple[str, list[str]]:

@@ -40,7 +40,7 @@ _PATH = Here()
 @click.option("--gallery-part", help="Part of the split that answers, e.g. train; default: every study.")
 @click.option("--queries", type=click.IntRange(1), help="Ask with so many studies, always the same.")
 @click.option("--ks", default="1,5,10", show_default=True, help="Depths, with commas between.")
-@label_options
+@label_options()
 @click.option("--floor", multiple=True, metavar="NAME=FOLDER", help="An export to beat.")
 @click.option("--also", multiple=True, metavar="NAME=FOLDER", help="An export to stand beside.")
 @click.option("--pixels", type=Anywhere(), help="Image root: adds raw pixels at 32 x 32 as a floor.")

@@ -4,7 +4,7 @@ precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -21,11 +21,13 @@ from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME, VARIANTS
 from index.added import Writable
 from index.contrast import Subject, contrast
+from index.familiarity import NO_CALL
+from index.labels import Labelling
 from index.layouts import Layout
 from index.opening import Address
 from index.pairing import require_one_patient
-from index.searchable import Answer, Searchable
-from index.votes import Vote, hit_table, neighbour_votes
+from index.searchable import Searchable
+from index.votes import votes_on
 from scripts.embedded import Wanted, label_options
 from scripts.explain import save_maps
 from scripts.opening import CollectionAddress, opened
@@ -43,15 +45,19 @@ class Neighbours:
     collection: Writable
     retriever: Searchable
     k: int
-    wanted: Wanted
+    labelling: Labelling
+    labels: str
+    """How the labels of the neighbours count, in words."""
     subject: Subject
     contrasted: str | None
 
     @classmethod
-    def load(cls, index: Address, k: int, wanted: Wanted, subject: Subject, contrasted: str | None) -> Self:
+    def load(
+        cls, index: Address, k: int, labelling: Labelling, labels: str, subject: Subject, contrasted: str | None
+    ) -> Self:
         """Return what is to be asked of the collection at an address. Raises ArtefactError."""
         collection = opened(index)
-        return cls(collection, collection.now(), k, wanted, subject, contrasted)
+        return cls(collection, collection.now(), k, labelling, labels, subject, contrasted)
 
     def surroundings(
         self, query: npt.NDArray[np.float32], layouts: Sequence[Layout], findings: Sequence[str]
@@ -60,23 +66,13 @@ class Neighbours:
         answer = self.retriever.search(query, self.k, exclude_patient=self.subject.patient_id)
         gate = self.collection.gate()
         return Surroundings(
-            votes=self._votes(answer, findings),
-            labels=self.wanted.sentence(),
+            votes=votes_on(answer.hits, self.retriever.schema, findings, self.labelling),
+            labels=self.labels,
             familiarity=gate.judge(
                 answer.hits[0].similarity if answer.hits else None, layouts, patient=self.subject.patient_id
             ),
             contrast=contrast(self.retriever, query, self.contrasted, self.subject) if self.contrasted else None,
         )
-
-    def _votes(self, answer: Answer, findings: Sequence[str]) -> dict[str, Vote | None]:
-        """Return the votes by finding; one that the collection has no labels of, such as a class, has none."""
-        labelled = tuple(name for name in findings if name in self.retriever.columns)
-        names = tuple(self.wanted.classes) or labelled
-        if not names:
-            return dict.fromkeys(findings)
-        targets = replace(self.wanted, findings=labelled).targets(hit_table(answer.hits, self.retriever.schema))
-        votes = dict(zip(names, neighbour_votes(answer.hits, targets), strict=True))
-        return {name: votes.get(name) for name in findings}
 
 
 @click.command()
@@ -98,18 +94,19 @@ class Neighbours:
 @click.option("--sex", help="Of the patient, for the contrast, as the index writes it.")
 @click.option("--age", type=float, help="Of the patient in years, for the contrast.")
 @click.option("--maps", type=click.Path(path_type=Path, file_okay=False), help="Folder for maps of the first finding.")
-@label_options
+@label_options(of_the_probe=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
     index: Address | None, encoders: tuple[Path, ...], probes: tuple[Path, ...], frontal: Path | None,
     lateral: Path | None, projection: str | None, tta: bool, variants: tuple[str, ...], passes: int | None, seed: int,
     k: int, patient: str | None, contrasted: str | None, sex: str | None, age: float | None, maps: Path | None,
-    findings: str | None, classes: tuple[str, ...], policy: str, blank: str, as_json: bool,
+    findings: str | None, classes: tuple[str, ...], policy: str | None, blank: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say how probable each finding of a film is, and what the studies nearest to it say.
 
     Neighbours' vote and familiarity are of INDEX, an index of the first encoder.
-    --findings chooses the rows; --class, --policy and --blank say how the neighbours' labels count.
+    --findings chooses the rows. The neighbours' labels count as they did when the probe was learnt, unless --class,
+    --policy or --blank say otherwise.
 
     \b
     precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal film.dcm --tta
@@ -129,11 +126,15 @@ def command(
     around = None
     if index:
         subject = Subject(patient_id=patient, views=views, projection=projection, sex=sex, age=age)
-        neighbours = Neighbours.load(index, k, wanted, subject, contrasted)
-        embedder = predictor.members[0][0]
+        embedder, probe = predictor.members[0]
+        stated = bool(classes or policy or blank)
+        told = (wanted.labelling, wanted.sentence()) if stated else Labelling.of_probe(probe.labels)
+        neighbours = Neighbours.load(index, k, *told, subject, contrasted)
         neighbours.retriever.require_fingerprint(embedder.fingerprint)
         names = [one.finding for one in predictions]
         around = neighbours.surroundings(embedder.embed(films[:1])[0], study_layouts(films[0]), names)
+        if around.familiarity is not None and around.familiarity.unfamiliar:
+            predictions = [one.without_call(NO_CALL) for one in predictions]
     pictures = _mapped(predictor, (frontal, lateral, projection), predictions[0].finding, maps) if maps else []
     prints = tuple(embedder.fingerprint for embedder, _ in predictor.members)
     report = Report(prints, options, predictions, around, pictures)

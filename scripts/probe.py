@@ -3,14 +3,14 @@
 precedent probe embeddings/ --out probe/ --findings 'Edema,Pleural Effusion'
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from encoder.calibration import Method
+from encoder.calibration import Method, operating_points
 from encoder.probe import LinearProbe
 from encoder.strength import ClassWeight
 from index.bootstrap import patient_draws
@@ -19,7 +19,7 @@ from index.splits import Rows, folds_by_patient, load_parts, require_disjoint_pa
 from scripts.embedded import Embedded, Wanted, label_options
 from scripts.places import Anywhere, Here
 from scripts.reports.probe import publish
-from scripts.reports.probe_scores import Predictions, scored
+from scripts.reports.probe_scores import Predictions, evidence_of, scored
 
 SPLIT = {"train": 0.7, "valid": 0.1, "test": 0.2}
 VALID_SHARE = 0.125
@@ -48,13 +48,14 @@ class Learning:
             folds=folds, fingerprint=export.fingerprint, class_weight=self.class_weight,
         )  # fmt: skip
         columns = [names.index(name) for name in probe.findings]
+        probe = replace(probe, labels=wanted.labelling.as_object())
         return probe.calibrated(export.embeddings[valid], targets[valid][:, columns], self.calibration)
 
 
 @click.command()
 @click.argument("embeddings", type=Anywhere())
 @click.option("--out", type=_PATH, required=True, help="Folder of the probe, metrics.json and report.html.")
-@label_options
+@label_options()
 @click.option("--where", multiple=True, help="Only studies such as 'Source=nih' or 'age>=18'; all must hold.")
 @click.option("--test-embeddings", type=Anywhere(), help="Another export to judge on; EMBEDDINGS are for learning.")
 @click.option("--splits", type=_PATH, help="A split file with the parts train, test and perhaps valid.")
@@ -95,7 +96,7 @@ def command(
         f"class weight {class_weight}, calibration {calibration}, strength by {INNER_FOLDS} inner folds of patients",
         f"95 % intervals by bootstrap over the judged patients: {draws} draws, seed {seed}",
     ]  # fmt: skip
-    probe.save(out)
+    replace(probe, evidence=evidence_of(found, probe)).save(out)
     publish(out, {"fingerprint": export.fingerprint}, protocol, found, judged, as_json=json_wanted)
 
 
@@ -110,7 +111,21 @@ def _cross_validated(
         require_disjoint_patients(export.patients, {"train": train, "valid": valid, "test": test})
         predicted = predicted.filled(learning.probe(export, wanted, train, valid), test, number)
     probe = learning.probe(export, wanted, *_carved(export, wanted, every, learning.split_seed))
-    return probe, predicted, f"judged in {n} folds by patient; the probe that is saved is learnt from all patients"
+    how = (
+        f"judged in {n} folds by patient; the probe that is saved is learnt from all patients, its thresholds are set "
+    )
+    return _with_points(probe, predicted), predicted, how + "on what the folds say of all"
+
+
+def _with_points(probe: LinearProbe, predicted: Predictions) -> LinearProbe:
+    """Return a probe with the thresholds that all studies set, each judged by a probe that has not seen its patient."""
+    judged = {name: predicted.of(predicted.names.index(name))[1:] for name in probe.findings}
+    points = {name: operating_points(*one) for name, one in judged.items()}
+    return replace(
+        probe,
+        points={name: found for name, found in points.items() if found is not None},
+        set_on={name: (int((labels == 1).sum()), int((labels == 0).sum())) for name, (_, labels) in judged.items()},
+    )
 
 
 def _parts(

@@ -103,12 +103,14 @@ def run(
 def cross_validate(material: Material, out: Path, device: str, save_minutes: float, *, as_json: bool) -> None:
     """Do a run a fold, judge each on the patients that it did not see, and write the report over all."""
     folds = deal(material)
-    judged = Judged(material)
+    judged, probes = Judged(material), {}
     for number, parts in enumerate(folds, start=1):
         ERR.print(f"fold {number} of {len(folds)}")
         report, trainer = run(material, parts, out / f"fold{number}", device, save_minutes)
-        judged.add(parts, trainer, report["fingerprint"]).save(out / f"fold{number}" / "probe")
-    judged.save(out, as_json=as_json)
+        folder = out / f"fold{number}" / "probe"
+        probes[folder] = judged.add(parts, trainer, report["fingerprint"])
+        probes[folder].save(folder)
+    judged.save(out, probes, as_json=as_json)
 
 
 def _read_films(trainer: Trainer) -> None:

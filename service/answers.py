@@ -26,13 +26,26 @@ class VoteAnswer(BaseModel):
     effective: float
 
 
+class EvidenceAnswer(BaseModel):
+    """How well the probe tells a finding apart in patients that did not teach it."""
+
+    positives: int = Field(description="studies with it that it was judged on")
+    negatives: int
+    auroc: float | None
+    low: float | None = Field(description="of the 95 % interval")
+    high: float | None
+
+
 class PredictionAnswer(BaseModel):
     """What is said of one finding."""
 
     finding: str
     probability: float | None = Field(description="calibrated; null without a probe")
     spread: float | None
-    call: Literal["ruled in", "possible", "ruled out"] | None
+    call: Literal["ruled in", "possible", "ruled out"] | None = Field(description="null where it cannot be believed")
+    no_call: str | None = Field(description="why there is none")
+    meaning: str | None = Field(description="what the call says of probability and threshold")
+    evidence: EvidenceAnswer | None = Field(description="null without a probe, or of one that does not tell")
     thresholds: dict[str, float] | None
     vote: VoteAnswer | None
     disagrees: bool = Field(description="probe and vote lead to different decisions")

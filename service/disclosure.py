@@ -28,8 +28,9 @@ EXTENSION = "precedent_budget"
 DAY = 86_400.0
 
 _DECIMALS = {
-    "similarity": SIMILARITY_DECIMALS, "probability": 2, "spread": 2, "share": 2, "low": 2, "high": 2, "effective": 1,
-    "value": 2, "deletion": 2, "insertion": 2, "random_deletion": 2, "random_insertion": 2, "percentile": 1,
+    "similarity": SIMILARITY_DECIMALS, "probability": 2, "spread": 2, "share": 2, "auroc": 2, "low": 2, "high": 2,
+    "effective": 1, "value": 2, "deletion": 2, "insertion": 2, "random_deletion": 2,
+    "random_insertion": 2, "percentile": 1,
 }  # fmt: skip
 """As many as the page shows."""
 _OF_STUDIES = ("extra", "findings", "study")

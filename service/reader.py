@@ -21,10 +21,11 @@ from encoder.predict import Options, Prediction, Predictor, predict_embedding
 from encoder.probe import LinearProbe
 from encoder.variants import PLAIN, TEST_TIME
 from index.contrast import Contrast, Counterpart, Subject, contrast
-from index.familiarity import FamiliarityGate, paired
-from index.labels import LabelPolicy, finding_targets, label_columns
+from index.familiarity import NO_CALL, FamiliarityGate, paired
+from index.labels import Labelling, LabelPolicy
 from index.searchable import Searchable
-from index.votes import Vote, hit_table, neighbour_votes
+from index.studies import label_names
+from index.votes import Vote, votes_on
 from service.answers import study_answer
 from service.batching import BatchingEmbedder
 from service.disclosure import told
@@ -32,7 +33,6 @@ from service.watch import stage
 
 LONGEST = 1024
 """Longest side of a map in pixels: a map is smooth, and the page lays it over the film at any size."""
-POLICY = LabelPolicy.named("known-good")
 Sources = Mapping[str, bytes]
 """The films of a study by view."""
 
@@ -72,13 +72,14 @@ class Reader:
         """Read with an embedder, and embed in the batches that all readers share.
 
         Raises:
-            EncoderError: the probe belongs to another encoder.
+            EncoderError: the probe belongs to another encoder. StudiesError: it does not say how labels were read.
         """
         if probe is not None:
             probe.require_fingerprint(embedder.fingerprint)
         self.embedder, self.probe, self.retriever = embedder, probe, retriever
         self._batches, self._gate = batches, gate
         self._explainer = Explainer(embedder)
+        self._labelling, self._labels = _labelling_of(probe)
 
     def look(self, frontal: bytes | None, lateral: bytes | None) -> Look:
         """Return what the films of one study come to. Raises ImageError, Busy, ClientGone."""
@@ -114,19 +115,20 @@ class Reader:
         with stage("search"):
             found = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id)
         hits = told(found).hits
-        predicted = {one.finding: one for one in self._predicted(query, vector, tta, passes)}
-        table = hit_table(hits, self.retriever.schema)
-        names = list(predicted) or label_columns(table)
-        labelled = [name for name in names if name in self.retriever.columns]
-        targets = finding_targets(table, labelled, POLICY)
-        votes = dict(zip(labelled, neighbour_votes(hits, targets), strict=True))
+        familiarity = self.familiarity(hits[0].similarity if hits else None, look.layouts, patient)
+        predictions = self._predicted(query, vector, tta, passes)
+        if familiarity is not None and familiarity["unfamiliar"]:
+            predictions = [one.without_call(NO_CALL) for one in predictions]
+        predicted = {one.finding: one for one in predictions}
+        names = list(predicted) or label_names(self.retriever.schema)
+        votes = votes_on(hits, self.retriever.schema, names, self._labelling)
         rows = sorted((_prediction(name, predicted.get(name), votes.get(name)) for name in names), key=_order)
         pair = self._contrasted(vector, finding, query.subject) if finding else None
         return {
             "predictions": rows,
             "notice": None if predicted else "No probe is loaded: only the neighbours vote.",
-            "labels": POLICY.sentence(),
-            "familiarity": self.familiarity(hits[0].similarity if hits else None, look.layouts, patient),
+            "labels": self._labels,
+            "familiarity": familiarity,
             "contrast": None if pair is None else _contrast(pair),
             "film_notices": list(look.notices),
             "maps": _maps("query", self._why(self._open(query), rows[0]["finding"])) if mapped else [],
@@ -182,6 +184,14 @@ class Reader:
         return predictor.predict(films, Options(TEST_TIME if tta else (PLAIN,), passes))
 
 
+def _labelling_of(probe: LinearProbe | None) -> tuple[Labelling, str]:
+    """Return how the neighbours' labels are read, and that in words."""
+    if probe is not None:
+        return Labelling.of_probe(probe.labels)
+    usual = Labelling(LabelPolicy.named("known-good"))
+    return usual, usual.sentence()
+
+
 def _order(row: dict[str, Any]) -> tuple[float, str]:
     vote = row["vote"]["share"] if row["vote"] else 0.0
     return -(row["probability"] if row["probability"] is not None else vote), row["finding"]
@@ -189,12 +199,15 @@ def _order(row: dict[str, Any]) -> tuple[float, str]:
 
 def _prediction(name: str, one: Prediction | None, vote: Vote | None) -> dict[str, Any]:
     points = one.points if one else None
-    disagrees = bool(one and points and vote and vote.disagrees(one.probability, points.youden))
+    disagrees = bool(one and one.call and points and vote and vote.disagrees(one.probability, points.youden))
     return {
         "finding": name,
         "probability": one.probability if one else None,
         "spread": one.spread if one else None,
         "call": one.call if one else None,
+        "no_call": one.no_call if one else None,
+        "meaning": one.meaning if one else None,
+        "evidence": asdict(one.evidence) if one and one.evidence else None,
         "thresholds": asdict(points) if points else None,
         "vote": asdict(vote) if vote else None,
         "disagrees": disagrees,

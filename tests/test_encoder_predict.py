@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from encoder.calibration import OperatingPoints
+from encoder.calibration import Evidence, OperatingPoints
 from encoder.checkpoint import fingerprint_of
 from encoder.config import EncoderConfig
 from encoder.dropout import DrawnDropout, DropoutPasses
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
 from encoder.model import StudyEncoder
-from encoder.predict import Options, Predictor, call_at, predict_embedding
+from encoder.predict import Options, Predictor, call_at, meaning_of, predict_embedding, why_no_call
 from encoder.preprocess import Preprocessing
 from encoder.probe import LinearProbe
 from encoder.single import SingleEncoder
@@ -24,6 +24,7 @@ from encoder.variants import TEST_TIME, VARIANTS, varied_film, varied_study
 
 FINDINGS = ("Edema", "Fracture", "Pneumonia")
 POINTS = OperatingPoints(youden=0.4, rule_out=0.2, rule_in=0.7)
+GOOD = Evidence(60, 300, 0.8, 0.7, 0.9)
 
 
 def probe_of(embedder: Embedder, seed: int = 0, findings: tuple[str, ...] = FINDINGS, scale: float = 3) -> LinearProbe:
@@ -32,10 +33,11 @@ def probe_of(embedder: Embedder, seed: int = 0, findings: tuple[str, ...] = FIND
     weight = rng.normal(size=(embedder.embedding_dim, count), scale=scale).astype(np.float32)
     grey = embedder.embed([StudyFilms(np.zeros((3, 64, 64), np.float32), None)])[0]
     ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
-    points = dict.fromkeys(findings, POINTS)
+    points, evidence = dict.fromkeys(findings, POINTS), dict.fromkeys(findings, GOOD)
     return LinearProbe(
-        embedder.fingerprint, findings, weight, -grey @ weight, (1.0,) * count, ones, zeros, points=points
-    )
+        embedder.fingerprint, findings, weight, -grey @ weight, (1.0,) * count, ones, zeros, points=points,
+        set_on=dict.fromkeys(findings, (20, 90)), evidence=evidence,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -124,6 +126,82 @@ def test_a_call_needs_the_stricter_threshold_where_they_cross(
     probability: float, rule_out: float, rule_in: float, call: str
 ) -> None:
     assert call_at(probability, OperatingPoints(0.4, rule_out, rule_in)) == call
+
+
+@pytest.mark.parametrize(
+    ("evidence", "why"),
+    [
+        (None, "how well the probe tells it apart is not known; run: precedent probe again"),
+        (
+            Evidence(12, 300, 0.55, 0.43, 0.67),
+            "not told apart from chance: the interval of its AUROC, 0.43-0.67, holds 0.5",
+        ),
+        (
+            Evidence(60, 300, 0.3, 0.2, 0.4),
+            "not told apart from chance: the interval of its AUROC, 0.20-0.40, lies below",
+        ),
+        (Evidence(2, 50, 0.85, 0.7, 1.0), "so few studies reach an AUROC of 0.91 by chance"),
+        (Evidence(0, 300, None, None, None), "not known: no AUROC, judged on 0 with it and 300 without"),
+        (Evidence(60, 300, 0.8, None, None), "not known: AUROC 0.80 without an interval"),
+        (GOOD, None),
+    ],
+)
+def test_no_call_is_made_on_what_the_probe_does_not_tell_from_chance(
+    evidence: Evidence | None, why: str | None, tiny_embedder: Embedder, films: StudyFilms
+) -> None:
+    told = {} if evidence is None else {"Edema": evidence}
+    probe = replace(probe_of(tiny_embedder), evidence=told)
+    edema = Predictor([(tiny_embedder, probe)]).predict([films])[0]
+
+    assert (edema.call is None, edema.meaning is None) == (why is not None, why is not None)
+    assert (why or "") in (edema.no_call or "")
+    assert edema.evidence == evidence
+    assert why_no_call(None, GOOD) == "no thresholds: the validation studies had none with it, or none without it"
+
+
+@pytest.mark.parametrize(
+    ("probability", "call", "words"),
+    [
+        (0.15, "ruled in", "0.15 is at or above 0.12: at least 90% of 90 validation studies without it stand below that; "
+                           "even so it is likelier absent than present"),
+        (0.01, "ruled out", "0.01 is below 0.05: at least 90% of 20 validation studies with it stand at or above that"),
+        (0.07, "possible", "0.07 lies from 0.05 up to 0.12, where it is neither ruled out nor in"),
+    ],
+)  # fmt: skip
+def test_a_call_says_what_its_threshold_means(probability: float, call: str, words: str) -> None:
+    points = OperatingPoints(youden=0.1, rule_out=0.05, rule_in=0.12)
+
+    assert call_at(probability, points) == call
+    assert meaning_of(call_at(probability, points), probability, points, (20, 90)) == words
+
+
+@pytest.mark.parametrize(
+    ("rule_out", "rule_in", "counts", "words"),
+    [
+        (0.9, 1.0, (9, 90), "the threshold was set on 9 validation studies with it; a sensitivity of 0.90 takes 10"),
+        (0.0, 0.0, (90, 9), "the threshold was set on 9 validation studies without it; a specificity of 0.90 takes 10"),
+        (0.9, 1.0, (10, 0), None), (0.0, 0.0, (0, 10), None), (0.0, 1.0, (1, 1), None),
+    ],
+)  # fmt: skip
+def test_no_call_is_made_at_a_threshold_that_a_handful_of_studies_set(
+    rule_out: float, rule_in: float, counts: tuple[int, int], words: str | None,
+    tiny_embedder: Embedder, films: StudyFilms,
+) -> None:  # fmt: skip
+    points = {"Edema": OperatingPoints(0.4, rule_out, rule_in)}
+    probe = replace(probe_of(tiny_embedder, scale=0.1), points=points, set_on={"Edema": counts})
+    edema = Predictor([(tiny_embedder, probe)]).predict([films])[0]
+
+    assert (edema.no_call, edema.call is None) == (words, words is not None)
+
+
+def test_an_ensemble_calls_only_what_each_member_tells_apart(tiny_embedder: Embedder, films: StudyFilms) -> None:
+    probe = probe_of(tiny_embedder)
+    weak = replace(probe, evidence=probe.evidence | {"Edema": Evidence(12, 300, 0.55, 0.43, 0.67)})
+    edema, fracture, _ = Predictor([(tiny_embedder, probe), (tiny_embedder, weak)]).predict([films, films])
+
+    assert (edema.call, edema.evidence.auroc) == (None, 0.55)
+    assert fracture.call is not None
+    assert edema.without_call("elsewhere").no_call == "elsewhere"
 
 
 def test_dropout_passes_repeat_with_their_seed_and_spread(predictor: Predictor, films: StudyFilms) -> None:

@@ -1,7 +1,10 @@
 """The probe against scikit-learn and scipy; calibration, operating points, scores, files and refusals."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,14 +12,17 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
-from encoder.calibration import calibration, operating_points, sigmoid
+from encoder.calibration import Evidence, calibration, operating_points, sigmoid
 from encoder.errors import CheckpointError, EncoderError
 from encoder.logistic import Problem, solve_logistic
 from encoder.probe import DETAILS, WEIGHTS, LinearProbe
 from encoder.scores import auroc, called_scores, interval, macro, ranked_scores
 from encoder.strength import scaled_rows
+from encoder.tensor_files import load_tensors, save_tensors
 
 NAMES = ("one", "two", "three")
+ADDED = ("evidence", "labels", "set_on")
+"""Keys that versions before this one did not write."""
 
 
 @pytest.fixture
@@ -184,6 +190,56 @@ def test_a_probe_comes_back_from_its_files(made: tuple, tmp_path: Path) -> None:
     loaded = LinearProbe.load(tmp_path)
     assert np.array_equal(loaded.probabilities(embeddings), probe.probabilities(embeddings))
     assert (loaded.points, loaded.strengths, loaded.findings) == (probe.points, probe.strengths, NAMES)
+    used = ~np.isnan(targets[:, 0])
+    assert loaded.set_on["one"] == (int(targets[used, 0].sum()), int((1 - targets[used, 0]).sum()))
+
+
+def test_how_well_it_tells_and_how_labels_were_read_travel_with_a_probe(made: tuple, tmp_path: Path) -> None:
+    embeddings, targets, folds = made
+    probe = LinearProbe.fit(embeddings, targets, NAMES, folds=folds, fingerprint="f" * 64)
+    told = replace(probe, evidence={"one": Evidence(3, 9, 0.8, 0.7, None)}, labels={"classes": {}})
+    told.save(tmp_path)
+
+    loaded = LinearProbe.load(tmp_path)
+    assert (loaded.evidence, loaded.labels) == (told.evidence, told.labels)
+
+
+def test_a_probe_of_an_older_version_loads_and_tells_neither(made: tuple, tmp_path: Path) -> None:
+    embeddings, targets, folds = made
+    LinearProbe.fit(embeddings, targets, NAMES, folds=folds, fingerprint="f" * 64).save(tmp_path)
+    forge(tmp_path, lambda details: {key: one for key, one in details.items() if key not in ADDED})
+
+    loaded = LinearProbe.load(tmp_path)
+    assert (loaded.findings, loaded.evidence, loaded.labels, loaded.set_on) == (NAMES, None, None, {})
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"evidence": {"one": {"positives": -1, "negatives": 2, "auroc": 0.5, "low": 0.5, "high": 0.5}}},
+        {"evidence": {"one": {"positives": 1, "negatives": 2, "auroc": "high", "low": 0.5, "high": 0.5}}},
+        {"evidence": {"one": {"positives": 1, "negatives": 2, "auroc": 1.5, "low": 0.5, "high": 0.5}}},
+        {"evidence": {"one": 0.9}}, {"evidence": ["one"]}, {"labels": "zeros"}, {"set_on": {"one": 3}},
+        {"operating_points": {"one": {"youden": 1}}},
+    ],
+)  # fmt: skip
+def test_figures_that_are_none_are_refused_in_a_sentence(
+    forged: dict[str, object], made: tuple, tmp_path: Path
+) -> None:
+    embeddings, targets, folds = made
+    LinearProbe.fit(embeddings, targets, NAMES, folds=folds, fingerprint="f" * 64).save(tmp_path)
+    forge(tmp_path, lambda details: details | forged)
+
+    with pytest.raises(CheckpointError, match="no readable probe"):
+        LinearProbe.load(tmp_path)
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Write a probe anew with other details."""
+    metadata, tensors = load_tensors(folder / WEIGHTS, "")
+    details = change(json.loads(metadata["details"]))
+    kept = {name: metadata[name] for name in ("format", "fingerprint")} | {"details": json.dumps(details)}
+    save_tensors(folder / WEIGHTS, tensors, kept)
 
 
 def test_a_probe_that_is_missing_or_cut_is_refused_and_its_readable_half_does_not_count(

@@ -1,11 +1,13 @@
 """Policies, targets and classes, and every label that is refused."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from index.errors import FilterError, StudiesError
-from index.labels import KNOWN_GOOD, LabelPolicy, class_targets, finding_targets, label_columns
+from index.labels import KNOWN_GOOD, Labelling, LabelPolicy, class_targets, finding_targets, label_columns
 
 NAN = np.nan
 
@@ -66,6 +68,25 @@ def test_the_policy_says_itself_in_words() -> None:
     assert LabelPolicy("zeros", "ignore", {"Edema": "ones"}).sentence() == (
         "uncertain (-1) counts as absent; in Edema it counts as present; blank is ignored"
     )
+
+
+def test_how_labels_were_read_comes_back_from_plain_json() -> None:
+    for one in (
+        Labelling(LabelPolicy.parse("known-good,Mass=ones", "zeros,Edema=ignore")),
+        Labelling(classes={"a": ["b=c"]}),
+    ):
+        assert Labelling.from_object(json.loads(json.dumps(one.as_object()))) == one
+    assert Labelling.of_probe(None)[1].endswith("how the probe was taught is not known")
+    assert LabelPolicy.parse("zeros,Mass=ones,Edema=ones").of(["Mass"]) == LabelPolicy.parse("zeros,Mass=ones")
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"policy": {}}, {"policy": {"uncertain": "perhaps"}, "classes": {}}, {"policy": 1, "classes": {}},
+             {"policy": {"per_label": 3}, "classes": {}}, {"policy": {}, "classes": {"a": 3}}, "zeros", None],
+)  # fmt: skip
+def test_what_does_not_tell_how_labels_were_read_is_refused(told: object) -> None:
+    with pytest.raises(StudiesError, match="expected"):
+        Labelling.from_object(told)
 
 
 def test_labels_of_the_table_stay_as_they_are(studies: pa.Table) -> None:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.errors import StudiesError
-from index.labels import LabelPolicy, class_targets, finding_targets
+from index.labels import Labelling, LabelPolicy, class_targets, finding_targets
 from index.retriever import Hit, Retriever
 from index.studies import FINDINGS, Study
 from index.vectors import Embeddings
-from index.votes import Vote, hit_table, neighbour_votes, vote, wilson_interval
+from index.votes import Vote, hit_table, neighbour_votes, vote, votes_on, wilson_interval
 
 NAN = float("nan")
 
@@ -108,6 +108,22 @@ def test_the_hits_of_a_search_vote_like_their_rows(retriever: Retriever, unit_ve
         expected = sum(hit.similarity for hit in counted if hit.study.findings[name] == 1) / total
         assert found is not None
         assert (found.share, found.neighbours) == (pytest.approx(expected), len(counted))
+
+
+def test_votes_follow_how_the_probe_was_taught(retriever: Retriever, unit_vectors: Embeddings) -> None:
+    hits, schema = retriever.search(unit_vectors[0], 30).hits, retriever.schema
+    classes = Labelling(classes={"viral": ["Etiology=virus"], "bacterial": ["Etiology=bacteria"]})
+    elsewhere = Labelling(classes={"a": ["Ward=1"], "b": ["Ward=2"]})
+    policy = Labelling(LabelPolicy("ones", "ignore", {"Asthma": "ones"}))
+
+    edema, asthma = (votes_on(hits, schema, ["Edema", "Asthma"], policy)[name] for name in ("Edema", "Asthma"))
+    assert (
+        edema
+        == neighbour_votes(hits, finding_targets(hit_table(hits, schema), ["Edema"], LabelPolicy("ones", "ignore")))[0]
+    )
+    assert asthma is None
+    assert all(votes_on(hits, schema, ["viral", "bacterial"], classes).values())
+    assert votes_on(hits, schema, ["a", "b"], elsewhere) == {"a": None, "b": None}
 
 
 def test_classes_vote_too_and_unknown_findings_are_refused(retriever: Retriever, unit_vectors: Embeddings) -> None:

@@ -1,6 +1,7 @@
 """`precedent predict` on real files: the table, the JSON, what a collection adds, and every refusal."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from encoder.calibration import OperatingPoints
+from encoder.calibration import Evidence, OperatingPoints
 from encoder.checkpoint import save_encoder
 from encoder.config import EncoderConfig
 from encoder.embedder import Embedder
@@ -19,6 +20,8 @@ from encoder.model import DualEfficientNetEncoder
 from encoder.preprocess import Preprocessing
 from encoder.probe import LinearProbe
 from index.errors import FilterError, FingerprintMismatch
+from index.familiarity import NO_CALL
+from index.labels import Labelling, LabelPolicy
 from index.studies import save_studies, studies_schema
 from scripts.cli import precedent
 
@@ -41,9 +44,11 @@ def save_member(folder: Path, encoder: DualEfficientNetEncoder, findings: tuple[
     ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
     weight = np.random.default_rng(0).normal(size=(embedder.embedding_dim, count)).astype(np.float32)
     points = {"Edema": OperatingPoints(0.5, 0.3, 0.6), "viral": OperatingPoints(0.0, 0.0, 0.0)}
-    LinearProbe(embedder.fingerprint, findings, weight, zeros, (1.0,) * count, ones, 0 * ones, points=points).save(
-        folder / "probe"
-    )
+    evidence = {name: Evidence(60, 300, 0.8, 0.7, 0.9) for name in findings} | {"viral": Evidence(9, 99, 0.6, 0.4, 0.8)}
+    LinearProbe(
+        embedder.fingerprint, findings, weight, zeros, (1.0,) * count, ones, 0 * ones, points=points, evidence=evidence,
+        set_on={"Edema": (20, 90)}, labels=Labelling(LabelPolicy(blank="ignore")).as_object(),
+    ).save(folder / "probe")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +89,9 @@ def test_without_an_index_the_probe_speaks_alone(world: Path) -> None:
     assert chances == pytest.approx(expected, abs=1e-5)
     assert list(chances.values()) == sorted(chances.values(), reverse=True)
     assert set(found) == {"fingerprints", "options", "predictions", "maps"}
-    assert set(found["predictions"][0]) == {"finding", "probability", "spread", "call", "thresholds"}
+    assert set(found["predictions"][0]) == {
+        "finding", "probability", "spread", "call", "thresholds", "no_call", "meaning", "evidence",
+    }  # fmt: skip
 
 
 def test_an_index_adds_votes_familiarity_and_a_contrast(world: Path) -> None:
@@ -118,6 +125,50 @@ def test_classes_get_a_vote_where_their_words_are_given(world: Path) -> None:
     assert 0 < votes["viral"]["share"] < 1
     assert votes["Edema"] is None
     assert found["labels"].startswith("classes: viral")
+
+
+def test_a_call_stands_with_its_reason_and_with_how_well_the_probe_tells_the_finding(world: Path) -> None:
+    by_name = {one["finding"]: one for one in answer(world, world / "index")["predictions"]}
+    output = run(*asked(world, world / "index")).stdout
+
+    assert by_name["Edema"]["call"] is not None
+    assert by_name["Edema"]["evidence"] == {"positives": 60, "negatives": 300, "auroc": 0.8, "low": 0.7, "high": 0.9}
+    assert (by_name["viral"]["call"], by_name["Fracture"]["call"]) == (None, None)
+    assert by_name["viral"]["no_call"].startswith("not told apart from chance: the interval of its AUROC, 0.40-0.80")
+    assert "0.80 (0.70\u20130.90)" in output
+    for words in (
+        "60/300",
+        f"Edema {by_name['Edema']['call']}: {by_name['Edema']['meaning']}",
+        "no call on viral: not told",
+    ):
+        assert words in output
+
+
+def test_nothing_is_called_on_an_unfamiliar_film(world: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "stripes.png"), np.tile(np.repeat([0, 255], 4).astype(np.uint8), (80, 10)))
+    member = ["--encoder", world / "encoder.safetensors", "--probe", world / "probe"]
+    words = ["predict", *member, "--frontal", tmp_path / "stripes.png", world / "index"]
+    found = json.loads(run(*words, "--json").stdout)
+
+    assert found["familiarity"]["unfamiliar"] is True
+    assert {one["call"] for one in found["predictions"]} == {None}
+    assert {one["no_call"] for one in found["predictions"]} == {NO_CALL}
+    assert f"no call on {', '.join(one['finding'] for one in found['predictions'])}: {NO_CALL}" in run(*words).stdout
+    assert "was not judged; give INDEX" in run(*words[:-1]).stdout
+
+
+def test_the_neighbours_labels_count_as_they_did_when_the_probe_was_learnt(world: Path, tmp_path: Path) -> None:
+    own, other = (answer(world, world / "index", *more) for more in ((), ("--blank", "zeros")))
+    fracture = [next(one for one in found["predictions"] if one["finding"] == "Fracture") for found in (own, other)]
+
+    assert own["labels"] == "labels: uncertain (-1) is ignored; blank is ignored"
+    assert (fracture[0]["vote"], fracture[1]["vote"]["neighbours"]) == (None, 20)
+    probe = replace(LinearProbe.load(world / "probe"), labels=None, evidence=None)
+    probe.save(tmp_path / "old")
+    old = ["predict", "--encoder", world / "encoder.safetensors", "--probe", tmp_path / "old", "--json"]
+    found = json.loads(run(*old, "--frontal", world / f"{NAMES[0]}.png", world / "index").stdout)
+    assert found["labels"].endswith("how the probe was taught is not known")
+    assert {one["call"] for one in found["predictions"]} == {None}
 
 
 def test_augmentation_and_dropout_are_options(world: Path) -> None:

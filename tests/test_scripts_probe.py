@@ -13,6 +13,7 @@ from export_files import planted, save_export
 from encoder.errors import EncoderError
 from encoder.probe import LinearProbe
 from index.errors import FingerprintMismatch, StudiesError
+from index.labels import Labelling, LabelPolicy
 from index.splits import save_parts
 from scripts import bench, probe
 
@@ -66,6 +67,36 @@ def test_the_page_stands_alone_and_the_probe_loads(export: Path, tmp_path: Path)
     assert "<link" not in page
     assert json.loads((tmp_path / "probe" / "metrics.json").read_text()) == metrics
     assert LinearProbe.load(tmp_path / "probe").findings == ("Pneumonia", "Fracture")
+
+
+def test_a_saved_probe_says_how_well_it_tells_each_finding_and_how_labels_were_read(
+    export: Path, studies: pa.Table, tmp_path: Path
+) -> None:
+    words = ["--findings", "Pneumonia,Fracture", "--policy", "zeros,Fracture=ones", "--blank", "ignore"]
+    figures = run(export, "--out", tmp_path / "probe", *words, "--cv", "5")["findings"]
+    probe = LinearProbe.load(tmp_path / "probe")
+
+    for name, one in probe.evidence.items():
+        assert (one.positives, one.negatives) == (figures[name]["positives"], figures[name]["negatives"])
+        assert vars(one)["auroc"] == pytest.approx(figures[name]["figures"]["auroc"]["value"], abs=6e-4)
+    assert probe.evidence["Pneumonia"].above_chance
+    assert not probe.evidence["Fracture"].above_chance
+    assert Labelling.from_object(probe.labels).policy == LabelPolicy.parse("zeros,Fracture=ones", "ignore")
+    assert probe.set_on["Pneumonia"] == (figures["Pneumonia"]["positives"], figures["Pneumonia"]["negatives"])
+
+
+def test_thresholds_of_a_split_are_set_on_its_validation_part(export: Path, tmp_path: Path) -> None:
+    run(export, "--out", tmp_path / "probe", "--findings", "Pneumonia")
+
+    set_on, judged = LinearProbe.load(tmp_path / "probe").set_on["Pneumonia"], 200
+    assert 0 < sum(set_on) < judged / 5
+
+
+def test_a_probe_of_classes_tells_the_words_of_its_classes(export: Path, tmp_path: Path) -> None:
+    run(export, "--out", tmp_path / "probe", *CLASSES, "--cv", "3")
+
+    labelling = Labelling.from_object(LinearProbe.load(tmp_path / "probe").labels)
+    assert labelling.classes == {"viral": ["Etiology=virus"], "bacterial": ["Etiology=bacteria"]}
 
 
 def test_the_same_export_gives_the_same_figures_and_a_seed_moves_intervals_alone(export: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from index.milvus.manifest import CONSISTENCIES, consistency_of, manifest_of
 from index.milvus.recall import search_params
 from index.nearest import SLACK, Fetched, first_k, require_options, similarities_of
 from index.searchable import Answer, Hit, Searchable
-from index.studies import Study
+from index.studies import Study, label_names
 from index.vectors import Embeddings, as_embedding, as_embeddings
 
 MOST_FETCHED = 16_384
@@ -50,6 +50,7 @@ class MilvusSearch(Searchable):
         """One of CONSISTENCIES."""
         self._level = CONSISTENCIES[self.consistency]
         self._columns = columns_of(self.manifest, address)
+        self._labels = label_names(self._columns.schema)
         self._server.call("load_collection", self._name, seconds=BUILD_SECONDS)
 
     def now(self) -> Self:
@@ -75,7 +76,7 @@ class MilvusSearch(Searchable):
 
     def study(self, study_id: str) -> Study:
         """Return a stored study. Raises StudyNotFound."""
-        return Study.from_row(self._columns.as_row(self._entity(study_id)))
+        return Study.from_row(self._columns.as_row(self._entity(study_id)), self._labels)
 
     def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
         """Return the vector (D,) of a stored study. Raises StudyNotFound."""
@@ -109,7 +110,7 @@ class MilvusSearch(Searchable):
             one_a_patient=group_by == "patient", exact=exact or self.manifest["kind"] == "flat",
         )  # fmt: skip
         near = [
-            (Study.from_row(self._columns.as_row(entity)), float(similarity))
+            (Study.from_row(self._columns.as_row(entity), self._labels), float(similarity))
             for entity, similarity in zip(rows, similarities, strict=True)
             if min_similarity is None or similarity >= min_similarity
         ]

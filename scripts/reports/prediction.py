@@ -10,6 +10,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from encoder.calibration import Evidence
 from encoder.predict import Options, Prediction
 from index.contrast import Contrast, Counterpart
 from index.familiarity import Familiarity
@@ -18,6 +19,7 @@ from scripts.reports.familiarity import familiarity_line, familiarity_object
 from scripts.reports.page import NOT_DEFINED, as_json
 from scripts.terminal import Terminal
 
+_FIGURES = ("probability", "with/without")
 _WIDTH = 110  # what the longest rows need; a narrower terminal wraps them itself
 
 
@@ -72,19 +74,20 @@ def print_report(report: Report) -> None:
     console = Terminal(width=max(Terminal().width, _WIDTH))
     console.print(as_table(report.predictions, report.around))
     maps = (f"map of {report.predictions[0].finding}: {name}" for name in report.maps)
-    for sentence in (_how(report), *_sentences(report.around), *maps):
+    for sentence in (*_of_calls(report), _how(report), *_sentences(report.around), *maps):
         console.print(sentence, soft_wrap=True)
 
 
 def as_table(predictions: Sequence[Prediction], around: Surroundings | None) -> Table:
     """Return a row a finding; without a collection, without a vote."""
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    headings = ["finding", "probability", "call"] + (["neighbours' vote", "flag"] if around else [])
+    headings = ["finding", "probability", "call", "AUROC", "with/without"]
+    headings += ["neighbours' vote", "flag"] if around else []
     for heading in headings:
-        table.add_column(heading, justify="right" if heading == "probability" else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if heading in _FIGURES else "left", no_wrap=True)
     for one in predictions:
         spread = "" if one.spread is None else f" ± {one.spread:.3f}"
-        cells = [one.finding, f"{one.probability:.3f}{spread}", one.call or NOT_DEFINED]
+        cells = [one.finding, f"{one.probability:.3f}{spread}", one.call or "no call", *_evidence_cells(one.evidence)]
         if around:
             vote = around.votes[one.finding]
             cells += [_vote_cell(vote), "disagree" if _disagree(one, vote) else ""]
@@ -93,8 +96,8 @@ def as_table(predictions: Sequence[Prediction], around: Surroundings | None) -> 
 
 
 def _disagree(one: Prediction, vote: Vote | None) -> bool | None:
-    """Return whether probe and neighbours contradict each other; None where there is no vote or no threshold."""
-    if vote is None or one.points is None:
+    """Return whether probe and neighbours contradict each other; None where there is no vote or no call."""
+    if vote is None or one.points is None or one.call is None:
         return None
     return vote.disagrees(one.probability, one.points.youden)
 
@@ -112,6 +115,30 @@ def _counterpart_object(one: Counterpart | None) -> dict[str, Any] | None:
     if one is None:
         return None
     return {"similarity": one.hit.similarity, **asdict(one.hit.study), "matched": one.matched, "relaxed": one.relaxed}
+
+
+def _evidence_cells(found: Evidence | None) -> tuple[str, str]:
+    """Return the AUROC with its interval, and the studies with and without the finding that it was judged on."""
+    if found is None:
+        return NOT_DEFINED, NOT_DEFINED
+    interval = "" if found.low is None or found.high is None else f" ({found.low:.2f}\u2013{found.high:.2f})"
+    auroc = NOT_DEFINED if found.auroc is None else f"{found.auroc:.2f}{interval}"
+    return auroc, f"{found.positives:,}/{found.negatives:,}"
+
+
+def _of_calls(report: Report) -> Iterator[str]:
+    """Yield what each call means, and why others are none, those of one reason together."""
+    for one in report.predictions:
+        if one.meaning is not None:
+            yield f"{one.finding} {one.call}: {one.meaning}"
+    reasons: dict[str, list[str]] = {}
+    for one in report.predictions:
+        if one.no_call is not None:
+            reasons.setdefault(one.no_call, []).append(one.finding)
+    for reason, names in reasons.items():
+        yield f"no call on {', '.join(names)}: {reason}"
+    if report.around is None:
+        yield "whether the film is of a kind that the probe knows was not judged; give INDEX to have that judged"
 
 
 def _vote_cell(vote: Vote | None) -> str:

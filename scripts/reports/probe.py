@@ -30,7 +30,7 @@ _NAMES = {
 }  # fmt: skip
 _POINTS_NOTE = (
     "<p>Set on the validation patients, then judged on the others. Rule out: sensitivity 0.90 there; rule in: "
-    "specificity 0.90 there. Thresholds are those of the saved probe.</p>"
+    "specificity 0.90 there. Thresholds are those of the saved probe, which several folds set together.</p>"
 )
 _CURVE_POINTS = 200
 _BLUE, _RED, _GREY = "#1f5f8b", "#b3402a", "#b8c2ca"

@@ -3,14 +3,15 @@
 Knows the scores of the encoder wing and the draws of the index wing; it must not know folders or pages.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.calibration import OperatingPoints
+from encoder.calibration import Evidence, OperatingPoints
 from encoder.probe import LinearProbe, why_not
 from encoder.scores import CALLED, Interval, auroc, called_scores, interval, macro, ranked_scores
 from index.bootstrap import Draws
@@ -91,6 +92,18 @@ def scored(predicted: Predictions, probe: LinearProbe, draws: Draws) -> dict[str
         "folds": [_macro_auroc(predicted, fold) for fold in np.unique(predicted.fold)],
     }
     return found | ({"classes": _class_accuracy(predicted, draws)} if predicted.exclusive else {})
+
+
+def evidence_of(found: Mapping[str, Any], probe: LinearProbe) -> dict[str, Evidence]:
+    """Return how well each finding of a probe is told apart, of what `scored` returned, in three decimals."""
+    told = {}
+    for name in probe.findings:
+        entry = found["findings"][name]
+        auroc = entry.get("figures", {}).get("auroc", {})
+        known = {key: auroc.get(key, math.nan) for key in ("value", "low", "high")}
+        figures = (None if math.isnan(figure) else round(float(figure), 3) for figure in known.values())
+        told[name] = Evidence(entry["positives"], entry["negatives"], *figures)
+    return told
 
 
 def _finding(predicted: Predictions, column: int, draws: Draws) -> tuple[dict[str, Any], dict[str, Columns]]:

@@ -80,7 +80,7 @@ function show(found, options) {
   );
   warn(found.familiarity);
   if (!found.familiarity?.unfamiliar) return;
-  panel.querySelector("header").after(element("p", { className: "disagrees" }, "Unfamiliar film: these figures may not hold."));
+  panel.querySelector("header").after(element("p", { className: "disagrees" }, "Unfamiliar film: nothing is called on it, and the figures may not hold."));
 }
 
 function row(one, probed) {
@@ -96,14 +96,31 @@ function row(one, probed) {
       "div", { className: "row" }, element("p", { className: "figures" }, probability(one), voteWords(one.vote)),
       element("p", { className: "actions" }, ...(probed && one.probability !== null ? [why] : []), pair),
     ),
+    ...reasons(one).map((words) => element("p", { className: "reason" }, words)),
     ...(one.disagrees ? [element("p", { className: "disagrees" }, "≠ probe and neighbours disagree")] : []),
   );
 }
 
 const hiddenText = (text) => element("span", { className: "hidden" }, text);
 
+/** Returns how well the probe tells a finding apart, in words; "" where that is not known. */
+export function evidenceWords({ evidence }) {
+  if (!evidence) return "";
+  const counts = `${evidence.positives.toLocaleString("en")} with, ${evidence.negatives.toLocaleString("en")} without`;
+  if (evidence.auroc === null) return `no AUROC: judged on ${counts}`;
+  const interval = evidence.low === null ? "" : ` (${evidence.low.toFixed(2)}–${evidence.high.toFixed(2)})`;
+  return `AUROC ${evidence.auroc.toFixed(2)}${interval} on ${counts}`;
+}
+
+/** Returns why a finding is called as it is, or not called, and how well the probe tells it. */
+function reasons(one) {
+  if (one.probability === null) return [];
+  const unlikely = answer.familiarity?.unfamiliar ? null : one.no_call;
+  return [one.meaning ?? unlikely, evidenceWords(one)].filter(Boolean).map(sentence);
+}
+
 function call(one) {
-  if (!one.call) return element("span", { className: "call" }, one.probability === null ? "" : "no thresholds");
+  if (!one.call) return element("span", { className: "call" }, one.probability === null ? "" : "no call");
   const kind = one.call.replace(" ", "-");
   return element("span", { className: `call ${kind}` }, element("span", { "aria-hidden": "true" }, `${CALLS[one.call]} `), one.call);
 }

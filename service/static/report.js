@@ -6,7 +6,7 @@ import { queryFilms, storedFilms } from "./compare.js";
 import { byId, element, similarityWords } from "./elements.js";
 import { doubtOf, explain, lastLooked, trustSentence } from "./explain.js";
 import { factsLine, findingWords } from "./findings.js";
-import { latest } from "./predictions.js";
+import { evidenceWords, latest } from "./predictions.js";
 import { warning } from "./warning.js";
 
 const HITS = 6;
@@ -125,11 +125,21 @@ function predictions() {
   const found = (latest()?.predictions ?? []).slice(0, ROWS);
   const cells = (kind, ...texts) => element("tr", {}, ...texts.map((text) => element(kind, {}, text)));
   const vote = (one) => (one.vote ? `${one.vote.share.toFixed(2)} (${one.vote.low.toFixed(2)}–${one.vote.high.toFixed(2)})` : "–");
-  return element("table", {}, element("caption", {}, "Predictions, and the neighbours' vote with its 95 % interval"),
-    element("thead", {}, cells("th", "finding", "probability", "call", "vote", "")),
+  const table = element("table", {}, element("caption", {}, "Predictions, and the neighbours' vote with its 95 % interval"),
+    element("thead", {}, cells("th", "finding", "probability", "call", "AUROC, studies with and without", "vote", "")),
     element("tbody", {}, ...found.map((one) => cells(
-      "td", one.finding, one.probability === null ? "–" : one.probability.toFixed(2), one.call ?? "–", vote(one), one.disagrees ? "≠ disagree" : "",
+      "td", one.finding, one.probability === null ? "–" : one.probability.toFixed(2), one.probability === null ? "–" : one.call ?? "no call",
+      evidenceWords(one).replace("AUROC ", "") || "not known", vote(one), one.disagrees ? "≠ disagree" : "",
     ))));
+  return element("div", {}, table, ...reasons(found));
+}
+
+/** Returns what the calls mean, and why others are none, those of one reason together. */
+function reasons(found) {
+  const called = found.filter((one) => one.meaning).map((one) => `${one.finding} ${one.call}: ${one.meaning}.`);
+  const whys = [...new Set(found.map((one) => one.no_call).filter(Boolean))];
+  const silent = whys.map((why) => `No call on ${found.filter((one) => one.no_call === why).map((one) => one.finding).join(", ")}: ${why}.`);
+  return [...called, ...silent].map((words) => element("p", { className: "reason" }, words));
 }
 
 function facts() {

@@ -81,6 +81,20 @@ def test_the_map_is_coloured_by_the_finding_that_is_chosen(reader: Reader) -> No
                 "row.textContent.startsWith(arguments[0]) && row.textContent.includes('● present'))", hit)  # fmt: skip
 
 
+def test_a_call_stands_with_its_reason_on_the_page_and_in_the_report(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    words = reader.text(".predictions [data-finding='Pleural Effusion']")
+    reader.ask("window.print = () => { window.printed = true; }; document.getElementById('report-button').click()")
+    reader.wait("window.printed")
+    sheet = str(reader.ask("return document.getElementById('report').textContent"))
+
+    assert re.search(r"AUROC 0\.\d\d \(0\.\d\d\u2013\d\.\d\d\) on \d+ with, \d+ without", words)
+    [call] = re.findall(r"(ruled in|ruled out|possible)$", words, re.MULTILINE)
+    reason = {"ruled in": "is at or above", "ruled out": "is below", "possible": "lies from"}[call]
+    assert reason in words
+    assert re.search(f"Pleural Effusion {call}: 0\\.\\d\\d {reason}", sheet)
+
+
 def test_the_report_is_one_sheet_with_maps_fingerprint_and_research_use(reader: Reader) -> None:
     reader.open(f"/?study={QUERY}")
     reader.find(".predictions [data-finding]")

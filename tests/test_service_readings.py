@@ -17,6 +17,9 @@ from pyarrow import parquet as pq
 
 from encoder.explain import DEFAULT_METHOD, METHODS
 from encoder.predict import Predictor
+from encoder.probe import LinearProbe
+from index.familiarity import NO_CALL
+from index.labels import Labelling
 from service import doors
 from service.loader import load
 from service.mounts import parse_mounts
@@ -77,6 +80,27 @@ def test_the_most_probable_finding_is_mapped_where_that_is_asked_for(client: Fla
     explained = client.post("/v1/explain", json=study | {"finding": first, "trust": False}).get_json()
     assert plain["maps"] == []
     assert [one["png"] for one in mapped["maps"]] == [one["png"] for one in explained["maps"]] != []
+
+
+def test_a_call_stands_with_its_reason_and_votes_follow_the_probe(client: FlaskClient, world: Path) -> None:
+    answer = client.post("/v1/predict", json={"study_id": "patient00001/study1"}).get_json()
+    probe = LinearProbe.load(world / "probe")
+
+    assert answer["labels"] == Labelling.from_object(probe.labels).sentence()
+    for one in answer["predictions"]:
+        assert one["evidence"] == vars(probe.evidence[one["finding"]])
+        assert (one["call"] is None, one["meaning"] is None) == (one["no_call"] is not None,) * 2
+
+
+def test_nothing_is_called_on_an_unfamiliar_film(client: FlaskClient) -> None:
+    stripes = np.tile(np.repeat([0, 255], 8).astype(np.uint8), (256, 16))
+    film = io.BytesIO(cv2.imencode(".png", stripes)[1].tobytes())
+    answer = client.post("/v1/predict", data={"frontal": (film, "f.png")}).get_json()
+
+    assert answer["familiarity"]["unfamiliar"] is True
+    assert {(one["call"], one["no_call"], one["disagrees"]) for one in answer["predictions"]} == {
+        (None, NO_CALL, False)
+    }
 
 
 def test_films_can_be_looked_at_five_ways_with_a_spread_and_a_contrast(client: FlaskClient, world: Path) -> None:

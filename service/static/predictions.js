@@ -1,6 +1,6 @@
 // What a probe says of the query, beside it the neighbours' vote, and for one finding the nearest studies with and without.
 
-import { ask } from "./api.js";
+import { ask, sentence } from "./api.js";
 import { asked, isAsked, studyAddress } from "./asked.js";
 import { open } from "./compare.js";
 import { byId, drawn, element, similarityWords } from "./elements.js";
@@ -104,7 +104,7 @@ function row(one, probed) {
 const hiddenText = (text) => element("span", { className: "hidden" }, text);
 
 /** Returns how well the probe tells a finding apart, in words; "" where that is not known. */
-export function evidenceWords({ evidence }) {
+function evidenceWords({ evidence }) {
   if (!evidence) return "";
   const counts = `${evidence.positives.toLocaleString("en")} with, ${evidence.negatives.toLocaleString("en")} without`;
   if (evidence.auroc === null) return `no AUROC: judged on ${counts}`;

@@ -6,7 +6,7 @@ import { queryFilms, storedFilms } from "./compare.js";
 import { byId, element, similarityWords } from "./elements.js";
 import { doubtOf, explain, lastLooked, trustSentence } from "./explain.js";
 import { factsLine, findingWords } from "./findings.js";
-import { evidenceWords, latest } from "./predictions.js";
+import { latest } from "./predictions.js";
 import { warning } from "./warning.js";
 
 const HITS = 6;
@@ -54,7 +54,7 @@ export async function build() {
     ...(other ? await row(storedFilms(other), alike, "hit", hitName(hit, cards), true) : []),
   ];
   report.replaceChildren(
-    head(), section("report-films", query, because), ...missing, section("report-columns", [predictions()], [facts()]),
+    head(), section("report-films", query, because), ...missing, section("report-columns", [predictions()], [facts()]), reasons(),
     element("h2", {}, "Similar cases"), element("ol", { className: "report-hits" }, ...hits),
     ...(alike.length ? [element("h2", {}, `Where the query and ${hitName(hit, cards)} are alike (${method().selectedOptions[0].label})`), section("report-films", likeness)] : []),
     foot(),
@@ -121,25 +121,34 @@ function head() {
   return element("header", {}, element("h1", {}, `Precedent: cases similar to ${name}`), element("p", { className: "use" }, "For research use. Not a medical device; not for diagnosis."));
 }
 
+const shownPredictions = () => (latest()?.predictions ?? []).slice(0, ROWS);
+
 function predictions() {
-  const found = (latest()?.predictions ?? []).slice(0, ROWS);
+  const found = shownPredictions();
   const cells = (kind, ...texts) => element("tr", {}, ...texts.map((text) => element(kind, {}, text)));
   const vote = (one) => (one.vote ? `${one.vote.share.toFixed(2)} (${one.vote.low.toFixed(2)}–${one.vote.high.toFixed(2)})` : "–");
-  const table = element("table", {}, element("caption", {}, "Predictions, and the neighbours' vote with its 95 % interval"),
-    element("thead", {}, cells("th", "finding", "probability", "call", "AUROC, studies with and without", "vote", "")),
+  return element("table", {}, element("caption", {}, "Predictions, and the neighbours' vote with its 95 % interval"),
+    element("thead", {}, cells("th", "finding", "probability", "call", "AUROC, with/without", "vote", "")),
     element("tbody", {}, ...found.map((one) => cells(
       "td", one.finding, one.probability === null ? "–" : one.probability.toFixed(2), one.probability === null ? "–" : one.call ?? "no call",
-      evidenceWords(one).replace("AUROC ", "") || "not known", vote(one), one.disagrees ? "≠ disagree" : "",
+      judged(one), vote(one), one.disagrees ? "≠ disagree" : "",
     ))));
-  return element("div", {}, table, ...reasons(found));
+}
+
+/** Returns how well the probe tells a finding, and the studies with and without it that say so, in few signs. */
+function judged({ evidence }) {
+  if (!evidence) return "–";
+  const interval = evidence.low === null ? "" : ` (${evidence.low.toFixed(2)}–${evidence.high.toFixed(2)})`;
+  return `${evidence.auroc === null ? "–" : evidence.auroc.toFixed(2)}${interval}, ${evidence.positives}/${evidence.negatives}`;
 }
 
 /** Returns what the calls mean, and why others are none, those of one reason together. */
-function reasons(found) {
+function reasons() {
+  const found = shownPredictions();
   const called = found.filter((one) => one.meaning).map((one) => `${one.finding} ${one.call}: ${one.meaning}.`);
   const whys = [...new Set(found.map((one) => one.no_call).filter(Boolean))];
   const silent = whys.map((why) => `No call on ${found.filter((one) => one.no_call === why).map((one) => one.finding).join(", ")}: ${why}.`);
-  return [...called, ...silent].map((words) => element("p", { className: "reason" }, words));
+  return element("p", { className: "reason" }, [...called, ...silent].join(" "));
 }
 
 function facts() {

@@ -1,16 +1,19 @@
 """The service over a Milvus server of its own process: what is answered, and what happens when it is lost and comes back."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import grpc
 import numpy as np
@@ -110,6 +113,52 @@ def _again(client: FlaskClient) -> list[str]:
     while (answer := client.get(f"/v1/studies/{KNOWN}/similar?k=3")).status_code == 503 and time.monotonic() < end:
         time.sleep(0.1)
     return [hit["study_id"] for hit in answer.get_json()["hits"]]
+
+
+@pytest.mark.slow
+def test_precedent_serve_lives_on_while_milvus_stalls_and_is_lost_and_goes_on_when_it_is_back(
+    tmp_path: Path, tiny_embedder: Embedder
+) -> None:
+    root, port = save_world(tmp_path, tiny_embedder), free_port()
+    address = parse_milvus(f"milvus+http://127.0.0.1:{port}/cases")
+    words = [str(address), "--encoder", root / "encoder.safetensors", "--audit", root / "audit.jsonl", "--port", "0"]
+    with milvus(tmp_path / "data", port) as process:
+        build_on_milvus(root / "export", address)
+        with running([*map(str, words), "--threads", "4"]) as server:
+            query = f"{server.url}/v1/studies/patient00003/study1/similar?k=3"
+            before = _asked(query)["hits"]
+            process.send_signal(signal.SIGSTOP)
+            _require_refusals(server.url, query)
+            process.kill()
+            process.wait()
+            _require_refusals(server.url, query)
+            with milvus(tmp_path / "data", port):
+                end = time.monotonic() + _PATIENCE
+                while (status := _status(query)) == 503 and time.monotonic() < end:
+                    time.sleep(0.5)
+                assert (status, _asked(query)["hits"]) == (200, before)
+    told = map(json.loads, (root / "audit.jsonl").read_text().splitlines())
+    studies = [one["studies"] for one in told if one.get("status") == 503 and one["studies"]]
+    assert len(studies) >= 32
+    assert all(one == ["unknown"] for one in studies)
+
+
+def _require_refusals(url: str, query: str) -> None:
+    """Ask more often at a time than there are threads: each is refused, and life and counts are told meanwhile."""
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(_status, [query] * 8)) == {503}
+        asked = [pool.submit(_status, query) for _ in range(8)]
+        assert [_status(f"{url}/{path}") for path in ("healthz", "metrics", "readyz")] == [200, 200, 503]
+        assert {one.result() for one in asked} == {503}
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return int(answer.status)
+    except HTTPError as refusal:
+        with refusal:
+            return refusal.code
 
 
 @pytest.mark.long

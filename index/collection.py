@@ -38,7 +38,7 @@ from index.manifests import INDEX
 from index.origin import is_root_ours, rooted
 from index.parquet import read_parquet
 from index.places import Place
-from index.shards import load_manifest, load_shards
+from index.shards import FAILED, load_manifest, load_shards
 from index.studies import require_studies
 from index.vector_index import Rows, VectorIndex
 from index.vectors import Embeddings
@@ -80,7 +80,7 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_r
         raise CollectionError(f"expected an index kind of {', '.join(KIND_NAMES)}, got {kind!r}")
     export = load_manifest(embeddings)
     if not export["rows"]:
-        raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its failed.parquet")
+        raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its {FAILED}")
     tables: list[pa.Table] = []
     index = VectorIndex.build(_blocks(embeddings, tables), resolve_kind(kind, export["rows"]), export["rows"])
     studies = pa.concat_tables(tables, promote_options="default").combine_chunks()

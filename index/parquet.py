@@ -94,7 +94,7 @@ def opened_parquet(source: Path | bytes, name: str, remedy: str) -> Iterator[Par
     """Yield the table of a Parquet file. Raises as `read_parquet`, also for what fails in reading it."""
     try:
         with _content(source) as content, pq.ParquetFile(content, pre_buffer=False, **_LIMITS) as footer:
-            schema, metadata, allowed = footer.schema_arrow, footer.metadata, _allowed(source)
+            schema, metadata, allowed = _plain_schema(footer.schema_arrow), footer.metadata, _allowed(source)
             _require_types(schema, name, remedy)
             _require_room(metadata, allowed, name, remedy)
             leaves = [footer.schema.column(one) for one in range(len(footer.schema))]
@@ -128,6 +128,22 @@ def _require_types(schema: pa.Schema, name: str, remedy: str) -> None:
             raise ArtefactError(f"expected texts and numbers in {name!r}, got {kind} in {field.name[:100]!r}; {remedy}")
 
 
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema with texts and lists of them as we write them: pandas, polars and DuckDB have further types."""
+    return pa.schema([field.with_type(_plain_type(field.type)) for field in schema], metadata=schema.metadata)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        values = pa.string() if pa.types.is_null(kind.value_type) else _plain_type(kind.value_type)
+        return pa.list_(kind.value_field.with_type(values))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) else kind
+
+
 def _fits(kind: pa.DataType) -> bool:
     if pa.types.is_fixed_size_list(kind):
         return pa.types.is_floating(kind.value_type) and kind.list_size <= _MOST_WIDE
@@ -152,7 +168,7 @@ def _require_room(metadata: pq.FileMetaData, allowed: int, name: str, remedy: st
 
 def _bytes_of(values: pa.Array) -> int:
     """Return the bytes that values take once no text of them is in a dictionary any more."""
-    if pa.types.is_list(values.type):
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         return 4 * len(values) + _bytes_of(values.flatten())
     if not pa.types.is_dictionary(values.type):
         return int(values.nbytes)

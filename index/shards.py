@@ -37,8 +37,13 @@ from index.studies import require_ids, require_studies
 from index.vectors import Embeddings, as_embeddings
 
 SCHEMA_VERSION = "1"
-MANIFEST = "manifest.json"
-FAILED = "failed.parquet"
+MANIFEST = "_manifest.json"
+FAILED = "_failed.parquet"
+"""A folder, as Spark writes tables: a glob `*.parquet` of polars or DuckDB passes by what lies in it."""
+_FAILED_LIST = "failed.pq"
+_OLD_MANIFEST, _OLD_FAILED = "manifest.json", "failed.parquet"
+"""What older versions called them. Every reader of a folder took those for two more shards."""
+_FORMAT = "precedent-embeddings"
 _SHARD = re.compile(r"shard-[0-9]{5,}\.parquet")
 _KEY = b"precedent.shard"
 _REMEDY = "remove it and run the export again"
@@ -148,14 +153,15 @@ class ShardFolder:
         return np.concatenate([none, *(vectors[::step] for vectors in found)])
 
     def finish(self, **facts: Any) -> dict[str, Any]:
-        """Write failed.parquet and then the manifest; return the manifest."""
+        """Write the list of failed studies and then the manifest; return the manifest."""
         shards = [_read_entry(self.path_of(shard)) for shard in range(self.plan.shard_count)]
         failures = [Failure(**failure) for shard in shards for failure in shard.pop("failures")]
-        with written_whole(self.folder / FAILED) as partial:
+        (self.folder / FAILED).mkdir(exist_ok=True)
+        with written_whole(self.folder / FAILED / _FAILED_LIST) as partial:
             schema = pa.schema({"study_id": pa.string(), "reason": pa.string()})
             pq.write_table(pa.Table.from_pylist([vars(failure) for failure in failures], schema), partial)
         manifest = {
-            "format": "precedent-embeddings",
+            "format": _FORMAT,
             "schema_version": SCHEMA_VERSION,
             **vars(self.plan),
             "rows": sum(shard["rows"] for shard in shards),
@@ -165,13 +171,23 @@ class ShardFolder:
             "shards": shards,
         }
         save_json(self.folder / MANIFEST, manifest, sealed=True)
+        _remove_old_names(self.folder)
         return manifest
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a finished export. Raises ArtefactError where there is none."""
     remedy = "an export writes it last; run precedent export again, it goes on where it stopped"
-    return load_json(folder / MANIFEST, "export manifest", remedy, EXPORT)
+    older = not (folder / MANIFEST).exists() and (folder / _OLD_MANIFEST).exists()
+    return load_json(folder / (_OLD_MANIFEST if older else MANIFEST), "export manifest", remedy, EXPORT)
+
+
+def _remove_old_names(folder: Path) -> None:
+    """Remove the side files of an older version, beside whose manifest those of this one have just been written."""
+    old = folder / _OLD_MANIFEST
+    if old.exists() and load_json(old, "export manifest", "remove it").get("format") == _FORMAT:
+        (folder / _OLD_FAILED).unlink(missing_ok=True)
+        old.unlink()
 
 
 def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:

@@ -60,6 +60,8 @@ ID_LENGTH = 512
 """Characters that an id has at most."""
 _NO_ADDRESS = re.compile(r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|^~/")
 """What a browser, a proxy or a server makes another address of, or takes for a path of this machine."""
+_ROW_NAMES = re.compile(r"__index_level_\d+__")
+"""What pandas calls the names of rows that it writes as a column."""
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
 
 Value = str | float | int | None
@@ -143,6 +145,7 @@ def as_studies(table: pa.Table) -> pa.Table:
             outside {1, 0, -1, null} in a label column, a study without a view, or a path that leaves the image root.
     """
     _require_columns(table.column_names)
+    table = _without_nan(table.drop_columns([name for name in table.column_names if _ROW_NAMES.fullmatch(name)]))
     extra = [one for one in table.schema if one.name not in CORE_COLUMNS and one.name not in FINDINGS]
     schema = studies_schema(extra)
     try:
@@ -153,6 +156,18 @@ def as_studies(table: pa.Table) -> pa.Table:
     _check_labels(checked)
     _check_paths(checked)
     return checked
+
+
+def _without_nan(table: pa.Table) -> pa.Table:
+    """Return a table in which NaN is null, as pandas means it, and a further column of nulls alone is one of texts."""
+    for number, one in enumerate(table.schema):
+        column = table[number]
+        if pa.types.is_floating(one.type):
+            plain = pc.if_else(pc.fill_null(pc.is_nan(column), False), pa.scalar(None, one.type), column)
+            table = table.set_column(number, one, plain)
+        elif pa.types.is_null(one.type) and one.name not in (*CORE_COLUMNS, *FINDINGS):
+            table = table.set_column(number, pa.field(one.name, pa.string()), column.cast(pa.string()))
+    return table
 
 
 def require_studies(table: pa.Table, name: str) -> pa.Table:
@@ -182,17 +197,17 @@ def save_studies(table: pa.Table, path: str | os.PathLike[str]) -> None:
 
 
 def load_studies(path: str | os.PathLike[str]) -> pa.Table:
-    """Return the studies table of a Parquet file that `save_studies` wrote.
+    """Return the studies table of a Parquet file that `save_studies` wrote, or another program with the same columns.
 
     Raises:
-        ArtefactError: missing, not Parquet, truncated, changed, or of another schema version.
+        ArtefactError: missing, not Parquet, truncated, of another schema version, or not as `save_studies` sealed it.
         StudiesError: a rule of `as_studies` is broken.
     """
     source = place(path)
     if not source.exists():
         raise ArtefactError(f"expected a studies table at {str(path)!r}, got none; run: precedent import")
     table = read_parquet(read_sealed(source, "import it again"), source.name, "import it again")
-    version = (table.schema.metadata or {}).get(VERSION_KEY, b"none").decode(errors="replace")
+    version = (table.schema.metadata or {}).get(VERSION_KEY, SCHEMA_VERSION.encode()).decode(errors="replace")
     if version != SCHEMA_VERSION:
         raise ArtefactError(
             f"{source.name!r}: expected studies of version {SCHEMA_VERSION}, got {version}; import it again"

@@ -16,7 +16,7 @@ import pyarrow as pa
 from index.errors import FingerprintMismatch, StudiesError
 from index.filters import filter_mask, parse_where
 from index.labels import Labelling, LabelPolicy, Targets, label_columns
-from index.shards import load_embeddings, load_manifest
+from index.shards import FAILED, load_embeddings, load_manifest
 from index.vectors import Embeddings
 
 
@@ -47,7 +47,7 @@ class Embedded:
         tables, vectors = zip(*(load_embeddings(folder) for folder in folders), strict=True)
         studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
         if not studies.num_rows:
-            raise StudiesError(f"expected embedded studies in {str(first)!r}, got none; see its failed.parquet")
+            raise StudiesError(f"expected embedded studies in {str(first)!r}, got none; see its {FAILED}")
         embedded = cls(studies, np.concatenate(vectors), fingerprint)
         repeated = len(embedded.ids) - len(set(embedded.ids))
         if repeated:

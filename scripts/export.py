@@ -19,7 +19,7 @@ from encoder.image import READING
 from encoder.runtime import RUNTIMES, Runtime
 from index.errors import StudiesError
 from index.files import sha256_of
-from index.shards import ExportPlan, ShardFolder
+from index.shards import FAILED, ExportPlan, ShardFolder
 from index.studies import load_studies
 from index.vectors import space_health
 from scripts.body_parts import as_parts, ignored_parts
@@ -172,7 +172,7 @@ def finish(folder: ShardFolder, images: Path) -> dict[str, Any]:
     say(
         f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
         f"{manifest['failed']:,} failed"
-        + (f" (see {folder.folder / 'failed.parquet'}; --retry-failed tries again)" if manifest["failed"] else "")
+        + (f" (see {folder.folder / FAILED}; --retry-failed tries again)" if manifest["failed"] else "")
     )
     say(health.sentence())
     return manifest

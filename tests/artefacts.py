@@ -113,7 +113,7 @@ def of_studies(folder: Path) -> Any:
 
 def make_export(world: World) -> list[str]:
     save_export(world.folder, world.studies, world.vectors)
-    return ["shard-00000.parquet", "manifest.json"]
+    return ["shard-00000.parquet", "_manifest.json"]
 
 
 def make_index(world: World, kind: str = "ivf") -> list[str]:

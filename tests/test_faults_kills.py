@@ -101,7 +101,7 @@ def test_shards_of_a_killed_export_are_whole_and_are_kept(count: int, films: lis
             assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
             assert load_embeddings(out)[0].num_rows == 24
             shutil.rmtree(out)
-        elif not (out / "manifest.json").exists():
+        elif not (out / "_manifest.json").exists():
             with pytest.raises(ArtefactError, match="goes on where it stopped"):
                 load_embeddings(out)
         kept = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.parquet")}

@@ -44,7 +44,7 @@ STRANGE = [
     "f" * 64, "A" * 5000,
 ]  # fmt: skip
 WITH_JSON = {
-    "export": "manifest.json",
+    "export": "_manifest.json",
     "index": "manifest.json",
     "map": "map.json",
     "snapshot": "snapshot/snapshot.json",

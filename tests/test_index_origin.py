@@ -243,8 +243,8 @@ def test_an_export_that_was_given_to_us_names_no_image_root_for_the_index(
     tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings
 ) -> None:
     export = save_export(tmp_path / "made" / "embeddings", studies, unit_vectors)
-    manifest = load_json(export / "manifest.json", "", "") | {"image_root": str(tmp_path)}
-    save_json(export / "manifest.json", manifest | rooted(export, manifest), sealed=True)
+    manifest = load_json(export / "_manifest.json", "", "") | {"image_root": str(tmp_path)}
+    save_json(export / "_manifest.json", manifest | rooted(export, manifest), sealed=True)
     build_collection(export, tmp_path / "own")
     build_collection(Path(shutil.copytree(export, tmp_path / "given")), tmp_path / "foreign")
 

@@ -1,15 +1,19 @@
 """Shards that a killed export can go on with, and that are refused when they are not what they were."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import DIM
 
 from index.errors import ArtefactError, FingerprintMismatch, VectorsError
+from index.files import load_json, save_json
 from index.shards import ExportPlan, Failure, ShardFolder, load_embeddings, load_shards
 from index.vectors import Embeddings
 
@@ -42,9 +46,9 @@ def test_what_was_written_is_read_row_for_row(export: Path, studies: pa.Table, u
 
 
 def test_failures_are_listed_and_counted(export: Path, studies: pa.Table) -> None:
-    manifest = json.loads((export / "manifest.json").read_text())
+    manifest = json.loads((export / "_manifest.json").read_text())
     assert (manifest["rows"], manifest["failed"]) == (196, 4)
-    failed = pq.read_table(export / "failed.parquet").to_pylist()
+    failed = pq.read_table(export / "_failed.parquet").to_pylist()
     assert failed[1] == {"study_id": studies["study_id"][64].as_py(), "reason": "torn"}
 
 
@@ -103,3 +107,42 @@ def test_a_shard_in_which_all_failed_is_finished(tmp_path: Path, studies: pa.Tab
     folder.save_shard(0, studies.slice(0, 0), [], np.empty((0, DIM), np.float32), [Failure("x", "torn")])
     assert folder.finish()["failed"] == 1
     assert load_embeddings(tmp_path)[1].shape == (0, DIM)
+
+
+def as_older(export: Path) -> Path:
+    """Return the export with its side files as older versions called them."""
+    (export / "_manifest.json").rename(export / "manifest.json")
+    (export / "_failed.parquet" / "failed.pq").rename(export / "failed.parquet")
+    (export / "_failed.parquet").rmdir()
+    return export
+
+
+def test_an_export_of_an_older_version_opens_and_goes_on_under_the_new_names(export: Path) -> None:
+    table, vectors = load_embeddings(as_older(export))
+    assert (table.num_rows, len(vectors)) == (196, 196)
+
+    ShardFolder(export, PLAN).finish(image_root="/films")
+
+    names = {path.name for path in export.iterdir() if not path.name.startswith("shard-")}
+    assert names == {"_manifest.json", "_failed.parquet"}
+    assert load_embeddings(export)[0].equals(table)
+
+
+def test_the_manifest_of_another_thing_is_not_removed(export: Path) -> None:
+    save_json(export / "manifest.json", {"format": "precedent-index"})
+    ShardFolder(export, PLAN).finish()
+    assert load_json(export / "manifest.json", "manifest", "")["format"] == "precedent-index"
+
+
+def by_polars(folder: Path) -> Any:
+    return pytest.importorskip("polars").read_parquet(f"{folder}/*.parquet")
+
+
+def by_duckdb(folder: Path) -> Any:
+    return pytest.importorskip("duckdb").sql(f"from read_parquet('{folder}/*.parquet')").arrow().read_all()
+
+
+@pytest.mark.parametrize("opened", [pd.read_parquet, pq.read_table, by_polars, by_duckdb])
+def test_the_folder_of_an_export_opens_as_a_table(opened: Callable[[Path], Any], export: Path) -> None:
+    assert len(opened(export)) == 196
+    assert len(pq.read_table(export / "_failed.parquet")) == 4

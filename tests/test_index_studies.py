@@ -1,8 +1,11 @@
 """The table of studies: what it refuses, and that Parquet gives back what was saved."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from index.errors import ArtefactError, StudiesError
 from index.studies import (
     CORE_COLUMNS,
     FINDINGS,
+    VERSION_KEY,
     Study,
     as_studies,
     id_fault,
@@ -171,9 +175,9 @@ def test_a_missing_truncated_or_foreign_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_table_of_another_version_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "studies.parquet"
-    pa.parquet.write_table(a_table(a_row()).replace_schema_metadata(None), file)
+    pq.write_table(a_table(a_row()).replace_schema_metadata({VERSION_KEY: b"2"}), file)
 
-    with pytest.raises(ArtefactError, match="expected studies of version 1, got none"):
+    with pytest.raises(ArtefactError, match="expected studies of version 1, got 2"):
         load_studies(file)
 
 
@@ -221,3 +225,50 @@ def test_an_id_that_cannot_be_read_off_and_typed_is_refused(key: str, name: str,
 )
 def test_an_id_may_hold_whatever_can_be_seen(name: str) -> None:
     assert as_studies(a_table(a_row(study_id=name, patient_id=name)))["study_id"].to_pylist() == [name]
+
+
+def by_pandas(table: pa.Table, path: Path) -> None:
+    frame = table.to_pandas().assign(Site=pd.Categorical(["north"] * len(table)))
+    frame[frame["study_id"] != "p0/s1"].to_parquet(path)  # with the names of its rows
+
+
+def by_pyarrow(table: pa.Table, path: Path) -> None:
+    site = pa.array(["north"] * len(table)).dictionary_encode()
+    pq.write_table(table.append_column("Site", site).slice(1), path)
+
+
+def by_polars(table: pa.Table, path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.from_arrow(table).with_columns(polars.lit("north").cast(polars.Categorical).alias("Site"))
+    frame[1:].write_parquet(path)
+
+
+def by_duckdb(table: pa.Table, path: Path) -> None:
+    selected = "select *, 'north' as Site from studies where study_id <> 'p0/s1'"
+    pytest.importorskip("duckdb").from_arrow(table).query("studies", selected).write_parquet(str(path))
+
+
+@pytest.mark.parametrize("write", [by_pandas, by_pyarrow, by_polars, by_duckdb])
+def test_a_table_that_another_program_has_written_is_checked_and_taken(
+    write: Callable[[pa.Table, Path], None], tmp_path: Path
+) -> None:
+    labels = [1, None, -1, 0]
+    rows = [
+        a_row(study_id=f"p{n}/s1", Edema=labels[n], age=30 + n or None, other_paths=["b.jpg"][:n]) for n in range(4)
+    ]
+    save_studies(a_table(*rows), tmp_path / "studies.parquet")
+
+    write(pq.read_table(tmp_path / "studies.parquet"), tmp_path / "written.parquet")
+
+    site = pa.field("Site", pa.string())
+    taken = [row | {"Site": "north"} for row in rows[1:]]
+    assert load_studies(tmp_path / "written.parquet").equals(pa.Table.from_pylist(taken, studies_schema([site])))
+
+
+def test_a_table_that_another_program_has_written_keeps_the_rules(tmp_path: Path) -> None:
+    pd.DataFrame([a_row(Edema=0.5)]).to_parquet(tmp_path / "half.parquet")
+    with pytest.raises(StudiesError, match="types of a studies table"):
+        load_studies(tmp_path / "half.parquet")
+    pd.DataFrame([a_row(), a_row()]).to_parquet(tmp_path / "twice.parquet")
+    with pytest.raises(StudiesError, match="each study_id once"):
+        load_studies(tmp_path / "twice.parquet")

@@ -49,8 +49,9 @@ def words(tmp_path: Path, studies: pa.Table, tiny_embedder: Embedder) -> list[st
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of every shard and of failed.parquet."""
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+    """Return the bytes of every shard and of the list of failed studies."""
+    paths = [*folder.glob("shard-*.parquet"), *folder.glob("_failed.parquet/*")]
+    return {path.name: path.read_bytes() for path in sorted(paths)}
 
 
 def digest(folder: Path) -> str:
@@ -61,8 +62,8 @@ def digest(folder: Path) -> str:
 def require_same(folder: Path, local: Path) -> None:
     assert digest(folder) == digest(local)
     assert contents(folder) == contents(local)
-    assert len(pq.read_table(folder / "failed.parquet")) == 1
-    assert (folder / "manifest.json").read_bytes() == (local / "manifest.json").read_bytes()
+    assert len(pq.read_table(folder / "_failed.parquet")) == 1
+    assert (folder / "_manifest.json").read_bytes() == (local / "_manifest.json").read_bytes()
 
 
 def started(words: list[str | Path], address: str) -> subprocess.Popen[bytes]:
@@ -113,7 +114,7 @@ def test_a_node_killed_in_the_middle_costs_no_row_and_either_engine_goes_on(
         wait_for(2, tmp_path / "cut", cut)
         cut.kill()
         cut.wait()
-        assert not (tmp_path / "cut" / "manifest.json").exists()
+        assert not (tmp_path / "cut" / "_manifest.json").exists()
         whole = started([*words, "--out", tmp_path / "whole", "--engine", "ray"], cluster.address)
         wait_for(2, tmp_path / "whole", whole)
         cluster.other.kill()

@@ -126,7 +126,7 @@ def test_an_export_killed_at_any_moment_ends_as_one_that_was_not(
         wait_for(tmp_path / "killed" / f"shard-{shard:05d}.parquet", process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert not (tmp_path / "killed" / "manifest.json").exists()
+    assert not (tmp_path / "killed" / "_manifest.json").exists()
     run(*words)
     for path in sorted(embeddings.glob("*.parquet")):
         assert pq.read_table(path).equals(pq.read_table(tmp_path / "killed" / path.name))
@@ -161,7 +161,7 @@ def test_a_study_that_cannot_be_read_is_listed_and_told_by_the_exit_code(
     words = export_words(collection, tmp_path / "out")
     result = run(*words, code=3)
     assert "29 studies embedded in 4 shards, 1 failed" in result.stdout
-    [failed] = pq.read_table(tmp_path / "out" / "failed.parquet").to_pylist()
+    [failed] = pq.read_table(tmp_path / "out" / "_failed.parquet").to_pylist()
     assert failed["study_id"] == torn_film
     assert "view1_frontal.jpg" in failed["reason"]
     assert str(collection) not in failed["reason"]
@@ -188,7 +188,7 @@ def test_a_study_that_could_not_be_read_is_tried_again_where_that_is_asked_for(
 
 def test_vectors_of_two_runtimes_are_not_mixed(collection: Path, embeddings: Path, tmp_path: Path) -> None:
     shutil.copytree(embeddings, tmp_path / "out")
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
     other = {"torch": "openvino-fp32"}.get(manifest["runtime"], "torch")
 
     refused = run(*export_words(collection, tmp_path / "out"), "--runtime", other, code=1)
@@ -197,7 +197,7 @@ def test_vectors_of_two_runtimes_are_not_mixed(collection: Path, embeddings: Pat
 
 
 def test_the_health_of_the_space_is_measured_and_kept(embeddings: Path) -> None:
-    health = json.loads((embeddings / "manifest.json").read_text())["health"]
+    health = json.loads((embeddings / "_manifest.json").read_text())["health"]
     vectors = load_embeddings(embeddings)[1].astype(np.float64)
     pairs = (vectors @ vectors.T)[~np.eye(len(vectors), dtype=bool)]
     assert health["sample"] == PATIENTS
@@ -210,7 +210,7 @@ def test_an_untrained_dual_encoder_is_told_to_collapse(collection: Path, tmp_pat
     words = ["--images", collection, "--encoder", tmp_path / "untrained.safetensors", "--out", tmp_path / "out"]
     result = run("export", collection / "studies.parquet", *words)
     assert "COLLAPSED embedding space" in result.stdout
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["health"]["mean_cosine"] > 0.999
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["health"]["mean_cosine"] > 0.999
 
 
 @pytest.mark.parametrize(
@@ -280,10 +280,10 @@ def test_an_export_of_no_readable_study_ends_with_its_list_and_exit_code_3(
     result = CliRunner().invoke(precedent, [*map(str, words), "--out", str(out), "--shard-rows", "2"])
 
     assert (result.exit_code, f"0 studies embedded in {-(-count // 2)} shards" in result.stdout) == (3, True)
-    assert pq.read_table(out / "failed.parquet").num_rows == count
-    assert json.loads((out / "manifest.json").read_text(), parse_constant=pytest.fail)["health"]["mean_cosine"] is None
+    assert pq.read_table(out / "_failed.parquet").num_rows == count
+    assert json.loads((out / "_manifest.json").read_text(), parse_constant=pytest.fail)["health"]["mean_cosine"] is None
     for verb in ("index", "probe"):
-        assert "failed.parquet" in refusal(verb, out, "--out", tmp_path / "x")
+        assert "_failed.parquet" in refusal(verb, out, "--out", tmp_path / "x")
 
 
 def test_a_wrong_image_root_is_told_before_an_encoder_is_loaded(collection: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_what_every_verb_leaves_is_its_owners_alone(archive: Path, tmp_path: Pat
 
     assert set(modes(out)) == {0o600, 0o700}, modes(out)
     names = {path.name for path in out.rglob("*")}
-    assert {"failed.parquet", "changes.sqlite", "map.json", "metrics.csv", "splits.json", "report.html"} <= names
+    assert {"_failed.parquet", "changes.sqlite", "map.json", "metrics.csv", "splits.json", "report.html"} <= names
     assert any((out / "copies").rglob("*.png"))
     assert (archive / "key").stat().st_mode & 0o777 == 0o600
 

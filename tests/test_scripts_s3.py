@@ -111,7 +111,7 @@ def test_an_export_killed_on_its_way_to_the_store_goes_on(films: Path) -> None:
     child.join()
     found = {path.name: path.stat().st_mtime for path in place(out).glob("*")}
     assert 0 < len(found) < PATIENTS
-    assert "manifest.json" not in found
+    assert "_manifest.json" not in found
     with pytest.raises(ArtefactError, match="goes on where it stopped"):
         load_embeddings(place(out))
     export(films, str(films), out)
@@ -129,7 +129,7 @@ def test_an_outage_ends_an_export_with_one_sentence_and_loses_no_film(films: Pat
     finally:
         watch.join()
         gate.open()
-    assert not place(f"{out}/manifest.json").exists()
+    assert not place(f"{out}/_manifest.json").exists()
     done(*words)
     assert vectors(place(out)) == vectors(films / "embeddings")
 

@@ -35,7 +35,7 @@ from index.milvus.manifest import (
 )
 from index.milvus.recall import with_enough_probes
 from index.origin import is_root_ours, origin_of, rooted
-from index.shards import load_layouts, load_manifest, load_shards
+from index.shards import FAILED, load_layouts, load_manifest, load_shards
 from index.vectors import Embeddings
 
 KINDS = {"flat": "FLAT", "ivf": "IVF_FLAT"}
@@ -75,7 +75,7 @@ def build_on_milvus(
     """
     export = load_manifest(embeddings)
     if not export["rows"]:
-        raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its failed.parquet")
+        raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its {FAILED}")
     if kind not in KIND_NAMES:
         raise CollectionError(f"expected an index kind of {', '.join(KIND_NAMES)} on Milvus, got {kind!r}")
     if consistency not in CONSISTENCIES:

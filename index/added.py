@@ -5,7 +5,7 @@ Knows studies and vectors; it must not know where they are kept.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SAME_FROM = 0.9999
 """Cosine from which two vectors of one film are the same but for the batch and the machine that made them."""
+VIEWS = ("frontal", "lateral")
+_FACTS = ("patient_id", "projection", "sex", "age", "split")
 _OWN = frozenset((*CORE_COLUMNS, *FINDINGS, *SHARD_COLUMNS))
 
 
@@ -33,6 +35,8 @@ class Addition:
     views: tuple[str, ...]
     embedding: npt.NDArray[np.float32]
     """(D,) of unit norm."""
+    joins: Study | None = None
+    """The stored study that it is with a further film, as `joined` says; it takes the place of that one alone."""
 
 
 class Writable(Searchable):
@@ -122,13 +126,56 @@ def as_rows(additions: Sequence[Addition], schema: pa.Schema) -> list[dict[str, 
     return [row | {"views": list(one.views)} for row, one in zip(checked, additions, strict=True)]
 
 
-def is_same(before: Searchable, row: Mapping[str, Any], vector: npt.NDArray[np.float32], *, replace: bool) -> bool:
+def joined(stored: Study, new: Study) -> Study | None:
+    """Return a stored study together with films of it that come later, under what is known of either.
+
+    None where `new` has films for the same views, another film for one of them, another patient, or says otherwise of
+    anything: then it is no further film of that study, but other content.
+    """
+    films = {f"{view}_path": (getattr(stored, f"{view}_path"), getattr(new, f"{view}_path")) for view in VIEWS}
+    facts = {name: (getattr(stored, name), getattr(new, name)) for name in _FACTS}
+    had, given = stored.findings | stored.extra, new.findings | new.extra
+    values = {name: (had.get(name), given.get(name)) for name in had | given}
+    pairs = [pair for known in (films, facts, values) for pair in known.values()]
+    if stored.views == new.views or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        return None
+    whole = replace(
+        stored,
+        **_either(films),
+        **_either(facts),
+        other_paths=tuple(dict.fromkeys((*stored.other_paths, *new.other_paths))),
+        findings={name: value for name, value in _either(values).items() if name in stored.findings},
+        extra={name: value for name, value in _either(values).items() if name not in stored.findings},
+    )
+    return whole if whole == stored or whole.views != stored.views else None
+
+
+def _either(known: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    return {name: new if old is None else old for name, (old, new) in known.items()}
+
+
+def is_same(
+    before: Searchable,
+    row: Mapping[str, Any],
+    vector: npt.NDArray[np.float32],
+    *,
+    replace: bool,
+    joins: Study | None = None,
+) -> bool:
     """Return whether a study is there with the same content.
+
+    Args:
+        joins: the stored study that is to be replaced, and that alone.
 
     Raises:
         StudyExists: it is there with other content, and that is not to be replaced.
+        StudyNotFound: the one that it joins is gone.
     """
     study = Study.from_row(row, label_names(before.schema))
+    if joins is not None:
+        if before.study(study.study_id) != joins:
+            raise StudyExists(f"study {study.study_id!r} has changed since its films were read; add the film again")
+        return False
     try:
         stored = before.study(study.study_id)
     except StudyNotFound:

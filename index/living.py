@@ -97,7 +97,8 @@ class LivingCollection(Writable):
             rows = as_rows(additions, self.schema)
             vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
             fresh = [
-                not is_same(before, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)
+                not is_same(before, row, vector, replace=replace, joins=one.joins)
+                for row, vector, one in zip(rows, vectors, additions, strict=True)
             ]
             if any(fresh) and films and image_root is not None:
                 for path, content in films.items():

@@ -4,17 +4,19 @@ precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensor
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import click
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from encoder.embedder import Embedder
 from encoder.runtime import RUNTIMES
-from index.added import Addition, Writable
+from index.added import Addition, Writable, joined
 from index.errors import StudiesError, UntrustedRoot
 from index.opening import Address
 from index.studies import Study, label_names, load_studies
@@ -49,6 +51,7 @@ def command(
     precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
     """
     table, living = load_studies(studies), opened(index)
+    table, further = (table, {}) if replace else with_stored_films(table, living)
     require_image_root(living, images)
     embedder = Embedder.load(encoder, device=device, runtime=runtime)
     living.require_fingerprint(embedder.fingerprint)
@@ -56,7 +59,7 @@ def command(
     with one_torch_thread(embedder):
         for group in _prepared(FilmReader(embedder, table, images, "both", as_parts(ignored)), table.num_rows, batch):
             read = [one for one in group if one.films is not None]
-            fresh = living.add(_additions(embedder, table, read), replace=replace) if read else []
+            fresh = living.add(_additions(embedder, table, read, further), replace=replace) if read else []
             counts["added"] += sum(fresh)
             counts["already_there"] += len(fresh) - sum(fresh)
             counts["failed"] += len(group) - len(read)
@@ -101,10 +104,44 @@ def _prepared(reader: FilmReader, studies: int, batch: int) -> Iterator[list[Pre
             bar.advance(task, len(group))
 
 
-def _additions(embedder: Embedder, table: pa.Table, read: Sequence[Prepared]) -> list[Addition]:
+def with_stored_films(table: pa.Table, living: Writable) -> tuple[pa.Table, dict[int, tuple[Study, Study]]]:
+    """Return a table in which studies that are there, and lack films of theirs, have those that they have beside.
+
+    Returns:
+        the table, to read films by; and of the rows of such studies, the study as it is to be and as it is.
+    """
+    now, labels = living.now(), label_names(table.schema)
+    further = {}
+    for row, study_id in enumerate(table["study_id"].to_pylist()):
+        if study_id in now:
+            stored = now.study(study_id)
+            whole = joined(stored, Study.from_row(table.slice(row, 1).to_pylist()[0], labels))
+            if whole is not None:
+                further[row] = (whole, stored)
+    for name in ("frontal_path", "lateral_path", "projection") if further else ():
+        values = table[name].to_pylist()
+        for row, (whole, _) in further.items():
+            values[row] = getattr(whole, name)
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+    return table, further
+
+
+def _additions(
+    embedder: Embedder, table: pa.Table, read: Sequence[Prepared], further: Mapping[int, tuple[Study, Study]]
+) -> list[Addition]:
     rows, labels = table.take([one.row for one in read]).to_pylist(), label_names(table.schema)
     vectors = embedder.embed([one.films for one in read if one.films is not None])
     return [
-        Addition(Study.from_row(row, labels), one.views, vector)
+        _addition(Study.from_row(row, labels), one, vector, further.get(one.row))
         for row, one, vector in zip(rows, read, vectors, strict=True)
     ]
+
+
+def _addition(
+    study: Study, read: Prepared, vector: npt.NDArray[np.float32], further: tuple[Study, Study] | None
+) -> Addition:
+    if further is None:
+        return Addition(study, read.views, vector)
+    whole, stored = further
+    return Addition(whole, read.views, vector, stored if whole != stored else None)

@@ -9,12 +9,14 @@ from flask import Response, request
 from flask_openapi3 import APIBlueprint
 
 from encoder.untagged import untagged
-from index.added import Addition
+from index.added import VIEWS, Addition, joined
+from index.errors import StudyExists
 from index.places import is_local
 from index.studies import FINDINGS, Study
 from service.answers import StudyAnswer, study_answer
 from service.decoding import decoding
 from service.errors import NotWritable
+from service.films import film_path, read_film
 from service.finder import Finder, current
 from service.openapi import STUDIES, film_body, refusals
 from service.parsing import parse_addition
@@ -30,7 +32,7 @@ api = APIBlueprint("writing", __name__, abp_tags=[STUDIES], abp_responses=refusa
     openapi_extensions=film_body(StudyOptions, AddStudy),
 )
 def add() -> tuple[dict[str, Any], int]:
-    """Add a study with its films: 201 once it is on the disk, 200 where the same content was there before"""
+    """Add a study with its films, or a further film of one: 201 once it is on the disk, 200 where it was there"""
     asked = parse_addition(request)
     finder = current(asked.collection)
     fresh = _added(finder, asked)
@@ -48,25 +50,47 @@ def delete(path: StudyPath, query: InCollection) -> Response:
 
 
 def _added(finder: Finder, asked: AddStudy) -> bool:
-    """Add a study and its films, of which the pixels alone are kept; return whether it was new.
+    """Add a study and its films, of which the pixels alone are kept; return whether anything was new.
+
+    A study that is there and lacks one of the films is embedded anew with all of them, those it has from the disk.
 
     Raises:
-        NotWritable, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
+        NotWritable, ImageMissing, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
     """
     living, root = finder.living, finder.image_root
     if root is None or not is_local(root) or not root.is_dir():
         raise NotWritable(
             f"collection {finder.name!r} has no image root on a disk to keep films in; start it with --images"
         )
-    given = {"frontal": asked.frontal, "lateral": asked.lateral}
-    embedding = finder.embed(asked.frontal, asked.lateral, asked.study.projection)
+    given = {view: film for view in VIEWS if (film := getattr(asked, view)) is not None}
+    stored = _stored(finder, asked)
+    embedding = None if stored is not None else finder.embed(asked.frontal, asked.lateral, asked.study.projection)
     with decoding().place():
-        films = {view: untagged(film, view) for view, film in given.items() if film is not None}
+        films = {view: untagged(film, view) for view, film in given.items()}
     paths = {view: living.film_path(film, suffix) for view, (film, suffix) in films.items()}
     contents = {paths[view]: film for view, (film, _) in films.items()}
-    addition = Addition(_study(asked, paths), tuple(films), embedding)
+    study = _study(asked, paths)
+    whole = study if stored is None else joined(stored, study)
+    if whole is not None and embedding is None:
+        known = {view: read_film(film_path(root, whole, view), view) for view in whole.views if view not in given}
+        both = given | known
+        embedding = finder.embed(both.get("frontal"), both.get("lateral"), whole.projection)
+    if whole is None or embedding is None:
+        raise StudyExists(f"study {study.study_id!r} is there already, with other content; replace it knowingly")
     announce(finder, [asked.study.study_id])
+    joins = stored if stored is not None and whole != stored else None
+    addition = Addition(whole, whole.views, embedding, joins)
     return living.add([addition], replace=asked.replace, films=contents, image_root=root)[0]
+
+
+def _stored(finder: Finder, asked: AddStudy) -> Study | None:
+    """Return the study that is there and has not the views that are given, where they may be its further films."""
+    now = finder.retriever.now()
+    if asked.replace or asked.study.study_id not in now:
+        return None
+    stored = now.study(asked.study.study_id)
+    given = tuple(view for view in VIEWS if getattr(asked, view) is not None)
+    return None if stored.views == given else stored
 
 
 def _study(asked: AddStudy, paths: dict[str, str]) -> Study:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
@@ -91,6 +92,29 @@ def test_adding_again_adds_nothing_and_other_content_needs_replace(made: Path, w
     assert (first["already_there"], again["added"]) == (0, 0)
     assert "with other content; replace it" in refusal(*add(made, world, "older"))
     assert json.loads(done(*add(made, world, "older", "--json", "--replace")).stdout)["added"] == table.num_rows
+
+
+def test_films_that_come_later_make_the_study_that_both_together_would_have_made(made: Path, world: Path) -> None:
+    late = load_studies(made / "late.parquet")
+    both = late.filter(pc.and_(pc.is_valid(late["frontal_path"]), pc.is_valid(late["lateral_path"])))
+    for name, without in (("first", "lateral_path"), ("second", "frontal_path")):
+        at = both.schema.get_field_index(without)
+        save_studies(
+            both.set_column(at, both.schema.field(at), pa.nulls(len(both), pa.string())), made / f"{name}.parquet"
+        )
+    save_studies(both, made / "both.parquet")
+    told = [
+        json.loads(done(*add(made, world, name, "--json")).stdout) for name in ("first", "second", "both", "second")
+    ]
+    done("index", made / "studies-embeddings", "--out", world.parent / "whole")
+    views = {hit["study_id"] for hit in both.to_pylist()}
+
+    assert len(both) > 0
+    assert [(one["added"], one["already_there"]) for one in told] == [(len(both), 0)] * 2 + [(0, len(both))] * 2
+    assert {one for one in found(world) if one[0] in views} == {
+        one for one in found(world.parent / "whole") if one[0] in views
+    }
+    assert "0 faults" in done("verify", world).output
 
 
 def test_a_deleted_study_is_refused_and_an_unknown_one_deletes_nothing(world: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from io import BytesIO
 from pathlib import Path
@@ -15,15 +16,17 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from served_world import save_world, serving
-from service_world import ANGLES, FINGERPRINT, build_client, build_finder, build_retriever, film
+from service_world import ANGLES, FINGERPRINT, FakeEmbedder, build_client, build_finder, build_retriever, film
 from werkzeug.test import TestResponse
 
 from encoder.embedder import Embedder
+from index.added import Addition, joined
 from index.collection import save_collection
+from index.errors import StudyExists
 from index.living import LivingCollection
 from index.vector_index import VectorIndex
 from service.app import create_app
-from service.finder import Mounted
+from service.finder import EXTENSION, Finder, Mounted
 
 NEW = {"study_id": "patient00009/study1", "patient_id": "patient00009", "sex": "Male", "findings": {"Edema": 1}}
 KNOWN = "patient00001/study1"
@@ -241,3 +244,97 @@ def test_a_real_server_finds_every_id_and_its_films_are_its_owners_alone(
         kept = [path.stat().st_mode & 0o777 for path in (tmp_path / "added").rglob("*")]
         assert asked("DELETE", f"/v1/studies/{quote(IDS[0])}") == 204
     assert {*kept} == {0o600, 0o700}
+
+
+class _Both(FakeEmbedder):
+    """Films to a unit vector by the brightness of all of them; keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.embedded: list[tuple[bytes | None, bytes | None]] = []
+
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Any:
+        self.embedded.append((frontal, lateral))
+        vectors = [super(_Both, self).embed_study(one, None) for one in (frontal, lateral) if one is not None]
+        return sum(vectors) / np.linalg.norm(sum(vectors))
+
+
+def mounted_finder(client: FlaskClient) -> Finder:
+    """Return the collection that a client asks, with an embedder in which both films count."""
+    (finder,) = client.application.extensions[EXTENSION].finders
+    finder = replace(finder, embedder=_Both())
+    client.application.extensions[EXTENSION] = Mounted((finder,))
+    return finder
+
+
+def later(client: FlaskClient, study: Any = None, **films: bytes) -> TestResponse:
+    """Add films of a study, of which nothing but its name and its patient is said unless given."""
+    form: dict[str, Any] = {"study": json.dumps(study or {name: NEW[name] for name in ("study_id", "patient_id")})}
+    return client.post("/v1/studies", data=form | {view: (BytesIO(one), "f.png") for view, one in films.items()})
+
+
+def test_a_film_that_comes_later_is_embedded_with_those_that_are_there(client: FlaskClient, tmp_path: Path) -> None:
+    finder = mounted_finder(client)
+    added(client)
+    before = finder.retriever.embedding(NEW["study_id"])
+    answer = later(client, {**{name: NEW[name] for name in ("study_id", "patient_id")}, "age": 61}, lateral=film(200))
+
+    assert answer.status_code == 201
+    told = answer.get_json()
+    assert (told["views"], told["sex"], told["age"], told["findings"]["Edema"]) == (
+        ["frontal", "lateral"],
+        "Male",
+        61,
+        1,
+    )
+    assert [both for both in finder.embedder.embedded if None not in both] == [(film(0), film(200))]
+    assert float(finder.retriever.embedding(NEW["study_id"]) @ before) < 0.99
+    assert len(finder.retriever) == 5
+    shown = [
+        client.get(f"/v1/studies/{NEW['study_id']}/image?view={view}", buffered=True).data for view in told["views"]
+    ]
+    assert shown == [film(0), film(200)]
+    assert client.get(f"/?study={NEW['study_id']}").text.count("of the query") >= 2
+    LivingCollection(tmp_path / "index").compact(tmp_path / "films")
+    assert len(list((tmp_path / "films" / "added").rglob("*.png"))) == 2
+
+
+def test_a_later_film_of_a_study_whose_first_is_gone_is_refused(client: FlaskClient, tmp_path: Path) -> None:
+    added(client)
+    (kept,) = (tmp_path / "films" / "added").rglob("*.png")
+    kept.unlink()
+
+    assert code(later(client, lateral=film(200))) == (404, "image_missing")
+    assert client.get(f"/v1/studies/{NEW['study_id']}").get_json()["views"] == ["frontal"]
+
+
+def test_a_later_film_sent_again_is_answered_as_done(client: FlaskClient) -> None:
+    added(client)
+
+    assert [later(client, lateral=film(200)).status_code for _ in range(2)] == [201, 200]
+    assert later(client, frontal=film(0)).status_code == 200
+    assert code(later(client, lateral=film(201))) == (409, "study_exists")
+    assert code(later(client, {**NEW, "age": 61}, lateral=film(200))) == (409, "study_exists")
+
+
+@pytest.mark.parametrize("other", [{"patient_id": "patient00008"}, {"sex": "Female"}, {"findings": {"Edema": 0}}])
+def test_a_later_film_that_says_otherwise_is_refused(
+    client: FlaskClient, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    added(client)
+
+    assert code(later(client, {**NEW, **other}, lateral=film(200))) == (409, "study_exists")
+    assert len(list((tmp_path / "films" / "added").rglob("*.png"))) == 1
+
+
+def test_a_later_film_takes_the_place_of_no_study_that_has_changed_meanwhile(client: FlaskClient) -> None:
+    added(client)
+    finder = mounted_finder(client)
+    stored = finder.retriever.study(NEW["study_id"])
+    vector = finder.retriever.embedding(NEW["study_id"])
+    whole = joined(stored, replace(stored, frontal_path=None, lateral_path="late.png"))
+    assert whole is not None
+    assert added(client, {**NEW, "age": 61}, replace="true").status_code == 201
+
+    with pytest.raises(StudyExists, match="changed since its films were read"):
+        finder.living.add([Addition(whole, whole.views, vector, stored)])
+    assert finder.retriever.study(NEW["study_id"]).age == 61

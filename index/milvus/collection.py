@@ -60,7 +60,10 @@ class MilvusCollection(MilvusSearch, Writable):
         vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
         with self._writing:
             now = self._caught_up()
-            fresh = [not is_same(now, row, vector, replace=replace) for row, vector in zip(rows, vectors, strict=True)]
+            fresh = [
+                not is_same(now, row, vector, replace=replace, joins=one.joins)
+                for row, vector, one in zip(rows, vectors, additions, strict=True)
+            ]
             new = [(row, vector) for row, vector, one in zip(rows, vectors, fresh, strict=True) if one]
             if not new:
                 return fresh

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from encoder.config import EncoderConfig
 from encoder.errors import CheckpointError, EncoderError
@@ -21,6 +22,8 @@ from encoder.tensor_files import load_tensors, read_json, save_tensors
 
 FORMAT = "precedent-encoder"
 VERSION = "1"
+_TRAINED = {"yes": True, "no": False}
+"""What a file may say of `StudyEncoder.trained`; it counts for no fingerprint. Files from before say nothing."""
 
 
 def save_encoder(
@@ -30,7 +33,7 @@ def save_encoder(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the checkpoint; the file appears whole or not at all.
+    """Write the checkpoint; the file appears whole or not at all. What is known of its training is written with it.
 
     Args:
         dtype: precision of the stored weights; float16 halves the file and is what then counts for the fingerprint.
@@ -41,11 +44,40 @@ def save_encoder(
         "config": json.dumps(dataclasses.asdict(encoder.config), sort_keys=True),
         "preprocessing": preprocessing.to_json(),
     }
+    trained = encoder.trained if encoder.trained is not None else judged_by_weights(encoder.state_dict())
+    if trained is not None:
+        metadata["trained"] = "yes" if trained else "no"
     state = {
         name: value.to(dtype) if value.is_floating_point() else value for name, value in encoder.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(path, state, metadata)
+
+
+def judged_by_weights(state: Mapping[str, Tensor]) -> bool | None:
+    """Return whether the layers above the backbones have learnt, by a state dict; None where it cannot be told.
+
+    Batch normalisation begins with means of 0 and variances of 1, and the first batch of training moves them.
+    """
+    moved: dict[bool, list[bool]] = {True: [], False: []}
+    for name, means in state.items():
+        if name.endswith(".running_mean"):
+            variances = state.get(f"{name.removesuffix('mean')}var", means)
+            moved[name.startswith("backbones.")].append(bool((means != 0).any() or (variances != 1).any()))
+    of_backbones, above = moved[True], moved[False]
+    if above:
+        return any(above)
+    return False if of_backbones and not any(of_backbones) else None
+
+
+def trained_of(path: Path) -> bool | None:
+    """Return whether an encoder file's layers above the backbones have learnt. Raises as `load_encoder`."""
+    return _trained(*_load(path))
+
+
+def _trained(metadata: Mapping[str, str], stored: Mapping[str, Tensor]) -> bool | None:
+    told = metadata.get("trained")
+    return _TRAINED[told] if told in _TRAINED else judged_by_weights(stored)
 
 
 def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
@@ -54,6 +86,23 @@ def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
     Raises:
         CheckpointError: the file is missing, truncated, changed, not an encoder of ours, or of a newer version.
     """
+    metadata, stored = _load(path)
+    try:
+        config = EncoderConfig(**read_json(metadata["config"]))
+        preprocessing = Preprocessing.from_json(metadata["preprocessing"])
+        if preprocessing.channels != config.in_chans:
+            raise EncoderError(f"films of {preprocessing.channels} channels for a network of {config.in_chans}")
+        _require_fit(config, {name: tuple(value.shape) for name, value in stored.items()})
+        encoder = build_encoder(config)
+        encoder.load_state_dict(stored)
+    except (KeyError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        raise CheckpointError(f"{str(path)!r} has a configuration that does not fit its weights: {error}") from error
+    encoder.trained = _trained(metadata, stored)
+    return encoder.eval(), preprocessing
+
+
+def _load(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of an encoder file of this version. Raises CheckpointError."""
     try:
         metadata, stored = load_tensors(path, "copy it again, or make it anew")
     except FileNotFoundError as error:
@@ -69,17 +118,7 @@ def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
             f"expected encoder file version {VERSION}, got {metadata.get('version')!r} in {str(path)!r}; "
             "upgrade cxr-precedent"
         )
-    try:
-        config = EncoderConfig(**read_json(metadata["config"]))
-        preprocessing = Preprocessing.from_json(metadata["preprocessing"])
-        if preprocessing.channels != config.in_chans:
-            raise EncoderError(f"films of {preprocessing.channels} channels for a network of {config.in_chans}")
-        _require_fit(config, {name: tuple(value.shape) for name, value in stored.items()})
-        encoder = build_encoder(config)
-        encoder.load_state_dict(stored)
-    except (KeyError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
-        raise CheckpointError(f"{str(path)!r} has a configuration that does not fit its weights: {error}") from error
-    return encoder.eval(), preprocessing
+    return metadata, stored
 
 
 def _require_fit(config: EncoderConfig, stored: Mapping[str, tuple[int, ...]]) -> None:

@@ -88,6 +88,11 @@ class Embedder:
         """Return the embedder of a checkpoint; what the runtime makes of it is kept in `runtime/` beside it."""
         return cls(*load_encoder(path), device=device, runtime=runtime, cache=path.resolve().parent / "runtime")
 
+    @property
+    def trained(self) -> bool | None:
+        """Whether the encoder's layers above its backbones have learnt; None where that is not known."""
+        return self.encoder.trained
+
     def with_encoder(self, encoder: StudyEncoder) -> Self:
         """Return an embedder like this one around another encoder, which runs in torch."""
         other = copy.copy(self)

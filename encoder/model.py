@@ -23,6 +23,8 @@ class StudyEncoder(nn.Module):
     backbones: nn.ModuleList
     num_features: int
     embedding_dim: int
+    trained: bool | None = None
+    """Whether the layers above the backbones have learnt from films; None where that is not known."""
 
     def forward_rows(
         self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None

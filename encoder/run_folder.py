@@ -79,6 +79,7 @@ class RunFolder:
     def _save_best(self, trainer: Trainer) -> None:
         encoder = build_encoder(self.recipe.encoder)
         encoder.load_state_dict(trainer.encoder_state())
+        encoder.trained = True
         save_encoder(self.path / ENCODER, encoder, self.recipe.preprocessing)
         names = json.dumps(trainer.studies.target_names)
         exclusive = json.dumps(trainer.studies.exclusive)
@@ -128,7 +129,7 @@ class RunFolder:
 
 def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each value that is not the same."""
-    names = [name for name in theirs | ours if theirs.get(name) != ours.get(name)]
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     return [f"{name} was {_short(theirs.get(name))} and is now {_short(ours.get(name))}" for name in names]
 
 

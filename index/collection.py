@@ -40,6 +40,7 @@ from index.parquet import read_parquet
 from index.places import Place
 from index.shards import FAILED, load_manifest, load_shards
 from index.studies import require_studies
+from index.training import kept_facts
 from index.vector_index import Rows, VectorIndex
 from index.vectors import Embeddings
 
@@ -87,6 +88,7 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_r
     if pc.count_distinct(studies["study_id"]).as_py() < len(studies):
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")
     facts = {"fingerprint": export["fingerprint"], "image_root": image_root or export.get("image_root")}
+    facts |= kept_facts(export)
     out.mkdir(parents=True, exist_ok=True)
     if image_root or is_root_ours(embeddings, export):
         facts |= rooted(out, facts)

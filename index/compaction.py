@@ -16,6 +16,7 @@ from index.generation import Generation
 from index.kinds import resolve_kind
 from index.origin import ORIGIN, is_root_ours, rooted
 from index.projection import build_map, load_map, plane_of
+from index.training import kept_facts
 from index.vector_index import Rows, VectorIndex
 from index.vectors import Embeddings
 
@@ -41,6 +42,7 @@ def save_generation(folder: Path, generation: Generation) -> None:
     count = len(studies)
     index = VectorIndex.build(_blocks(generation, rows), _kind_of(built, count), count)
     facts = {name: built.manifest.get(name) for name in ("fingerprint", "image_root", ORIGIN)}
+    facts |= kept_facts(built.manifest)
     if is_root_ours(folder, built.manifest):
         facts |= rooted(folder, built.manifest)
     save_collection(folder, index, studies, _layouts_of(built, studies), **facts, applied=generation.sequence)

@@ -5,7 +5,7 @@ Knows names, types and ranges; it must not know the files that a manifest speaks
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, StrictFloat, TypeAdapter
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, TypeAdapter
 from typing_extensions import TypedDict
 
 MOST_ROWS = 1 << 31
@@ -22,6 +22,23 @@ Sequence = Annotated[int, Field(ge=0, lt=1 << 62)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1)]
 
 
+class _Interval(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
+    value: StrictFloat
+    low: StrictFloat
+    high: StrictFloat
+
+
+class _Agreement(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
+    queries: Count
+    precision: _Interval
+    chance: StrictFloat
+    above_chance: _Interval
+    pixels: _Interval | None
+    above_pixels: _Interval | None
+
+
 class _Shard(TypedDict):
     __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     file: FileName
@@ -36,6 +53,8 @@ class _Export(TypedDict):
     rows: Count
     shards: list[_Shard]
     image_root: NotRequired[Text | None]
+    encoder_trained: NotRequired[StrictBool | None]
+    agreement: NotRequired[_Agreement | None]
 
 
 class _Named(TypedDict):
@@ -69,6 +88,8 @@ class _Index(TypedDict):
     precision: NotRequired[Annotated[str, Field(max_length=64)]]
     effort: NotRequired[_Effort]
     image_root: NotRequired[Text | None]
+    encoder_trained: NotRequired[StrictBool | None]
+    agreement: NotRequired[_Agreement | None]
     applied: NotRequired[Sequence]
 
 

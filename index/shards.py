@@ -143,14 +143,19 @@ class ShardFolder:
             pq.write_table(table, partial, compression={"embedding": "none"} | _zstd_but_embedding(table))
             seal(partial)
 
-    def sample(self, count: int) -> Embeddings:
-        """Return about `count` embeddings, spread evenly over the finished shards."""
+    def sample(self, count: int) -> tuple[pa.Table | None, Embeddings]:
+        """Return about `count` studies with their layouts, None where there is no shard, and their embeddings (n, D).
+
+        They are spread evenly over the finished shards.
+        """
         step = max(self.plan.rows // count, 1)
-        paths = [self.path_of(shard) for shard in self._finished()]
-        columns = [(_read_columns(path, ["embedding"]), path) for path in paths]
-        found = [_vectors_of(column, self.plan.embedding_dim, path, _REMEDY) for column, path in columns]
-        none = np.empty((0, self.plan.embedding_dim), np.float32)
-        return np.concatenate([none, *(vectors[::step] for vectors in found)])
+        tables, found = [], [np.empty((0, self.plan.embedding_dim), np.float32)]
+        for shard in self._finished():
+            table = read_parquet(path := self.path_of(shard), str(path), _REMEDY)
+            rows = pa.array(np.arange(0, len(table), step))
+            found.append(_vectors_of(table.take(rows), self.plan.embedding_dim, path, _REMEDY))
+            tables.append(table.drop_columns(["embedding"]).take(rows))
+        return (pa.concat_tables(tables, promote_options="default") if tables else None), np.concatenate(found)
 
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Write the list of failed studies and then the manifest; return the manifest."""

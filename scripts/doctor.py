@@ -81,6 +81,7 @@ def index_checks(folder: Path, images: Path | None = None, trusted: bool = False
         yield Check("index", "warning", sentence)
     if not verdict.faults:
         yield Check("index", "ok", f"{verdict.studies:,} studies, every SHA-256 as written")
+        yield from neighbours(folder)
 
 
 def encoder_checks(path: Path, index: Path | None) -> Iterator[Check]:
@@ -94,10 +95,35 @@ def encoder_checks(path: Path, index: Path | None) -> Iterator[Check]:
         yield Check("encoder", "fault", str(refusal), "copy the encoder that the index was exported with")
         return
     yield Check("encoder", "ok", f"{plain.fingerprint[:12]}, {plain.embedding_dim} dimensions")
+    yield training(plain.trained)
     yield _runtime(quick.runtime.name, quick.runtime.note)
     yield agreement(float(plain.embed_study(_film(), None) @ quick.embed_study(_film(), None)))
     if index is not None:
         yield from _fingerprint(index, plain.fingerprint)
+
+
+def training(trained: bool | None) -> Check:
+    """Return whether an encoder was trained."""
+    if trained is False:
+        found = "never: the layers above its backbones are random, and its neighbours mean little"
+        return Check("training", "warning", found, "run: precedent train, then precedent export and precedent index")
+    return Check("training", "ok", "trained" if trained else "not known of this file")
+
+
+def neighbours(folder: Path) -> Iterator[Check]:
+    """Yield what an index says of how its neighbours agree; nothing where it cannot be read, which is said already."""
+    from index.collection import load_index_manifest
+    from index.training import NOT_MEASURED, agreement_in, warning_of
+
+    try:
+        manifest = load_index_manifest(folder)
+    except ArtefactError:
+        return
+    measured, warning = agreement_in(manifest), warning_of(manifest)
+    if warning is not None:
+        yield Check("neighbours", "warning", warning, "run: precedent train, then precedent export and precedent index")
+    else:
+        yield Check("neighbours", "ok", measured.sentence() if measured is not None else NOT_MEASURED)
 
 
 def _film() -> bytes:

@@ -20,6 +20,7 @@ from encoder.embedder import Embedder
 from encoder.model import DualEfficientNetEncoder, count_parameters
 from encoder.preprocess import Contrast, Fit, Preprocessing
 from index.studies import load_studies
+from index.training import UNTRAINED
 from scripts.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json
 
@@ -68,6 +69,7 @@ def create(
         f"{out}: {backbone}, {dim}-D, {'shared' if shared else 'separate'} weights, "
         f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}"
     )
+    say(UNTRAINED)
 
 
 @command.command()
@@ -131,6 +133,7 @@ def info(path: Path) -> None:
     facts = {
         "fingerprint": fingerprint_of(encoder, preprocessing),
         "parameters": count_parameters(encoder),
+        "trained": encoder.trained,
         "config": dataclasses.asdict(encoder.config),
         "preprocessing": json.loads(preprocessing.to_json()),
     }

@@ -14,13 +14,16 @@ import click
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoder.checkpoint import trained_of
 from encoder.embedder import Embedder
 from encoder.image import READING
 from encoder.runtime import RUNTIMES, Runtime
+from index.agreement import agreement_of
 from index.errors import StudiesError
 from index.files import sha256_of
 from index.shards import FAILED, ExportPlan, ShardFolder
 from index.studies import load_studies
+from index.training import NOT_MEASURED, facts_of, warning_of
 from index.vectors import space_health
 from scripts.body_parts import as_parts, ignored_parts
 from scripts.places import Anywhere, Here
@@ -112,7 +115,7 @@ def command(
         folder, ran = export_on_ray(task, actor_cores)
     else:
         folder, ran = export_here(task)
-    manifest = finish(folder, images)
+    manifest = finish(folder, images, trained_of(encoder))
     say(f"runtime {ran.name}" + (f": {ran.note}" if ran.note else ""))
     if (manifest["failed"] or not manifest["rows"]) and not allow_failures:
         sys.exit(FAILED_EXIT_CODE)
@@ -165,14 +168,23 @@ def shard_bar(folder: ShardFolder, shards: Sequence[int]) -> Iterator[Callable[[
         yield lambda studies: bar.advance(task, studies)
 
 
-def finish(folder: ShardFolder, images: Path) -> dict[str, Any]:
-    """Write the manifest and print the closing lines."""
-    health = space_health(folder.sample(_HEALTH_SAMPLE))
-    manifest = folder.finish(image_root=str(images.resolve()), health=vars(health))
+def finish(folder: ShardFolder, images: Path, trained: bool | None) -> dict[str, Any]:
+    """Write the manifest and print the closing lines.
+
+    Args:
+        trained: whether the encoder was, where that is known.
+    """
+    studies, vectors = folder.sample(_HEALTH_SAMPLE)
+    health = space_health(vectors)
+    agreement = agreement_of(studies, vectors) if studies is not None else None
+    manifest = folder.finish(image_root=str(images.resolve()), health=vars(health), **facts_of(trained, agreement))
     say(
         f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
         f"{manifest['failed']:,} failed"
         + (f" (see {folder.folder / FAILED}; --retry-failed tries again)" if manifest["failed"] else "")
     )
     say(health.sentence())
+    say(f"neighbours: {agreement.sentence() if agreement is not None else NOT_MEASURED}")
+    if (warning := warning_of(manifest)) is not None:
+        say(f"WARNING: {warning}")
     return manifest

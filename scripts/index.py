@@ -12,6 +12,7 @@ import click
 from index.collection import KIND_NAMES, build_collection
 from index.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
 from index.shards import load_manifest
+from index.training import warning_of
 from scripts.opening import token
 from scripts.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json
@@ -66,12 +67,14 @@ def command(
     else:
         where, manifest = _on_milvus(embeddings, str(uri), kind=kind, consistency=consistency, drop_old=drop_old)
     if as_json:
-        say_json(manifest)
+        say_json(manifest | {"warning": warning_of(manifest)})
         return
     say(
         f"{where}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}, "
         f"recall@10 {manifest['recall_at_10']:.3f} against exact, fingerprint {manifest['fingerprint'][:12]}"
     )
+    if (warning := warning_of(manifest)) is not None:
+        say(f"WARNING: {warning}")
 
 
 def _on_milvus(embeddings: Path, uri: str, **options: Any) -> tuple[object, dict[str, Any]]:

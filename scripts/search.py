@@ -20,6 +20,7 @@ from index.opening import Address
 from index.pairing import require_one_patient
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
+from index.training import warning_of
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, familiarity_object
@@ -59,27 +60,30 @@ def command(
     collection = opened(index)
     retriever = collection.now()
     options["where"] = parse_where(where, retriever.schema)
-    familiarity, notices = None, list[str]()
+    familiarity, notices, trained = None, list[str](), None
     given = {"frontal": frontal, "lateral": lateral}
     if study is not None:
         answer = retriever.similar(study, k, exclude_same_patient=not same_patient, **options)
     else:
         require_one_patient(frontal, lateral)
-        query, layouts = _read(retriever, frontal, lateral, encoder)
+        query, layouts, trained = _read(retriever, frontal, lateral, encoder)
         answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
         nearest = answer.hits[0].similarity if answer.hits and not where else None
         gate = collection.gate()
         familiarity = gate.judge(nearest, layouts, patient=patient)
         notices = paired(gate, {view: film for view, film in given.items() if film is not None}, layouts)
+    warning = warning_of(retriever.manifest, trained)
     if as_json:
         said = {"familiarity": familiarity_object(familiarity), "film_notices": notices} if films else {}
-        say_json(as_object(answer) | said)
+        say_json(as_object(answer) | said | {"warning": warning})
         return
     if study is not None:
         say(f"similar to {study}: {_findings(retriever.study(study))}")
     Terminal().print(as_table(answer))
     if films:
         say(familiarity_line(familiarity), *notices)
+    if warning is not None:
+        say(f"WARNING: {warning}")
 
 
 def as_object(answer: Answer) -> dict[str, Any]:
@@ -125,8 +129,8 @@ def _findings(study: Study) -> str:
 
 def _read(
     retriever: Searchable, frontal: Path | None, lateral: Path | None, encoder: Path | None
-) -> tuple[npt.NDArray[np.float32], list[Layout]]:
-    """Return the embedding (D,) of the films, and their layouts."""
+) -> tuple[npt.NDArray[np.float32], list[Layout], bool | None]:
+    """Return the embedding (D,) of the films, their layouts, and whether the encoder was trained."""
     if encoder is None:
         raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
     from encoder.embedder import Embedder  # a search by stored study needs no torch
@@ -135,4 +139,4 @@ def _read(
     embedder = Embedder.load(encoder, runtime="auto")
     retriever.require_fingerprint(embedder.fingerprint)
     films = embedder.read_films(frontal, lateral)
-    return embedder.embed([films])[0], study_layouts(films)
+    return embedder.embed([films])[0], study_layouts(films), embedder.trained

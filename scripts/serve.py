@@ -215,6 +215,9 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_u
         say(f"serving {held} on http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}")
         if app.extensions[doors.EXTENSION].tokens is None:
             say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
+        for one in app.extensions["precedent"].finders:
+            if one.warning is not None:
+                say(f"WARNING of {one.name}: {one.warning}")
         log.info("serving %s", held)
         tell_supervisor("READY=1")
         whole = run(server, closing)

@@ -129,6 +129,7 @@ class SearchAnswer(BaseModel):
         None, description="how near the query is to the collection; null where a filter hides what is nearest"
     )
     film_notices: list[str] = Field(description=FILM_NOTICES)
+    warning: str | None = Field(None, description="of the collection, as /info states it")
 
 
 class EmbeddingAnswer(BaseModel):
@@ -154,6 +155,10 @@ class CollectionAnswer(BaseModel):
     map: bool
     built_at: str | None
     columns: list[str] = Field(description="what a filter may name: what answers show")
+    encoder_trained: bool | None = Field(
+        description="false: its layers above the backbones are random; null: not known"
+    )
+    warning: str | None = Field(description="why its neighbours are not to be relied on, and what to do; else null")
 
 
 class InfoAnswer(BaseModel):

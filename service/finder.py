@@ -40,6 +40,10 @@ class Finder:
     map: CollectionMap | None = None
     built_at: str | None = None
     """When the index was written, ISO 8601 in UTC."""
+    trained: bool | None = None
+    """Whether the encoder was; None where that is not known."""
+    warning: str | None = None
+    """Why neighbours are not to be relied on, and what to do."""
 
     @property
     def fingerprint(self) -> str:

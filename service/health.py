@@ -65,6 +65,8 @@ def _facts(finder: Finder) -> dict[str, Any]:
         "map": finder.map is not None,
         "built_at": finder.built_at,
         "columns": finder.columns,
+        "encoder_trained": finder.trained,
+        "warning": finder.warning,
     }
 
 

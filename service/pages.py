@@ -160,6 +160,7 @@ def _render(finder: Finder | None = None, refused: Exception | None = None, **sh
         carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
         films_of=partial(_stored, collection=collection),
         mapped=finder.map is not None,
+        warning=finder.warning,
         collection=collection,
         collections=mounted().names,
         decimals=3 if exact() else SIMILARITY_DECIMALS,

@@ -36,7 +36,9 @@ def search() -> dict[str, Any]:
     answer = finder.find(asked, look and look.vector)
     found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
     familiar = finder.familiarity(answer, asked, look.layouts if look else (), asked.patient_id)
-    return found | {"familiarity": disclosure.rounded(familiar), "film_notices": list(look.notices) if look else []}
+    notices = list(look.notices) if look else []
+    told = {"film_notices": notices, "warning": finder.warning}
+    return found | {"familiarity": disclosure.rounded(familiar)} | told
 
 
 @api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))

@@ -16,6 +16,7 @@ from index.familiarity import FamiliarityGate
 from index.living import LivingCollection
 from index.opening import Address, open_collection
 from index.projection import CollectionMap, load_map
+from index.training import is_trained, warning_of
 from service.batching import BatchingEmbedder
 from service.decoding import Decoding
 from service.departure import departure
@@ -110,9 +111,12 @@ def _finder(
         living.require_fingerprint(embedder.fingerprint)
     except FingerprintMismatch as error:
         raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
+    if (warning := warning_of(living.manifest, embedder.trained)) is not None:
+        log.warning("collection %s: %s", mount.name, warning)
     return Finder(
         mount.name, living, batches, mount.image_root or living.remembered_root(trusted=mount.trusted),
         Reader(embedder, batches, living, gate, probe), _map_of(living), living.built_at,
+        is_trained(living.manifest, embedder.trained), warning,
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from index.milvus.manifest import (
 from index.milvus.recall import with_enough_probes
 from index.origin import is_root_ours, origin_of, rooted
 from index.shards import FAILED, load_layouts, load_manifest, load_shards
+from index.training import kept_facts
 from index.vectors import Embeddings
 
 KINDS = {"flat": "FLAT", "ivf": "IVF_FLAT"}
@@ -228,6 +229,7 @@ def _finish(
         "films": films, CONSISTENCY: consistency, FILMS_ORIGIN: origin_of(server.address, films),
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"), "columns": columns.as_json(),
     }  # fmt: skip
+    manifest |= kept_facts(export)
     if root_ours:
         manifest |= rooted(server.address, manifest)
     _write(server, name, {MANIFEST: manifest})

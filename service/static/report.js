@@ -155,7 +155,8 @@ function facts() {
   const stored = [...byId("query").querySelectorAll(".notice, .facts, .findings")].map((one) => one.cloneNode(true));
   const notice = warning() ? [element("p", { className: "warning" }, warning())] : [];
   const count = byId("results").querySelector("h2")?.textContent.replace(/\s+/g, " ").trim() ?? "";
-  return element("div", {}, ...stored, ...notice, element("p", {}, `${count}; ${narrowing()}`));
+  const untrained = byId("untrained") ? [element("p", {}, byId("untrained").textContent)] : [];
+  return element("div", {}, ...stored, ...untrained, ...notice, element("p", {}, `${count}; ${narrowing()}`));
 }
 
 /** Returns the filters in words. */

@@ -1,0 +1,114 @@
+"""What a manifest says of its encoder: whether it was trained, and how often its neighbours share a finding.
+
+Knows figures and sentences; nothing of how they were measured.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+K = 5
+LEAST_QUERIES = 100
+"""Studies with a finding; of fewer the interval would be wider than what there is to see."""
+NOT_MEASURED = f"not measured; it takes {LEAST_QUERIES} studies with a finding"
+
+UNTRAINED = (
+    "The encoder was never trained: the layers above its backbones are as random as they were made, and its neighbours "
+    "mean little however high their similarity; train it with precedent train, then export and index again."
+)
+_REMEDY = "train an encoder on such films with precedent train, then export and index again."
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over queries with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, *figures: float) -> Self:
+        """Return the interval of a value, its low and its high end, to four decimals."""
+        return cls(*(round(float(one), 4) for one in figures))
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of the five nearest studies of other patients in a sample, the share that has a finding of the query's.
+
+    Where the encoder has learnt from these very studies, it flatters.
+    """
+
+    queries: int
+    precision: Interval
+    """By drawing patients again."""
+    chance: float
+    """The share among all other patients' studies of the sample."""
+    above_chance: Interval
+    """By dealing the labels anew among the patients."""
+    pixels: Interval | None
+    """The same share of neighbours by the films' layouts alone, brightness and edges on a grid of 8 x 8; None where
+    the export has none."""
+    above_pixels: Interval | None
+
+    @property
+    def fault(self) -> str:
+        """What speaks against the vectors, "" where nothing does."""
+        if self.above_chance.low <= 0:
+            return "that is not shown to be more than chance"
+        if self.above_pixels is not None and self.above_pixels.low <= 0:
+            return "that is not shown to be more than a coarse look at the films gives, without any encoder"
+        return ""
+
+    def sentence(self) -> str:
+        """Return the figures in words."""
+        beside = f", {self.pixels} by the films' coarse layout alone" if self.pixels is not None else ""
+        return (
+            f"{self.precision} of the {K} nearest share a finding, {self.chance:.3f} by chance{beside} "
+            f"({self.queries:,} studies)"
+        )
+
+
+def facts_of(trained: bool | None, agreement: Agreement | None) -> dict[str, Any]:
+    """Return what a manifest says of an encoder and of how its neighbours agree."""
+    return {"encoder_trained": trained, "agreement": None if agreement is None else asdict(agreement)}
+
+
+def kept_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those facts of another manifest, to be kept; none of one from before there were any."""
+    return {name: manifest[name] for name in ("encoder_trained", "agreement") if name in manifest}
+
+
+def agreement_in(manifest: Mapping[str, Any]) -> Agreement | None:
+    """Return what a manifest, whose shape has been checked, says of how neighbours agree."""
+    said = manifest.get("agreement")
+    if said is None:
+        return None
+    parts: dict[str, Any] = {
+        name: Interval(**value) if isinstance(value, Mapping) else value for name, value in said.items()
+    }
+    return Agreement(**parts)
+
+
+def is_trained(manifest: Mapping[str, Any], told: bool | None = None) -> bool | None:
+    """Return whether the encoder of a manifest's vectors was trained, as it is `told` or else as the manifest says."""
+    said: bool | None = manifest.get("encoder_trained")
+    return said if told is None else told
+
+
+def warning_of(manifest: Mapping[str, Any], trained: bool | None = None) -> str | None:
+    """Return why neighbours are not to be relied on and what to do, in one sentence; None where nothing says so.
+
+    Args:
+        trained: what the encoder's own file says, where that is at hand.
+    """
+    measured = agreement_in(manifest)
+    if is_trained(manifest, trained) is False:
+        return UNTRAINED + (f" Measured: {measured.sentence()}." if measured is not None else "")
+    if measured is None or not measured.fault:
+        return None
+    return f"Neighbours may mean little here: {measured.sentence()}; {measured.fault}; {_REMEDY}"

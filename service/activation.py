@@ -12,7 +12,7 @@ from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, Field
 
 from encoder.errors import EncoderError
-from index.errors import CollectionError, FingerprintMismatch
+from index.errors import BackendUnavailable, CollectionError, FingerprintMismatch
 from service.errors import AuditError, Busy, NotReady, NotWritable, refusal_of
 from service.finder import EXTENSION, Mounted, mounted
 from service.openapi import SERVICE, refusals
@@ -56,7 +56,8 @@ class Activation:
 
         Raises:
             CollectionNotFound: no such collection. FingerprintMismatch: it is of another encoder.
-            NotReady: it cannot be opened. Busy: another activation is at work. After each, all is served as before.
+            BackendUnavailable: its server does not answer, or is loading it. NotReady: it cannot be opened.
+            Busy: another activation is at work. After each, all is served as before.
         """
         if not self._lock.acquire(blocking=False):
             raise Busy("expected one activation at a time, got another; try again when it has finished")
@@ -71,7 +72,7 @@ class Activation:
             served.finder(name)
             fresh = self._load(name, served)
             self._app.extensions[EXTENSION] = fresh
-        except FingerprintMismatch:
+        except (FingerprintMismatch, BackendUnavailable):
             raise
         except (CollectionError, EncoderError, OSError) as error:
             raise NotReady(
@@ -103,7 +104,7 @@ class Activation:
         """Return what a request to swap all would be answered with, once it is done."""
         try:
             self._swap(None)
-        except (FingerprintMismatch, NotReady) as refusal:
+        except Exception as refusal:  # of whatever class: nobody else hears of it, and its result is to be told
             log.error("nothing was activated: %s", refusal, exc_info=refusal)
             return refusal_of(refusal)[0]
         return 200

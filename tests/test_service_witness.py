@@ -20,7 +20,7 @@ from test_faults_disk import files_up_to
 from test_service_writing import save_index
 from werkzeug.test import TestResponse
 
-from index.errors import BackendUnavailable
+from index.errors import BackendLoading, BackendUnavailable
 from index.living import LivingCollection
 from index.retriever import Retriever
 from scripts.cli import precedent
@@ -321,6 +321,32 @@ def test_a_swap_that_a_signal_asks_for_is_announced_and_told(changing: FlaskClie
     intent, call = lines_of(log)[-2:]
     assert (intent["event"], call["event"], call["status"]) == ("intent", "call", 200)
     assert intent["method"] == call["method"] == "SIGHUP"
+    assert unfinished(log.path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (BackendUnavailable("lost"), 503, "backend_unavailable"),
+        (BackendLoading("loading"), 503, "backend_loading"),
+        (KeyError("unforeseen"), 500, "internal_error"),
+    ],
+)
+def test_a_swap_that_fails_in_whatever_way_is_told_and_leaves_all_as_it_was(
+    changing: FlaskClient, log: AuditLog, error: Exception, status: int, code: str
+) -> None:
+    def fail(*_: object) -> Mounted:
+        raise error
+
+    served = changing.application.extensions["precedent"]
+    changing.application.extensions[ACTIVATION] = activation = Activation(changing.application, fail)
+    activation._try_all()
+    answer = changing.post("/v1/indexes/main/activate")
+
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (status, code)
+    assert answer.headers.get("Retry-After") == ("5" if status == 503 else None)
+    assert [line["status"] for line in told(log)[-2:]] == [status, status]
+    assert changing.application.extensions["precedent"] is served
     assert unfinished(log.path) == []
 
 

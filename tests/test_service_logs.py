@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from index.errors import ArtefactError
 from service import doors
 from service.app import create_app
 from service.finder import Mounted
-from service.logs import JsonLines, TextLines
+from service.logs import JsonLines, TextLines, _Lines
 from service.tokens import TokenFile, create_token
 
 JSON = {"Content-Type": "application/json"}
@@ -130,3 +131,18 @@ def test_a_person_reads_the_same_facts_on_one_line(log: Log) -> None:
     assert line.count("\n") == 1
     assert " info precedent.requests: answered [request_id=" in line
     assert "route=/info method=GET status=200 ms=" in line
+
+
+def test_a_log_that_nobody_can_write_to_fails_nobody_who_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    said, full = io.StringIO(), _Lines(Full())
+    full.setFormatter(JsonLines())
+    monkeypatch.setattr(sys, "stderr", said)
+    record = logging.LogRecord("precedent.service", logging.ERROR, "", 0, "%d studies", ("no number",), None)
+    full.handle(record)
+
+    assert said.getvalue() == ""
+    assert json.loads(JsonLines().format(record))["message"].startswith("(its words cannot be read)")

@@ -193,7 +193,7 @@ class _Broken(FakeEmbedder):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Any:
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Any:
         if frontal or lateral:
             raise self.error
 

@@ -86,7 +86,7 @@ class Failing(FakeEmbedder):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Any:
+    def embed_study(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Any:
         """Raise, as if another library had said it."""
         raise self.error
 

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.studies import FINDINGS, Study
-from service.disclosure import SIMILARITY_DECIMALS, exact
+from service.disclosure import SIMILARITY_DECIMALS, exact, rounded
 from service.doors import locked, require, scopes
 from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.films import film_path
@@ -68,7 +68,9 @@ def page(query: PageQuery) -> tuple[str, int]:
         if query.study is not None:
             shown["study"] = finder.retriever.study(query.study)
             shown["films"] = _stored(shown["study"], _spoken(finder))
-            shown["answer"] = finder.similar(query.study, query.options())
+            options = query.options()
+            shown["answer"] = finder.similar(query.study, options)
+            shown["familiarity"] = rounded(finder.familiarity(shown["answer"], options))
     except (CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)
@@ -93,6 +95,8 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
         look = finder.look(search)
         shown["answer"] = finder.find(search, look and look.vector)
         shown |= {"films": _uploaded(search), "notices": look.notices if look else ()}
+        known = look.layouts if look else ()
+        shown["familiarity"] = rounded(finder.familiarity(shown["answer"], search, known, search.patient_id))
     except (EncoderError, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)

@@ -138,6 +138,7 @@ def stripes(reader: Reader, folder: Path) -> None:
     reader.choose("lateral")
     reader.click("#films > button")
     reader.find("#unfamiliar")
+    reader.find(".predictions [data-finding]")
 
 
 def test_the_warning_of_an_unfamiliar_film_stays_in_the_viewer_and_beside_every_map(
@@ -183,6 +184,38 @@ def test_the_warning_stays_while_the_same_films_are_predicted_anew(reader: Reade
     reader.wait("document.querySelector('.predictions').textContent.includes('Working them out')")
 
     assert reader.text("#unfamiliar").startswith("Unfamiliar")
+
+
+def test_the_warning_needs_no_predictions(reader: Reader, tmp_path: Path) -> None:
+    stripes(reader, tmp_path)
+    reader.ask("window.fetch = () => Promise.reject(new TypeError('no connection'))")
+    words = reader.text("#unfamiliar")
+    reader.press("n")
+    reader.choose("frontal", tmp_path / "stripes.png")
+    reader.click("#films > button")
+    reader.wait("document.querySelector('.predictions').textContent.includes('cannot be reached')")
+
+    assert reader.text("#unfamiliar").startswith(words[:60])
+
+
+def test_predictions_on_their_way_arrive_though_a_filter_changes_meanwhile(reader: Reader) -> None:
+    reader.open(f"/?study={QUERY}")
+    reader.find(".predictions [data-finding]")
+    reader.ask("""
+        const ask = window.fetch;
+        window.fetch = async (path, ...rest) => {
+          if (String(path).includes("/v1/predict")) await new Promise((ready) => { window.go = ready; });
+          return ask(path, ...rest);
+        };
+    """)
+    reader.click(".predictions .menu summary")
+    reader.click("#tta")
+    reader.wait("Boolean(window.go)")
+    reader.click("[name=sex] option[value='']+option")
+    reader.wait("location.search.includes('sex=')")
+    reader.ask("window.go()")
+
+    reader.find(".predictions [data-finding]")
 
 
 @pytest.mark.parametrize(

@@ -346,3 +346,13 @@ def test_films_of_two_patients_are_refused_wherever_they_are_sent(client: FlaskC
     assert "of two patients" in response.text
     if route != "/":
         assert response.get_json()["error"]["code"] == "two_patients"
+
+
+def test_the_page_of_an_unfamiliar_film_says_so_without_a_script(client: FlaskClient, world: Path) -> None:
+    stripes = cv2.imencode(".png", np.tile(np.array([[30] * 40 + [220] * 40], np.uint8), (400, 5)))[1].tobytes()
+    strange = client.post("/", data={"frontal": (io.BytesIO(stripes), "stripes.png")}).text
+    own = client.post("/", data=upload(world)).text
+
+    assert 'collection lacks.">Unfamiliar: perhaps no chest film' in strange
+    assert 'collection lacks." hidden>' in own
+    assert 'collection lacks." hidden>' in client.get("/?study=patient00001/study1").text

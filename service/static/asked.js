@@ -9,9 +9,11 @@ export const under = (path) => ROOT + path;
 /** `turn` counts the queries, so that an answer that comes late can be told from one that is still wanted. */
 export const asked = { study: "", collection: "", films: {}, patient: "", turn: 0 };
 
-/** Takes a stored study, or where it is "" the films, for the query. */
+/** Takes a stored study, or where it is "" the films, for the query; one that is asked again keeps its turn. */
 export function take(study, collection, films = {}, patient = "") {
-  Object.assign(asked, { study, collection, films, patient, turn: asked.turn + 1 });
+  const same = study ? study === asked.study : films === asked.films && patient === asked.patient;
+  const turn = same && collection === asked.collection ? asked.turn : asked.turn + 1;
+  Object.assign(asked, { study, collection, films, patient, turn });
 }
 
 /** Returns whether there is a query at all. */

@@ -9,6 +9,7 @@ import * as map from "./map.js";
 import { predict } from "./predictions.js";
 import { prepareReport } from "./report.js";
 import * as upload from "./upload.js";
+import { show as showWarning, warningOf } from "./warning.js";
 import * as why from "./why.js";
 
 const OPEN_WORDS = ["hit", "view", "why"];
@@ -30,7 +31,10 @@ function filterWords() {
 }
 
 function refuse(message, again = false) {
-  if (!again) byId("query").replaceChildren();
+  if (!again) {
+    byId("query").replaceChildren();
+    showWarning("");
+  }
   byId("results").replaceChildren(element("p", { className: "refused", role: "alert" }, sentence(message)));
 }
 
@@ -45,7 +49,10 @@ function fill({ text, kind, code }, again = false) {
   if (!page.getElementById("results")) return refuse(`the service answered ${code}`, again);
   const kept = again && !page.getElementById("query").childElementCount;
   for (const id of kept ? ["results"] : ["query", "results"]) byId(id).replaceChildren(...page.getElementById(id).childNodes);
-  main.dataset.study = page.getElementById("main").dataset.study;
+  const { study } = page.getElementById("main").dataset;
+  const same = again || (study && study === main.dataset.study);
+  if (!same || warningOf(page)) showWarning(warningOf(page));
+  main.dataset.study = study;
   document.title = page.title;
   return null;
 }
@@ -173,6 +180,7 @@ function prepare() {
 
 document.documentElement.classList.add("scripted");
 prepare();
+showWarning(warningOf(document));
 settle();
 if (isAsked()) {
   predict();

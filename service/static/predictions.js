@@ -15,8 +15,6 @@ const CALLS = { "ruled in": "▲", possible: "◆", "ruled out": "▽" };
 
 const panel = byId("predictions");
 let answer = null;
-/** The turn whose films the warning is about: it stays while the same query is asked again. */
-let warned = -1;
 
 /** Returns the latest answer about the query; null while there is none. */
 export const latest = () => answer;
@@ -25,8 +23,6 @@ export const latest = () => answer;
 export async function predict(options = {}) {
   const turn = asked.turn;
   panel.hidden = !isAsked();
-  if (turn !== warned) warn(null);
-  warned = turn;
   if (!isAsked()) return;
   answer = null;
   panel.replaceChildren(heading(options), element("p", { className: "hint", role: "status" }, "Working them out…"));

@@ -2,19 +2,30 @@
 // on the collection's map are looked at.
 
 import { sentence } from "./api.js";
+import { byId } from "./elements.js";
 
-const WORDS = "Unfamiliar: perhaps no chest film, a turned or inverted one, or of a kind that this collection lacks. ";
 let warned = "";
 
 /** Returns the warning, "" where there is none. */
 export const warning = () => warned;
 
-/** Shows the warning that a familiarity comes to, or none; whoever shows a map hears of it as the event "warned". */
-export function warn(familiarity) {
-  warned = familiarity?.unfamiliar ? WORDS + sentence(familiarity.sentence) : "";
+/** Shows a warning, or none where it is ""; whoever shows a map hears of it as the event "warned". */
+export function show(words) {
+  warned = words;
   for (const place of document.querySelectorAll(".unfamiliar")) {
     place.hidden = !warned;
-    place.textContent = warned;
+    if (place.textContent !== warned) place.textContent = warned;
   }
   document.dispatchEvent(new Event("warned"));
+}
+
+/** Shows the warning that a familiarity comes to; nothing changes where it is not known. */
+export function warn(familiarity) {
+  if (familiarity) show(familiarity.unfamiliar ? `${byId("unfamiliar").dataset.words} ${sentence(familiarity.sentence)}` : "");
+}
+
+/** Returns the warning that a page came with. */
+export function warningOf(page) {
+  const place = page.getElementById("unfamiliar");
+  return !place || place.hidden ? "" : place.textContent.trim();
 }

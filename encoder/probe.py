@@ -155,7 +155,7 @@ class LinearProbe:
             "evidence": None if self.evidence is None else {name: vars(one) for name, one in self.evidence.items()},
             "labels": None if self.labels is None else dict(self.labels),
         }
-        text = json.dumps(details, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(details, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         metadata = {"format": FORMAT, "fingerprint": self.fingerprint, "details": text}
         save_tensors(folder / WEIGHTS, arrays, metadata)
         save_text(folder / DETAILS, text)

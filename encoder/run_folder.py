@@ -73,8 +73,8 @@ class RunFolder:
         return True
 
     def report(self, content: Mapping[str, Any]) -> None:
-        """Write the run's closing figures, report.json."""
-        save_text(self.path / "report.json", json.dumps(dict(content), indent=2) + "\n")
+        """Write the run's closing figures, all of them finite or None, to report.json."""
+        save_text(self.path / "report.json", json.dumps(dict(content), indent=2, allow_nan=False) + "\n")
 
     def _save_best(self, trainer: Trainer) -> None:
         encoder = build_encoder(self.recipe.encoder)

@@ -31,7 +31,7 @@ from index.change_layout import (
     set_up,
 )
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
-from index.files import parse_json
+from index.files import finite, parse_json
 from index.origin import is_at_origin
 from index.places import require_here
 
@@ -223,7 +223,7 @@ class Changes:
 
     def put(self, study_id: str, row: Mapping[str, Any] | None, embedding: npt.NDArray[np.float32] | None) -> None:
         """Write what happened to a study, in place of what happened to it before; None and None delete it."""
-        text = None if row is None else json.dumps(row, ensure_ascii=False, allow_nan=False)
+        text = None if row is None else json.dumps(finite(row), ensure_ascii=False, allow_nan=False)
         blob = None if embedding is None else np.ascontiguousarray(embedding, dtype="<f4").tobytes()
         gone = self._digests("study_id = ?", study_id)
         sequence = self._facts["last"] + 1

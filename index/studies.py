@@ -91,7 +91,7 @@ class Study:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], labels: Sequence[str] = FINDINGS) -> "Study":
-        """Return the study of one row as `pa.Table.to_pylist` gives it; NaN counts as null.
+        """Return the study of one row as `pa.Table.to_pylist` gives it; what is not finite counts as null.
 
         Args:
             labels: the label columns of its table, as `label_names` gives them.
@@ -101,12 +101,12 @@ class Study:
         """
         _require_columns(row)
         known = {*CORE_COLUMNS, *labels, *SHARD_COLUMNS}
-        core = {name: _none_if_nan(row[name]) for name in CORE_COLUMNS}
+        core = {name: _none_if_not_finite(row[name]) for name in CORE_COLUMNS}
         core["other_paths"] = tuple(row["other_paths"] or ())
         return cls(
             **core,
-            findings={name: _none_if_nan(row[name]) for name in labels},
-            extra={name: _none_if_nan(value) for name, value in row.items() if name not in known},
+            findings={name: _none_if_not_finite(row[name]) for name in labels},
+            extra={name: _none_if_not_finite(value) for name, value in row.items() if name not in known},
         )
 
 
@@ -236,8 +236,8 @@ def _require_columns(present: Iterable[str]) -> None:
         raise StudiesError(f"expected the columns of a studies table, got none called {', '.join(missing)}")
 
 
-def _none_if_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _none_if_not_finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def id_fault(name: str, key: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from index.bootstrap import Draws, patient_draws
 from index.errors import StudiesError
 from index.evaluation import Pool, Rows, figures, rank, same_patient_first
-from index.files import save_json
+from index.files import finite, save_json
 from index.places import place
 from index.relevance import Rule, class_rule, collection_rules, single_rules
 from index.splits import load_parts, require_disjoint_patients
@@ -21,7 +21,6 @@ from scripts.embedded import Embedded, Wanted, label_options
 from scripts.pixels import raw_pixels
 from scripts.places import Anywhere, Here
 from scripts.reports.evaluation import print_tables, save_report
-from scripts.reports.page import as_json
 from scripts.terminal import say, say_json
 
 MAIN = "embeddings"
@@ -75,7 +74,7 @@ def command(
     rules, singles = _rules(main, wanted)
     found = {name: judged(space, rules, singles, depths, weights) for name, space in spaces.items()}
     protocol = _protocol(pool, wanted, draws, seed)
-    metrics = as_json(
+    metrics = finite(
         {"fingerprint": main.fingerprint, "protocol": protocol, "ks": depths, "floors": floors, "spaces": found}
     )
     out.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,6 @@ from index.pairing import require_one_patient
 from index.places import below
 from scripts.opening import CollectionAddress, opened, trust_option
 from scripts.places import Anywhere, Here
-from scripts.reports.page import as_json as plain
 from scripts.terminal import say, say_json
 
 _PATH = Here()
@@ -82,9 +81,9 @@ def command(
         "fingerprint": embedder.fingerprint, "method": method, "stage": stage, "finding": finding, "hit": hit,
         "value": found["query"].value, "maps": save_maps(out, sides, found, alpha, colours),
     }  # fmt: skip
-    save_json(out / "explanation.json", plain(facts))
+    save_json(out / "explanation.json", facts)
     if as_json:
-        say_json(plain(facts))
+        say_json(facts)
     else:
         say(*_sentences(facts, out))
 

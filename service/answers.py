@@ -7,13 +7,23 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel, Field
 
+from index.files import finite
 from index.retriever import Answer, Hit
 from index.studies import CORE_COLUMNS, SHARD_COLUMNS, Study
 
 Plain = str | int | float | bool | None
 FILM_NOTICES = "what a reader should know of the films that were sent: two of one view, one in the other's place, ..."
+
+
+class FiniteJSON(DefaultJSONProvider):
+    """Answers as JSON, which has no NaN and no infinity: null stands for each."""
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        """Return the text of a value."""
+        return super().dumps(finite(obj), allow_nan=False, **options)
 
 
 class VoteAnswer(BaseModel):

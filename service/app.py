@@ -28,7 +28,7 @@ from service import (
     watch,
     writing,
 )
-from service.answers import ErrorBody
+from service.answers import ErrorBody, FiniteJSON
 from service.decoding import Decoding
 from service.departure import require_body
 from service.finder import EXTENSION, Mounted
@@ -72,6 +72,7 @@ def create_app(
         validation_error_model=ErrorBody,
         validation_error_callback=refuse_validation,
     )
+    app.json = FiniteJSON(app)
     _limit(app, limits)
     app.extensions[EXTENSION] = mounted
     app.extensions[health.READINESS] = Readiness(metrics.ready)

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,16 @@ def test_what_is_damaged_beside_changes_is_not_to_be_indexed_again(folder: Path)
 
     with pytest.raises(ArtefactError, match="restore a snapshot: no export knows"):
         LivingCollection(folder)
+
+
+def test_a_study_with_a_number_that_is_not_finite_is_added_with_a_blank(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    folder, vectors = tmp_path / "new", units(rng, 2)
+    build_of(folder, [addition("patient1/study1", vectors[0])])
+    given = addition("patient2/study1", vectors[1])
+
+    with closing(LivingCollection(folder)) as living:
+        living.add([replace(given, study=replace(given.study, age=float("inf")))])
+        assert living.study("patient2/study1").age is None
+    assert verify(folder).faults == []

@@ -272,3 +272,8 @@ def test_a_table_that_another_program_has_written_keeps_the_rules(tmp_path: Path
     pd.DataFrame([a_row(), a_row()]).to_parquet(tmp_path / "twice.parquet")
     with pytest.raises(StudiesError, match="each study_id once"):
         load_studies(tmp_path / "twice.parquet")
+
+
+def test_what_is_not_finite_is_null_in_a_study() -> None:
+    study = Study.from_row(a_row(age=float("nan"), Edema=1, Spacing=float("inf"), Dose=-float("inf"), Weight=70.5))
+    assert (study.age, study.extra) == (None, {"Spacing": None, "Dose": None, "Weight": 70.5})

@@ -1,5 +1,6 @@
 """What every answer has in common: the OpenAPI document, headers, state; and the rooms' independence."""
 
+import json
 import re
 import subprocess
 import sys
@@ -92,3 +93,9 @@ def test_the_service_needs_no_torch_until_it_loads_an_encoder() -> None:
     check = "import sys, service.loader; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_no_answer_holds_what_json_has_not(client: FlaskClient) -> None:
+    with client.application.test_request_context():
+        answer = client.application.json.response({"rows": [float("nan"), (float("inf"), 0.5)]})
+    assert json.loads(answer.data, parse_constant=pytest.fail) == {"rows": [None, [None, 0.5]]}

@@ -133,10 +133,10 @@ def _kind_of(kind: pa.DataType, kinds: Any, text: dict[str, Any]) -> dict[str, A
 
 
 def _plain(value: Any, field: pa.Field, row: Mapping[str, Any]) -> Any:
-    """Return a value as Milvus keeps it: no NaN, which counts as null, and a list for no list."""
+    """Return a value as Milvus keeps it: nothing that is not finite, which counts as null, and a list for no list."""
     if pa.types.is_list(field.type):
         value = list(value or ())
-    elif value is None or (isinstance(value, float) and math.isnan(value)):
+    elif value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     fault = _fault(value)
     if fault is not None:

@@ -8,7 +8,6 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -35,15 +34,6 @@ def number(value: float) -> str:
 def number_with_interval(value: float, low: float, high: float) -> str:
     """Return a figure and, where it is known, its interval in brackets."""
     return number(value) if math.isnan(low) else f"{number(value)} ({low:.3f}\u2013{high:.3f})"
-
-
-def as_json(value: Any) -> Any:
-    """Return the same structure with every number that is not finite as null, for JSON."""
-    if isinstance(value, dict):
-        return {key: as_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -14,9 +14,10 @@ from encoder.calibration import Evidence
 from encoder.predict import Options, Prediction
 from index.contrast import Contrast, Counterpart
 from index.familiarity import Familiarity
+from index.files import finite
 from index.votes import Vote
 from scripts.reports.familiarity import familiarity_line, familiarity_object
-from scripts.reports.page import NOT_DEFINED, as_json
+from scripts.reports.page import NOT_DEFINED
 from scripts.terminal import Terminal
 
 _FIGURES = ("probability", "with/without")
@@ -65,7 +66,7 @@ def as_object(report: Report) -> dict[str, Any]:
             "present": _counterpart_object(around.contrast.present),
             "absent": _counterpart_object(around.contrast.absent),
         }
-    plain: dict[str, Any] = as_json(found)
+    plain: dict[str, Any] = finite(found)
     return plain
 
 

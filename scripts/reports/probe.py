@@ -14,8 +14,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from encoder.scores import CALLED, RANKED, reliability
-from index.files import save_json
-from scripts.reports.page import as_json as plain
+from index.files import finite, save_json
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
 from scripts.reports.probe_scores import POINTS, Columns, Predictions
 from scripts.terminal import Terminal, say, say_json
@@ -41,7 +40,7 @@ def publish(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Write metrics.json, the facts first, and report.html; print the figures as a table or as JSON."""
-    metrics = plain({**facts, "protocol": protocol, **found})
+    metrics = finite({**facts, "protocol": protocol, **found})
     save_json(out / "metrics.json", metrics)
     save_report(out / "report.html", protocol, found, predicted)
     if as_json:

@@ -253,6 +253,8 @@ def joined_fragments(data: bytes, start: int) -> bytes:
             raise ImageError("expected fragments of compressed pixel data, got other bytes; the file is damaged")
         fragments.append(data[start : start + length])
         start += length
+        if length % 2 and data[start : start + 3] == b"\0\xfe\xff":  # a pad byte that the length does not count
+            start += 1
     if len(fragments) > MAX_FRAGMENTS:
         raise ImageError(f"expected at most {MAX_FRAGMENTS} fragments of a compressed frame, got more")
     # The table says where frames begin, and the film has one; a writer that forgets it begins with the frame.

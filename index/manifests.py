@@ -13,8 +13,8 @@ MOST_DIM = 1 << 14
 _ANYTHING_ELSE = ConfigDict(extra="allow", allow_inf_nan=False)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
-"""Of a file in the same folder."""
+FileName = Annotated[str, Field(max_length=128)]
+"""Of a file in the same folder, where its reader takes the names alone that it gives."""
 Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Dim = Annotated[int, Field(ge=1, le=MOST_DIM)]
 Text = Annotated[str, Field(max_length=4096)]

@@ -105,7 +105,9 @@ def opened_parquet(source: Path | bytes, name: str, remedy: str) -> Iterator[Par
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ArtefactError(f"{name!r} is not readable as Parquet ({_first_line(error)}); {remedy}") from error
+        raise ArtefactError(
+            f"expected a Parquet file, {name!r} cannot be read as one ({_first_line(error)}); {remedy}"
+        ) from error
 
 
 def _content(source: Path | bytes) -> io.BufferedIOBase:

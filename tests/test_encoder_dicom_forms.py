@@ -338,6 +338,17 @@ def test_a_compressed_frame_is_whole_without_what_stands_around_it(lacking: str)
     np.testing.assert_allclose(read_image(film), EXPECTED, atol=1e-6)
 
 
+def test_a_fragment_of_odd_length_is_read_with_a_pad_that_its_length_does_not_count() -> None:
+    frame = imagecodecs.jpeg8_encode(RAMP, lossless=True, bitspersample=12)
+    frame += b"\0" * (1 - len(frame) % 2)
+    counted = struct.pack("<HHI", 0xFFFE, 0xE000, len(frame) + 1) + frame
+    told = struct.pack("<HHI", 0xFFFE, 0xE000, len(frame)) + frame
+    film = encapsulated(RAMP, frame + b"\0", JPEGLosslessSV1)
+    assert film.count(counted) == 1
+
+    np.testing.assert_allclose(read_image(film.replace(counted, told)), EXPECTED, atol=1e-6)
+
+
 def test_a_grey_film_in_colours_of_16_bits_is_read_where_they_are_the_same() -> None:
     three = np.repeat((RAMP * 17)[..., None], 3, axis=2)
 

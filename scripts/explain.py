@@ -22,7 +22,7 @@ from index.pairing import require_one_patient
 from index.places import below
 from scripts.opening import CollectionAddress, opened, trust_option
 from scripts.places import Anywhere, Here
-from scripts.terminal import say, say_json
+from scripts.terminal import say, say_if_untrained, say_json
 
 _PATH = Here()
 
@@ -67,6 +67,7 @@ def command(
         raise click.UsageError("a stored study needs INDEX, the folder that holds it")
     require_one_patient(frontal, lateral)
     embedder = Embedder.load(encoder)
+    say_if_untrained(embedder.trained)
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
     wanted = {side: name for side, name in (("query", study), ("hit", hit)) if name is not None}

@@ -33,7 +33,7 @@ from scripts.explain import save_maps
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
 from scripts.reports.prediction import Report, Surroundings, as_object, print_report
-from scripts.terminal import say_json
+from scripts.terminal import say_if_untrained, say_json
 
 _PATH = Here()
 
@@ -121,6 +121,8 @@ def command(
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
     pairs = zip(encoders, probes, strict=True)
     predictor = Predictor([(Embedder.load(encoder), LinearProbe.load(probe)) for encoder, probe in pairs])
+    for embedder, _ in predictor.members:
+        say_if_untrained(embedder.trained)
     films = predictor.read_films(frontal, lateral, projection=projection)
     predictions = _chosen(predictor.predict(films, options), wanted.findings)
     around = None

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from index.files import finite
 from index.printable import visible
+from index.training import UNTRAINED
 
 
 class Terminal(Console):
@@ -37,6 +38,12 @@ class Terminal(Console):
 
 
 ERR = Terminal(stderr=True)
+
+
+def say_if_untrained(trained: bool | None) -> None:
+    """Warn, beside the answer, of an encoder that is known never to have been trained."""
+    if trained is False:
+        say(f"WARNING: {UNTRAINED}", err=True)
 
 
 def say(*lines: str, err: bool = False) -> None:

@@ -1,6 +1,7 @@
 """An encoder that was never trained, and who says so from export to search."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,7 @@ def test_an_index_from_before_is_told_by_the_encoders_file(world: Path, tmp_path
     from index.shards import MANIFEST, load_manifest
 
     manifest = load_manifest(world / "embeddings")
-    for path in (world / "embeddings").iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(world / "embeddings", tmp_path, dirs_exist_ok=True)
     old = {name: value for name, value in manifest.items() if name not in ("encoder_trained", "agreement")}
     save_json(tmp_path / MANIFEST, old, sealed=True)
     done("index", tmp_path, "--out", tmp_path / "index")
@@ -80,6 +80,15 @@ def test_doctor_and_info_tell_an_untrained_encoder(world: Path) -> None:
     assert training(True).state == training(None).state == "ok"
     checks = json.loads(done("doctor", world / "index", "--encoder", world / "encoder.safetensors", "--json").stdout)
     assert {one["state"] for one in checks if one["name"] in ("training", "neighbours")} == {"warning"}
+
+
+def test_a_map_of_an_untrained_encoder_is_told_as_such(world: Path, tmp_path: Path) -> None:
+    asked = ("--study", "patient00001/study1", "--hit", "patient00004/study4", "--no-trust", "--json")
+
+    result = done("explain", world / "index", "--encoder", world / "encoder.safetensors", *asked, "--out", tmp_path)
+
+    assert f"WARNING: {UNTRAINED}" in result.stderr
+    assert json.loads(result.stdout)["hit"] == "patient00004/study4"
 
 
 def test_a_trained_run_says_so(world: Path) -> None:

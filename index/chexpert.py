@@ -41,6 +41,8 @@ def import_chexpert(
     none (null); rows of one study that differ (the frontal's labels, sex, age and extra columns are kept);
     an image that is not there (film left out), and a study that loses its last film by it.
 
+    A further column that holds 1, 0, -1 and blank alone is one of labels; others pass through as text or numbers.
+
     Raises:
         StudiesError: an unreadable table, no rows, a missing column, a label outside {1, 0, -1, blank},
             two rows for one view, one study in two splits, no image folder, or nothing left to import.
@@ -153,7 +155,19 @@ def _studies(films: pd.DataFrame, notices: Notices) -> pa.Table:
         "split": as_text(leads["split"]),
     }
     findings = {name: _labels(ordered, leads, name) for name in FINDINGS}
-    return as_studies(pa.table(core | findings | as_extra(leads)))
+    return as_studies(pa.table(core | findings | _further(leads)))
+
+
+def _further(leads: pd.DataFrame) -> dict[str, pa.Array]:
+    """Return the columns that CheXpert has not; one of 1, 0, -1 and blank alone is of labels, and kept as int8."""
+    labels = {name: _as_labels(leads[EXTRA + name]) for name in as_extra(leads)}
+    return as_extra(leads) | {name: column for name, column in labels.items() if column is not None}
+
+
+def _as_labels(texts: pd.Series) -> pa.Array | None:
+    texts = texts.str.strip()
+    known = texts.isin(_LABELS).all() and texts.ne("").any()
+    return pa.array([_LABELS[text] for text in texts], type=pa.int8()) if known else None
 
 
 def _note_differences(ordered: pd.DataFrame, leads: pd.DataFrame, notices: Notices) -> None:

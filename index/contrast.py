@@ -3,6 +3,7 @@
 Knows a retriever and its filters; it must not know films or how probable the finding is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from index.filters import Where
 from index.searchable import Hit, Searchable
-from index.studies import FINDINGS, Study
+from index.studies import Study, label_names
 
 AGE_REACH = 5.0
 """Years either way: a band of ten years around the query's own age, which has no edge close to it."""
@@ -21,6 +22,8 @@ _VIEWS = ("frontal", "lateral")
 _UNKNOWN_SEX = ("unknown", "u")
 _NORMAL = "No Finding"
 _NO_DISEASE = (_NORMAL, "Support Devices")
+_MOST_DISEASES = 40
+"""Conditions that leave room for the others below a filter's most."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def contrast(retriever: Searchable, query: npt.ArrayLike, finding: str, subject:
         FilterError: the collection has no column of labels of that name. VectorsError: a query of a wrong shape.
     """
     subject = subject or Subject()
-    sides = (_labelled(finding, 1), _without(finding))
+    sides = (_labelled(finding, 1), _without(finding, label_names(retriever.schema)))
     present, absent = (_nearest(retriever, query, side, subject) for side in sides)
     return Contrast(finding, present, absent)
 
@@ -111,9 +114,9 @@ def _demands(subject: Subject) -> dict[str, Where]:
     return demands
 
 
-def _without(finding: str) -> Where:
+def _without(finding: str, labels: Sequence[str]) -> Where:
     if finding == _NORMAL:
-        diseases = [_labelled(name, 1) for name in FINDINGS if name not in _NO_DISEASE]
+        diseases = [_labelled(name, 1) for name in labels if name not in _NO_DISEASE][:_MOST_DISEASES]
         return {"should": [_labelled(_NORMAL, 0), *diseases], "must_not": [_labelled(_NORMAL, 1)]}
     normal = {"must": [_labelled(finding, None), _labelled(_NORMAL, 1)]}
     return {"should": [_labelled(finding, 0), normal]}

@@ -5,6 +5,7 @@ Both parts are searched and their answers made one, as if all had been indexed t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import chain
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from index.collection import Collection
 from index.errors import ArtefactError
 from index.nearest import require_options
 from index.retriever import Retriever
-from index.searchable import Answer, Hit, Searchable
+from index.searchable import Answer, Choices, Hit, Searchable
 from index.studies import Study, require_studies
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings, as_embeddings
@@ -85,6 +86,11 @@ class Generation(Searchable):
     def schema(self) -> Any:
         """The Arrow schema of the studies."""
         return self.collection.studies.schema
+
+    @property
+    def choices(self) -> Choices:
+        """What a reader can narrow by, of what was built and of what was added."""
+        return reduce(Choices.merged, (part.choices for part in self._parts))
 
     @property
     def moved(self) -> frozenset[str]:

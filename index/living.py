@@ -26,7 +26,7 @@ from index.folder import held_alone
 from index.generation import Generation
 from index.mirrors import at_hand
 from index.origin import remembered_root
-from index.searchable import Answer
+from index.searchable import Answer, Choices
 from index.state import State, read_state, stamp_of
 from index.studies import Study
 from index.vectors import as_embedding
@@ -230,6 +230,11 @@ class LivingCollection(Writable):
     def schema(self) -> Any:
         """The Arrow schema of the studies."""
         return self._generation.schema
+
+    @property
+    def choices(self) -> Choices:
+        """What a reader can narrow by."""
+        return self.now().choices
 
     @property
     def moved(self) -> frozenset[str]:

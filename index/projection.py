@@ -97,8 +97,9 @@ class CollectionMap:
 
     @property
     def findings(self) -> list[str]:
-        """The columns that points can be coloured by."""
-        return list(self.points.column_names[3:])
+        """The columns that points can be coloured by: of labels, where any study has one."""
+        names = self.points.column_names[3:]
+        return [name for name in names if self.points[name].null_count < len(self)]
 
 
 def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:

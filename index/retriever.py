@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection as Several
 from collections.abc import Mapping
 from copy import copy
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from threading import Lock
@@ -22,7 +23,7 @@ from index.errors import StudyNotFound
 from index.filters import Where, filter_mask
 from index.names import Names
 from index.nearest import SIMILARITY_DECIMALS, SLACK, Fetched, first_k, require_options, similarities_of
-from index.searchable import Answer, Hit, Searchable
+from index.searchable import Answer, Choices, Hit, Searchable
 from index.studies import Study, label_names
 from index.vector_index import Rows, Selection
 from index.vectors import Embeddings, as_embedding
@@ -84,6 +85,15 @@ class Retriever(Searchable):
     def schema(self) -> Any:
         """The Arrow schema of the studies."""
         return self._studies.schema
+
+    @property
+    def choices(self) -> Choices:
+        """What a reader can narrow by; a study that is left out counts still."""
+        return self._choices
+
+    @cached_property
+    def _choices(self) -> Choices:
+        return Choices.of(self._studies)
 
     @property
     def moved(self) -> frozenset[str]:

@@ -5,15 +5,19 @@ Knows studies and similarities; it must not know how the nearest are found.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from index.errors import FingerprintMismatch, StudyNotFound
 from index.filters import Where
-from index.studies import Study
+from index.studies import Study, label_names
 from index.vectors import as_embeddings
+
+MOST_VALUES = 50
+"""Sexes or projections that are offered; a table of somebody else's may have a text of its own in every row."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,33 @@ class Answer:
     matched_total: int
     """Rows that passed filter and patient rules, whether or not they are among the hits."""
     exact: bool
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a reader can narrow by: the label columns that have a label, and the sexes and projections there are."""
+
+    findings: tuple[str, ...]
+    sexes: tuple[str, ...]
+    projections: tuple[str, ...]
+
+    @classmethod
+    def of(cls, studies: pa.Table) -> Self:
+        """Return the choices that a table of studies gives; of a column's values the commonest MOST_VALUES."""
+        labelled = [name for name in label_names(studies.schema) if studies[name].null_count < studies.num_rows]
+        return cls(tuple(labelled), _values(studies["sex"]), _values(studies["projection"]))
+
+    def merged(self, other: Self) -> Self:
+        """Return the choices of both, in the order of the first."""
+        pairs = zip(
+            (self.findings, self.sexes, self.projections), (other.findings, other.sexes, other.projections), strict=True
+        )
+        return type(self)(*(tuple(dict.fromkeys(one + two)) for one, two in pairs))
+
+
+def _values(column: pa.ChunkedArray) -> tuple[str, ...]:
+    counts = [(-one["counts"], one["values"]) for one in column.drop_null().value_counts().to_pylist()]
+    return tuple(sorted(value for _, value in sorted(counts)[:MOST_VALUES]))
 
 
 class Searchable(ABC):
@@ -102,6 +133,11 @@ class Searchable(ABC):
     def columns(self) -> list[str]:
         """Columns that a filter may name."""
         return list(self.schema.names)
+
+    @property
+    def choices(self) -> Choices:
+        """What a reader can narrow by; where values are not looked through, every label column and the usual values."""
+        return Choices(tuple(label_names(self.schema)), ("Female", "Male"), ("AP", "PA"))
 
     @property
     def moved(self) -> frozenset[str]:

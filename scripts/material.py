@@ -20,7 +20,7 @@ from index.errors import StudiesError
 from index.files import sha256_of
 from index.labels import LabelPolicy
 from index.splits import Rows, require_disjoint_patients, split_by_patient
-from index.studies import FINDINGS, load_studies
+from index.studies import load_studies
 from scripts.embedded import Wanted
 
 Parts = dict[str, Rows]
@@ -131,7 +131,7 @@ def wanted_by(options: TargetOptions) -> Wanted:
     """Return the labels that a recipe learns. Raises StudiesError: an unknown policy."""
     policy = LabelPolicy.parse(options.uncertain, options.blank, options.per_label)
     classes = {name: list(words) for name, words in options.classes.items()}
-    return Wanted(() if classes else options.findings or FINDINGS, classes, policy)
+    return Wanted(() if classes else options.findings, classes, policy)
 
 
 def _films(

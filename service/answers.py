@@ -165,6 +165,9 @@ class CollectionAnswer(BaseModel):
     map: bool
     built_at: str | None
     columns: list[str] = Field(description="what a filter may name: what answers show")
+    findings: list[str] = Field(description="the label columns in which any study has a label")
+    sexes: list[str]
+    projections: list[str]
     encoder_trained: bool | None = Field(
         description="false: its layers above the backbones are random; null: not known"
     )

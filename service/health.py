@@ -54,6 +54,7 @@ def info() -> dict[str, Any]:
 
 def _facts(finder: Finder) -> dict[str, Any]:
     retriever = finder.retriever
+    choices = retriever.choices
     return {
         "name": finder.name,
         "studies": len(retriever),
@@ -65,6 +66,9 @@ def _facts(finder: Finder) -> dict[str, Any]:
         "map": finder.map is not None,
         "built_at": finder.built_at,
         "columns": finder.columns,
+        "findings": list(choices.findings),
+        "sexes": list(choices.sexes),
+        "projections": list(choices.projections),
         "encoder_trained": finder.trained,
         "warning": finder.warning,
     }

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError
-from index.studies import FINDINGS, Study
+from index.studies import Study
 from service.disclosure import SIMILARITY_DECIMALS, exact, rounded
 from service.doors import locked, require, scopes
 from service.errors import CollectionNotFound, RequestError, refusal_of
@@ -159,7 +159,7 @@ def _render(finder: Finder | None = None, refused: Exception | None = None, **sh
         "page.html",
         rows=len(finder.retriever),
         fingerprint=finder.retriever.fingerprint,
-        findings=FINDINGS,
+        choices=finder.retriever.choices,
         counts=sorted({*COUNTS, given["k"]}),
         carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
         films_of=partial(_stored, collection=collection),

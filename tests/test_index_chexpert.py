@@ -9,7 +9,7 @@ import pytest
 
 from index.chexpert import SOURCE_COLUMNS, import_chexpert
 from index.errors import StudiesError
-from index.studies import FINDINGS
+from index.studies import FINDINGS, Study, label_names
 
 FRONTAL = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
 LATERAL = "CheXpert-v1.0-small/train/patient00001/study1/view2_lateral.jpg"
@@ -102,6 +102,19 @@ def test_further_columns_pass_through_with_their_type(tmp_path: Path) -> None:
 
     kept = [(row["Etiology"], row["count"], row["ward"], row["path"], row["dose"]) for row in rows]
     assert kept == [(None, None, "012", "y", 2.0), ("virus", 7, "007", "x", 1.5)]
+
+
+def test_a_further_column_of_labels_alone_is_one_of_labels(tmp_path: Path) -> None:
+    films = [a_film(FRONTAL.replace("study1", f"study{number}"), **further) for number, further in enumerate((
+        {"Infiltration": "1.0", "Mass": "-1", "count": "1", "empty": ""},
+        {"Infiltration": "", "Mass": "0", "count": "2", "empty": ""},
+    ), 1)]  # fmt: skip
+    table = import_chexpert(a_csv(tmp_path, *films), tmp_path, check_images=False).table
+
+    assert label_names(table.schema) == [*FINDINGS, "Infiltration", "Mass"]
+    assert (table["Infiltration"].to_pylist(), table["Mass"].to_pylist()) == ([1, None], [-1, 0])
+    study = Study.from_row(table.to_pylist()[0], label_names(table.schema))
+    assert (study.findings["Infiltration"], study.extra["count"], "Mass" in study.extra) == (1, 1, False)
 
 
 @pytest.mark.parametrize("prefix", ["CheXpert-v1.0", "CheXpert-v1.0-small"])

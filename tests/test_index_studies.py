@@ -277,3 +277,12 @@ def test_a_table_that_another_program_has_written_keeps_the_rules(tmp_path: Path
 def test_what_is_not_finite_is_null_in_a_study() -> None:
     study = Study.from_row(a_row(age=float("nan"), Edema=1, Spacing=float("inf"), Dose=-float("inf"), Weight=70.5))
     assert (study.age, study.extra) == (None, {"Spacing": None, "Dose": None, "Weight": 70.5})
+
+
+def test_a_number_that_is_no_label_is_refused_in_a_column_of_labels() -> None:
+    schema = studies_schema([pa.field("Infiltration", pa.int8())])
+    table = pa.Table.from_pylist([a_row(Infiltration=5)], schema)
+
+    with pytest.raises(StudiesError, match="Infiltration: expected a label of 1, 0, -1 or blank, got 5; a number that"):
+        as_studies(table)
+    assert as_studies(table.set_column(len(schema) - 1, "Infiltration", pa.array([5], pa.int16()))).num_rows == 1

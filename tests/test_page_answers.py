@@ -2,14 +2,23 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
-from service_world import ANGLES, build_client, film, save_films
+from service_world import ANGLES, build_client, build_finder, build_retriever, film, save_films, study_row
 
+from index.collection import Collection
+from index.retriever import Retriever
+from index.studies import as_studies, studies_schema
+from index.vector_index import VectorIndex
+from service.app import create_app
+from service.finder import Mounted
+from service.limits import Limits
 from service.narrowing import Narrowing
 from service.pictures import LARGE_SIDE, SMALL_SIDE, data_url
 
@@ -44,6 +53,24 @@ def studies_of(html: str) -> list[str]:
 )
 def test_the_words_of_the_url_narrow_the_hits(client: FlaskClient, words: str, found: list[str]) -> None:
     assert studies_of(client.get(f"/?study={FIRST}&{words}").text) == found
+
+
+def test_filters_and_cards_come_from_the_collections_own_labels_and_values() -> None:
+    rows = [study_row(one, sex="Unknown", projection="AP SUPINE", Edema=None, Infiltration=1) for one in ANGLES]
+    schema = studies_schema([pa.field("Etiology", pa.string()), pa.field("Infiltration", pa.int8())])
+    studies = as_studies(pa.Table.from_pylist(rows, schema))
+    vectors = np.tile(np.array([1, 0], np.float32), (4, 1))
+    retriever = Retriever(Collection(build_retriever().manifest, studies, VectorIndex.build(vectors, "flat")))
+    client = create_app(Mounted((build_finder(retriever=retriever),)), Limits()).test_client()
+    html = client.get(f"/?study={FIRST}&finding=Infiltration").text
+
+    offered = re.findall(r'name="finding" value="([^"]+)"', html)
+    assert offered == ["Pneumonia", "Fracture", "Infiltration"]
+    assert re.findall(r"<option>([A-Z][^<]*)</option>", html)[:2] == ["Unknown", "AP SUPINE"]
+    assert len(studies_of(html)) == 2
+    assert html.count("</span> Infiltration</dd>") == 3
+    [told] = client.get("/info").get_json()["collections"]
+    assert (told["findings"], told["sexes"], told["projections"]) == (offered, ["Unknown"], ["AP SUPINE"])
 
 
 def test_words_and_a_filter_hold_together() -> None:

@@ -48,7 +48,8 @@ function choices(finding) {
   select.append(...map.findings.map((name) => element("option", {}, name)));
   const present = byId("query").querySelector(".present dd");
   const named = present?.lastChild.textContent.trim();
-  select.value = finding || (map.findings.includes(named) ? named : map.findings[map.findings.length - 4]);
+  select.value = finding || (map.findings.includes(named) ? named : map.findings.find((name) => name !== "No Finding") ?? map.findings[0] ?? "");
+  select.disabled = map.findings.length === 0;
 }
 
 /** Returns [x, y] of the query: as stored, or its films' vector laid onto the same plane. */

@@ -52,9 +52,9 @@ def build_index(folder: Path, *, patients: int, seed: int) -> None:
 
 
 @contextmanager
-def served(*words: str | Path) -> Iterator[str]:
-    """Yield the address of a server process started with these words."""
-    command = [*SERVE, *map(str, words), "--port", "0"]
+def served(*words: str | Path, port: int = 0) -> Iterator[str]:
+    """Yield the address of a server process started with these words; 0 is any free port."""
+    command = [*SERVE, *map(str, words), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

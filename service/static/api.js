@@ -2,12 +2,54 @@
 
 import { asked, under } from "./asked.js";
 
-/** A refusal whose message can be shown as it is. */
-export class Refused extends Error {}
+/** Of answers that another try may better: signed out, too slow, too many at once, stopping, or no service behind the proxy. */
+const PASSING = [401, 408, 429, 502, 503, 504];
+/** Milliseconds after which an answer is given up. */
+export const PATIENCE = 180_000;
+
+/** A refusal whose message can be shown as it is; `passing` where the same may be answered a little later. */
+export class Refused extends Error {
+  constructor(message, passing = false) {
+    super(message);
+    this.passing = passing;
+  }
+}
+
+/** Returns what is said where no answer has come. */
+export const unreached = (slow = false) => new Refused(
+  slow ? "The service has not answered in time." : "The service cannot be reached.", true,
+);
+
+const within = () => ({ signal: AbortSignal.timeout(PATIENCE) });
+const lost = (error) => { throw unreached(error.name === "TimeoutError"); };
+
+/** Returns text, kind and code of a page. Raises Refused where none has come, or one that passes. */
+export async function readPage(whole) {
+  const response = await fetch(whole, within()).catch(lost);
+  return usable({ text: await response.text().catch(lost), kind: response.headers.get("Content-Type") || "", code: response.status });
+}
+
+/** Returns an answer, given as text, kind and code, unless it is a refusal that passes: then raises Refused. */
+export function usable(answer) {
+  const json = answer.kind.startsWith("application/json");
+  const page = json ? null : new DOMParser().parseFromString(answer.text, "text/html");
+  if (page?.querySelector("main.login [name=token]")) throw new Refused("You are signed out. Sign in again, in another tab.", true);
+  if (!PASSING.includes(answer.code)) return answer;
+  const said = json ? messageOf(answer.text) : page.querySelector("#results .refused, main.login section h2 + p")?.textContent;
+  throw new Refused(sentence(said || `the service answered ${answer.code}`), true);
+}
+
+function messageOf(text) {
+  try {
+    return JSON.parse(text).error.message;
+  } catch {
+    return "";
+  }
+}
 
 /** Returns the JSON of a GET of a whole address. Raises Refused. */
 export function read(whole) {
-  return answer(fetch(whole));
+  return answer(fetch(whole, within()));
 }
 
 /** Returns the JSON of a POST about the query: its stored study by name, or its films. Raises Refused. */
@@ -17,25 +59,23 @@ export function ask(path, fields) {
   for (const [view, film] of Object.entries(asked.films)) body.append(view, film);
   if (asked.patient) body.append("patient_id", asked.patient);
   for (const [name, value] of Object.entries(named(fields))) body.append(name, value);
-  return answer(fetch(under(path), { method: "POST", body }));
+  return answer(fetch(under(path), { method: "POST", body, ...within() }));
 }
 
 /** Returns the JSON of a POST about a stored study. Raises Refused. */
 export function askOf(study, path, fields) {
   const body = JSON.stringify({ study_id: study, ...named(fields) });
-  return answer(fetch(under(path), { method: "POST", headers: { "Content-Type": "application/json" }, body }));
+  return answer(fetch(under(path), { method: "POST", headers: { "Content-Type": "application/json" }, body, ...within() }));
 }
 
 const named = (fields) => (asked.collection ? { ...fields, collection: asked.collection } : fields);
 
 async function answer(pending) {
-  const response = await pending.catch(() => {
-    throw new Refused("The service cannot be reached.");
-  });
+  const response = await pending.catch(lost);
   const json = (response.headers.get("Content-Type") || "").startsWith("application/json");
-  const body = json ? await response.json() : null;
+  const body = json ? await response.json().catch(lost) : null;
   if (response.ok && body !== null) return body;
-  throw new Refused(sentence(body?.error?.message ?? `the service answered ${response.status}`));
+  throw new Refused(sentence(body?.error?.message ?? `the service answered ${response.status}`), PASSING.includes(response.status));
 }
 
 /** Returns a message with a capital and a full stop. */

@@ -17,6 +17,19 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** Returns a line that says what failed; where it may pass, with a button that tries `again`. */
+export function failure(error, again = null, properties = { className: "refused", role: "alert" }) {
+  const line = element("p", properties, error.message);
+  if (!error.passing || !again) return line;
+  const button = element("button", { type: "button", className: "again" }, "Try again");
+  button.addEventListener("click", () => {
+    button.disabled = true;
+    again();
+  });
+  line.append(" ", button);
+  return line;
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Returns a new SVG element with attributes. */

@@ -2,7 +2,7 @@
 
 import { ask, read } from "./api.js";
 import { address, asked, isAsked, studyAddress } from "./asked.js";
-import { byId, element } from "./elements.js";
+import { byId, element, failure } from "./elements.js";
 import { place, paint, nearest } from "./plane.js";
 
 const LISTED = 100;
@@ -28,7 +28,7 @@ async function load(finding) {
     map = await read(address("/v1/map", { ...(finding ? { finding } : {}), study }));
     query = await queryPlace();
   } catch (error) {
-    told.textContent = error.message;
+    told.replaceChildren(...failure(error, () => load(finding)).childNodes);
     return;
   }
   choices(finding);

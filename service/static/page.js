@@ -1,9 +1,9 @@
 // The page's one entry: takes over the forms that work without it, puts answers in place, and wires the other rooms.
 
-import { sentence } from "./api.js";
+import { readPage, sentence, usable } from "./api.js";
 import { asked, isAsked, take, under } from "./asked.js";
 import * as compare from "./compare.js";
-import { byId, element } from "./elements.js";
+import { byId, element, failure } from "./elements.js";
 import * as keys from "./keys.js";
 import * as map from "./map.js";
 import { predict } from "./predictions.js";
@@ -76,7 +76,7 @@ async function searchFilms(films, patient) {
   sending = [films, patient];
   upload.busy(true);
   try {
-    const answer = await upload.send(films, patient, { k, group_by: one === "true" ? "patient" : "" }, new URLSearchParams(words));
+    const answer = usable(await upload.send(films, patient, { k, group_by: one === "true" ? "patient" : "" }, new URLSearchParams(words)));
     if (turn !== searches) return;
     fill(answer, films === asked.films);
     filters.querySelector("[name=study]")?.remove();
@@ -90,7 +90,7 @@ async function searchFilms(films, patient) {
     byId("results").focus({ preventScroll: true });
     window.scrollTo(0, 0);
   } catch (error) {
-    if (turn === searches) refuse(error.message);
+    if (turn === searches) failed(error, () => searchFilms(films, patient));
   }
   if (turn !== searches) return;
   sending = null;
@@ -102,14 +102,13 @@ async function searchStored() {
   const url = `${under("/")}?${new URLSearchParams(filterWords())}`;
   byId("results").setAttribute("aria-busy", "true");
   try {
-    const response = await fetch(url);
-    const text = await response.text();
+    const answer = await readPage(url);
     if (turn !== searches) return;
-    fill({ text, kind: response.headers.get("Content-Type") || "", code: response.status });
+    fill(answer);
     window.history.pushState(null, "", url);
     settle();
-  } catch {
-    if (turn === searches) refuse("the service cannot be reached");
+  } catch (error) {
+    if (turn === searches) failed(error, searchStored);
   }
   if (turn === searches) byId("results").setAttribute("aria-busy", "false");
 }
@@ -137,11 +136,18 @@ function follow() {
   return null;
 }
 
-/** Says above the hits what went wrong. */
-function tell(error) {
-  const line = element("p", { className: "refused", role: "alert" }, sentence(error.message));
+/** Says above the hits what went wrong; where it may pass, with a button that tries `again`. */
+function tell(error, again = null) {
   byId("results").querySelector(".refused")?.remove();
-  byId("results").prepend(line);
+  byId("results").prepend(failure(error, again));
+}
+
+/** Says why a search has no answer. What may pass leaves the query and its hits where they are, and can be tried again. */
+function failed(error, again) {
+  if (!error.passing) return refuse(error.message);
+  main.className = "reading";
+  if (!byId("query").childElementCount) byId("ask").open = true;
+  return tell(error, again);
 }
 
 function clicked({ target }) {
@@ -149,7 +155,11 @@ function clicked({ target }) {
   const film = target.closest("#query .film, .hit .film, [data-compare]");
   if (!film) return;
   const hit = film.closest(".hit")?.dataset.study ?? null;
-  compare.open(hit, { view: film.dataset.view ?? null }).catch(tell);
+  open(hit, film.dataset.view ?? null);
+}
+
+function open(hit, view) {
+  compare.open(hit, { view }).catch((error) => tell(error, () => open(hit, view)));
 }
 
 function clear() {

@@ -3,7 +3,7 @@
 import { ask, sentence } from "./api.js";
 import { asked, isAsked, studyAddress } from "./asked.js";
 import { open } from "./compare.js";
-import { byId, drawn, element, similarityWords } from "./elements.js";
+import { byId, drawn, element, failure, similarityWords } from "./elements.js";
 import { factsLine } from "./findings.js";
 import { warn } from "./warning.js";
 import { offer } from "./why.js";
@@ -32,7 +32,7 @@ export async function predict(options = {}) {
   } catch (error) {
     if (turn !== asked.turn) return;
     offer([]);
-    panel.replaceChildren(heading(options), element("p", { className: "hint", role: "status" }, error.message));
+    panel.replaceChildren(heading(options), failure(error, () => predict(options), { className: "hint", role: "status" }));
   }
 }
 
@@ -162,7 +162,7 @@ async function contrast(finding, button) {
       counterpart(pair.present, `with ${finding}`), counterpart(pair.absent, `without ${finding}`),
     );
   } catch (error) {
-    place.replaceChildren(element("p", { className: "refused" }, error.message));
+    place.replaceChildren(failure(error, () => contrast(finding, button), { className: "refused" }));
   }
   button.disabled = false;
   place.scrollIntoView({ block: "nearest" });

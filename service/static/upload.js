@@ -1,5 +1,6 @@
 // Films on their way to the service: dropped or chosen, taken out again, sent with a bar that moves, answered in place.
 
+import { PATIENCE, unreached } from "./api.js";
 import { byId } from "./elements.js";
 
 const VIEWABLE = ["image/jpeg", "image/png"];
@@ -143,6 +144,7 @@ export function send(films, patient, fields, words) {
   for (const view of VIEWS) body.delete(view);
   for (const [name, value] of Object.entries({ ...films, ...fields, patient_id: patient })) body.set(name, value);
   const request = new XMLHttpRequest();
+  request.timeout = PATIENCE;
   request.open("POST", `${form.getAttribute("action")}?${words}`);
   request.upload.addEventListener("progress", ({ loaded, total }) => {
     bar.value = loaded / total;
@@ -152,7 +154,8 @@ export function send(films, patient, fields, words) {
     request.addEventListener("load", () => resolve({
       text: request.responseText, kind: request.getResponseHeader("Content-Type") || "", code: request.status,
     }));
-    request.addEventListener("error", () => reject(new Error("The service cannot be reached.")));
+    for (const end of ["error", "abort"]) request.addEventListener(end, () => reject(unreached()));
+    request.addEventListener("timeout", () => reject(unreached(true)));
     request.send(body);
   });
 }

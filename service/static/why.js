@@ -1,7 +1,7 @@
 // The heat map of the open films: which one is asked for, how strong it is drawn, and how far it can be believed.
 
 import { remember, shown } from "./compare.js";
-import { byId, element } from "./elements.js";
+import { byId, element, failure } from "./elements.js";
 import { doubtOf, explain, trustFigures, trustSentence } from "./explain.js";
 import { paintScale } from "./heat.js";
 import { warning } from "./warning.js";
@@ -55,7 +55,7 @@ async function refresh() {
     lay(checked);
     judge(checked);
   } catch (error) {
-    if (turn === latest) byId("why-status").textContent = error.message;
+    if (turn === latest) byId("why-status").replaceChildren(...failure(error, refresh).childNodes);
   }
 }
 

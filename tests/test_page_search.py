@@ -178,7 +178,7 @@ def test_a_service_that_is_gone_is_told(reader: Reader) -> None:
     reader.ask("window.fetch = () => Promise.reject(new TypeError('no connection'))")
     reader.click("[name=sex] option[value='']+option")
 
-    assert reader.text(".refused") == "The service cannot be reached."
+    assert reader.text(".refused") == "The service cannot be reached. Try again"
 
 
 def test_an_unknown_study_is_refused_in_words(reader: Reader) -> None:

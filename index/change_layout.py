@@ -39,10 +39,13 @@ CREATE TABLE changes (
 
 
 def require_plain_files(folder: Path) -> None:
-    """Refuse what is no file in the place of the changes' files: SQLite writes to what a link leads to.
+    """Refuse what is no file in the place of the changes' files, and what SQLite would follow out of the folder.
+
+    It writes to what a link leads to. A rollback journal can name a further file, which SQLite removes, wherever that
+    lies, before any table is read; ours are in WAL mode and never have one.
 
     Raises:
-        ArtefactError: there is a link, a pipe, a device or a folder.
+        ArtefactError: there is a link, a pipe, a device or a folder, or a rollback journal.
     """
     names = (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS)
     for path in (folder / name for name in names):
@@ -50,6 +53,8 @@ def require_plain_files(folder: Path) -> None:
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
         if path.exists() and not path.is_file():  # never opened and closed here: that would drop SQLite's own locks
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got none; {REMEDY}")
+    if (folder / f"{FILE}-journal").exists():
+        raise ArtefactError(f"expected no {FILE}-journal in {str(folder)!r}, got one, which is none of ours; {REMEDY}")
 
 
 def require_tables(connection: sqlite3.Connection, path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from encoder.image import read_image
+from index.places import below
 from index.vectors import Embeddings
 from scripts.terminal import progress_bar
 
@@ -24,7 +25,7 @@ def raw_pixels(studies: pa.Table, images: Path) -> Embeddings:
     """Return a vector a study, (N, 1024): its frontal film (or lateral) at 32 x 32, less its mean, of unit norm.
 
     Raises:
-        ImageError, OSError: a film cannot be read.
+        ImageError, OSError: a film cannot be read. PlaceError: it lies outside of the folder.
     """
     paths = [
         frontal or lateral
@@ -38,7 +39,7 @@ def raw_pixels(studies: pa.Table, images: Path) -> Embeddings:
 
 
 def _pixels(images: Path, path: Any) -> npt.NDArray[np.float32]:
-    film = cv2.resize(read_image(images / path, name=path), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
+    film = cv2.resize(read_image(below(images, path), name=path), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel()
     film = film - film.mean()
     norm = np.linalg.norm(film)
     return film / norm if norm else np.full_like(film, SIDE**-1.0)

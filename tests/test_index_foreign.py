@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from command_line import done, refusal
 from living_world import addition, build_of, unit, units
 
@@ -23,6 +24,7 @@ from index.living import LivingCollection
 from index.projection import build_map
 from index.snapshots import restore_snapshot, save_snapshot
 from index.verification import verify
+from scripts.cli import precedent
 
 
 @pytest.fixture
@@ -121,6 +123,21 @@ def test_changes_are_not_written_through_a_link(folder: Path, tmp_path: Path, na
         assert "got a link" in refusal(*verb)
     assert victim.read_bytes() == b"mine"
     assert not (tmp_path / "dangling").exists()
+
+
+def test_a_planted_journal_of_sqlite_removes_no_file_that_it_names(folder: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine" * 1000)
+    name = os.fsencode(victim)
+    summed = sum(name).to_bytes(4, "big")  # as SQLite ends the journal of a transaction over several files
+    ending = bytes(4) + name + len(name).to_bytes(4, "big") + summed + bytes.fromhex("d9d505f920a163d7")
+    for verb in (["search", folder, "--study", "x"], ["verify", folder], ["compact", folder]):
+        (folder / f"{FILE}-journal").write_bytes(b"\1" * 512 + ending)
+        CliRunner().invoke(precedent, [str(word) for word in verb])
+        assert victim.exists(), verb
+
+    assert "none of ours" in refusal("compact", folder)
+    assert verify(folder).faults
 
 
 def test_no_file_is_written_through_a_link_that_lay_in_the_folder(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from command_line import refusal
 from export_files import planted, save_export
 
 from index.errors import FingerprintMismatch, StudiesError
@@ -170,3 +171,20 @@ def test_the_tables_of_the_terminal_show_chance(export: Path, tmp_path: Path) ->
 def test_options_that_mean_nothing_are_refused(export: Path, tmp_path: Path, words: list[str]) -> None:
     result = CliRunner().invoke(evaluate.command, [str(export), "--out", str(tmp_path / "eval"), *words])
     assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["absolute", "..", "link"])
+def test_a_film_of_somebody_elses_export_that_leads_out_of_the_folder_is_not_opened(
+    studies: pa.Table, unit_vectors: Embeddings, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "films").mkdir()
+    cv2.imwrite(str(tmp_path / "secret.png"), np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8))
+    (tmp_path / "films" / "link").symlink_to(tmp_path)
+    path = {"absolute": str(tmp_path / "secret.png"), "..": "../secret.png", "link": "link/secret.png"}[kind]
+    place = studies.column_names.index("frontal_path")
+    given = studies.set_column(place, "frontal_path", pa.array([path] * studies.num_rows))
+    export = save_export(tmp_path / "embeddings", given, unit_vectors)
+
+    refused = refusal("evaluate", export, "--out", tmp_path / "eval", "--pixels", tmp_path / "films")
+    assert "below the image root" in refused
+    assert not (tmp_path / "eval").exists()

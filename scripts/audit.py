@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from scripts.terminal import say
+from scripts.terminal import say, say_json
 from service.chain import Head, unfinished
 from service.chain import verify as verified
 from service.errors import AuditError
@@ -40,7 +40,8 @@ def command() -> None:
     help="A head noted elsewhere, that the log must go through. Whoever can write the log and the head beside it can "
     "write both anew; only a head that was out of reach tells.",
 )
-def verify(path: Path, expect: Head | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the head and the calls without a result as JSON.")
+def verify(path: Path, expect: Head | None, as_json: bool) -> None:
     """Look at every line of FILE, name the first that was changed, removed, added or moved, and print the head.
 
     A change is announced before it is made. One whose result is missing is listed: whether it was made, the log cannot
@@ -54,6 +55,9 @@ def verify(path: Path, expect: Head | None) -> None:
         left = unfinished(path)
     except AuditError as fault:
         raise click.ClickException(str(fault)) from None
+    if as_json:
+        say_json({"lines": head.lines, "head": str(head), "unfinished": left})
+        return
     for intent in left:
         result = "unknown: the process ended" if intent["ended"] else "no result yet"
         told = ("time", "principal", "method", "route", "collection", "studies")

@@ -5,14 +5,14 @@ A verb is imported only when it is called, so that `precedent --help` needs neit
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.printable import visible
-from scripts.terminal import show_libraries_words
+from scripts.terminal import at_work, say_refusal, show_libraries_words, take_any_terminal
 from service.silence import keep_private, keep_silent
 
 VERBS = {
@@ -62,9 +62,11 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; what it says of a wrong word stays one line, whatever the word holds."""
         try:
-            return super().invoke(ctx)
+            with at_work("at work"):
+                return super().invoke(ctx)
         except click.ClickException as mistake:
             mistake.message = visible(mistake.message)  # type: ignore[misc]  # shown with the usage, as click does it
+            say_refusal(mistake.message)
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -80,16 +82,25 @@ def precedent() -> None:
 
 
 def main() -> None:
-    """Run the command line; a refusal is one line on stderr and exit code 1, never a traceback."""
+    """Run the command line; a refusal is one line on stderr and exit code 1, never a traceback.
+
+    With --json it stands on stdout too, as {"error": {"message": ...}}.
+    """
     keep_silent()
     show_libraries_words()
+    take_any_terminal()
     try:
         keep_private()
         precedent.main(standalone_mode=True)
     except (EncoderError, CollectionError) as refusal:
-        sys.exit(f"precedent: {visible(str(refusal))}")
+        _refuse(str(refusal))
     except OSError as failure:
-        sys.exit(visible(f"precedent: {failure.strerror or failure}: {failure.filename or ''}".rstrip(": ")))
+        _refuse(f"{failure.strerror or failure}: {failure.filename or ''}".rstrip(": "))
+
+
+def _refuse(sentence: str) -> NoReturn:
+    say_refusal(sentence)
+    sys.exit(f"precedent: {visible(sentence)}")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ import click
 
 from index.opening import Address
 from scripts.opening import CollectionAddress, opened
-from scripts.terminal import say
+from scripts.terminal import say, say_json
 
 
 @click.command()
 @click.argument("index", type=CollectionAddress())
 @click.argument("study_ids", nargs=-1, required=True, metavar="STUDY_ID...")
-def command(index: Address, study_ids: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def command(index: Address, study_ids: tuple[str, ...], as_json: bool) -> None:
     """Delete studies from the folder or address INDEX, all or none; no search finds them any more.
 
     Their vectors leave the disk with the next `precedent compact`, and with them the films of those that were added;
@@ -23,5 +24,9 @@ def command(index: Address, study_ids: tuple[str, ...]) -> None:
     precedent delete index/ patient00001/study1 patient00001/study2
     """
     living = opened(index)
-    living.delete(list(dict.fromkeys(study_ids)))
-    say(f"{index}: {len(set(study_ids)):,} deleted; {len(living):,} studies now")
+    unlike = list(dict.fromkeys(study_ids))
+    living.delete(unlike)
+    if as_json:
+        say_json({"deleted": len(unlike), "studies": len(living)})
+    else:
+        say(f"{index}: {len(unlike):,} deleted; {len(living):,} studies now")

@@ -8,6 +8,7 @@ import json
 import logging
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -17,12 +18,14 @@ from encoder.backbone import input_statistics, load_backbone_weights
 from encoder.checkpoint import fingerprint_of, load_encoder, save_encoder
 from encoder.config import EncoderConfig
 from encoder.embedder import Embedder
-from encoder.model import DualEfficientNetEncoder, count_parameters
+from encoder.model import DualEfficientNetEncoder, StudyEncoder, count_parameters
 from encoder.preprocess import Contrast, Fit, Preprocessing
 from index.studies import load_studies
 from index.training import UNTRAINED
 from scripts.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 
 
 @click.group()
@@ -48,9 +51,10 @@ def command() -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights that are not loaded.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
+@_AS_JSON
 def create(
     backbone: str, dim: str, weights: str, shared: bool, dropout: float, size: int, fit: Fit, contrast: Contrast,
-    normalization: str, seed: int, out: Path,
+    normalization: str, seed: int, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Write a new encoder; extractors and fusion start from random weights.
 
@@ -65,6 +69,9 @@ def create(
     mean, std = input_statistics(backbone) if normalization == "timm" else ((0.5,) * 3, (0.5,) * 3)
     preprocessing = Preprocessing(size=size, fit=fit, contrast=contrast, mean=mean, std=std)
     save_encoder(out, encoder, preprocessing)
+    if as_json:
+        say_json({"out": str(out), **_facts(encoder, preprocessing)})
+        return
     say(
         f"{out}: {backbone}, {dim}-D, {'shared' if shared else 'separate'} weights, "
         f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}"
@@ -75,7 +82,8 @@ def create(
 @command.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def pack(path: Path, out: Path) -> None:
+@_AS_JSON
+def pack(path: Path, out: Path, as_json: bool) -> None:
     """Store an encoder's weights in half precision: half the size, and an encoder of its own fingerprint.
 
     \b
@@ -84,7 +92,11 @@ def pack(path: Path, out: Path) -> None:
     encoder, preprocessing = load_encoder(path)
     save_encoder(out, encoder, preprocessing, dtype=torch.float16)
     packed = fingerprint_of(*load_encoder(out))
-    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, fingerprint {packed[:12]}")
+    size = out.stat().st_size
+    if as_json:
+        say_json({"out": str(out), "bytes": size, "fingerprint": packed})
+    else:
+        say(f"{out}: {size / 1e6:.1f} MB, fingerprint {packed[:12]}")
 
 
 @command.command("quantize")
@@ -94,7 +106,8 @@ def pack(path: Path, out: Path) -> None:
 @click.option(
     "--count", type=click.IntRange(16), default=300, show_default=True, help="Studies to take, spread evenly."
 )
-def quantize_(path: Path, studies: Path, images: Path, count: int) -> None:
+@_AS_JSON
+def quantize_(path: Path, studies: Path, images: Path, count: int, as_json: bool) -> None:
     """Make int8 models of an encoder's backbones for --runtime openvino-int8, beside the encoder's file.
 
     \b
@@ -114,7 +127,11 @@ def quantize_(path: Path, studies: Path, images: Path, count: int) -> None:
         for one in bar.track(paths, description="read films"):
             frontal, lateral = (one[key] and images / one[key] for key in ("frontal_path", "lateral_path"))
             films.append(embedder.read_films(frontal, lateral))
-    for made in quantize(embedder, films, path.resolve().parent / "runtime"):
+    models = quantize(embedder, films, path.resolve().parent / "runtime")
+    if as_json:
+        say_json({"studies": len(films), "models": [{**vars(made), "path": str(made.path)} for made in models]})
+        return
+    for made in models:
         say(
             f"{made.path}: {made.layers} of {made.of} convolutions in 8 bits, mean cosine {made.cosine:.4f} to fp32 "
             f"on films that did not calibrate; {len(films)} studies read"
@@ -123,18 +140,21 @@ def quantize_(path: Path, studies: Path, images: Path, count: int) -> None:
 
 @command.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", is_flag=True, expose_value=False, help="Which it prints anyway.")
 def info(path: Path) -> None:
     """Print configuration, preprocessing and fingerprint of an encoder file as JSON.
 
     \b
     precedent encoder info encoder.safetensors
     """
-    encoder, preprocessing = load_encoder(path)
-    facts = {
+    say_json(_facts(*load_encoder(path)), indent=2)
+
+
+def _facts(encoder: StudyEncoder, preprocessing: Preprocessing) -> dict[str, Any]:
+    return {
         "fingerprint": fingerprint_of(encoder, preprocessing),
         "parameters": count_parameters(encoder),
         "trained": encoder.trained,
         "config": dataclasses.asdict(encoder.config),
         "preprocessing": json.loads(preprocessing.to_json()),
     }
-    say_json(facts, indent=2)

@@ -28,7 +28,7 @@ from index.vectors import space_health
 from scripts.body_parts import as_parts, ignored_parts
 from scripts.places import Anywhere, Here
 from scripts.shard_writing import VIEWS, FilmReader, one_torch_thread, threads_for, write_shards
-from scripts.terminal import progress_bar, say
+from scripts.terminal import progress_bar, say, say_json
 
 FAILED_EXIT_CODE = 3
 _HEALTH_SAMPLE = 2048
@@ -89,10 +89,11 @@ class ExportTask:
 @ignored_parts
 @click.option("--retry-failed", is_flag=True, help="Write those shards again in which a study could not be read.")
 @click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, the runtime and the health as JSON.")
 def command(
     studies: Path, images: Path, encoder: Path, out: Path, views: str, batch: int, shard_rows: int,
     threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, ignored: tuple[str, ...],
-    retry_failed: bool, allow_failures: bool,
+    retry_failed: bool, allow_failures: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Embed every study of the table STUDIES; a killed export goes on where it stopped.
 
@@ -115,8 +116,11 @@ def command(
         folder, ran = export_on_ray(task, actor_cores)
     else:
         folder, ran = export_here(task)
-    manifest = finish(folder, images, trained_of(encoder))
-    say(f"runtime {ran.name}" + (f": {ran.note}" if ran.note else ""))
+    manifest = finish(folder, images, trained_of(encoder), quiet=as_json)
+    if as_json:
+        say_json({**manifest, "runtime": ran.name, "runtime_note": ran.note})
+    else:
+        say(f"runtime {ran.name}" + (f": {ran.note}" if ran.note else ""))
     if (manifest["failed"] or not manifest["rows"]) and not allow_failures:
         sys.exit(FAILED_EXIT_CODE)
 
@@ -168,8 +172,8 @@ def shard_bar(folder: ShardFolder, shards: Sequence[int]) -> Iterator[Callable[[
         yield lambda studies: bar.advance(task, studies)
 
 
-def finish(folder: ShardFolder, images: Path, trained: bool | None) -> dict[str, Any]:
-    """Write the manifest and print the closing lines.
+def finish(folder: ShardFolder, images: Path, trained: bool | None, *, quiet: bool = False) -> dict[str, Any]:
+    """Write the manifest and, unless quiet, print the closing lines.
 
     Args:
         trained: whether the encoder was, where that is known.
@@ -178,6 +182,8 @@ def finish(folder: ShardFolder, images: Path, trained: bool | None) -> dict[str,
     health = space_health(vectors)
     agreement = agreement_of(studies, vectors) if studies is not None else None
     manifest = folder.finish(image_root=str(images.resolve()), health=vars(health), **facts_of(trained, agreement))
+    if quiet:
+        return manifest
     say(
         f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
         f"{manifest['failed']:,} failed"

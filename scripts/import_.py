@@ -3,6 +3,7 @@
 precedent import chexpert train.csv valid.csv --images ROOT --out studies.parquet
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Any, Literal
 
 import click
 import pyarrow.compute as pc
-from rich.progress import track
 
 from encoder.body_part import is_elsewhere
 from index.chexpert import import_chexpert
@@ -20,11 +20,12 @@ from index.imported import Imported, NothingUsable, Notice
 from index.joined import join_studies
 from index.nih import import_nih
 from index.places import is_local, place
+from index.printable import visible
 from index.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.studies import load_studies, save_studies
 from scripts.body_parts import as_parts, ignored_parts
 from scripts.places import Anywhere, Here
-from scripts.terminal import Terminal, say, say_json
+from scripts.terminal import counted, say, say_json
 
 
 def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
@@ -152,9 +153,11 @@ def dicom(
             elsewhere=partial(is_elsewhere, ignored=parts), remarks=_remarks, watch=_watched,
         )  # fmt: skip
     except NothingUsable as refusal:
-        if as_json:
-            _say_json(None, {"images": refusal.images, "studies": 0}, None, refusal.notices)
-        raise
+        if not as_json:
+            raise
+        _say_json(None, {"images": refusal.images, "studies": 0}, None, refusal.notices, str(refusal))
+        say(f"precedent: {refusal}", err=True)
+        sys.exit(1)
     _save(found, out, as_json)
 
 
@@ -185,7 +188,8 @@ def _copies(folder: Path, parts: frozenset[str], films: Sequence[tuple[Path, str
 @click.argument("tables", nargs=-1, required=True, metavar="NAME=TABLE...")
 @click.option("--absent", multiple=True, metavar="NAME", help="In this table a blank label means absent: write 0.")
 @click.option("--out", type=Anywhere(), required=True, callback=_in_a_folder, help="File to write.")
-def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Join tables of studies whose paths lead from one images folder; ids get NAME/ before them.
 
     \b
@@ -196,7 +200,11 @@ def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path) -> None:
         raise click.UsageError("expected each NAME once")
     joined = join_studies({name: load_studies(path) for name, path in named.items()}, absent)
     save_studies(joined, out)
-    say(f"{out}: {joined.num_rows:,} studies of {len(joined['patient_id'].unique()):,} patients")
+    patients = len(joined["patient_id"].unique())
+    if as_json:
+        say_json({"out": str(out), "patients": patients, "studies": joined.num_rows})
+    else:
+        say(f"{out}: {joined.num_rows:,} studies of {patients:,} patients")
 
 
 def _named(word: str) -> tuple[str, Path]:
@@ -207,7 +215,7 @@ def _named(word: str) -> tuple[str, Path]:
 
 
 def _watched(files: Sequence[Path]) -> Iterable[Path]:
-    return track(files, "Reading headers", console=Terminal(stderr=True), transient=True)
+    return counted(files, "Reading headers", "files")
 
 
 def _save(found: Imported, out: Path, as_json: bool) -> None:
@@ -222,9 +230,12 @@ def _save(found: Imported, out: Path, as_json: bool) -> None:
     say(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
 
 
-def _say_json(out: str | None, counts: dict[str, int], layout: str | None, notices: Sequence[Notice]) -> None:
+def _say_json(
+    out: str | None, counts: dict[str, int], layout: str | None, notices: Sequence[Notice], refusal: str | None = None
+) -> None:  # fmt: skip
     warnings = [asdict(notice) for notice in notices]
-    say_json({"out": out, **counts, "layout": layout, "warnings": warnings})
+    error = {} if refusal is None else {"error": {"message": visible(refusal)}}
+    say_json({"out": out, **counts, "layout": layout, "warnings": warnings, **error})
 
 
 def _counts(found: Imported) -> dict[str, int]:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import click
 import cv2
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from scripts.chest_phantom.collection import CollectionSummary, write_collection
 from scripts.chest_phantom.contact_sheet import contact_sheet
-from scripts.terminal import Terminal, say_json
+from scripts.terminal import progress_bar, say_json, show
 
 
 @click.command("phantom")
@@ -44,17 +43,16 @@ def command(
         raise click.UsageError("expected --out FOLDER or --contact-sheet FILE.png, got neither")
     if sheet is not None:
         _write_sheet(sheet, seed, boxes)
-    if out is not None:
-        summary = _write(out, patients, seed, jobs or os.cpu_count() or 1)
-        if as_json:
-            say_json(asdict(summary))
-        else:
-            Terminal().print(_table(summary))
+    summary = None if out is None else _write(out, patients, seed, jobs or os.cpu_count() or 1)
+    if as_json:
+        pictures = {"contact_sheet": str(sheet)} if sheet is not None else {}
+        say_json({**(asdict(summary) if summary is not None else {}), **pictures})
+    elif summary is not None:
+        show(_table(summary))
 
 
 def _write(out: Path, patients: int, seed: int, jobs: int) -> CollectionSummary:
-    columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Terminal(stderr=True)) as progress:
+    with progress_bar("patients") as progress:
         task = progress.add_task("phantoms", total=patients)
         return write_collection(out, patients, seed, jobs, lambda done: progress.update(task, completed=done))
 

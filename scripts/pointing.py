@@ -23,7 +23,7 @@ from index.imported import MOST_LINE
 from index.studies import load_studies
 from index.votes import wilson_interval
 from scripts.places import Anywhere, Here
-from scripts.terminal import Terminal, progress_bar, say_json
+from scripts.terminal import progress_bar, say_json, show
 
 _PATH = Here()
 Boxes = dict[tuple[str, str], list[Box]]
@@ -83,7 +83,7 @@ def command(
     if as_json:
         say_json({"method": method, "stage": stage, "findings": figures})
     else:
-        Terminal().print(_table(figures, method))
+        show(_table(figures, method))
 
 
 def read_boxes(path: Path) -> Boxes:

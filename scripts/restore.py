@@ -11,17 +11,22 @@ from index.living import LivingCollection
 from index.snapshots import restore_snapshot
 from scripts.opening import CollectionAddress
 from scripts.places import Here
-from scripts.terminal import say
+from scripts.terminal import say, say_json
 
 
 @click.command()
 @click.argument("snapshot", type=Here())
 @click.argument("index", type=CollectionAddress("restore it with its own tools"))
-def command(snapshot: Path, index: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def command(snapshot: Path, index: Path, as_json: bool) -> None:
     """Make the new folder INDEX of the folder SNAPSHOT, every SHA-256 checked.
 
     \b
     precedent restore snapshots/monday/ index/
     """
     restore_snapshot(snapshot, index)
-    say(f"{index}: {len(LivingCollection(index)):,} studies")
+    studies = len(LivingCollection(index))
+    if as_json:
+        say_json({"index": str(index), "studies": studies})
+    else:
+        say(f"{index}: {studies:,} studies")

@@ -24,7 +24,7 @@ from index.training import warning_of
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, familiarity_object
-from scripts.terminal import Terminal, say, say_json
+from scripts.terminal import say, say_json, show
 
 _PATH = Here()
 
@@ -79,7 +79,7 @@ def command(
         return
     if study is not None:
         say(f"similar to {study}: {_findings(retriever.study(study))}")
-    Terminal().print(as_table(answer))
+    show(as_table(answer))
     if films:
         say(familiarity_line(familiarity), *notices)
     if warning is not None:
@@ -99,7 +99,7 @@ def as_table(answer: Answer) -> Table:
     table = Table(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
     for heading in ("rank", "similarity", "study", "views", "sex", "age", "findings"):
         justify: JustifyMethod = "right" if heading in ("rank", "similarity", "age") else "left"
-        table.add_column(heading, justify=justify, no_wrap=heading != "findings")
+        table.add_column(heading, justify=justify, no_wrap=True)
     for hit in answer.hits:
         table.add_row(*_cells(hit))
     return table

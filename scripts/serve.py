@@ -24,7 +24,7 @@ from flask import Flask
 
 from scripts.listening import closed_by_signals, listen, run, tell_supervisor
 from scripts.opening import trust_option
-from scripts.terminal import say
+from scripts.terminal import say, say_json
 from service import doors
 from service.activation import ACTIVATION, Activation
 from service.closing import CLOSING
@@ -68,6 +68,7 @@ LOADING_SECONDS = 900
     type=click.Choice(["json", "text"]),
     help="Of the log on stderr. Default: text, faults alone, on a terminal; else JSON, a line a request.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print what is served and its address as JSON.")
 def command(
     indexes: tuple[str, ...],
     encoder: Path,
@@ -83,6 +84,7 @@ def command(
     queries_a_day: int | None,
     audit: Path | None,
     log_format: Literal["json", "text"] | None,
+    as_json: bool,
 ) -> None:
     """Serve page and API of the folders INDEX until Ctrl-C or SIGTERM.
 
@@ -128,9 +130,9 @@ def command(
         doors.lock(app, known)
         if calls is not None:
             witness.register(app, calls)
-        serve(app, listener, threads=threads, hung_up=hung_up)
+        serve(app, listener, threads=threads, hung_up=hung_up, as_json=as_json)
     if calls is not None:
-        say(f"audit log {audit}: {calls.close()}")
+        say(f"audit log {audit}: {calls.close()}", err=as_json)
     leave(0)
 
 
@@ -203,7 +205,9 @@ def limits_for(threads: int) -> "Limits":
     )
 
 
-def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_up: Sequence[int] = ()) -> None:
+def serve(
+    app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_up: Sequence[int] = (), as_json: bool = False
+) -> None:  # fmt: skip
     """Serve `app` until SIGINT or SIGTERM; then finish what is in flight, and refuse what comes meanwhile."""
     body = app.config["MAX_CONTENT_LENGTH"]
     closing = app.extensions[CLOSING]
@@ -212,12 +216,8 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_u
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
     with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION), hung_up):
-        say(f"serving {held} on http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}")
-        if app.extensions[doors.EXTENSION].tokens is None:
-            say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
-        for one in app.extensions["precedent"].finders:
-            if one.warning is not None:
-                say(f"WARNING of {one.name}: {one.warning}")
+        address = f"http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}"
+        _say_serving(app, address, held, as_json=as_json)
         log.info("serving %s", held)
         tell_supervisor("READY=1")
         whole = run(server, closing)
@@ -226,6 +226,21 @@ def serve(app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_u
         return
     log.warning("stopped before every request that had begun was answered")
     leave(1)
+
+
+def _say_serving(app: Flask, address: str, held: str, *, as_json: bool) -> None:
+    asked, finders = app.extensions[doors.EXTENSION].tokens is not None, app.extensions["precedent"].finders
+    if as_json:
+        found = {one.name: len(one.retriever) for one in finders}
+        warnings = {one.name: one.warning for one in finders if one.warning is not None}
+        say_json({"url": address, "collections": found, "tokens": asked, "warnings": warnings})
+        return
+    say(f"serving {held} on {address}")
+    if not asked:
+        say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
+    for one in finders:
+        if one.warning is not None:
+            say(f"WARNING of {one.name}: {one.warning}")
 
 
 def leave(code: int) -> NoReturn:

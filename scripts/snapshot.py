@@ -10,13 +10,14 @@ import click
 from index.snapshots import save_snapshot
 from scripts.opening import CollectionAddress
 from scripts.places import Here
-from scripts.terminal import say
+from scripts.terminal import say, say_json
 
 
 @click.command()
 @click.argument("index", type=CollectionAddress("back it up with its own tools"))
 @click.argument("out", type=Here())
-def command(index: Path, out: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def command(index: Path, out: Path, as_json: bool) -> None:
     """Copy the collection in the folder INDEX, as it is at this moment, to the new folder OUT.
 
     It may be served and changed meanwhile. Films are not copied: they stay below the image root.
@@ -25,4 +26,8 @@ def command(index: Path, out: Path) -> None:
     precedent snapshot index/ snapshots/monday/
     """
     files = save_snapshot(index, out)
-    say(f"{out}: {len(files)} files, {sum(one['bytes'] for one in files.values()):,} bytes")
+    size = sum(one["bytes"] for one in files.values())
+    if as_json:
+        say_json({"out": str(out), "files": len(files), "bytes": size})
+    else:
+        say(f"{out}: {len(files)} files, {size:,} bytes")

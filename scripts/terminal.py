@@ -3,13 +3,19 @@
 All that is printed goes through here, as text: nothing in it is markup, and what cannot be seen is shown as its escape.
 """
 
+import io
 import json
 import logging
+import sys
+import time
 import warnings
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,11 +25,20 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from index.files import finite
 from index.printable import visible
 from index.training import UNTRAINED
+
+T = TypeVar("T")
+_WIDEST = 1_000_000
+"""Columns that a table may take."""
+_PLAIN = str.maketrans({"\u2013": "-", "\u2026": "...", "\u00b1": "+-", "\u03c3": "sigma"})
+"""What the tables hold beyond ASCII, for terminals that lack it."""
+_SILENCE = 1.0
+"""Seconds before a verb that has said nothing yet is seen to be at work."""
 
 
 class Terminal(Console):
@@ -34,10 +49,61 @@ class Terminal(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return the string as text in which all can be seen."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(written(visible(text), self.encoding), **options)
+
+
+def written(text: str, encoding: str | None) -> str:
+    r"""Return a text as an encoding can write it: what it lacks is written plainer, or as Python escapes it, \u6f22."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding or "utf-8", "backslashreplace").decode(encoding or "utf-8")
+    except LookupError:
+        return text.translate(_PLAIN).encode("ascii", "backslashreplace").decode("ascii")
+    return text
+
+
+class _Waiting:
+    """One line on stderr that shows a verb to be at work, until it says something; none where nobody looks."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._since = 0.0
+        self._what = ""
+
+    def start(self, what: str) -> None:
+        """Begin to wait."""
+        if ERR.is_terminal and not ERR.is_dumb_terminal and self._live is None:
+            self._since, self._what = time.monotonic(), what
+            self._live = Live(
+                self, console=ERR, transient=True, refresh_per_second=5, redirect_stdout=False, redirect_stderr=False
+            )
+            self._live.start()
+
+    def stop(self) -> None:
+        """Take the line away, where there is one."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def __rich__(self) -> Text:
+        waited = time.monotonic() - self._since
+        turned = "|/-\\"[int(5 * waited) % 4]
+        return Text("" if waited < _SILENCE else f"{turned} {self._what} ({waited:.0f} s)")
 
 
 ERR = Terminal(stderr=True)
+_WAITING = _Waiting()
+
+
+@contextmanager
+def at_work(what: str) -> Iterator[None]:
+    """Show, until something is printed, that a verb is at work."""
+    _WAITING.start(what)
+    try:
+        yield
+    finally:
+        _WAITING.stop()
 
 
 def say_if_untrained(trained: bool | None) -> None:
@@ -47,14 +113,41 @@ def say_if_untrained(trained: bool | None) -> None:
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Print lines, each of which stays one."""
+    """Print lines, each of which stays one, whatever the width of the terminal."""
+    _WAITING.stop()
+    stream = sys.stderr if err else sys.stdout
     for line in lines:
-        click.echo(visible(line), err=err)
+        click.echo(written(visible(line), stream.encoding), err=err)
 
 
 def say_json(value: Any, *, indent: int | None = None) -> None:
     """Print a value as JSON in ASCII; what is not finite is null."""
+    _WAITING.stop()
     click.echo(json.dumps(finite(value), indent=indent, allow_nan=False))
+
+
+def show(*tables: Table) -> None:
+    """Print tables of one width, that of the widest cell: no cell is cut, wrapped or left out.
+
+    A narrower terminal wraps the lines itself; in a pipe a row is a line.
+    """
+    _WAITING.stop()
+    wide = Terminal(width=_WIDEST)
+    console = Terminal(width=max(wide.measure(table).maximum for table in tables))
+    console.print(*tables)
+
+
+def say_refusal(sentence: str) -> None:
+    """Print why a verb was refused as JSON, {"error": {"message": ...}}, where it was asked for JSON."""
+    words = sys.argv[1:]
+    if "--json" in words[: words.index("--") if "--" in words else None]:
+        say_json({"error": {"message": visible(sentence)}})
+
+
+def take_any_terminal() -> None:
+    """Have what the encoding of stdout lacks written as its escape, and never end the verb that prints it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def show_libraries_words() -> None:
@@ -90,6 +183,7 @@ class RateColumn(ProgressColumn):
 
 def progress_bar(unit: str) -> Progress:
     """Return a progress bar with count, rate and time left."""
+    _WAITING.stop()
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -97,4 +191,11 @@ def progress_bar(unit: str) -> Progress:
         RateColumn(unit),
         TimeRemainingColumn(),
         console=ERR,
+        redirect_stdout=False,
     )
+
+
+def counted(things: Sequence[T], what: str, unit: str) -> Iterable[T]:
+    """Yield things, and show how many were taken."""
+    with progress_bar(unit) as bar:
+        yield from bar.track(things, description=what)

@@ -15,6 +15,7 @@ from service.tokens import SCOPES, create_token, now, read_tokens, revoke_token
 FILE = click.option(
     "--tokens", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File of tokens."
 )
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -39,7 +40,8 @@ def command() -> None:
 )
 @click.option("--days", type=click.IntRange(1, 36500), help="It opens nothing any more after so many. Default: never.")
 @FILE
-def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path) -> None:
+@AS_JSON
+def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path, as_json: bool) -> None:
     """Print a new token, this once: the file, made where there is none, holds its hash alone.
 
     \b
@@ -50,12 +52,15 @@ def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path) -> 
     except TokensError as refusal:
         raise click.ClickException(str(refusal)) from None
     say("This token is shown once. Send it as: Authorization: Bearer TOKEN", err=True)
-    say(secret)
+    if as_json:
+        say_json({"name": name, "scopes": scopes, "token": secret})
+    else:
+        say(secret)
 
 
 @command.command(name="list")
 @FILE
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 def list_(path: Path, as_json: bool) -> None:
     """List names, scopes and states; a token itself nobody can show again."""
     try:
@@ -75,10 +80,14 @@ def list_(path: Path, as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 @FILE
-def revoke(name: str, path: Path) -> None:
+@AS_JSON
+def revoke(name: str, path: Path, as_json: bool) -> None:
     """Let a token open nothing from now on. Its name stays taken, for the audit log has it."""
     try:
         revoke_token(path, name)
     except TokensError as refusal:
         raise click.ClickException(str(refusal)) from None
-    say(f"{name}: revoked")
+    if as_json:
+        say_json({"name": name, "state": "revoked"})
+    else:
+        say(f"{name}: revoked")

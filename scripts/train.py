@@ -24,7 +24,7 @@ from index.studies import save_studies
 from scripts.cross_validation import Judged, deal
 from scripts.material import Material, Parts
 from scripts.places import Anywhere, Here
-from scripts.terminal import ERR, progress_bar, say, say_json
+from scripts.terminal import progress_bar, say, say_json
 
 SAVE_MINUTES = 5.0
 
@@ -105,7 +105,7 @@ def cross_validate(material: Material, out: Path, device: str, save_minutes: flo
     folds = deal(material)
     judged, probes = Judged(material), {}
     for number, parts in enumerate(folds, start=1):
-        ERR.print(f"fold {number} of {len(folds)}")
+        say(f"fold {number} of {len(folds)}", err=True)
         report, trainer = run(material, parts, out / f"fold{number}", device, save_minutes)
         folder = out / f"fold{number}" / "probe"
         probes[folder] = judged.add(parts, trainer, report["fingerprint"])
@@ -142,9 +142,9 @@ def _epochs(trainer: Trainer, folder: RunFolder, save_minutes: float) -> None:
     """Do the epochs that are left."""
     if folder.resume(trainer):
         within = f" and {trainer.progress.batches} batches" if trainer.progress.batches else ""
-        ERR.print(f"going on after epoch {trainer.progress.epoch}{within} of {folder.path}")
+        say(f"going on after epoch {trainer.progress.epoch}{within} of {folder.path}", err=True)
     if not has_tensorboard():
-        ERR.print("TensorBoard is not installed; its scalars are left out, metrics.csv and curves.png are not")
+        say("TensorBoard is not installed; its scalars are left out, metrics.csv and curves.png are not", err=True)
     scalars = Scalars(folder.path / "tensorboard", max(trainer.progress.epoch, 1))
     if trainer.progress.history:  # a kill may have come between the state of an epoch and these
         _show(trainer, folder, scalars)
@@ -154,7 +154,7 @@ def _epochs(trainer: Trainer, folder: RunFolder, save_minutes: float) -> None:
         folder.save(trainer, best=better)
         saver.epoch_saved()
         _show(trainer, folder, scalars)
-        ERR.print(_line(trainer.progress.history[-1]) + (" (best)" if better else ""), soft_wrap=True)
+        say(_line(trainer.progress.history[-1]) + (" (best)" if better else ""), err=True)
     scalars.close()
     if not trainer.progress.best_epoch:
         raise EncoderError(

@@ -2,13 +2,17 @@
 
 import json
 import logging
+import os
+import pty
 import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pyarrow as pa
 import pydicom
 import pytest
@@ -24,9 +28,10 @@ from index.errors import StudiesError
 from index.printable import is_visible, visible
 from index.studies import FINDINGS, load_studies, studies_schema
 from index.vectors import Embeddings
+from scripts.cli import precedent
 from scripts.reports.evaluation import _glance
 from scripts.reports.page import save_page, table
-from scripts.terminal import Terminal, say, show_libraries_words
+from scripts.terminal import Terminal, say, show_libraries_words, written
 from service.logs import JsonLines, TextLines
 
 EVIL = "[/evil][bold]:smile:\x1b[31m\r\u202e\u200b\n\x07$\\frac{"
@@ -110,6 +115,125 @@ def test_the_command_line_finds_an_id_as_it_stands(name: str, tmp_path: Path, un
     assert [hit["study_id"] for hit in hits] == [name]
     assert name in done("search", tmp_path / "index", "--study", name).stdout
     assert "1 deleted; 1 studies now" in done("delete", tmp_path / "index", "--", name).stdout
+
+
+def verbs(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every verb of the command line, those of groups too."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for one in command.list_commands(click.Context(command)):
+        found = command.get_command(click.Context(command), one)
+        assert found is not None
+        yield from verbs(found, f"{name} {one}")
+
+
+def test_every_verb_has_json() -> None:
+    found = dict(verbs(precedent, "precedent"))
+    assert len(found) >= 38
+    assert [name for name, verb in found.items() if not any("--json" in one.opts for one in verb.params)] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "{index}", "--study", "no such study", "--json"),
+        ("search", "/no/index", "--study", "a", "--json"),
+        ("export", "/no/table", "--images", "/", "--encoder", "e", "--out", "/no", "--json"),
+        ("token", "create", "a", "--scope", "read", "--json", "--tokens", "/no/folder/tokens.json"),
+        ("search", "{index}", "--json"),
+        ("search", "{index}", "--json", "-k", EVIL),
+    ],
+)
+def test_a_refusal_is_json_too_where_that_was_asked_for(words: tuple[str, ...], index: Path) -> None:
+    ran = command_line(*[word.replace("{index}", str(index)) for word in words])
+    message = json.loads(ran.stdout)["error"]["message"]
+    assert ran.returncode in (1, 2)
+    assert is_visible(message)
+    assert message[-30:] in ran.stderr.decode()
+    assert b"Traceback" not in ran.stderr
+
+
+def test_a_refusal_without_json_leaves_stdout_empty(index: Path) -> None:
+    assert command_line("search", str(index), "--study", "no").stdout == b""
+    assert command_line("search", str(index), "--study", "no", "--", "--json").stdout == b""
+
+
+def command_line(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Return what the command line, a process of its own, printed."""
+    environ = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-m", "scripts.cli", *words], env=environ, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_a_narrow_terminal_and_a_pipe_get_every_hit_whole_on_its_line(
+    columns: str, tmp_path: Path, unit_vectors: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"{'long' * 30}{number}/study{number}" for number in range(3)]
+    named = {"frontal_path": "a.png", "other_paths": [], **dict.fromkeys(FINDINGS[1:], 1)}
+    rows = [dict.fromkeys(studies_schema().names) | named | {"study_id": one, "patient_id": one} for one in ids]
+    export = save_export(tmp_path / "export", pa.Table.from_pylist(rows, studies_schema()), unit_vectors[:3])
+    build_collection(export, tmp_path / "index")
+    monkeypatch.setenv("COLUMNS", columns)
+    said = done("search", tmp_path / "index", "--study", ids[0]).stdout
+    for one in ids[1:]:
+        assert re.search(rf"^ +\d +-?0\.\d{{4}} +{one} .*{', '.join(FINDINGS[1:])} *$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_terminal_that_is_not_utf_8_is_written_what_it_can_show(
+    encoding: str, tmp_path: Path, unit_vectors: Embeddings
+) -> None:
+    ids = ["pé/漢🫁", "pé/other"]
+    named = {"frontal_path": "a.png", "other_paths": []}
+    rows = [dict.fromkeys(studies_schema().names) | named | {"study_id": one, "patient_id": one} for one in ids]
+    export = save_export(tmp_path / "export", pa.Table.from_pylist(rows, studies_schema()), unit_vectors[:2])
+    build_collection(export, tmp_path / "index")
+    ran = command_line("search", str(tmp_path / "index"), "--study", ids[1], PYTHONIOENCODING=encoding, LC_ALL="C")
+    said = ran.stdout.decode(encoding)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ids[0].encode(encoding, "backslashreplace").decode(encoding) in said
+    assert ("\u2500" in said) == (encoding == "utf-8")
+
+
+def test_a_cell_keeps_its_place_where_its_signs_are_written_plainer() -> None:
+    assert written("0.61 (0.40\u20130.78) \u00b1 0.01", "ascii") == "0.61 (0.40-0.78) +- 0.01"
+    assert written("漢 \u00b1", "latin-1") == "\\u6f22 +-"
+    assert written("漢 \u2013", "utf-8") == "漢 \u2013"
+    assert written("漢", "no such encoding") == "\\u6f22"
+
+
+def test_who_stops_reading_ends_a_verb_without_a_traceback(index: Path) -> None:
+    words = [sys.executable, "-m", "scripts.cli", "search", str(index), "--study", "[/evil]1"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ran = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert ran.stderr == b""
+
+
+AT_WORK = "import time\nfrom scripts.terminal import at_work, say\nwith at_work('at work'):\n    time.sleep(2.5)\n    say('done')"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("term", "shown"), [("xterm", True), ("dumb", False)])
+def test_a_silent_start_is_seen_on_a_terminal_and_nowhere_else(term: str, shown: bool) -> None:
+    ours, theirs = pty.openpty()
+    environ = {**os.environ, "TERM": term, "NO_COLOR": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", AT_WORK], env=environ, stdout=subprocess.PIPE, stderr=theirs, check=True
+    )
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    try:
+        seen = os.read(ours, 1 << 16).decode()
+    except OSError:  # nothing was written
+        seen = ""
+    os.close(ours)
+    assert ran.stdout == b"done\n"
+    assert ("at work (1 s)" in seen) == shown
+    assert "\x1b[3" not in seen  # no colour
+    assert subprocess.run([sys.executable, "-c", AT_WORK], capture_output=True, check=True).stderr == b""
 
 
 def test_a_search_in_json_is_ascii(index: Path) -> None:

@@ -5,7 +5,7 @@ Knows their JSON and the assumptions in between; it must not measure anything it
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import click
 
 from index.effort import lists_of
 from index.errors import ArtefactError
-from scripts.terminal import say
+from scripts.terminal import say, say_json
 
 STUDIES = (1_000_000, 100_000_000, 1_000_000_000)
 FILM_MB = {"small": 0.05, "full": 2.0, "dicom": 13.0}
@@ -67,9 +67,10 @@ class Line:
     "--node-share", type=click.FloatRange(0.05, 1), default=0.7, show_default=True, help="Of it that vectors may fill."
 )
 @click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def command(
     figures: tuple[Path, ...], kind: str, film_mb: float | None, machines: int, cores: int, node_gib: float,
-    node_share: float, shard_rows: int,
+    node_share: float, shard_rows: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Print what 1 million, 100 million and 1 billion studies need, in Markdown, from what --json printed.
 
@@ -80,7 +81,11 @@ def command(
     precedent bench capacity encode.json export.json search.json
     """
     assumed = Assumed(kind, film_mb or FILM_MB[kind], machines, cores, node_gib, node_share, shard_rows)
-    say(*markdown(lines_of([read_figures(path) for path in figures], assumed)).split("\n"))
+    lines = lines_of([read_figures(path) for path in figures], assumed)
+    if as_json:
+        say_json({"studies": STUDIES, "assumed": asdict(assumed), "lines": [asdict(line) for line in lines]})
+    else:
+        say(*markdown(lines).split("\n"))
 
 
 def read_figures(path: Path) -> Measured:

@@ -14,11 +14,9 @@ from rich.table import Table
 
 from index.printable import visible
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
-from scripts.terminal import Terminal
+from scripts.terminal import say, show
 
 Space = dict[str, Any]
-_WIDEST = 1000
-"""Columns that a table may take; a narrower terminal wraps it, which loses no figure."""
 _COLUMNS = ("value (95 % interval)", "chance", "queries", "left out")
 
 
@@ -29,17 +27,13 @@ def print_tables(spaces: dict[str, Space], protocol: Sequence[str], floors: Sequ
         floors: names of the spaces that are there to be beaten.
     """
     rules, findings = _rules_table(spaces, floors), _findings_table(spaces)
-    wide = Terminal(width=_WIDEST)
-    needed = max(wide.measure(grid).maximum for grid in (rules, findings))
-    console = Terminal(width=max(Terminal().width, needed))
-    for sentence in protocol:
-        console.print(f"* {sentence}")
-    console.print(rules, findings)
+    say(*(f"* {sentence}" for sentence in protocol))
+    show(rules, findings)
     main = next(iter(spaces.values()))
     judged = {**main["rules"], **main["findings"]}
     for reason in sorted({told["not_defined"] for told in judged.values() if "not_defined" in told}):
         names = [name for name, told in judged.items() if told.get("not_defined") == reason]
-        console.print(f"n/a: {', '.join(names)}: {reason}")
+        say(f"n/a: {', '.join(names)}: {reason}")
 
 
 def _rules_table(spaces: dict[str, Space], floors: Sequence[str]) -> Table:

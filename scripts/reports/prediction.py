@@ -18,10 +18,9 @@ from index.files import finite
 from index.votes import Vote
 from scripts.reports.familiarity import familiarity_line, familiarity_object
 from scripts.reports.page import NOT_DEFINED
-from scripts.terminal import Terminal
+from scripts.terminal import say, show
 
 _FIGURES = ("probability", "with/without")
-_WIDTH = 110  # what the longest rows need; a narrower terminal wraps them itself
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,9 @@ def as_object(report: Report) -> dict[str, Any]:
 
 def print_report(report: Report) -> None:
     """Print a line a finding, then what is known of the query as a whole."""
-    console = Terminal(width=max(Terminal().width, _WIDTH))
-    console.print(as_table(report.predictions, report.around))
+    show(as_table(report.predictions, report.around))
     maps = (f"map of {report.predictions[0].finding}: {name}" for name in report.maps)
-    for sentence in (*_of_calls(report), _how(report), *_sentences(report.around), *maps):
-        console.print(sentence, soft_wrap=True)
+    say(*_of_calls(report), _how(report), *_sentences(report.around), *maps)
 
 
 def as_table(predictions: Sequence[Prediction], around: Surroundings | None) -> Table:

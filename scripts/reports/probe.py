@@ -17,7 +17,7 @@ from encoder.scores import CALLED, RANKED, reliability
 from index.files import finite, save_json
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
 from scripts.reports.probe_scores import POINTS, Columns, Predictions
-from scripts.terminal import Terminal, say, say_json
+from scripts.terminal import say, say_json, show
 
 _SHOWN = {
     "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "sens", "specificity": "spec", "f1": "F1", "brier": "Brier",
@@ -52,9 +52,7 @@ def publish(
 
 def print_table(found: dict[str, Any], protocol: Sequence[str]) -> None:
     """Print the protocol, a line a finding and the macro mean; thresholded figures are at Youden's point."""
-    console = Terminal(width=max(Terminal().width, 120))
-    for sentence in protocol:
-        console.print(f"* {sentence}")
+    say(*(f"* {sentence}" for sentence in protocol))
     grid = Table(title="Linear probe, unseen patients", box=SIMPLE)
     for name in ("finding", "pos", "neg", *_SHOWN.values()):
         grid.add_column(name, justify="left" if name == "finding" else "right", no_wrap=True)
@@ -67,15 +65,15 @@ def print_table(found: dict[str, Any], protocol: Sequence[str]) -> None:
             grid.add_row(finding, *counts, *(_short(name, figures.get(name)) for name in _SHOWN))
     grid.add_section()
     grid.add_row("macro", "", "", *(_short(name, found["macro"].get(name)) for name in _SHOWN))
-    console.print(grid)
+    show(grid)
     for reason in sorted({entry["not_defined"] for entry in found["findings"].values() if "not_defined" in entry}):
         names = [name for name, entry in found["findings"].items() if entry.get("not_defined") == reason]
-        console.print(f"n/a: {', '.join(names)}: {reason}")
+        say(f"n/a: {', '.join(names)}: {reason}")
     if "accuracy" in found.get("classes", {}):
         one = found["classes"]
-        console.print(f"accuracy of the most probable class {_cell(one['accuracy'])}, chance {number(one['chance'])}")
+        say(f"accuracy of the most probable class {_cell(one['accuracy'])}, chance {number(one['chance'])}")
     if len(found["folds"]) > 1:
-        console.print("macro AUROC by fold: " + ", ".join(number(fold["macro_auroc"]) for fold in found["folds"]))
+        say("macro AUROC by fold: " + ", ".join(number(fold["macro_auroc"]) for fold in found["folds"]))
 
 
 def save_report(path: Path, protocol: Sequence[str], found: dict[str, Any], predicted: Predictions) -> None:

@@ -118,7 +118,7 @@ def command(
         folder, ran = export_here(task)
     manifest = finish(folder, images, trained_of(encoder), quiet=as_json)
     if as_json:
-        say_json({**manifest, "runtime": ran.name, "runtime_note": ran.note})
+        say_json({**manifest, "runtime": ran.name, "runtime_note": ran.note, "warning": warning_of(manifest)})
     else:
         say(f"runtime {ran.name}" + (f": {ran.note}" if ran.note else ""))
     if (manifest["failed"] or not manifest["rows"]) and not allow_failures:

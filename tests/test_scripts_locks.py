@@ -1,6 +1,8 @@
 """The lists of what is installed: every package with its version and the SHA-256 of its files, and nothing beside them."""
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -41,6 +43,39 @@ def test_a_list_has_all_that_the_project_asks_for_within_its_bounds(extras: str)
     ]
 
     assert wrong == [], "run scripts/lock"
+
+
+IN = {"PIL": "pillow", "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "sklearn": "scikit-learn", "grpc": "pymilvus",
+      "fsspec": "s3fs", "flask_openapi3": "flask-openapi3", "pydantic_core": "pydantic", "ray": "ray"}  # fmt: skip
+"""What brings a module of another name: pymilvus, s3fs and pydantic are built on gRPC, fsspec and their own core."""
+RIVALS = {"onnx", "onnxruntime"}  # `bench encode` compares with them where they are installed
+EXTRAS = {
+    "faiss-cpu": "cpu",
+    "captum": "explain",
+    "openvino": "fast",
+    "nncf": "fast",
+    "ray": "ray",
+    "pymilvus": "milvus",
+    "s3fs": "s3",
+    "scikit-learn": "dev",
+}
+
+
+def test_every_import_of_another_package_is_declared() -> None:
+    imported = set()
+    for path in (path for wing in ("encoder", "index", "service", "scripts") for path in (ROOT / wing).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(str(node.module).partition(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"encoder", "index", "service", "scripts"} - RIVALS
+    declared = {canonicalize_name(one.name) for one in asked()}
+
+    assert others >= {"torch", "werkzeug", "markupsafe"}
+    for name in (canonicalize_name(IN.get(name, name)) for name in others):
+        extra = EXTRAS.get(name)
+        assert name in ({canonicalize_name(one.name) for one in asked(extra)} if extra else declared), name
 
 
 def test_the_lists_agree_on_every_version() -> None:

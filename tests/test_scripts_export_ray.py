@@ -23,7 +23,7 @@ from command_line import done, refusal
 from encoder.checkpoint import save_encoder
 from encoder.embedder import Embedder
 from index.files import sha256_of
-from index.shards import ExportPlan, load_embeddings
+from index.shards import ExportPlan, load_embeddings, load_manifest
 from index.studies import load_rows, save_studies
 from scripts.export_ray import ShardOrder, ShardWorker
 from scripts.ray_cluster import Crew, RayRefused, crew_of

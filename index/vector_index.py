@@ -118,7 +118,7 @@ class VectorIndex:
         """
         mapped = _Mapped(exact)
         try:
-            store = _read(exact, faiss.IO_FLAG_MMAP_IFC)
+            store = _read(exact, mapped=True)
             quick = None if approximate is None else _read(approximate)
             require_sound(store, quick, kind)
         except (RuntimeError, MemoryError) as error:
@@ -251,12 +251,23 @@ def _alone(queries: int) -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def _read(path: Path, flags: int = 0) -> faiss.Index:
-    """Return what FAISS reads from a file; no array in it may claim more bytes than the file has."""
-    with _reading:
+def _read(path: Path, *, mapped: bool = False) -> faiss.Index:
+    """Return what FAISS reads from a file; no array in it may claim more bytes than the file has.
+
+    Lists can be said to lie in a further file, anywhere, which FAISS would open and map: it refuses them where it is
+    to look in the folder of a file and is given none. An index that is mapped holds vectors alone.
+
+    Raises:
+        ArtefactError: what is to be mapped is no index of vectors. RuntimeError, MemoryError: FAISS cannot read it.
+    """
+    with _reading, path.open("rb") as file:
         faiss.set_deserialization_vector_byte_limit(path.stat().st_size)  # of the process, so one reads at a time
         faiss.set_deserialization_loop_limit(_MOST_LOOPS)
-        return faiss.read_index(str(path), flags)
+        if not mapped:
+            return faiss.read_index(faiss.PyCallbackIOReader(file.read, _READ_BYTES), faiss.IO_FLAG_ONDISK_SAME_DIR)
+        if file.read(4) not in _OF_VECTORS:
+            raise ArtefactError("expected FAISS files as this version writes them, got another index than of vectors")
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def _write(index: faiss.Index, path: Path) -> None:
@@ -267,3 +278,8 @@ def _write(index: faiss.Index, path: Path) -> None:
 
 def _selector_of(mask: Mask) -> faiss.IDSelector:
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+
+
+_READ_BYTES = 1 << 20
+_OF_VECTORS = (b"IxFI", b"IxF2", b"IxFl", b"IxSQ")
+"""How files of plain vectors begin, by metric, and of those in 16 bits."""

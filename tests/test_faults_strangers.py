@@ -197,6 +197,24 @@ def test_row_numbers_beyond_the_rows_are_refused(kind: str, unit_vectors: Embedd
         VectorIndex.load(tmp_path / "e", tmp_path / "q", kind)
 
 
+@pytest.mark.parametrize(("role", "told"), [("e", "another index than of vectors"), ("q", "FAISS cannot read")])
+def test_lists_that_are_said_to_lie_in_another_file_are_refused_before_that_is_opened(
+    role: str, told: str, unit_vectors: Embeddings, tmp_path: Path
+) -> None:
+    VectorIndex.build(unit_vectors, "ivf").save(tmp_path / "e", tmp_path / "q")
+    centres = faiss.IndexFlatIP(16)
+    index = faiss.IndexIVFFlat(centres, 16, 2, faiss.METRIC_INNER_PRODUCT)
+    index.train(unit_vectors)
+    apart = faiss.OnDiskInvertedLists(2, index.code_size, str(tmp_path / "apart"))
+    index.replace_invlists(apart, False)
+    index.add(unit_vectors)
+    faiss.write_index(index, str(tmp_path / role))
+    (tmp_path / "apart").write_bytes(b"mine")  # mapped, it ends the process where its end is passed
+
+    with pytest.raises(ArtefactError, match=told):
+        VectorIndex.load(tmp_path / "e", tmp_path / "q", "ivf")
+
+
 def test_vectors_that_claim_more_than_their_file_has_take_no_memory(unit_vectors: Embeddings, tmp_path: Path) -> None:
     VectorIndex.build(unit_vectors, "flat").save(tmp_path / "e", tmp_path / "q")
     content = bytearray((tmp_path / "e").read_bytes())

@@ -29,7 +29,9 @@ __all__ = ["EXACT_SHARE", "EXACT_UP_TO", "Mask", "Rows", "Selection", "Similarit
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""
 _MOST_LOOPS = 1 << 24
-_WRITTEN_BYTES = 1 << 20
+_READ_BYTES = _WRITTEN_BYTES = 1 << 20
+_OF_VECTORS = (b"IxFI", b"IxF2", b"IxFl", b"IxSQ")
+"""How files of plain vectors begin, by metric, and of those in 16 bits."""
 _reading = threading.Lock()
 _COPIED_ROWS = 16_384
 """Rows that a selection may hold a copy of: 17 MB of 512 dimensions in half precision."""
@@ -278,8 +280,3 @@ def _write(index: faiss.Index, path: Path) -> None:
 
 def _selector_of(mask: Mask) -> faiss.IDSelector:
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
-
-
-_READ_BYTES = 1 << 20
-_OF_VECTORS = (b"IxFI", b"IxF2", b"IxFl", b"IxSQ")
-"""How files of plain vectors begin, by metric, and of those in 16 bits."""

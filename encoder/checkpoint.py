@@ -6,6 +6,7 @@ Knows the file's layout; knows nothing of training or of what the vectors are us
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -80,12 +81,13 @@ def _trained(metadata: Mapping[str, str], stored: Mapping[str, Tensor]) -> bool 
     return _TRAINED[told] if told in _TRAINED else judged_by_weights(stored)
 
 
-def load_encoder(path: Path) -> tuple[StudyEncoder, Preprocessing]:
+def load_encoder(path: str | os.PathLike[str]) -> tuple[StudyEncoder, Preprocessing]:
     """Return the encoder in evaluation mode, float32, and its preprocessing.
 
     Raises:
         CheckpointError: the file is missing, truncated, changed, not an encoder of ours, or of a newer version.
     """
+    path = Path(path)
     metadata, stored = _load(path)
     try:
         config = EncoderConfig(**read_json(metadata["config"]))

@@ -4,6 +4,7 @@ Knows batching, devices and the fingerprint; knows nothing of studies' tables, f
 """
 
 import copy
+import os
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from encoder.checkpoint import fingerprint_of, load_encoder
 from encoder.config import Positions, position_code
 from encoder.errors import EncoderError
-from encoder.image import Source, read_image
+from encoder.image import Source, is_unnamed, read_image
 from encoder.model import StudyEncoder
 from encoder.preprocess import Preprocessing
 from encoder.runtime import OpenVinoEncoder, choose_runtime, with_runtime
@@ -84,8 +85,13 @@ class Embedder:
         self.runner = with_runtime(self.encoder, self.runtime, preprocessing.size, cache, self.fingerprint)
 
     @classmethod
-    def load(cls, path: Path, *, device: str = "auto", runtime: str = "torch") -> Self:
-        """Return the embedder of a checkpoint; what the runtime makes of it is kept in `runtime/` beside it."""
+    def load(cls, path: str | os.PathLike[str], *, device: str = "auto", runtime: str = "torch") -> Self:
+        """Return the embedder of a checkpoint; what the runtime makes of it is kept in `runtime/` beside it.
+
+        Raises:
+            CheckpointError: it is missing or none of ours. EncoderError: a device or a runtime that is not to be had.
+        """
+        path = Path(path)
         return cls(*load_encoder(path), device=device, runtime=runtime, cache=path.resolve().parent / "runtime")
 
     @property
@@ -139,7 +145,7 @@ class Embedder:
         return self._forward(films, rows, np.array(positions))
 
     def embed_study(self, frontal: Source | None, lateral: Source | None) -> npt.NDArray[np.float32]:
-        """Return the embedding (D,) of the films of one study, given as paths or bytes. Raises ImageError."""
+        """Return the embedding (D,) of the films of one study, given as `read_image` takes them. Raises ImageError."""
         return self.embed([self.read_films(frontal, lateral)])[0]
 
     @torch.inference_mode()
@@ -156,7 +162,7 @@ class Embedder:
 
 
 def _upload_name(source: Source, view: str) -> str | None:
-    return view if isinstance(source, bytes) else None
+    return view if is_unnamed(source) else None
 
 
 def available_device(device: str) -> str:

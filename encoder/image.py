@@ -1,4 +1,4 @@
-"""Reading a radiograph: a path or bytes become one grey picture with bright bone, or a reason why not.
+"""Reading a radiograph: a file, its bytes or its pixels become one grey picture with bright bone, or a reason why not.
 
 It must not know of networks, tensors or HTTP; what a DICOM header means is in `encoder.dicom`.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngImageFile
 
 from encoder.dicom import read_dicom
@@ -23,7 +24,8 @@ from encoder.grey import as_grey
 from encoder.header import J2K_SIGNATURE, JPEG_SIGNATURE, PNG_SIGNATURE, PictureHeader, parse_jpeg, parse_png
 from encoder.jpeg import decode_jpeg
 
-Source = str | os.PathLike[str] | bytes
+Pixels = npt.NDArray[Any] | Pillow.Image
+Source = str | os.PathLike[str] | bytes | Pixels
 Image = npt.NDArray[np.float32]
 
 READING = 2
@@ -52,6 +54,7 @@ _KINDS = {
     b"\x1f\x8b": "gzip",
 }
 _PACKED = ("ZIP", "gzip")
+_ORIENTATION = 0x0112  # the EXIF tag
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -78,7 +81,8 @@ def read_image(
     are stretched from their least to their greatest value. A picture is turned as its EXIF says, upright.
 
     Args:
-        source: path of a file, or its bytes.
+        source: path of a file, its bytes, a Pillow image, or an array with bone bright: (H, W) of whole numbers, read
+            as those of a PNG, or of floats in [0, 1]; or (H, W, 3) uint8 of a grey film in RGB.
         name: what to call the film in an error; default is the path, or "upload" for bytes.
         max_pixels: refused from the header when larger, before anything is decoded.
         least_side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size whose short side is no less than
@@ -89,13 +93,58 @@ def read_image(
     Raises:
         ImageError: the film cannot be used; NotAnImage where the bytes are no JPEG, PNG or DICOM.
     """
-    label = name or ("upload" if isinstance(source, bytes) else str(source))
+    label = name or _label_of(source)
     try:
+        if isinstance(source, np.ndarray):
+            return _as_film(_read_array(source, max_pixels))
+        if isinstance(source, Pillow.Image):
+            return _as_film(_read_picture(source, max_pixels))
         data = source if isinstance(source, bytes) else _read_bytes(source)
-        image = _read(data, max_pixels, least_side, ignored_parts)
-        return _as_film(image)
+        return _as_film(_read(data, max_pixels, least_side, ignored_parts))
     except ImageError as error:
         raise type(error)(f"{label!r}: {error}") from error
+
+
+def is_unnamed(source: Source) -> bool:
+    """Return whether a film is given as what is in it, by no path or address that could name it in an error."""
+    return isinstance(source, bytes | np.ndarray | Pillow.Image)
+
+
+def _label_of(source: Source) -> str:
+    if is_unnamed(source):
+        return {np.ndarray: "array", bytes: "upload"}.get(type(source), "picture")
+    return str(source)
+
+
+def _read_array(pixels: npt.NDArray[Any], max_pixels: int) -> Image:
+    colour = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+    if not (colour or (pixels.ndim == 2 and pixels.dtype.kind in "iuf")):
+        raise ImageError(
+            f"expected an array (H, W) of numbers or (H, W, 3) uint8, got {pixels.shape} {pixels.dtype}; give one film"
+        )
+    height, width = pixels.shape[:2]
+    check_size(width, height, max_pixels)
+    _admit(width * height, b"")
+    if pixels.dtype.kind != "f":
+        return _upright(as_grey(pixels) if colour else pixels, 1)
+    image = np.array(pixels, np.float32)
+    if image.min() < 0 or image.max() > 1:
+        raise ImageError(
+            f"expected floats in [0, 1], bone bright, got {image.min():g} to {image.max():g}; divide by the greatest "
+            "value that the film can have"
+        )
+    return image
+
+
+def _read_picture(picture: Pillow.Image, max_pixels: int) -> Image:
+    check_size(*picture.size, max_pixels)
+    _admit(picture.width * picture.height, b"")
+    try:
+        return _upright(_stored(picture), picture.getexif().get(_ORIENTATION, 1))
+    except _DECODER_ERRORS as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"expected a whole picture, got a damaged one ({error or type(error).__name__})") from error
 
 
 def _read_bytes(source: str | os.PathLike[str]) -> bytes:
@@ -226,7 +275,7 @@ def _check_scans(header: PictureHeader, max_pixels: int) -> None:
         )
 
 
-def _stored(picture: PngImageFile) -> npt.NDArray[Any]:
+def _stored(picture: Pillow.Image) -> npt.NDArray[Any]:
     """Return (H, W) as stored: uint8, or a wider whole number where the picture has 16 bits."""
     if picture.mode in ("I;16", "I;16B", "I"):
         return np.array(picture)
@@ -244,7 +293,7 @@ def _as_film(image: Image) -> Image:
         raise ImageError("expected finite pixel values, got NaN or infinity")
     if high <= low:
         raise ImageError(f"expected a film with contrast, got one value everywhere ({low:g})")
-    if high > 1:
+    if low < 0 or high > 1:
         image -= np.float32(low)
         image /= np.float32(high - low)
     return image

@@ -5,6 +5,7 @@ Knows embeddings, targets and fold numbers as arrays; it must not know tables of
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,11 +162,12 @@ class LinearProbe:
         save_text(folder / DETAILS, text)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Return the probe of a folder. Raises CheckpointError where it is missing, has changed or is none.
 
         One that an older version wrote does not say how well it tells findings apart, nor how labels were read.
         """
+        folder = Path(folder)
         details, arrays, fingerprint = _read(folder)
         if details.get("format") != FORMAT or details.get("version") != VERSION:
             raise CheckpointError(f"{str(folder)!r} holds no probe of version {VERSION}; run: precedent probe")

@@ -4,6 +4,7 @@ File names carry their content's SHA-256 and the manifest is renamed into place 
 collection or the new one, never a mixture. Knows nothing of how a vector was made.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ from index.layouts import sample_layouts
 from index.manifests import INDEX
 from index.origin import is_root_ours, rooted
 from index.parquet import read_parquet
-from index.places import Place
+from index.places import Place, place
 from index.shards import FAILED, load_manifest, load_shards
 from index.studies import require_studies
 from index.training import kept_facts
@@ -158,12 +159,13 @@ def _require_no_changes(out: Path) -> None:
         )
 
 
-def load_collection(folder: Path) -> Collection:
+def load_collection(folder: str | os.PathLike[str]) -> Collection:
     """Return the collection of a folder; every SHA-256 is checked before a file is parsed.
 
     Raises:
         ArtefactError: no collection there, of a newer version, or a file is missing or has changed.
     """
+    folder = place(folder)
     return read_settled(folder / MANIFEST, partial(_load, folder))
 
 

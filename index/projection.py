@@ -5,6 +5,7 @@ Knows a collection on disk; it must not know how a vector was made, nor how a ma
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from index.labels import label_columns
 from index.manifests import MAP as SHAPE
 from index.manifests import PLANE
 from index.parquet import read_parquet
-from index.places import require_here
+from index.places import place, require_here
 from index.vector_index import VectorIndex
 from index.vectors import Embeddings
 
@@ -123,12 +124,13 @@ def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
     return found
 
 
-def load_map(folder: Path) -> CollectionMap | None:
+def load_map(folder: str | os.PathLike[str]) -> CollectionMap | None:
     """Return the map of the collection in a folder; None where `build_map` has not been run.
 
     Raises:
         ArtefactError: the map has changed since it was written. StaleMap: it is of another state of the index.
     """
+    folder = place(folder)
     return read_settled(folder / MANIFEST, partial(_load, folder))
 
 

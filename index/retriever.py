@@ -5,12 +5,12 @@ Knows studies and vectors; knows nothing of films, encoders or HTTP.
 
 import hashlib
 import json
+import os
 from collections.abc import Collection as Several
 from collections.abc import Mapping
 from copy import copy
 from functools import cached_property
 from operator import attrgetter
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Self
 
@@ -59,9 +59,9 @@ class Retriever(Searchable):
         self._left_out = np.empty(0, dtype=np.int64)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Return the retriever of a collection on disk. Raises ArtefactError."""
-        return cls(load_collection(Path(folder)))
+        return cls(load_collection(folder))
 
     def without(self, study_ids: Several[str]) -> Self:
         """Return a retriever that no longer finds those studies of the collection, nor any left out before.

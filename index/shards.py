@@ -6,6 +6,7 @@ Knows nothing of how a vector is made.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from index.files import (
 from index.manifests import EXPORT, SHARD_METADATA
 from index.origin import rooted
 from index.parquet import opened_parquet, read_parquet
+from index.places import place
 from index.studies import require_ids, require_studies
 from index.vectors import Embeddings, as_embeddings
 
@@ -180,8 +182,9 @@ class ShardFolder:
         return manifest
 
 
-def load_manifest(folder: Path) -> dict[str, Any]:
+def load_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the manifest of a finished export. Raises ArtefactError where there is none."""
+    folder = place(folder)
     remedy = "an export writes it last; run precedent export again, it goes on where it stopped"
     older = not (folder / MANIFEST).exists() and (folder / _OLD_MANIFEST).exists()
     return load_json(folder / (_OLD_MANIFEST if older else MANIFEST), "export manifest", remedy, EXPORT)
@@ -195,13 +198,14 @@ def _remove_old_names(folder: Path) -> None:
         old.unlink()
 
 
-def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
+def load_shards(folder: str | os.PathLike[str]) -> Iterator[tuple[pa.Table, Embeddings]]:
     """Yield (studies, embeddings (n, D)) of each shard, its SHA-256 checked before it is parsed.
 
     Raises:
         ArtefactError: a shard is missing or has changed. VectorsError: a vector is not finite or not of unit norm.
         StudiesError: an id is none.
     """
+    folder = place(folder)
     manifest = load_manifest(folder)
     remedy = f"remove it and run precedent export again to write it anew into {folder}"
     for shard in manifest["shards"]:
@@ -213,7 +217,7 @@ def load_shards(folder: Path) -> Iterator[tuple[pa.Table, Embeddings]]:
         yield require_studies(table.drop_columns(apart), str(path)), vectors
 
 
-def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
+def load_embeddings(folder: str | os.PathLike[str]) -> tuple[pa.Table, Embeddings]:
     """Return all studies of an export and their embeddings (N, D), row for row.
 
     Raises:
@@ -225,9 +229,9 @@ def load_embeddings(folder: Path) -> tuple[pa.Table, Embeddings]:
     return pa.concat_tables(tables, promote_options="default").combine_chunks(), np.concatenate(vectors)
 
 
-def load_layouts(folder: Path) -> pa.Table | None:
+def load_layouts(folder: str | os.PathLike[str]) -> pa.Table | None:
     """Return ids, `views` and `layouts` of an export's studies; null, or None in all, where a shard has no layouts."""
-    paths = [folder / _own_name(shard["file"]) for shard in load_manifest(folder)["shards"]]
+    paths = [place(folder) / _own_name(shard["file"]) for shard in load_manifest(folder)["shards"]]
     tables = [_read_columns(path, ["study_id", "patient_id", "views", "layouts"]) for path in paths]
     found = [table for table in tables if "layouts" in table.column_names]
     return pa.concat_tables(found) if found else None

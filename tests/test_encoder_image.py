@@ -185,3 +185,51 @@ def test_what_is_no_pixel_is_gone_through_once(film: bytes) -> None:
     assert is_film_or_refused(film)
 
     assert time.process_time() - begun < 5
+
+
+GREY = (RAMP / 60).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        (GREY, picture(GREY)),
+        (np.stack([GREY] * 3, axis=2), picture(GREY)),
+        (RAMP + 100, picture(RAMP + 100)),
+        (RAMP.astype(np.int32) - 2000, picture(RAMP)),
+        (GREY / 255, picture(GREY)),
+        (Pillow.fromarray(GREY), picture(GREY)),
+        (Pillow.fromarray(RAMP + 100), picture(RAMP + 100)),
+    ],
+    ids=["uint8", "RGB", "uint16", "negative", "float", "Pillow", "Pillow of 16 bits"],
+)
+def test_pixels_at_hand_are_read_as_a_file_of_them(given: np.ndarray | Pillow.Image, file: bytes) -> None:
+    np.testing.assert_allclose(read_image(given), read_image(file), atol=1e-6)
+
+
+def test_a_pillow_image_is_turned_as_its_exif_says_and_what_is_given_stays_as_it_is() -> None:
+    turned, exif = Pillow.fromarray(GREY), Pillow.Exif()
+    exif[0x0112] = 3
+    turned.info["exif"] = exif.tobytes()
+    floats = GREY.astype(np.float32) / 255
+
+    np.testing.assert_array_equal(read_image(turned), read_image(picture(GREY[::-1, ::-1])))
+    assert read_image(floats) is not floats
+    assert read_image(floats).base is None
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (GREY.astype(np.float64), "divide by the greatest"),
+        (GREY[None], "expected an array"),
+        (GREY > 3, "expected an array"),
+        (np.full((64, 64), np.nan), "finite"),
+        (np.zeros((64, 64), np.uint8), "contrast"),
+        (np.zeros((8, 8), np.uint8), "both sides"),
+        (Pillow.new("CMYK", (64, 64)), "mode 'CMYK'"),
+    ],
+)
+def test_pixels_that_are_no_film_are_refused_in_a_sentence(given: np.ndarray | Pillow.Image, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        read_image(given)

@@ -88,7 +88,9 @@ class RunFolder:
     def _write_metrics(self, history: list[dict[str, float]]) -> None:
         lines = [",".join(history[0])]
         lines += [",".join(f"{value:.6g}" for value in row.values()) for row in history]
-        save_text(self.path / METRICS, "\n".join(lines) + "\n")
+        text, path = "\n".join(lines) + "\n", self.path / METRICS
+        if not path.exists() or read_regular(path, MOST_BYTES) != text.encode():
+            save_text(path, text)
 
     def _claim(self, name: str, content: str, others: Callable[[str, str], list[str]]) -> None:
         """Write what a run is told, or raise RecipeError where the folder's was told something else."""

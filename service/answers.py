@@ -90,7 +90,7 @@ class PredictAnswer(BaseModel):
     notice: str | None
     labels: str
     familiarity: FamiliarityAnswer | None
-    film_notices: list[str] = Field(description=FILM_NOTICES)
+    film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
     contrast: dict[str, Any] | None
     maps: list[MapAnswer] = Field(description="of the first prediction, where they were asked for")
     fingerprint: str

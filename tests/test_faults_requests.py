@@ -63,8 +63,10 @@ def serving(*words: str) -> Iterator[Served]:
         place = urlsplit(process.stdout.readline().split()[-1])
         assert place.hostname is not None
         assert place.port is not None
-        yield Served(process, (place.hostname, place.port))
-        process.kill()
+        try:
+            yield Served(process, (place.hostname, place.port))
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")

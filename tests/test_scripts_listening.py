@@ -33,8 +33,10 @@ def serving(*words: str, **terms: int) -> Iterator[Served]:
     ) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])
-        yield Served(process, ("127.0.0.1", port))
-        process.kill()
+        try:
+            yield Served(process, ("127.0.0.1", port))
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")

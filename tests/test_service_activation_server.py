@@ -51,8 +51,10 @@ def running(folders: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     )  # fmt: skip
     with process:
         assert process.stdout is not None
-        yield process, process.stdout.readline().split()[-1]
-        process.kill()
+        try:
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
 
 
 @pytest.fixture

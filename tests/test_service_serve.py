@@ -34,8 +34,10 @@ def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     )
     with process:
         assert process.stdout is not None
-        yield process, process.stdout.readline().split()[-1]
-        process.kill()
+        try:
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
 
 
 def test_the_server_answers_and_stops_cleanly_on_sigterm(server: tuple[subprocess.Popen[str], str]) -> None:

@@ -138,7 +138,7 @@ class SearchAnswer(BaseModel):
     familiarity: "FamiliarityAnswer | None" = Field(
         None, description="how near the query is to the collection; null where a filter hides what is nearest"
     )
-    film_notices: list[str] = Field(description=FILM_NOTICES)
+    film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
     warning: str | None = Field(None, description="of the collection, as /info states it")
 
 

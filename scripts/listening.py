@@ -170,12 +170,14 @@ def _make_room(server: Any) -> None:
     """Close connections that wait for their client, where hardly one more could be opened.
 
     Those of the address that has most go first, among them those that were answered, or opened, longest ago; a proxy
-    has all of them. What a known sender is sending goes last, and what is being worked on never.
+    has all of them. What a known sender is sending goes last, and what is being worked on never, nor who came last:
+    where senders hold every other place, that would be whoever has not been heard yet.
     """
     too_many = len(server._map) - server.adj.connection_limit + 2 * _spare(server)
     if too_many <= 0:
         return
     waiting = [channel for channel in server.active_channels.values() if not channel.requests]
+    waiting = sorted(waiting, key=lambda channel: channel.served)[: -_spare(server)]
     open_of = Counter(channel.addr[0] for channel in waiting)
     waiting.sort(key=lambda channel: (channel.sends_for_somebody(), -open_of[channel.addr[0]], channel.served))
     for channel in waiting[: too_many + _spare(server)]:

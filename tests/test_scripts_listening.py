@@ -126,7 +126,7 @@ def is_open(served: Served, port: int) -> bool:
     return ends.get((served.address[1], port)) == "01"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_however_many_hold_connections_whoever_comes_is_answered() -> None:
     last = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     with serving(HEAD_SECONDS=3600, IDLE_SECONDS=3600, GRACE_SECONDS=3600) as served, ExitStack() as closing:

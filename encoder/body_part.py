@@ -29,6 +29,11 @@ def is_elsewhere(stated: str, descriptions: Iterable[str], ignored: Container[st
     return part_elsewhere(" ".join((stated, *descriptions))) is not None
 
 
+def as_parts(stated: Iterable[str]) -> frozenset[str]:
+    """Return parts in capitals, as `is_elsewhere` compares them."""
+    return frozenset(part.strip().upper() for part in stated)
+
+
 def stated_part(part: str, regions: Iterable[str]) -> str:
     """Return BodyPartExamined, else the meanings of AnatomicRegionSequence; "" where neither is there."""
     return part or " ".join(regions).strip()

@@ -128,14 +128,17 @@ def _resampled(image: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.ND
     return squared
 
 
-def film_notes(path: Path) -> list[str]:
+def film_notes(source: Path | bytes, ignored_parts: Container[str] = ()) -> list[str]:
     """Return what `read_dicom` will read otherwise than it is written, as far as the header tells.
 
     Nothing of a film that cannot be read, or is none.
+
+    Args:
+        source: the file, or what is in it. ignored_parts: as `read_dicom` has them.
     """
     try:
-        film = _parsed_start(path)
-        return [] if film is None else dicom_notes(film)
+        film = _parsed(source) if isinstance(source, bytes) else _parsed_start(source)
+        return [] if film is None else dicom_notes(film, ignored_parts)
     except (ImageError, OSError):
         return []
 
@@ -150,10 +153,10 @@ def _parsed_start(path: Path) -> DicomFile | None:
     return None
 
 
-def dicom_notes(film: DicomFile) -> list[str]:
+def dicom_notes(film: DicomFile, ignored_parts: Container[str] = ()) -> list[str]:
     """Return the same of a header. Raises ImageError."""
     notes: list[str] = []
-    _check_header(film, lambda width, height: None, notes)
+    _check_header(film, lambda width, height: None, notes, ignored_parts)
     transform_notes(film.header, notes)
     return notes
 

@@ -5,7 +5,7 @@ Knows batching, devices and the fingerprint; knows nothing of studies' tables, f
 
 import copy
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from encoder.body_part import as_parts
 from encoder.checkpoint import fingerprint_of, load_encoder
 from encoder.config import Positions, position_code
 from encoder.errors import EncoderError
@@ -66,17 +67,20 @@ class Embedder:
         device: str = "auto",
         runtime: str = "torch",
         cache: Path | None = None,
+        ignored_parts: Iterable[str] = (),
     ) -> None:
         """Put an encoder on a device.
 
         Args:
             device: auto, cpu or cuda. runtime: one of `encoder.runtime.RUNTIMES`.
             cache: folder for what a runtime makes of the weights; None makes it anew each time.
+            ignored_parts: what a DICOM header may state of the body part as if it stated none.
 
         Raises:
             EncoderError: a device or a runtime that is not to be had.
         """
         self.preprocessing = preprocessing
+        self.ignored_parts = as_parts(ignored_parts)
         self.device = torch.device(available_device(device))
         self.encoder = encoder.eval().to(self.device)
         self.fingerprint = fingerprint_of(encoder, preprocessing)
@@ -85,14 +89,25 @@ class Embedder:
         self.runner = with_runtime(self.encoder, self.runtime, preprocessing.size, cache, self.fingerprint)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str = "auto", runtime: str = "torch") -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        runtime: str = "torch",
+        ignored_parts: Iterable[str] = (),
+    ) -> Self:
         """Return the embedder of a checkpoint; what the runtime makes of it is kept in `runtime/` beside it.
+
+        Args:
+            device, runtime, ignored_parts: as the constructor has them.
 
         Raises:
             CheckpointError: it is missing or none of ours. EncoderError: a device or a runtime that is not to be had.
         """
         path = Path(path)
-        return cls(*load_encoder(path), device=device, runtime=runtime, cache=path.resolve().parent / "runtime")
+        cache = path.resolve().parent / "runtime"
+        return cls(*load_encoder(path), device=device, runtime=runtime, cache=cache, ignored_parts=ignored_parts)
 
     @property
     def trained(self) -> bool | None:
@@ -105,17 +120,15 @@ class Embedder:
         other.encoder = other.runner = encoder
         return other
 
-    def read_film(self, source: Source, *, name: str | None = None, ignored_parts: Container[str] = ()) -> Film:
+    def read_film(self, source: Source, *, name: str | None = None) -> Film:
         """Return one file or upload as the network wants it, (C, S, S). Raises ImageError.
 
         A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never to less than three times the side of the network's
         square, short side: the embedding stays within a cosine of 0.995 of the whole film's.
-
-        Args:
-            ignored_parts: as `read_image` has them.
         """
         least_side = round(_LEAST_SIDE * self.preprocessing.size)
-        return self.preprocessing(read_image(source, name=name, least_side=least_side, ignored_parts=ignored_parts))
+        film = read_image(source, name=name, least_side=least_side, ignored_parts=self.ignored_parts)
+        return self.preprocessing(film)
 
     def read_films(self, frontal: Source | None, lateral: Source | None, projection: str | None = None) -> StudyFilms:
         """Return the films of one study, the frontal's projection known or not.

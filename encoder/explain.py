@@ -44,7 +44,11 @@ class OpenStudy:
         """Return a study read from paths or bytes. Raises ImageError; EncoderError where both are missing."""
         sources = {"frontal": frontal, "lateral": lateral}
         images = {
-            view: read_image(source, name=view if isinstance(source, bytes) else str(source))
+            view: read_image(
+                source,
+                name=view if isinstance(source, bytes) else str(source),
+                ignored_parts=embedder.ignored_parts,
+            )
             for view, source in sources.items()
             if source is not None
         }

@@ -4,7 +4,7 @@ Knows files and preprocessing; knows nothing of which film belongs to which stud
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,8 +24,16 @@ class FilmStore:
     """Films by number, preprocessed up to normalisation, 8 bits a pixel; read at first use, kept while they fit."""
 
     def __init__(
-        self, paths: Sequence[Path], preprocessing: Preprocessing, *, cache_gb: float = 8.0, threads: int = 2
+        self,
+        paths: Sequence[Path],
+        preprocessing: Preprocessing,
+        *,
+        cache_gb: float = 8.0,
+        threads: int = 2,
+        ignored_parts: Container[str] = (),
     ) -> None:
+        """Take films below a size in memory; `ignored_parts` as `encoder.image.read_image` has them."""
+        self._ignored_parts = ignored_parts
         self.paths = list(paths)
         self.size = preprocessing.size
         # One plane in [0, 1]: the channels are copies of it, and augmentation comes before normalisation.
@@ -44,7 +52,9 @@ class FilmStore:
             plane: Planes = self._cache[row]
             return plane
         path = self.paths[row]
-        plane = np.rint(self._plane(read_image(path, name=str(path)))[0] * 255).astype(np.uint8)
+        plane = np.rint(
+            self._plane(read_image(path, name=str(path), ignored_parts=self._ignored_parts))[0] * 255
+        ).astype(np.uint8)
         if len(self._cache):
             self._cache[row] = plane
             self._held[row] = True

@@ -1,5 +1,7 @@
 """Films that are pixels and nothing else: no tag, no overlay, no comment, table or palette comes along."""
 
+from collections.abc import Container
+
 import cv2
 import numpy as np
 
@@ -7,16 +9,19 @@ from encoder.header import JPEG_SIGNATURE, PNG_SIGNATURE, parse_png
 from encoder.image import Image, read_image
 
 
-def untagged(film: bytes, name: str = "upload") -> tuple[bytes, str]:
+def untagged(film: bytes, name: str = "upload", ignored_parts: Container[str] = ()) -> tuple[bytes, str]:
     """Return the film written anew from its pixels, as a PNG that `read_image` reads alike, and the ending of its name.
 
     Nothing of the file is copied: text fits into every part of a picture that a decoder steps over, into unused
     tables and colours too. Of 8 bits where the film has them, to the bit; else of 16, in steps of 1/65535.
 
+    Args:
+        ignored_parts: as `read_image` has them.
+
     Raises:
         ImageError: the film cannot be used.
     """
-    image = read_image(film, name=name)
+    image = read_image(film, name=name, ignored_parts=ignored_parts)
     return (_as_png(image, 8) if _has_bytes(film) else deep_png(image)), ".png"
 
 

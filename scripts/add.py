@@ -20,7 +20,7 @@ from index.added import Addition, Writable, joined
 from index.errors import StudiesError, UntrustedRoot
 from index.opening import Address
 from index.studies import Study, label_names, load_studies
-from scripts.body_parts import as_parts, ignored_parts
+from scripts.body_parts import ignored_parts
 from scripts.export import FAILED_EXIT_CODE
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere
@@ -40,7 +40,7 @@ from scripts.terminal import progress_bar, say, say_json
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
-    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, ignored: tuple[str, ...], batch: int,
+    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, ignored: frozenset[str], batch: int,
     device: str, runtime: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Add the studies of the table STUDIES to INDEX; what is there with this content stays as it is.
@@ -53,11 +53,11 @@ def command(
     table, living = load_studies(studies), opened(index)
     table, further = (table, {}) if replace else with_stored_films(table, living)
     require_image_root(living, images)
-    embedder = Embedder.load(encoder, device=device, runtime=runtime)
+    embedder = Embedder.load(encoder, device=device, runtime=runtime, ignored_parts=ignored)
     living.require_fingerprint(embedder.fingerprint)
     counts = {"added": 0, "already_there": 0, "failed": 0}
     with one_torch_thread(embedder):
-        for group in _prepared(FilmReader(embedder, table, images, "both", as_parts(ignored)), table.num_rows, batch):
+        for group in _prepared(FilmReader(embedder, table, images, "both"), table.num_rows, batch):
             read = [one for one in group if one.films is not None]
             fresh = living.add(_additions(embedder, table, read, further), replace=replace) if read else []
             counts["added"] += sum(fresh)

@@ -1,18 +1,15 @@
-"""The option of the verbs that read an archive's films: stated parts of the body that are a console's wrong default."""
-
-from collections.abc import Iterable
+"""The option of the verbs that read films: stated parts of the body that are a console's wrong default."""
 
 import click
+
+from encoder.body_part import as_parts
 
 ignored_parts = click.option(
     "--ignore-body-part",
     "ignored",
     multiple=True,
     metavar="VALUE",
+    callback=lambda _context, _option, stated: as_parts(stated),
     help="Take films whose header states this body part, a console's wrong default, for chest films. Repeatable.",
 )
-
-
-def as_parts(ignored: Iterable[str]) -> frozenset[str]:
-    """Return the parts in capitals, as `encoder.image.read_image` takes them."""
-    return frozenset(part.strip().upper() for part in ignored)
+"""Gives the command `ignored`, the parts in capitals, as `encoder.image.read_image` takes them."""

@@ -22,6 +22,7 @@ from encoder.model import DualEfficientNetEncoder, StudyEncoder, count_parameter
 from encoder.preprocess import Contrast, Fit, Preprocessing
 from index.studies import load_studies
 from index.training import UNTRAINED
+from scripts.body_parts import ignored_parts
 from scripts.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json
 
@@ -103,11 +104,14 @@ def pack(path: Path, out: Path, as_json: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--studies", type=Anywhere(), required=True, help="Table of studies to calibrate on.")
 @click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
+@ignored_parts
 @click.option(
     "--count", type=click.IntRange(16), default=300, show_default=True, help="Studies to take, spread evenly."
 )
 @_AS_JSON
-def quantize_(path: Path, studies: Path, images: Path, count: int, as_json: bool) -> None:
+def quantize_(
+    path: Path, studies: Path, images: Path, ignored: frozenset[str], count: int, as_json: bool
+) -> None:  # fmt: skip
     """Make int8 models of an encoder's backbones for --runtime openvino-int8, beside the encoder's file.
 
     \b
@@ -119,7 +123,7 @@ def quantize_(path: Path, studies: Path, images: Path, count: int, as_json: bool
         import nncf
 
         nncf.set_log_level(logging.WARNING)  # else it names every layer that it leaves as it is
-    table, embedder = load_studies(studies), Embedder.load(path)
+    table, embedder = load_studies(studies), Embedder.load(path, ignored_parts=ignored)
     rows = np.unique(np.linspace(0, table.num_rows - 1, min(count, table.num_rows)).round().astype(int)).tolist()
     paths = table.select(["frontal_path", "lateral_path"]).take(rows).to_pylist()
     films = []

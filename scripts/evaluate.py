@@ -17,6 +17,7 @@ from index.files import finite, save_json
 from index.places import place
 from index.relevance import Rule, class_rule, collection_rules, single_rules
 from index.splits import load_parts, require_disjoint_patients
+from scripts.body_parts import ignored_parts
 from scripts.embedded import Embedded, Wanted, label_options
 from scripts.pixels import raw_pixels
 from scripts.places import Anywhere, Here
@@ -43,13 +44,14 @@ _PATH = Here()
 @click.option("--floor", multiple=True, metavar="NAME=FOLDER", help="An export to beat.")
 @click.option("--also", multiple=True, metavar="NAME=FOLDER", help="An export to stand beside.")
 @click.option("--pixels", type=Anywhere(), help="Image root: adds raw pixels at 32 x 32 as a floor.")
+@ignored_parts
 @click.option("--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Moves the intervals, nothing else.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
     embeddings: Path, out: Path, query_embeddings: Path | None, ks: str, findings: str | None,
     classes: tuple[str, ...], policy: str, blank: str, floor: tuple[str, ...], also: tuple[str, ...],
-    pixels: Path | None, draws: int, seed: int, json_wanted: bool, **asked: Any,
+    pixels: Path | None, ignored: frozenset[str], draws: int, seed: int, json_wanted: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Judge the neighbours in the export EMBEDDINGS. A hit of the query's own patient never counts.
 
@@ -69,7 +71,7 @@ def command(
     spaces |= {f"first {dim}": pool.prefix(dim) for dim in PREFIXES if dim < main.embeddings.shape[1]}
     floors = [*below, *(["raw pixels"] if pixels else [])]
     if pixels:
-        spaces["raw pixels"] = pool.seen_by(raw_pixels(main.studies, pixels))
+        spaces["raw pixels"] = pool.seen_by(raw_pixels(main.studies, pixels, ignored))
     weights = patient_draws([main.patients[row] for row in pool.queries], draws, seed)
     rules, singles = _rules(main, wanted)
     found = {name: judged(space, rules, singles, depths, weights) for name, space in spaces.items()}

@@ -20,6 +20,7 @@ from index.files import save_json
 from index.opening import Address
 from index.pairing import require_one_patient
 from index.places import below
+from scripts.body_parts import ignored_parts
 from scripts.opening import CollectionAddress, opened, trust_option
 from scripts.places import Anywhere, Here
 from scripts.terminal import say, say_if_untrained, say_json
@@ -36,6 +37,7 @@ _PATH = Here()
 @click.option("--frontal", type=Anywhere(), help="The query: a frontal film.")
 @click.option("--lateral", type=Anywhere(), help="The query: a lateral film.")
 @click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of --frontal, where it is known.")
+@ignored_parts
 @click.option("--finding", help="Explain this finding of --probe.")
 @click.option("--probe", type=_PATH, help="Folder of the encoder's probe.")
 @click.option("--hit", help="Explain why the query is like this stored study.")
@@ -48,8 +50,9 @@ _PATH = Here()
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
     index: Address | None, encoder: Path, images: Path | None, trusted: bool, study: str | None, frontal: Path | None,
-    lateral: Path | None, projection: str | None, finding: str | None, probe: Path | None, hit: str | None,
-    method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path, as_json: bool,
+    lateral: Path | None, projection: str | None, ignored: frozenset[str], finding: str | None, probe: Path | None,
+    hit: str | None, method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Explain a finding (--finding, --probe) or a similarity (--hit) by maps over the films.
 
@@ -66,7 +69,7 @@ def command(
     if index is None and (study or hit):
         raise click.UsageError("a stored study needs INDEX, the folder that holds it")
     require_one_patient(frontal, lateral)
-    embedder = Embedder.load(encoder)
+    embedder = Embedder.load(encoder, ignored_parts=ignored)
     say_if_untrained(embedder.trained)
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}

@@ -25,7 +25,7 @@ from index.shards import FAILED, ExportPlan, ShardFolder
 from index.studies import load_studies
 from index.training import NOT_MEASURED, facts_of, warning_of
 from index.vectors import space_health
-from scripts.body_parts import as_parts, ignored_parts
+from scripts.body_parts import ignored_parts
 from scripts.places import Anywhere, Here
 from scripts.shard_writing import VIEWS, FilmReader, one_torch_thread, threads_for, write_shards
 from scripts.terminal import progress_bar, say, say_json
@@ -92,7 +92,7 @@ class ExportTask:
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, the runtime and the health as JSON.")
 def command(
     studies: Path, images: Path, encoder: Path, out: Path, views: str, batch: int, shard_rows: int,
-    threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, ignored: tuple[str, ...],
+    threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, ignored: frozenset[str],
     retry_failed: bool, allow_failures: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Embed every study of the table STUDIES; a killed export goes on where it stopped.
@@ -106,7 +106,7 @@ def command(
     require_films(table, images)
     task = ExportTask(
         table, studies, images, encoder, out, views, batch, shard_rows, threads, device, runtime, retry_failed,
-        as_parts(ignored),
+        ignored,
     )  # fmt: skip
     if engine == "ray":
         if retry_failed:
@@ -142,9 +142,9 @@ def require_films(table: pa.Table, images: Path) -> None:
 
 def export_here(task: ExportTask) -> tuple[ShardFolder, Runtime]:
     """Embed what is still to be done with this machine; return where it lies and what ran."""
-    embedder = Embedder.load(task.encoder, device=task.device, runtime=task.runtime)
+    embedder = Embedder.load(task.encoder, device=task.device, runtime=task.runtime, ignored_parts=task.ignored_parts)
     folder = task.folder_for(embedder)
-    reader = FilmReader(embedder, task.table, task.images, task.views, task.ignored_parts)
+    reader = FilmReader(embedder, task.table, task.images, task.views)
     with one_torch_thread(embedder):
         export(
             embedder, task.table, reader, folder,

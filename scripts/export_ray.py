@@ -80,7 +80,7 @@ class ShardWorker:
         if folder.path_of(shard).exists():  # written by a worker that was lost before it could say so
             return rows.stop - rows.start
         table = load_rows(order.studies, rows)
-        reader = FilmReader(embedder, table, place(order.images), order.plan.views, order.ignored_parts)
+        reader = FilmReader(embedder, table, place(order.images), order.plan.views)
         with one_torch_thread(embedder):
             write_shards(
                 embedder, table, reader, folder, [shard],
@@ -93,7 +93,9 @@ class ShardWorker:
         """The encoder, once it is sure that this machine has what the first one has."""
         order = self._order
         _require_same(order.version, version(PACKAGE), f"version of {PACKAGE}", "install the same everywhere")
-        embedder = Embedder.load(place(order.encoder), device=order.device, runtime=order.runtime)
+        embedder = Embedder.load(
+            place(order.encoder), device=order.device, runtime=order.runtime, ignored_parts=order.ignored_parts
+        )
         shared = "keep both on storage that every machine of the cluster shares"
         _require_same(order.plan.fingerprint[:12], embedder.fingerprint[:12], "encoder", shared)
         _require_same(order.plan.studies_sha256[:12], sha256_of(place(order.studies))[:12], "studies table", shared)

@@ -23,7 +23,7 @@ from index.places import is_local, place
 from index.printable import visible
 from index.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.studies import load_studies, save_studies
-from scripts.body_parts import as_parts, ignored_parts
+from scripts.body_parts import ignored_parts
 from scripts.places import Anywhere, Here
 from scripts.terminal import counted, say, say_json
 
@@ -123,7 +123,7 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
 @click.option("--keep-paths", is_flag=True, help="No copies: the table names the archive's own files.")
 @_add_shared_options
 def dicom(
-    folder: Path, unknown_view: Literal["frontal", "skip"], ids_from: str | None, ignored: tuple[str, ...],
+    folder: Path, unknown_view: Literal["frontal", "skip"], ids_from: str | None, ignored: frozenset[str],
     keep_burned_in: bool, key_file: Path | None, new_key: bool, copy_to: Path | None, keep_paths: bool, out: Path,
     strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -145,12 +145,11 @@ def dicom(
                 "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
             )
         pseudonyms = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
-    parts = as_parts(ignored)
     try:
         found = import_dicom(
             folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
-            copies=partial(_copies, copy_to, parts) if copy_to else None, ids_from=ids_from,
-            elsewhere=partial(is_elsewhere, ignored=parts), remarks=_remarks, watch=_watched,
+            copies=partial(_copies, copy_to, ignored) if copy_to else None, ids_from=ids_from,
+            elsewhere=partial(is_elsewhere, ignored=ignored), remarks=partial(_remarks, ignored), watch=_watched,
         )  # fmt: skip
     except NothingUsable as refusal:
         if not as_json:
@@ -161,10 +160,10 @@ def dicom(
     _save(found, out, as_json)
 
 
-def _remarks(file: Path) -> list[str]:
+def _remarks(parts: frozenset[str], file: Path) -> list[str]:
     from encoder.dicom import film_notes  # OpenCV is loaded by those who import films
 
-    return film_notes(file)
+    return film_notes(file, parts)
 
 
 def _pseudonyms(key_file: Path, new_key: bool, folder: Path, out: Path, copy_to: Path | None) -> Pseudonyms:

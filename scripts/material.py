@@ -3,6 +3,7 @@
 Knows tables, files and recipes; it must not know how a network learns.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -44,8 +45,13 @@ class Material:
     """What a run reads, as JSON values; a run goes on only with equal ones."""
 
     @classmethod
-    def gather(cls, studies: Path, images: Path, name: str, recipe: Recipe, cache_gb: float) -> Self:
+    def gather(
+        cls, studies: Path, images: Path, name: str, recipe: Recipe, cache_gb: float, ignored_parts: Container[str] = ()
+    ) -> Self:
         """Return the studies of a table and their targets; films are not read yet.
+
+        Args:
+            ignored_parts: as `encoder.image.read_image` has them.
 
         Raises:
             StudiesError, FilterError: the table or its labels do not fit the recipe.
@@ -56,7 +62,7 @@ class Material:
         if np.isnan(targets).all():
             sentence = wanted.sentence()
             raise StudiesError(f"expected studies with a label that counts, got none of {len(targets):,}; {sentence}")
-        films, views, positions = _films(table, images, recipe, cache_gb)
+        films, views, positions = _films(table, images, recipe, cache_gb, ignored_parts)
         inputs = {"studies_sha256": sha256_of(studies), "images": str(images.resolve())}
         return cls(name, recipe, wanted, table, targets, films, views["frontal"], views["lateral"], positions, inputs)
 
@@ -135,7 +141,7 @@ def wanted_by(options: TargetOptions) -> Wanted:
 
 
 def _films(
-    table: pa.Table, images: Path, recipe: Recipe, cache_gb: float
+    table: pa.Table, images: Path, recipe: Recipe, cache_gb: float, ignored_parts: Container[str]
 ) -> tuple[FilmStore, dict[str, Rows], npt.NDArray[np.int64]]:
     """Return the films, each view's rows (N,) among them, -1 where it is missing, and their position codes (M,)."""
     paths: list[Path] = []
@@ -148,5 +154,5 @@ def _films(
                 paths.append(images / path)
                 positions.append(position_code(view if view == "lateral" else projection))
     rows = {view: np.array(of_view, dtype=np.int64) for view, of_view in views.items()}
-    films = FilmStore(paths, recipe.preprocessing, cache_gb=cache_gb)
+    films = FilmStore(paths, recipe.preprocessing, cache_gb=cache_gb, ignored_parts=ignored_parts)
     return films, rows, np.array(positions, dtype=np.int64)

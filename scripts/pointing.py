@@ -22,6 +22,7 @@ from index.files import open_regular
 from index.imported import MOST_LINE
 from index.studies import load_studies
 from index.votes import wilson_interval
+from scripts.body_parts import ignored_parts
 from scripts.places import Anywhere, Here
 from scripts.terminal import progress_bar, say_json, show
 
@@ -45,13 +46,14 @@ class Tally:
 @click.option("--boxes", type=_PATH, required=True, help="CSV of Path, Finding, x0, y0, x1, y1 in pixels.")
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
 @click.option("--probe", type=_PATH, required=True, help="Folder of the encoder's probe.")
+@ignored_parts
 @click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
 @click.option("--stage", type=click.IntRange(0), help="Resolution to explain at (default: the last maps).")
 @click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Studies a finding, at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
-    studies: Path, images: Path, boxes: Path, encoder: Path, probe: Path, method: str, stage: int | None, limit: int,
-    as_json: bool,
+    studies: Path, images: Path, boxes: Path, encoder: Path, probe: Path, ignored: frozenset[str], method: str,
+    stage: int | None, limit: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Count how often a map's peak lies in the finding's box, grown by half a cell of the feature map.
 
@@ -61,7 +63,7 @@ def command(
     precedent pointing studies.parquet --images . --boxes boxes.csv --encoder e.safetensors --probe probe/
     """
     table, where = load_studies(studies), read_boxes(boxes)
-    explainer, learnt = Explainer(Embedder.load(encoder)), LinearProbe.load(probe)
+    explainer, learnt = Explainer(Embedder.load(encoder, ignored_parts=ignored)), LinearProbe.load(probe)
     tallies: dict[str, Tally] = defaultdict(Tally)
     rows = table.select(["frontal_path", "lateral_path", "projection"]).to_pylist()
     with progress_bar("studies") as bar:

@@ -28,6 +28,7 @@ from index.opening import Address
 from index.pairing import require_one_patient
 from index.searchable import Searchable
 from index.votes import votes_on
+from scripts.body_parts import ignored_parts
 from scripts.embedded import Wanted, label_options
 from scripts.explain import save_maps
 from scripts.opening import CollectionAddress, opened
@@ -84,6 +85,7 @@ class Neighbours:
 @click.option("--frontal", type=Anywhere(), help="A frontal film.")
 @click.option("--lateral", type=Anywhere(), help="A lateral film.")
 @click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of the frontal film, where it is known.")
+@ignored_parts
 @click.option("--tta", is_flag=True, help=f"Average five looks at the film: {', '.join(TEST_TIME)}.")
 @click.option("--variant", "variants", type=click.Choice(list(VARIANTS)), multiple=True, help="Add one such look.")
 @click.option("--mc-dropout", "passes", type=click.IntRange(2, MAX_PASSES), help="Dropout passes: mean and spread.")
@@ -98,9 +100,10 @@ class Neighbours:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
     index: Address | None, encoders: tuple[Path, ...], probes: tuple[Path, ...], frontal: Path | None,
-    lateral: Path | None, projection: str | None, tta: bool, variants: tuple[str, ...], passes: int | None, seed: int,
-    k: int, patient: str | None, contrasted: str | None, sex: str | None, age: float | None, maps: Path | None,
-    findings: str | None, classes: tuple[str, ...], policy: str | None, blank: str | None, as_json: bool,
+    lateral: Path | None, projection: str | None, ignored: frozenset[str], tta: bool, variants: tuple[str, ...],
+    passes: int | None, seed: int, k: int, patient: str | None, contrasted: str | None, sex: str | None,
+    age: float | None, maps: Path | None, findings: str | None, classes: tuple[str, ...], policy: str | None,
+    blank: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say how probable each finding of a film is, and what the studies nearest to it say.
 
@@ -120,7 +123,9 @@ def command(
     looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
     pairs = zip(encoders, probes, strict=True)
-    predictor = Predictor([(Embedder.load(encoder), LinearProbe.load(probe)) for encoder, probe in pairs])
+    predictor = Predictor([
+        (Embedder.load(encoder, ignored_parts=ignored), LinearProbe.load(probe)) for encoder, probe in pairs
+    ])  # fmt: skip
     for embedder, _ in predictor.members:
         say_if_untrained(embedder.trained)
     films = predictor.read_films(frontal, lateral, projection=projection)

@@ -21,6 +21,7 @@ from index.pairing import require_one_patient
 from index.searchable import Answer, Hit, Searchable
 from index.studies import Study
 from index.training import warning_of
+from scripts.body_parts import ignored_parts
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, familiarity_object
@@ -35,6 +36,7 @@ _PATH = Here()
 @click.option("--frontal", type=Anywhere(), help="A frontal film (needs --encoder).")
 @click.option("--lateral", type=Anywhere(), help="A lateral film (needs --encoder).")
 @click.option("--encoder", type=_PATH, help="The encoder file the index was built with.")
+@ignored_parts
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits.")
 @click.option("--where", multiple=True, help="Filter such as 'sex=Female', 'age>=60', 'Pneumonia=1'; all must hold.")
 @click.option("--patient", help="Patient of the film, whose own studies are left out.")
@@ -44,8 +46,9 @@ _PATH = Here()
 @click.option("--exact", is_flag=True, help="Scan every row even where the index is approximate.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(
-    index: Address, study: str | None, frontal: Path | None, lateral: Path | None, encoder: Path | None, k: int,
-    where: tuple[str, ...], patient: str | None, same_patient: bool, as_json: bool, **options: Any,
+    index: Address, study: str | None, frontal: Path | None, lateral: Path | None, encoder: Path | None,
+    ignored: frozenset[str], k: int, where: tuple[str, ...], patient: str | None, same_patient: bool, as_json: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Search the collection in the folder INDEX, or at an address.
 
@@ -66,7 +69,7 @@ def command(
         answer = retriever.similar(study, k, exclude_same_patient=not same_patient, **options)
     else:
         require_one_patient(frontal, lateral)
-        query, layouts, trained = _read(retriever, frontal, lateral, encoder)
+        query, layouts, trained = _read(retriever, frontal, lateral, encoder, ignored)
         answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
         nearest = answer.hits[0].similarity if answer.hits and not where else None
         gate = collection.gate()
@@ -128,7 +131,7 @@ def _findings(study: Study) -> str:
 
 
 def _read(
-    retriever: Searchable, frontal: Path | None, lateral: Path | None, encoder: Path | None
+    retriever: Searchable, frontal: Path | None, lateral: Path | None, encoder: Path | None, ignored: frozenset[str]
 ) -> tuple[npt.NDArray[np.float32], list[Layout], bool | None]:
     """Return the embedding (D,) of the films, their layouts, and whether the encoder was trained."""
     if encoder is None:
@@ -136,7 +139,7 @@ def _read(
     from encoder.embedder import Embedder  # a search by stored study needs no torch
     from encoder.layout import study_layouts
 
-    embedder = Embedder.load(encoder, runtime="auto")
+    embedder = Embedder.load(encoder, runtime="auto", ignored_parts=ignored)
     retriever.require_fingerprint(embedder.fingerprint)
     films = embedder.read_films(frontal, lateral)
     return embedder.embed([films])[0], study_layouts(films), embedder.trained

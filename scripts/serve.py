@@ -22,6 +22,7 @@ import click
 import pyarrow as pa
 from flask import Flask
 
+from scripts.body_parts import ignored_parts
 from scripts.listening import closed_by_signals, listen, run, tell_supervisor
 from scripts.opening import trust_option
 from scripts.terminal import say, say_json
@@ -50,6 +51,7 @@ LOADING_SECONDS = 900
 @click.option("--probe", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Probe of predictions.")
 @click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
 @trust_option
+@ignored_parts
 @click.option("--host", default="127.0.0.1", show_default=True, help="An IPv4 address; one of others needs --tokens.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
@@ -75,6 +77,7 @@ def command(
     probe: Path | None,
     images: tuple[str, ...],
     trusted: bool,
+    ignored: frozenset[str],
     host: str,
     port: int,
     threads: int,
@@ -122,7 +125,7 @@ def command(
         hosts = (*Limits.hosts, host, *map(str.lower, public_name))
         limits = replace(limits_for(threads), hosts=hosts, queries_a_day=queries_a_day or Limits.queries_a_day)
         try:
-            app = load(mounts, encoder, replace(limits, prefix=below), probe, runtime="auto")
+            app = load(mounts, encoder, replace(limits, prefix=below), probe, runtime="auto", ignored_parts=ignored)
         except MountError as refusal:
             raise click.ClickException(str(refusal)) from None
         except NotReady as fault:

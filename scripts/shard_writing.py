@@ -5,7 +5,7 @@ Knows embedders and shards; it must not know who asked, which shards are to be w
 
 import os
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,11 +44,8 @@ class Prepared:
 class FilmReader:
     """Reads and preprocesses the films of a study, by its row of the table. Safe under threads."""
 
-    def __init__(
-        self, embedder: Embedder, studies: pa.Table, images: Path, views: str, ignored_parts: Container[str] = ()
-    ) -> None:
-        """Take the films below `images`; `ignored_parts` as `encoder.image.read_image` has them."""
-        self._ignored_parts = ignored_parts
+    def __init__(self, embedder: Embedder, studies: pa.Table, images: Path, views: str) -> None:
+        """Take the films below `images`."""
         self._embedder = embedder
         self._images = images
         self._ids, self._projections = studies["study_id"], studies["projection"]
@@ -69,7 +66,7 @@ class FilmReader:
         return Prepared(row, study, tuple(films), layouts)
 
     def _film(self, path: str) -> Film:
-        return self._embedder.read_film(self._images / path, name=path, ignored_parts=self._ignored_parts)
+        return self._embedder.read_film(self._images / path, name=path)
 
     def _failed(self, row: int, reason: str) -> Prepared:
         return Prepared(row, failure=Failure(self._ids[row].as_py(), reason))

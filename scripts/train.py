@@ -21,6 +21,7 @@ from encoder.train import Trainer
 from index.files import finite
 from index.splits import save_parts
 from index.studies import save_studies
+from scripts.body_parts import ignored_parts
 from scripts.cross_validation import Judged, deal
 from scripts.material import Material, Parts
 from scripts.places import Anywhere, Here
@@ -32,6 +33,7 @@ SAVE_MINUTES = 5.0
 @click.command()
 @click.argument("studies", type=Anywhere())
 @click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
+@ignored_parts
 @click.option("--recipe", "name", default="dual_b0", show_default=True, help="A recipe's name or a TOML file.")
 @click.option("--set", "changes", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one option.")
 @click.option("--weights", help="Where backbones start: imagenet, none, or a safetensors file.")
@@ -48,8 +50,8 @@ SAVE_MINUTES = 5.0
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
-    studies: Path, images: Path, name: str, changes: tuple[str, ...], weights: str | None, out: Path, device: str,
-    threads: int | None, cache_gb: float, save_minutes: float, as_json: bool,
+    studies: Path, images: Path, ignored: frozenset[str], name: str, changes: tuple[str, ...], weights: str | None,
+    out: Path, device: str, threads: int | None, cache_gb: float, save_minutes: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Train an encoder on the table STUDIES; the same command goes on with a run that was killed.
 
@@ -60,7 +62,7 @@ def command(
         torch.set_num_threads(threads)
     start = (f"run.weights={json.dumps(weights)}",) if weights else ()
     recipe = Recipe.load(name, (*changes, *start))
-    material = Material.gather(studies, images, name, recipe, cache_gb)
+    material = Material.gather(studies, images, name, recipe, cache_gb, ignored)
     device = available_device(device)
     if recipe.run.folds:
         cross_validate(material, out, device, save_minutes, as_json=as_json)

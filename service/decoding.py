@@ -2,12 +2,13 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
 from flask import current_app
 
+from encoder.body_part import as_parts
 from encoder.image import ADMISSION
 from service.limits import DEFAULT_LIMITS, Limits
 from service.turnstile import Turnstile
@@ -18,8 +19,13 @@ EXTENSION = "precedent_decoding"
 class Decoding:
     """Places for those who decode films, and room in bytes for what they decode. Safe under threads."""
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        """Let one decode more than there are cores, `limits.decoding_bytes` together, and few of them for pictures."""
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, ignored_parts: Iterable[str] = ()) -> None:
+        """Let one decode more than there are cores, `limits.decoding_bytes` together, and few of them for pictures.
+
+        Args:
+            ignored_parts: what a DICOM header may state of the body part as if it stated none.
+        """
+        self.ignored_parts = as_parts(ignored_parts)
         self._places = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
         self._pictures = Turnstile("pictures of films", limits.pictures)
         self._room = self._left = limits.decoding_bytes

@@ -46,7 +46,7 @@ def film_response(path: Path, view: str) -> Response:
         ImageError: a file that is no film. Busy: too many pictures are being made.
     """
     with decoding().picture():
-        picture = as_png(read_image(read_film(path, view), name=view))
+        picture = as_png(read_image(read_film(path, view), name=view, ignored_parts=decoding().ignored_parts))
     return picture_response(picture, "image/png")
 
 

@@ -4,7 +4,7 @@ Whatever is wrong with them together is refused here, before the first request.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def load(
     limits: Limits | None = None,
     probe_dir: Path | None = None,
     runtime: str = "torch",
+    ignored_parts: Iterable[str] = (),
 ) -> OpenAPI:
     """Return the application over index folders and the one encoder that made their vectors.
 
@@ -40,6 +41,7 @@ def load(
         mounts: at least one; the first is asked where a request names none.
         probe_dir: the probe that predictions come from; None leaves them to the neighbours.
         runtime: what runs the encoder, of `encoder.runtime.RUNTIMES`.
+        ignored_parts: what a DICOM header may state of the body part as if it stated none.
 
     Raises:
         FingerprintMismatch: an index was built with another encoder.
@@ -48,7 +50,7 @@ def load(
     limits = limits or Limits()
     metrics = Metrics()
     token = os.environ.get("MILVUS_TOKEN", "")
-    films = Decoding(limits)
+    films = Decoding(limits, ignored_parts)
     sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token)
     served = sources.open()
     app = create_app(served, limits, metrics, films)
@@ -64,6 +66,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
     PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
+    Films of the body parts that _IGNORE_BODY_PARTS names, between commas, are taken for chest films.
     A proxy shows the service below _PREFIX, a path such as /precedent.
     What it writes is its owner's alone; _UMASK, such as 027, has a group read it.
 
@@ -102,6 +105,7 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
         Path(environ["PRECEDENT_ENCODER"]),
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
+        ignored_parts=_words(environ.get("PRECEDENT_IGNORE_BODY_PARTS")),
     )
     if known is not None:
         doors.lock(app, known)

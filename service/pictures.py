@@ -53,7 +53,7 @@ def thumbnail_response(path: Path, view: str) -> Response:
     kept, key = cast(SmallPictures, current_app.extensions[EXTENSION]), _key_of(path)
     if (picture := kept.get(key)) is None:
         with decoding().picture():
-            film = read_image(read_film(path, view), name=view, least_side=SMALL_SIDE)
+            film = _read(read_film(path, view), view, SMALL_SIDE)
             picture = _as_jpeg(_within(film, SMALL_SIDE))
         kept.keep(key, picture)
     return picture_response(picture, "image/jpeg")
@@ -62,8 +62,12 @@ def thumbnail_response(path: Path, view: str) -> Response:
 def data_url(film: bytes, view: str) -> str:
     """Return an uploaded film as the encoder reads it, as the data: URL of a PNG. Raises ImageError, Busy."""
     with decoding().picture():
-        picture = as_png(_within(read_image(film, name=view, least_side=LARGE_SIDE), LARGE_SIDE))
+        picture = as_png(_within(_read(film, view, LARGE_SIDE), LARGE_SIDE))
     return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def _read(film: bytes, view: str, least_side: int) -> npt.NDArray[np.float32]:
+    return read_image(film, name=view, least_side=least_side, ignored_parts=decoding().ignored_parts)
 
 
 def _key_of(path: Path) -> Hashable:

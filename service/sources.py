@@ -83,7 +83,7 @@ class Sources:
     def _load_encoder(self, stamp: tuple[int, ...]) -> _Encoder:
         from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
 
-        embedder = Embedder.load(self.encoder_path, runtime=self.runtime)
+        embedder = Embedder.load(self.encoder_path, runtime=self.runtime, ignored_parts=self.films.ignored_parts)
         batches = BatchingEmbedder(
             embedder, places=self.places, departure=departure, metrics=self.metrics, films=self.films
         )

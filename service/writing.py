@@ -66,7 +66,7 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
     stored = _stored(finder, asked)
     embedding = None if stored is not None else finder.embed(asked.frontal, asked.lateral, asked.study.projection)
     with decoding().place():
-        films = {view: untagged(film, view) for view, film in given.items()}
+        films = {view: untagged(film, view, decoding().ignored_parts) for view, film in given.items()}
     paths = {view: living.film_path(film, suffix) for view, (film, suffix) in films.items()}
     contents = {paths[view]: film for view, (film, _) in films.items()}
     study = _study(asked, paths)

@@ -28,9 +28,10 @@ RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
 AUTO = "auto"
 _MOST_FILMS = 4096
 _NOISE = 0.1
-_MOST_TURNED = {"fp32": 0.01, "bf16": 0.1, "int8": 0.3}
+_MOST_TURNED = {"fp32": 0.01, "bf16": 0.1, "int8": 0.5}
 """Length of the difference to torch's pooled values, relative to their own, up to which a kept model is of the same
-network. Of the demo's encoder 3e-7, 0.006 and 0.12 were met; another network's is about 1."""
+network. Of the demo's encoder 3e-7, 0.004 and 0.025 were met, of small networks without training up to 0.32 in int8;
+another network's is 1.09 or more."""
 _MOST_TEXT = 1 << 26
 _MOST_MAPS = 1 << 10
 """Values a pixel of a film that one layer gives, at most."""
@@ -192,14 +193,14 @@ def _kept_branch(
 
 
 def _test_films(channels: int, size: int) -> Films:
-    """Return clouds, coarse and fine, in faint noise (4, C, S, S): two films are the same each time, two others new.
+    """Return clouds of two finenesses in faint noise (4, C, S, S): two films are the same each time, two others new.
 
-    What would be prepared for the first two meets two that nobody could prepare for. Noise alone is no test: eight
-    bits, which were chosen for films, clip it.
+    What would be prepared for the first two meets two that nobody could prepare for. Noise alone and coarser
+    clouds are no test: eight bits, which were chosen for films, clip them.
     """
     made = []
     for rng in (np.random.default_rng(0), np.random.default_rng()):
-        for side in (6, 24):
+        for side in (24, 32):
             clouds = cv2.resize(rng.normal(size=(side, side)), (size, size), interpolation=cv2.INTER_CUBIC)
             made.append(clouds + _NOISE * rng.normal(size=(channels, size, size)))
     return np.stack(made).astype(np.float32)

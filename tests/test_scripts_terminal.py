@@ -45,7 +45,13 @@ def test_a_text_is_shown_on_one_line_and_what_can_be_seen_as_it_is(text: str) ->
     assert is_visible(shown)
     assert len(shown.splitlines()) <= 1
     assert visible(shown) == shown
-    assert "".join(one for one in text if is_visible(one)) in (shown, re.sub(r"\\(x..|u....|U.{8}|[rnt])", "", shown))
+    for one in text:  # the text again, in its order
+        escaped = None if is_visible(one) else re.match(r"\\(x..|u....|U.{8}|[rnt])", shown)
+        kept = escaped[0] if escaped else one
+        assert shown.startswith(kept)
+        assert not escaped or kept.encode("ascii").decode("unicode_escape") == one
+        shown = shown.removeprefix(kept)
+    assert not shown
 
 
 def test_what_cannot_be_seen_is_written_as_python_escapes_it() -> None:

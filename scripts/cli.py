@@ -4,7 +4,10 @@ A verb is imported only when it is called, so that `precedent --help` needs neit
 """
 
 import importlib
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -12,7 +15,7 @@ import click
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.printable import visible
-from scripts.terminal import at_work, say_refusal, show_libraries_words, take_any_terminal
+from scripts.terminal import at_work, json_alone, say_refusal, show_libraries_words, take_any_terminal
 from service.silence import keep_private, keep_silent
 
 VERBS = {
@@ -43,6 +46,17 @@ VERBS = {
 }
 
 
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """Have what is said of a wrong word stay one line, whatever the word holds, and be JSON too where that is asked."""
+    try:
+        yield
+    except click.ClickException as mistake:
+        mistake.message = visible(mistake.message)  # type: ignore[misc]  # shown with the usage, as click does it
+        say_refusal(re.sub(r"\s*\n\s*", " ", mistake.format_message()))  # click lists choices a line each
+        raise
+
+
 class Verbs(click.Group):
     """The pipeline's verbs in the order of the pipeline, each a module of `scripts`."""
 
@@ -59,15 +73,15 @@ class Verbs(click.Group):
         command: click.Command = module.command
         return command
 
+    def make_context(self, *words: Any, **more: Any) -> click.Context:
+        """Take the words before the verb."""
+        with _mistakes_told():
+            return super().make_context(*words, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; what it says of a wrong word stays one line, whatever the word holds."""
-        try:
-            with at_work("at work"):
-                return super().invoke(ctx)
-        except click.ClickException as mistake:
-            mistake.message = visible(mistake.message)  # type: ignore[misc]  # shown with the usage, as click does it
-            say_refusal(mistake.message)
-            raise
+        """Run the verb."""
+        with _mistakes_told(), at_work("at work"):
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their one line each, without importing any."""
@@ -89,13 +103,14 @@ def main() -> None:
     keep_silent()
     show_libraries_words()
     take_any_terminal()
-    try:
-        keep_private()
-        precedent.main(standalone_mode=True)
-    except (EncoderError, CollectionError) as refusal:
-        _refuse(str(refusal))
-    except OSError as failure:
-        _refuse(f"{failure.strerror or failure}: {failure.filename or ''}".rstrip(": "))
+    with json_alone():
+        try:
+            keep_private()
+            precedent.main(standalone_mode=True)
+        except (EncoderError, CollectionError) as refusal:
+            _refuse(str(refusal))
+        except OSError as failure:
+            _refuse(f"{failure.strerror or failure}: {failure.filename or ''}".rstrip(": "))
 
 
 def _refuse(sentence: str) -> NoReturn:

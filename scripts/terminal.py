@@ -6,12 +6,14 @@ All that is printed goes through here, as text: nothing in it is markup, and wha
 import io
 import json
 import logging
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, TextIO, TypeVar
 
 import click
 from rich.console import Console
@@ -94,6 +96,8 @@ class _Waiting:
 
 ERR = Terminal(stderr=True)
 _WAITING = _Waiting()
+_ANSWERS: ContextVar[TextIO | None] = ContextVar("answers", default=None)
+"""Where JSON is printed; None is stdout."""
 
 
 @contextmanager
@@ -123,7 +127,7 @@ def say(*lines: str, err: bool = False) -> None:
 def say_json(value: Any, *, indent: int | None = None) -> None:
     """Print a value as JSON in ASCII; what is not finite is null."""
     _WAITING.stop()
-    click.echo(json.dumps(finite(value), indent=indent, allow_nan=False))
+    click.echo(json.dumps(finite(value), indent=indent, allow_nan=False), file=_ANSWERS.get())
 
 
 def show(*tables: Table) -> None:
@@ -139,9 +143,33 @@ def show(*tables: Table) -> None:
 
 def say_refusal(sentence: str) -> None:
     """Print why a verb was refused as JSON, {"error": {"message": ...}}, where it was asked for JSON."""
-    words = sys.argv[1:]
-    if "--json" in words[: words.index("--") if "--" in words else None]:
+    if _json_is_asked_for():
         say_json({"error": {"message": visible(sentence)}})
+
+
+def _json_is_asked_for() -> bool:
+    words = sys.argv[1:]
+    return "--json" in words[: words.index("--") if "--" in words else None]
+
+
+@contextmanager
+def json_alone() -> Iterator[None]:
+    """Have stdout hold what `say_json` prints and nothing else, where JSON was asked for.
+
+    What a library or a process that it starts prints there, such as nncf its progress, goes to stderr.
+    """
+    if not _json_is_asked_for() or sys.stdout is None or sys.stderr is None:
+        yield
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="ascii") as answers, redirect_stdout(sys.stderr):
+        os.dup2(2, 1)
+        before = _ANSWERS.set(answers)
+        try:
+            yield
+        finally:
+            _ANSWERS.reset(before)
+            os.dup2(answers.fileno(), 1)
 
 
 def take_any_terminal() -> None:

@@ -74,7 +74,8 @@ def command(
         drawn = Drawn(rows, embedder.embedding_dim)
         retriever = build_index(drawn, embedder.fingerprint, index_kind, folder)
         files = write_films(folder / "films", kind)
-        words = [str(folder / "index"), "--encoder", str(encoder or folder / "encoder.safetensors"), "--port", "0"]
+        weights = (encoder or folder / "encoder.safetensors").absolute()  # the server runs in another folder
+        words = [str(folder / "index"), "--encoder", str(weights), "--port", "0"]
         with one_torch_thread(embedder), running(words) as server:
             trial = Trial(embedder, retriever, drawn, files, server.url, folder)
             figures = trial.measure(vectors, films, repeat) | {

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 
 from encoder.errors import ImageError, NotAnImage
-from index.collection import Collection
+from index.collection import Collection, save_collection
 from index.retriever import Retriever
 from index.studies import FINDINGS, Study, as_studies, studies_schema
 from index.vector_index import VectorIndex
@@ -102,3 +102,12 @@ def build_app(image_root: Path | None = None, **limits: Any) -> OpenAPI:
 def build_client(image_root: Path | None = None, **limits: Any) -> FlaskClient:
     """Return a client of the application over the four studies."""
     return build_app(image_root, **limits).test_client()
+
+
+def save_index(folder: Path, ending: str = "") -> Path:
+    """Write the four studies of `service_world` as an index."""
+    whole = build_retriever(ending)
+    folder.mkdir()
+    vectors = np.stack([whole.embedding(one + ending) for one in ANGLES])
+    save_collection(folder, VectorIndex.build(vectors), whole._studies, None, fingerprint=FINGERPRINT, image_root=None)
+    return folder

@@ -116,13 +116,13 @@ def test_a_decoder_that_stalls_or_crashes_over_a_frame_ends_alone(
 
 ENDS = """
 import os, signal, sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, FOLDER)
 from test_encoder_jpegls import decoded, idle
 assert decoded()
 sys.stdout.write(f"{idle()[0]}\\n")
 sys.stdout.flush()
 ENDING
-"""
+""".replace("FOLDER", repr(str(Path(__file__).parent)))
 
 
 @LINUX

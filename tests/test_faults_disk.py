@@ -1,7 +1,6 @@
 """A disk that is full or read-only while an artefact is written: a plain refusal, and what was there is as it was."""
 
 import os
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from artefacts import KINDS, REFUSALS, World
+from full_disk import files_up_to
 from living_world import addition, build_of, ids_of, unit
 from service_world import build_client
 
@@ -26,17 +26,6 @@ from scripts.benches.clients import film_request
 TOLD = (*REFUSALS, OSError)
 """What `precedent` ends with in one line."""
 FREE = (0, 4096, 12_288, 40_960)
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let this process write no file beyond so many bytes: what is beyond fails as on a full disk (EFBIG)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def made_again(make: Callable[[World], Any], world: World) -> bool:

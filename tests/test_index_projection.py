@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from command_line import done, refusal
 from conftest import DIM
-from test_index_collection import export
+from export_files import save_export
 
 from index.collection import build_collection
 from index.errors import ArtefactError, VectorsError
@@ -19,7 +19,7 @@ from index.vectors import Embeddings
 
 @pytest.fixture
 def folder(tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings) -> Path:
-    build_collection(export(tmp_path / "embeddings", studies, unit_vectors), tmp_path / "index")
+    build_collection(save_export(tmp_path / "embeddings", studies, unit_vectors), tmp_path / "index")
     return tmp_path / "index"
 
 
@@ -82,7 +82,7 @@ def test_a_map_of_another_state_of_the_index_is_refused(
     folder: Path, tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings
 ) -> None:
     build_map(folder)
-    build_collection(export(tmp_path / "fewer", studies.slice(0, 50), unit_vectors[:50]), folder)
+    build_collection(save_export(tmp_path / "fewer", studies.slice(0, 50), unit_vectors[:50]), folder)
 
     with pytest.raises(ArtefactError, match="another state of the index; run: precedent map"):
         load_map(folder)

@@ -96,10 +96,10 @@ def test_only_one_at_a_time_may_rebuild_or_copy_a_folder(living: LivingCollectio
 def test_an_index_that_has_changed_is_not_built_over(
     living: LivingCollection, tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings
 ) -> None:
-    from test_index_collection import export
+    from export_files import save_export
 
     with pytest.raises(CollectionError, match="an export knows nothing"):
-        build_collection(export(tmp_path / "again", studies, unit_vectors), living.folder)
+        build_collection(save_export(tmp_path / "again", studies, unit_vectors), living.folder)
     assert len(LivingCollection(living.folder)) == 198
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_scripts_pipeline import run
+from command_line import done
 
 from encoder.probe import LinearProbe
 from index.shards import load_manifest
@@ -27,8 +27,8 @@ RECIPES = {
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 30 simulated patients, with NIH's further words as columns."""
     root = tmp_path_factory.mktemp("recipes")
-    run("phantom", "--patients", "30", "--seed", "11", "--out", root)
-    run("import", "chexpert", root / "train.csv", "--images", root, "--out", root / "studies.parquet")
+    done("phantom", "--patients", "30", "--seed", "11", "--out", root)
+    done("import", "chexpert", root / "train.csv", "--images", root, "--out", root / "studies.parquet")
     table = load_studies(root / "studies.parquet")
     for word, like in (("Mass", "Lung Lesion"), ("Nodule", "Lung Lesion"), ("Infiltration", "Consolidation")):
         table = table.append_column(pa.field(word, pa.int8()), table[like])
@@ -45,12 +45,12 @@ def test_a_recipe_runs_from_films_to_neighbours_and_figures(recipe: str, collect
     changes = [word for change in small for word in ("--set", change)]
     studies, images = collection / "studies.parquet", ("--images", collection)
 
-    run("train", studies, *images, "--recipe", recipe, *changes, "--weights", "none", "--out", tmp_path / "run")
+    done("train", studies, *images, "--recipe", recipe, *changes, "--weights", "none", "--out", tmp_path / "run")
     encoder = next((tmp_path / "run").glob("**/encoder.safetensors"))
-    run("export", studies, *images, "--encoder", encoder, "--out", tmp_path / "emb")
-    run("index", tmp_path / "emb", "--out", tmp_path / "index")
-    found = run("search", tmp_path / "index", "--study", "patient00003/study1", "-k", "3", "--json")
-    run("probe", tmp_path / "emb", "--cv", "2", "--findings", "No Finding", "--out", tmp_path / "probe")
+    done("export", studies, *images, "--encoder", encoder, "--out", tmp_path / "emb")
+    done("index", tmp_path / "emb", "--out", tmp_path / "index")
+    found = done("search", tmp_path / "index", "--study", "patient00003/study1", "-k", "3", "--json")
+    done("probe", tmp_path / "emb", "--cv", "2", "--findings", "No Finding", "--out", tmp_path / "probe")
 
     assert load_manifest(tmp_path / "emb")["embedding_dim"] == dim
     assert len(json.loads(found.stdout)["hits"]) == 3
@@ -62,7 +62,7 @@ def test_a_recipe_runs_from_films_to_neighbours_and_figures(recipe: str, collect
 def test_folds_judge_every_patient_once_with_an_encoder_that_never_saw_them(collection: Path, tmp_path: Path) -> None:
     changes = ["encoder.backbone=test_efficientnet", "preprocessing.size=64", "run.epochs=1", "run.batch_size=8"]
     words = [word for change in changes for word in ("--set", change)]
-    run(
+    done(
         "train", collection / "studies.parquet", "--images", collection, "--recipe", "resnet50_binary", *words,
         "--weights", "none", "--out", tmp_path / "run",
     )  # fmt: skip

@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 from flask import Flask
 from flask.testing import FlaskClient
+from full_disk import files_up_to
 from killing import Killer
 from living_world import ids_of
-from service_world import ANGLES, build_app, build_finder, film, save_films
-from test_faults_disk import files_up_to
-from test_service_writing import save_index
+from service_world import ANGLES, build_app, build_finder, film, save_films, save_index
 from werkzeug.test import TestResponse
 
 from index.errors import BackendLoading, BackendUnavailable
@@ -386,7 +385,7 @@ def test_a_process_killed_between_a_change_and_its_line_has_left_the_intent(
     (tmp_path / "films").mkdir()
     save_index(tmp_path / "index")
     before = held(LivingCollection(tmp_path / "index"), tmp_path / "films")
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    environment = os.environ | {"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])}
     child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), change], env=environment, check=False)
 
     assert child.returncode == -9

@@ -16,29 +16,24 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from served_world import save_world, serving
-from service_world import ANGLES, FINGERPRINT, FakeEmbedder, build_client, build_finder, build_retriever, film
+from service_world import (
+    FakeEmbedder,
+    build_client,
+    build_finder,
+    film,
+    save_index,
+)
 from werkzeug.test import TestResponse
 
 from encoder.embedder import Embedder
 from index.added import Addition, joined
-from index.collection import save_collection
 from index.errors import StudyExists
 from index.living import LivingCollection
-from index.vector_index import VectorIndex
 from service.app import create_app
 from service.finder import EXTENSION, Finder, Mounted
 
 NEW = {"study_id": "patient00009/study1", "patient_id": "patient00009", "sex": "Male", "findings": {"Edema": 1}}
 KNOWN = "patient00001/study1"
-
-
-def save_index(folder: Path, ending: str = "") -> Path:
-    """Write the four studies of `service_world` as an index."""
-    whole = build_retriever(ending)
-    folder.mkdir()
-    vectors = np.stack([whole.embedding(one + ending) for one in ANGLES])
-    save_collection(folder, VectorIndex.build(vectors), whole._studies, None, fingerprint=FINGERPRINT, image_root=None)
-    return folder
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 No name leaves it: what a header says of the patient is never read, and no value of free text is quoted.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +138,25 @@ def film_notes(source: Path | bytes, ignored_parts: Container[str] = ()) -> list
         source: the file, or what is in it. ignored_parts: as `read_dicom` has them.
     """
     try:
-        film = _parsed(source) if isinstance(source, bytes) else _parsed_start(source)
+        film = _parsed_start(source)
         return [] if film is None else dicom_notes(film, ignored_parts)
     except (ImageError, OSError):
         return []
 
 
-def _parsed_start(path: Path) -> DicomFile | None:
-    """Return the header of a file, of which no more is read than that needs; None where it has no pixels."""
+def reading_notices(films: Mapping[str, Path | bytes], ignored_parts: Container[str] = ()) -> list[str]:
+    """Return what `film_notes` says of the films of a study, by view, each in a sentence."""
+    return [
+        f"The {view} film is read otherwise than it is written: {note}."
+        for view, film in films.items()
+        for note in film_notes(film, ignored_parts)
+    ]
+
+
+def _parsed_start(source: Path | bytes) -> DicomFile | None:
+    """Return the header of a film, of which no more is read than that needs; None where it has no pixels."""
     for most in (_USUAL_HEADER, MAX_HEADER_BYTES):
-        with path.open("rb") as file, suppress(ImageError):
+        with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file, suppress(ImageError):
             film = _parsed(file.read(most))
             if film.pixels is not None:
                 return film

@@ -85,7 +85,11 @@ class Predictor:
     """
 
     def __init__(self, members: Sequence[tuple[Embedder, LinearProbe]]) -> None:
-        """Raise EncoderError where a probe belongs to another encoder, or the probes' findings differ."""
+        """Take encoders with their probes.
+
+        Raises:
+            EncoderError: a probe belongs to another encoder, or the probes' findings or the labels behind them differ.
+        """
         if not members:
             raise EncoderError("expected an embedder with its probe, got none")
         self.members = tuple(members)
@@ -97,6 +101,19 @@ class Predictor:
                 raise EncoderError(
                     f"expected probes of the same findings, got some that differ in {differing}; "
                     "run precedent probe with the same --findings for each"
+                )
+        self._require_one_labelling()
+
+    def _require_one_labelling(self) -> None:
+        """Refuse probes to which one word means two things: their mean would be no probability of either."""
+        first = self.members[0][1].labels
+        for number, (_, probe) in enumerate(self.members[1:], start=2):
+            if probe.labels != first:
+                unknown = "" if None not in (probe.labels, first) else ", or one that does not say how"
+                raise EncoderError(
+                    f"expected probes whose labels were read alike, got in probe {number} other policies or classes "
+                    f"than in the first{unknown}; run precedent probe with the same --policy, --blank and --class for "
+                    "each"
                 )
 
     def read_films(

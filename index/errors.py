@@ -24,6 +24,10 @@ class FingerprintMismatch(CollectionError):
     """Two artefacts that were made by different encoders."""
 
 
+class ReadingMismatch(CollectionError):
+    """Films that were read by two versions, whose vectors would stand in one collection."""
+
+
 class ArtefactError(CollectionError):
     """A file of ours that is missing, truncated, or changed since it was written."""
 

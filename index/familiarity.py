@@ -121,13 +121,15 @@ class FamiliarityGate:
         return self.layouts.view_of(layout, patient)
 
 
-def paired(gate: FamiliarityGate, films: Films, layouts: Sequence[Layout]) -> list[str]:
+def paired(gate: FamiliarityGate | None, films: Films, layouts: Sequence[Layout]) -> list[str]:
     """Return what a reader should know of films given as one study, with how they look beside the collection's.
 
     Args:
+        gate: the collection's; without one their looks are not known.
         films: by view. layouts: theirs, in that order.
     """
-    looks = {view: look for view, layout in zip(films, layouts, strict=True) if (look := gate.view_of(layout))}
+    found = {} if gate is None else {view: gate.view_of(one) for view, one in zip(films, layouts, strict=True)}
+    looks = {view: look for view, look in found.items() if look}
     return film_notices(films, looks, same=len(layouts) == 2 and are_alike(*layouts))
 
 

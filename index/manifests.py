@@ -5,7 +5,7 @@ Knows names, types and ranges; it must not know the files that a manifest speaks
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, TypeAdapter
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter
 from typing_extensions import TypedDict
 
 MOST_ROWS = 1 << 31
@@ -18,6 +18,7 @@ FileName = Annotated[str, Field(max_length=128)]
 Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Dim = Annotated[int, Field(ge=1, le=MOST_DIM)]
 Text = Annotated[str, Field(max_length=4096)]
+Reading = Annotated[StrictInt, Field(ge=1, le=1 << 16)]
 Sequence = Annotated[int, Field(ge=0, lt=1 << 62)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1)]
 
@@ -55,6 +56,7 @@ class _Export(TypedDict):
     image_root: NotRequired[Text | None]
     encoder_trained: NotRequired[StrictBool | None]
     agreement: NotRequired[_Agreement | None]
+    reading: NotRequired[Reading]
 
 
 class _Named(TypedDict):
@@ -90,6 +92,7 @@ class _Index(TypedDict):
     image_root: NotRequired[Text | None]
     encoder_trained: NotRequired[StrictBool | None]
     agreement: NotRequired[_Agreement | None]
+    reading: NotRequired[Reading]
     applied: NotRequired[Sequence]
 
 

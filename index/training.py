@@ -1,4 +1,5 @@
-"""What a manifest says of its encoder: whether it was trained, and how often its neighbours share a finding.
+"""What a manifest says of its vectors: whether their encoder was trained, how often neighbours share a finding, and by
+which version their films were read.
 
 Knows figures and sentences; nothing of how they were measured.
 """
@@ -6,6 +7,8 @@ Knows figures and sentences; nothing of how they were measured.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
+
+from index.errors import ReadingMismatch
 
 K = 5
 LEAST_QUERIES = 100
@@ -79,8 +82,8 @@ def facts_of(trained: bool | None, agreement: Agreement | None) -> dict[str, Any
 
 
 def kept_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts of another manifest, to be kept; none of one from before there were any."""
-    return {name: manifest[name] for name in ("encoder_trained", "agreement") if name in manifest}
+    """Return those facts of another manifest, and its films' version, to be kept; none from before there were any."""
+    return {name: manifest[name] for name in ("encoder_trained", "agreement", "reading") if name in manifest}
 
 
 def agreement_in(manifest: Mapping[str, Any]) -> Agreement | None:
@@ -100,12 +103,37 @@ def is_trained(manifest: Mapping[str, Any], told: bool | None = None) -> bool | 
     return said if told is None else told
 
 
-def warning_of(manifest: Mapping[str, Any], trained: bool | None = None) -> str | None:
-    """Return why neighbours are not to be relied on and what to do, in one sentence; None where nothing says so.
+def warning_of(manifest: Mapping[str, Any], trained: bool | None = None, reading: int | None = None) -> str | None:
+    """Return why neighbours are not to be relied on and what to do, a sentence a reason; None where nothing says so.
 
     Args:
         trained: what the encoder's own file says, where that is at hand.
+        reading: the version by which films are read now, where that counts.
     """
+    other = "" if reading is None else other_reading(manifest, reading)
+    reasons = [reason for reason in (_of_encoder(manifest, trained), other and f"{other}.") if reason]
+    return " ".join(reasons) or None
+
+
+def require_reading(manifest: Mapping[str, Any], reading: int) -> None:
+    """Refuse to put films that are read by one version beside those of another. Raises ReadingMismatch."""
+    if other := other_reading(manifest, reading):
+        raise ReadingMismatch(f"{other}; precedent add --mix-readings adds nevertheless")
+
+
+def other_reading(manifest: Mapping[str, Any], reading: int) -> str:
+    """Return in words that films were read by another version than this one, and what to do; "" where they were not."""
+    said = manifest.get("reading", 1)
+    if said == reading:
+        return ""
+    known = f"version {said}" if "reading" in manifest else "version 1, as none is named,"
+    return (
+        f"The films of these vectors were read by {known} of the reading and films are now read by version {reading}, "
+        "which gives other pictures of some, above all of DICOM; export and index again to have all read alike"
+    )
+
+
+def _of_encoder(manifest: Mapping[str, Any], trained: bool | None) -> str | None:
     measured = agreement_in(manifest)
     if is_trained(manifest, trained) is False:
         return UNTRAINED + (f" Measured: {measured.sentence()}." if measured is not None else "")

@@ -15,17 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from encoder.embedder import Embedder
+from encoder.image import READING
 from encoder.runtime import RUNTIMES
 from index.added import Addition, Writable, joined
 from index.errors import StudiesError, UntrustedRoot
 from index.opening import Address
 from index.studies import Study, label_names, load_studies
+from index.training import require_reading, warning_of
 from scripts.body_parts import ignored_parts
 from scripts.export import FAILED_EXIT_CODE
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere
 from scripts.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
-from scripts.terminal import progress_bar, say, say_json
+from scripts.terminal import progress_bar, say, say_json, say_warning
 
 
 @click.command()
@@ -34,14 +36,15 @@ from scripts.terminal import progress_bar, say, say_json
 @click.option("--images", type=Anywhere(exists=True, file_okay=False), required=True, help="Image root.")
 @click.option("--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file of the index.")
 @click.option("--replace", is_flag=True, help="Put them in the place of studies of the same id.")
+@click.option("--mix-readings", is_flag=True, help="Add to an index whose films another version of ours has read.")
 @ignored_parts
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a transaction.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
-    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, ignored: frozenset[str], batch: int,
-    device: str, runtime: str, as_json: bool,
+    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, mix_readings: bool,
+    ignored: frozenset[str], batch: int, device: str, runtime: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Add the studies of the table STUDIES to INDEX; what is there with this content stays as it is.
 
@@ -51,6 +54,8 @@ def command(
     precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
     """
     table, living = load_studies(studies), opened(index)
+    if not mix_readings:
+        require_reading(living.manifest, READING)
     table, further = (table, {}) if replace else with_stored_films(table, living)
     require_image_root(living, images)
     embedder = Embedder.load(encoder, device=device, runtime=runtime, ignored_parts=ignored)
@@ -67,10 +72,12 @@ def command(
                 if one.failure is not None:
                     say(f"left out: {one.failure.study_id}: {one.failure.reason}", err=True)
     said = f"{index}: {counts['added']:,} added, {counts['already_there']:,} already there, {counts['failed']:,} failed"
+    warning = warning_of(living.manifest, embedder.trained, READING)
     if as_json:
-        say_json(counts)
+        say_json({**counts, "warning": warning})
     else:
         say(f"{said}; {len(living):,} studies now")
+        say_warning(warning)
     if counts["failed"]:
         sys.exit(FAILED_EXIT_CODE)
 

@@ -111,9 +111,10 @@ def training(trained: bool | None) -> Check:
 
 
 def neighbours(folder: Path) -> Iterator[Check]:
-    """Yield what an index says of how its neighbours agree; nothing where it cannot be read, which is said already."""
+    """Yield how an index's neighbours agree and its films were read; nothing of one that cannot be read."""
+    from encoder.image import READING
     from index.collection import load_index_manifest
-    from index.training import NOT_MEASURED, agreement_in, warning_of
+    from index.training import NOT_MEASURED, agreement_in, other_reading, warning_of
 
     try:
         manifest = load_index_manifest(folder)
@@ -124,6 +125,10 @@ def neighbours(folder: Path) -> Iterator[Check]:
         yield Check("neighbours", "warning", warning, "run: precedent train, then precedent export and precedent index")
     else:
         yield Check("neighbours", "ok", measured.sentence() if measured is not None else NOT_MEASURED)
+    if other := other_reading(manifest, READING):
+        yield Check("reading", "warning", other, "run: precedent export, then precedent index")
+    else:
+        yield Check("reading", "ok", f"version {READING}, as films are read now")
 
 
 def _film() -> bytes:

@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from encoder.image import READING
 from index.errors import FingerprintMismatch, StudiesError
 from index.filters import filter_mask, parse_where
 from index.labels import Labelling, LabelPolicy, Targets, label_columns
 from index.shards import FAILED, load_embeddings, load_manifest
+from index.training import warning_of
 from index.vectors import Embeddings
 
 
@@ -27,6 +29,8 @@ class Embedded:
     studies: pa.Table
     embeddings: Embeddings
     fingerprint: str
+    warning: str | None = None
+    """Why neighbours among them are not to be relied on, as the first export with a reason says."""
 
     @classmethod
     def load(cls, folders: Sequence[Path]) -> Self:
@@ -36,7 +40,8 @@ class Embedded:
             FingerprintMismatch: they are of different encoders. StudiesError: none embedded, or one is there twice.
             ArtefactError: an export is unfinished or has changed.
         """
-        prints = {folder: str(load_manifest(folder)["fingerprint"]) for folder in folders}
+        manifests = {folder: load_manifest(folder) for folder in folders}
+        prints = {folder: str(manifest["fingerprint"]) for folder, manifest in manifests.items()}
         first, fingerprint = next(iter(prints.items()))
         for folder, other in prints.items():
             if other != fingerprint:
@@ -48,7 +53,9 @@ class Embedded:
         studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
         if not studies.num_rows:
             raise StudiesError(f"expected embedded studies in {str(first)!r}, got none; see its {FAILED}")
-        embedded = cls(studies, np.concatenate(vectors), fingerprint)
+        warnings = [warning_of(manifest, reading=READING) for manifest in manifests.values()]
+        told = next((warning for warning in warnings if warning is not None), None)
+        embedded = cls(studies, np.concatenate(vectors), fingerprint, told)
         repeated = len(embedded.ids) - len(set(embedded.ids))
         if repeated:
             raise StudiesError(f"expected each study once, got {repeated} again; the exports share studies")
@@ -77,7 +84,7 @@ class Embedded:
 
     def take(self, rows: npt.NDArray[np.integer] | Sequence[int]) -> Self:
         """Return those rows, in that order."""
-        return type(self)(self.studies.take(pa.array(rows)), self.embeddings[rows], self.fingerprint)
+        return type(self)(self.studies.take(pa.array(rows)), self.embeddings[rows], self.fingerprint, self.warning)
 
 
 POLICY, BLANK = "known-good", "zeros"

@@ -22,7 +22,7 @@ from scripts.embedded import Embedded, Wanted, label_options
 from scripts.pixels import raw_pixels
 from scripts.places import Anywhere, Here
 from scripts.reports.evaluation import print_tables, save_report
-from scripts.terminal import say, say_json
+from scripts.terminal import say, say_json, say_warning
 
 MAIN = "embeddings"
 PREFIXES = (384, 256)
@@ -77,7 +77,14 @@ def command(
     found = {name: judged(space, rules, singles, depths, weights) for name, space in spaces.items()}
     protocol = _protocol(pool, wanted, draws, seed)
     metrics = finite(
-        {"fingerprint": main.fingerprint, "protocol": protocol, "ks": depths, "floors": floors, "spaces": found}
+        {
+            "fingerprint": main.fingerprint,
+            "protocol": protocol,
+            "ks": depths,
+            "floors": floors,
+            "spaces": found,
+            "warning": main.warning,
+        }
     )
     out.mkdir(parents=True, exist_ok=True)
     save_json(out / "metrics.json", metrics)
@@ -86,6 +93,7 @@ def command(
         say_json(metrics)
     else:
         print_tables(found, protocol, floors)
+        say_warning(main.warning)
         say(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from encoder.embedder import Embedder
 from encoder.explain import DEFAULT_METHOD, METHODS, Explainer, Explanation, OpenStudy
+from encoder.image import READING
+from encoder.layout import study_layouts
 from encoder.overlay import COLOURS, as_png, overlay
 from encoder.probe import LinearProbe
 from index.added import Writable
@@ -20,10 +22,12 @@ from index.files import save_json
 from index.opening import Address
 from index.pairing import require_one_patient
 from index.places import below
+from index.training import warning_of
 from scripts.body_parts import ignored_parts
 from scripts.opening import CollectionAddress, opened, trust_option
 from scripts.places import Anywhere, Here
-from scripts.terminal import say, say_if_untrained, say_json
+from scripts.reports.familiarity import notices_of
+from scripts.terminal import say, say_json, say_warning
 
 _PATH = Here()
 
@@ -70,20 +74,27 @@ def command(
         raise click.UsageError("a stored study needs INDEX, the folder that holds it")
     require_one_patient(frontal, lateral)
     embedder = Embedder.load(encoder, ignored_parts=ignored)
-    say_if_untrained(embedder.trained)
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
     wanted = {side: name for side, name in (("query", study), ("hit", hit)) if name is not None}
-    sides = Stored(embedder, opened(index), images, trusted).open_all(wanted) if index else {}
+    collection, notices = opened(index) if index else None, list[str]()
+    sides = Stored(embedder, collection, images, trusted).open_all(wanted) if collection else {}
     if study is None:
         sides = {"query": OpenStudy.read(embedder, frontal, lateral, projection), **sides}
+        layouts = study_layouts(sides["query"].films)
+        gate = None if collection is None else collection.gate()
+        notices = notices_of(gate, {"frontal": frontal, "lateral": lateral}, layouts, ignored)
     if finding is not None and probe is not None:
         found = {"query": explainer.why_finding(sides["query"], LinearProbe.load(probe), finding, **options)}
     else:
         found = dict(zip(sides, explainer.why_similar(sides["query"], sides["hit"], **options), strict=True))
+    manifest = {} if collection is None else collection.manifest
+    warning = warning_of(manifest, embedder.trained, READING if manifest else None)
+    say_warning(warning, err=True)
     facts: dict[str, Any] = {
         "fingerprint": embedder.fingerprint, "method": method, "stage": stage, "finding": finding, "hit": hit,
         "value": found["query"].value, "maps": save_maps(out, sides, found, alpha, colours),
+        "film_notices": notices, "warning": warning,
     }  # fmt: skip
     save_json(out / "explanation.json", facts)
     if as_json:
@@ -148,4 +159,4 @@ def _sentences(facts: dict[str, Any], out: Path) -> list[str]:
                 f"{one['deletion']:.2f} (random map {one['random_deletion']:.2f}), while only they are sharp "
                 f"{one['insertion']:.2f} (random map {one['random_insertion']:.2f})"
             )
-    return lines
+    return lines + facts["film_notices"]

@@ -28,7 +28,7 @@ from index.vectors import space_health
 from scripts.body_parts import ignored_parts
 from scripts.places import Anywhere, Here
 from scripts.shard_writing import VIEWS, FilmReader, one_torch_thread, threads_for, write_shards
-from scripts.terminal import progress_bar, say, say_json
+from scripts.terminal import progress_bar, say, say_json, say_warning
 
 FAILED_EXIT_CODE = 3
 _HEALTH_SAMPLE = 2048
@@ -191,6 +191,5 @@ def finish(folder: ShardFolder, images: Path, trained: bool | None, *, quiet: bo
     )
     say(health.sentence())
     say(f"neighbours: {agreement.sentence() if agreement is not None else NOT_MEASURED}")
-    if (warning := warning_of(manifest)) is not None:
-        say(f"WARNING: {warning}")
+    say_warning(warning_of(manifest))
     return manifest

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
+from encoder.image import READING
 from index.collection import KIND_NAMES, build_collection
 from index.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
 from index.shards import load_manifest
 from index.training import warning_of
 from scripts.opening import token
 from scripts.places import Anywhere
-from scripts.terminal import progress_bar, say, say_json
+from scripts.terminal import progress_bar, say, say_json, say_warning
 
 
 @click.command()
@@ -66,15 +67,15 @@ def command(
         manifest = build_collection(embeddings, out, kind=kind, image_root=root).manifest
     else:
         where, manifest = _on_milvus(embeddings, str(uri), kind=kind, consistency=consistency, drop_old=drop_old)
+    warning = warning_of(manifest, reading=READING)
     if as_json:
-        say_json(manifest | {"warning": warning_of(manifest)})
+        say_json(manifest | {"warning": warning})
         return
     say(
         f"{where}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}, "
         f"recall@10 {manifest['recall_at_10']:.3f} against exact, fingerprint {manifest['fingerprint'][:12]}"
     )
-    if (warning := warning_of(manifest)) is not None:
-        say(f"WARNING: {warning}")
+    say_warning(warning)
 
 
 def _on_milvus(embeddings: Path, uri: str, **options: Any) -> tuple[object, dict[str, Any]]:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import click
 
+from encoder.image import READING
+from index.collection import load_index_manifest
 from index.projection import MANIFEST, build_map
+from index.training import warning_of
 from scripts.opening import CollectionAddress
-from scripts.terminal import say, say_json
+from scripts.terminal import say, say_json, say_warning
 
 
 @click.command()
@@ -23,11 +26,13 @@ def command(index: Path, as_json: bool) -> None:
     precedent map index/
     """
     found = build_map(index)
+    warning = warning_of(load_index_manifest(index), reading=READING)
     if as_json:
-        say_json(json.loads((index / MANIFEST).read_text(encoding="utf-8")))
+        say_json(json.loads((index / MANIFEST).read_text(encoding="utf-8")) | {"warning": warning})
         return
     first, second = found.plane.shares
     say(
         f"{index}: {len(found):,} studies on two axes that hold {first:.1%} and {second:.1%} of the variance, "
         f"fingerprint {found.fingerprint[:12]}"
     )
+    say_warning(warning)

@@ -21,10 +21,11 @@ from index.errors import ArtefactError
 from index.files import open_regular
 from index.imported import MOST_LINE
 from index.studies import load_studies
+from index.training import warning_of
 from index.votes import wilson_interval
 from scripts.body_parts import ignored_parts
 from scripts.places import Anywhere, Here
-from scripts.terminal import progress_bar, say_json, show
+from scripts.terminal import progress_bar, say_json, say_warning, show
 
 _PATH = Here()
 Boxes = dict[tuple[str, str], list[Box]]
@@ -64,6 +65,7 @@ def command(
     """
     table, where = load_studies(studies), read_boxes(boxes)
     explainer, learnt = Explainer(Embedder.load(encoder, ignored_parts=ignored)), LinearProbe.load(probe)
+    warning = warning_of({}, explainer.embedder.trained)
     tallies: dict[str, Tally] = defaultdict(Tally)
     rows = table.select(["frontal_path", "lateral_path", "projection"]).to_pylist()
     with progress_bar("studies") as bar:
@@ -83,9 +85,10 @@ def command(
                     )
     figures = {finding: _figures(tally) for finding, tally in sorted(tallies.items()) if tally.films}
     if as_json:
-        say_json({"method": method, "stage": stage, "findings": figures})
-    else:
-        show(_table(figures, method))
+        say_json({"method": method, "stage": stage, "findings": figures, "warning": warning})
+        return
+    show(_table(figures, method))
+    say_warning(warning)
 
 
 def read_boxes(path: Path) -> Boxes:

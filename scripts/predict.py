@@ -15,6 +15,7 @@ import numpy.typing as npt
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.explain import Explainer, OpenStudy
+from encoder.image import READING
 from encoder.layout import study_layouts
 from encoder.predict import MAX_PASSES, Options, Prediction, Predictor
 from encoder.probe import LinearProbe
@@ -27,14 +28,16 @@ from index.layouts import Layout
 from index.opening import Address
 from index.pairing import require_one_patient
 from index.searchable import Searchable
+from index.training import warning_of
 from index.votes import votes_on
 from scripts.body_parts import ignored_parts
 from scripts.embedded import Wanted, label_options
 from scripts.explain import save_maps
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
+from scripts.reports.familiarity import notices_of
 from scripts.reports.prediction import Report, Surroundings, as_object, print_report
-from scripts.terminal import say_if_untrained, say_json
+from scripts.terminal import say_json, say_warning
 
 _PATH = Here()
 
@@ -126,11 +129,10 @@ def command(
     predictor = Predictor([
         (Embedder.load(encoder, ignored_parts=ignored), LinearProbe.load(probe)) for encoder, probe in pairs
     ])  # fmt: skip
-    for embedder, _ in predictor.members:
-        say_if_untrained(embedder.trained)
     films = predictor.read_films(frontal, lateral, projection=projection)
     predictions = _chosen(predictor.predict(films, options), wanted.findings)
-    around = None
+    around, manifest, gate = None, None, None
+    layouts, given = study_layouts(films[0]), {"frontal": frontal, "lateral": lateral}
     if index:
         subject = Subject(patient_id=patient, views=views, projection=projection, sex=sex, age=age)
         embedder, probe = predictor.members[0]
@@ -139,12 +141,17 @@ def command(
         neighbours = Neighbours.load(index, k, *told, subject, contrasted)
         neighbours.retriever.require_fingerprint(embedder.fingerprint)
         names = [one.finding for one in predictions]
-        around = neighbours.surroundings(embedder.embed(films[:1])[0], study_layouts(films[0]), names)
+        around = neighbours.surroundings(embedder.embed(films[:1])[0], layouts, names)
+        manifest, gate = neighbours.retriever.manifest, neighbours.collection.gate()
         if around.familiarity is not None and around.familiarity.unfamiliar:
             predictions = [one.without_call(NO_CALL) for one in predictions]
     pictures = _mapped(predictor, (frontal, lateral, projection), predictions[0].finding, maps) if maps else []
     prints = tuple(embedder.fingerprint for embedder, _ in predictor.members)
-    report = Report(prints, options, predictions, around, pictures)
+    untrained = False in {embedder.trained for embedder, _ in predictor.members}
+    warning = warning_of(manifest or {}, not untrained and None, None if manifest is None else READING)
+    notices = notices_of(gate, given, layouts, ignored)
+    report = Report(prints, options, predictions, around, pictures, notices, warning)
+    say_warning(warning, err=True)
     if as_json:
         say_json(as_object(report))
     else:

@@ -97,7 +97,8 @@ def command(
         f"95 % intervals by bootstrap over the judged patients: {draws} draws, seed {seed}",
     ]  # fmt: skip
     replace(probe, evidence=evidence_of(found, probe)).save(out)
-    publish(out, {"fingerprint": export.fingerprint}, protocol, found, judged, as_json=json_wanted)
+    facts = {"fingerprint": export.fingerprint, "warning": export.warning}
+    publish(out, facts, protocol, found, judged, as_json=json_wanted)
 
 
 def _cross_validated(

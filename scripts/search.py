@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from index.familiarity import paired
+from encoder.image import READING
 from index.filters import parse_where
 from index.layouts import Layout
 from index.opening import Address
@@ -24,8 +24,8 @@ from index.training import warning_of
 from scripts.body_parts import ignored_parts
 from scripts.opening import CollectionAddress, opened
 from scripts.places import Anywhere, Here
-from scripts.reports.familiarity import familiarity_line, familiarity_object
-from scripts.terminal import say, say_json, show
+from scripts.reports.familiarity import familiarity_line, familiarity_object, notices_of
+from scripts.terminal import say, say_json, say_warning, show
 
 _PATH = Here()
 
@@ -74,8 +74,8 @@ def command(
         nearest = answer.hits[0].similarity if answer.hits and not where else None
         gate = collection.gate()
         familiarity = gate.judge(nearest, layouts, patient=patient)
-        notices = paired(gate, {view: film for view, film in given.items() if film is not None}, layouts)
-    warning = warning_of(retriever.manifest, trained)
+        notices = notices_of(gate, given, layouts, ignored)
+    warning = warning_of(retriever.manifest, trained, READING)
     if as_json:
         said = {"familiarity": familiarity_object(familiarity), "film_notices": notices} if films else {}
         say_json(as_object(answer) | said | {"warning": warning})
@@ -85,8 +85,7 @@ def command(
     show(as_table(answer))
     if films:
         say(familiarity_line(familiarity), *notices)
-    if warning is not None:
-        say(f"WARNING: {warning}")
+    say_warning(warning)
 
 
 def as_object(answer: Answer) -> dict[str, Any]:

@@ -32,7 +32,6 @@ from rich.text import Text
 
 from index.files import finite
 from index.printable import visible
-from index.training import UNTRAINED
 
 T = TypeVar("T")
 _WIDEST = 1_000_000
@@ -110,10 +109,10 @@ def at_work(what: str) -> Iterator[None]:
         _WAITING.stop()
 
 
-def say_if_untrained(trained: bool | None) -> None:
-    """Warn, beside the answer, of an encoder that is known never to have been trained."""
-    if trained is False:
-        say(f"WARNING: {UNTRAINED}", err=True)
+def say_warning(warning: str | None, *, err: bool = False) -> None:
+    """Print why neighbours are not to be relied on, where there is a reason."""
+    if warning is not None:
+        say(f"WARNING: {warning}", err=err)
 
 
 def say(*lines: str, err: bool = False) -> None:

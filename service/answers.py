@@ -15,7 +15,7 @@ from index.retriever import Answer, Hit
 from index.studies import CORE_COLUMNS, SHARD_COLUMNS, Study
 
 Plain = str | int | float | bool | None
-FILM_NOTICES = "what a reader should know of the films that were sent: two of one view, one in the other's place, ..."
+FILM_NOTICES = "what a reader should know of the films that were sent: two of one view, one read with a note, ..."
 
 
 class FiniteJSON(DefaultJSONProvider):
@@ -102,6 +102,7 @@ class ExplainAnswer(BaseModel):
     method: str
     stage: int | None
     value: float
+    film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
     maps: list[MapAnswer]
     fingerprint: str
 

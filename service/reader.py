@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from encoder.dicom import reading_notices
 from encoder.embedder import Embedder, StudyFilms
 from encoder.explain import VIEWS, Explainer, Explanation, OpenStudy
 from encoder.layout import Layout, study_layouts
@@ -55,7 +56,7 @@ class Look:
     layouts: Sequence[Layout] = ()
     """None of a stored study, whose films are not read."""
     notices: Sequence[str] = ()
-    """What a reader should know of the films: two of one view, one in the other's place, one twice."""
+    """What a reader should know of the films: two of one view, one in the other's place, one read with a note, ..."""
 
 
 class Reader:
@@ -86,7 +87,7 @@ class Reader:
         films, vector = self._batches.read_and_embed(frontal, lateral)
         given = {view: film for view, film in zip(VIEWS, (frontal, lateral), strict=True) if film is not None}
         layouts = study_layouts(films)
-        return Look(vector, layouts, paired(self._gate, given, layouts))
+        return Look(vector, layouts, self._notices(given, layouts))
 
     def familiarity(
         self, similarity: float | None, layouts: Sequence[Layout] = (), patient: str | None = None
@@ -147,11 +148,16 @@ class Reader:
         else:
             pair = self._explainer.why_similar(study, self._open(hit), **options)
             sides = dict(zip(("query", "hit"), pair, strict=True))
+        notices = self._notices(query.sources, study_layouts(study.films)) if query.stored is None else []
         return {
-            "method": method, "stage": stage, "value": sides["query"].value,
+            "method": method, "stage": stage, "value": sides["query"].value, "film_notices": notices,
             "maps": [one for side, found in sides.items() for one in _maps(side, found)],
             "fingerprint": self.embedder.fingerprint,
         }  # fmt: skip
+
+    def _notices(self, films: Sources, layouts: Sequence[Layout]) -> list[str]:
+        """Return what a reader should know of films, each with its layout."""
+        return [*paired(self._gate, films, layouts), *reading_notices(films, self.embedder.ignored_parts)]
 
     def _why(self, study: OpenStudy, finding: str, **options: Any) -> Explanation:
         assert self.probe is not None

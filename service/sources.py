@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from encoder.image import READING
 from index.added import Writable
 from index.errors import FingerprintMismatch, StaleMap
 from index.familiarity import FamiliarityGate
@@ -111,7 +112,7 @@ def _finder(
         living.require_fingerprint(embedder.fingerprint)
     except FingerprintMismatch as error:
         raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
-    if (warning := warning_of(living.manifest, embedder.trained)) is not None:
+    if (warning := warning_of(living.manifest, embedder.trained, READING)) is not None:
         log.warning("collection %s: %s", mount.name, warning)
     return Finder(
         mount.name, living, batches, mount.image_root or living.remembered_root(trusted=mount.trusted),

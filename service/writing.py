@@ -8,11 +8,13 @@ from typing import Any
 from flask import Response, request
 from flask_openapi3 import APIBlueprint
 
+from encoder.image import READING
 from encoder.untagged import untagged
 from index.added import VIEWS, Addition, joined
 from index.errors import StudyExists
 from index.places import is_local
 from index.studies import FINDINGS, Study
+from index.training import require_reading
 from service.answers import StudyAnswer, study_answer
 from service.decoding import decoding
 from service.errors import NotWritable
@@ -55,13 +57,14 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
     A study that is there and lacks one of the films is embedded anew with all of them, those it has from the disk.
 
     Raises:
-        NotWritable, ImageMissing, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
+        NotWritable, ReadingMismatch, ImageMissing, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
     """
     living, root = finder.living, finder.image_root
     if root is None or not is_local(root) or not root.is_dir():
         raise NotWritable(
             f"collection {finder.name!r} has no image root on a disk to keep films in; start it with --images"
         )
+    require_reading(living.manifest, READING)
     given = {view: film for view in VIEWS if (film := getattr(asked, view)) is not None}
     stored = _stored(finder, asked)
     embedding = None if stored is not None else finder.embed(asked.frontal, asked.lateral, asked.study.projection)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from encoder.image import READING
 from index.shards import ExportPlan, ShardFolder
 from index.vectors import Embeddings
 
@@ -12,7 +13,9 @@ from index.vectors import Embeddings
 def save_export(folder: Path, studies: pa.Table, vectors: Embeddings, fingerprint: str = "f") -> Path:
     """Write an export of two shards and return its folder."""
     rows = studies.num_rows
-    plan = ExportPlan(fingerprint * (64 // len(fingerprint)), vectors.shape[1], "0" * 64, rows, -(-rows // 2))
+    plan = ExportPlan(
+        fingerprint * (64 // len(fingerprint)), vectors.shape[1], "0" * 64, rows, -(-rows // 2), reading=READING
+    )
     shards = ShardFolder(folder, plan)
     for shard in range(plan.shard_count):
         part = plan.slice_of(shard)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from conftest import DIM
 
+from encoder.image import READING
 from index.added import Addition, as_rows
 from index.collection import save_collection
 from index.generation import Generation
@@ -45,7 +46,7 @@ def addition(study_id: str, vector: Embeddings, rng: np.random.Generator | None 
 def build(folder: Path, studies: pa.Table, vectors: Embeddings, kind: str = "flat") -> Path:
     """Return the folder of an index of studies and their vectors."""
     folder.mkdir(parents=True)
-    facts = {"fingerprint": FINGERPRINT, "image_root": None}
+    facts = {"fingerprint": FINGERPRINT, "image_root": None, "reading": READING}
     save_collection(folder, VectorIndex.build(vectors, kind), studies, None, **facts)
     return folder
 

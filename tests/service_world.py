@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 
 from encoder.errors import ImageError, NotAnImage
+from encoder.image import READING
 from index.collection import Collection, save_collection
 from index.retriever import Retriever
 from index.studies import FINDINGS, Study, as_studies, studies_schema
@@ -109,5 +110,6 @@ def save_index(folder: Path, ending: str = "") -> Path:
     whole = build_retriever(ending)
     folder.mkdir()
     vectors = np.stack([whole.embedding(one + ending) for one in ANGLES])
-    save_collection(folder, VectorIndex.build(vectors), whole._studies, None, fingerprint=FINGERPRINT, image_root=None)
+    facts = {"fingerprint": FINGERPRINT, "image_root": None, "reading": READING}
+    save_collection(folder, VectorIndex.build(vectors), whole._studies, None, **facts)
     return folder

@@ -326,3 +326,15 @@ def test_what_does_not_fit_together_is_refused(
 def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(EncoderError, match="expected"):
         Options(**options)
+
+
+@pytest.mark.parametrize("other", [{"policy": {"uncertain": "ones"}, "classes": {}}, None])
+def test_an_ensemble_whose_probes_mean_two_things_is_refused(
+    tiny_embedder: Embedder, other: dict[str, object] | None
+) -> None:
+    probe = replace(probe_of(tiny_embedder), labels={"policy": {"uncertain": "zeros"}, "classes": {}})
+    with pytest.raises(EncoderError, match="in probe 2 other policies or classes than in the first") as refused:
+        Predictor([(tiny_embedder, probe), (tiny_embedder, replace(probe, labels=other))])
+    assert "run precedent probe with the same --policy, --blank and --class for each" in str(refused.value)
+    assert ("does not say how" in str(refused.value)) is (other is None)
+    Predictor([(tiny_embedder, probe), (tiny_embedder, replace(probe))])

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from export_files import planted, save_export
 
+from encoder.image import READING
 from index.agreement import agreement_of
 from index.collection import build_collection, load_collection
 from index.errors import ArtefactError
@@ -117,7 +118,7 @@ def test_an_untrained_encoder_is_told_whatever_was_measured() -> None:
 def test_a_manifest_keeps_the_facts_and_an_index_takes_them_over(studies: pa.Table, tmp_path: Path) -> None:
     vectors = np.eye(16, dtype=np.float32)[np.arange(studies.num_rows) % 16]
     export = save_export(tmp_path / "export", studies, vectors)
-    assert kept_facts(load_manifest(export)) == {}
+    assert kept_facts(load_manifest(export)) == {"reading": READING}
 
     (export / MANIFEST).write_text(json.dumps(load_manifest(export) | facts_of(False, POOR)))
     build_collection(export, tmp_path / "index", kind="flat")

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from command_line import done
 
+from encoder.image import READING
 from index.collection import build_collection
 from index.shards import ExportPlan, ShardFolder
 from index.vectors import Embeddings
@@ -22,7 +23,7 @@ BOUNDS = ["click>=8", "numpy>=2.0", "faiss-cpu>=1; extra == 'cpu'", "faiss-gpu>=
 @pytest.fixture
 def index(tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings) -> Path:
     """Return an index folder of 200 studies by an encoder of ones."""
-    shards = ShardFolder(tmp_path / "shards", ExportPlan("1" * 64, 16, "0" * 64, 200, 200))
+    shards = ShardFolder(tmp_path / "shards", ExportPlan("1" * 64, 16, "0" * 64, 200, 200, reading=READING))
     shards.save_shard(0, studies, [["frontal"]] * 200, unit_vectors, [])
     shards.finish(image_root="")
     build_collection(tmp_path / "shards", tmp_path / "index")

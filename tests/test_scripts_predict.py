@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
+from command_line import refusal
+from film_files import RAMP, dicom
 
 from encoder.calibration import Evidence, OperatingPoints
 from encoder.checkpoint import save_encoder
@@ -88,7 +90,7 @@ def test_without_an_index_the_probe_speaks_alone(world: Path) -> None:
     chances = {one["finding"]: one["probability"] for one in found["predictions"]}
     assert chances == pytest.approx(expected, abs=1e-5)
     assert list(chances.values()) == sorted(chances.values(), reverse=True)
-    assert set(found) == {"fingerprints", "options", "predictions", "maps"}
+    assert set(found) == {"fingerprints", "options", "predictions", "maps", "film_notices", "warning"}
     assert set(found["predictions"][0]) == {
         "finding", "probability", "spread", "call", "thresholds", "no_call", "meaning", "evidence",
     }  # fmt: skip
@@ -225,3 +227,32 @@ def test_what_cannot_be_answered_is_refused_in_words(world: Path, tmp_path: Path
         run(*asked(world, world / "index", "--contrast", "Asthma"))
     with pytest.raises(CheckpointError, match="no probe in"):
         run(*asked(world)[:3], "--probe", tmp_path, "--frontal", world / f"{NAMES[0]}.png")
+
+
+def test_an_ensemble_taught_by_two_policies_is_refused_in_a_sentence(world: Path, tmp_path: Path) -> None:
+    probe = LinearProbe.load(world / "probe")
+    replace(probe, labels=Labelling(LabelPolicy(blank="zeros")).as_object()).save(tmp_path / "other")
+    member = ["--encoder", world / "encoder.safetensors", "--probe", tmp_path / "other"]
+
+    assert "expected probes whose labels were read alike" in refusal(*asked(world, *member, world / "index"))
+
+
+@pytest.mark.parametrize("verb", ["predict", "explain", "search"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_what_is_odd_about_films_is_told(world: Path, tmp_path: Path, verb: str, indexed: bool) -> None:
+    film = {"ViewPosition": "PA", "PixelSpacing": [0.2, 0.1], "BodyPartExamined": "HAND"}
+    for number, (view, pixels) in enumerate({"frontal": RAMP, "lateral": RAMP[:, ::-1].copy()}.items()):
+        (tmp_path / f"{view}.dcm").write_bytes(dicom(pixels, SOPInstanceUID=f"1.{number}", **film))
+    films = ["--frontal", tmp_path / "frontal.dcm", "--lateral", tmp_path / "lateral.dcm"]
+    words = [verb, *films, "--encoder", world / "encoder.safetensors", "--ignore-body-part", "HAND"]
+    words += [] if verb == "search" else ["--probe", world / "probe"]
+    words += ["--finding", "Edema", "--no-trust", "--out", tmp_path / "maps"] if verb == "explain" else []
+    words += [world / "index"] if indexed or verb == "search" else []
+
+    told = json.loads(run(*words, "--json").stdout)["film_notices"]
+
+    assert any(one.startswith("Two frontals: the film in the lateral's place is, as its DICOM") for one in told)
+    for view in ("frontal", "lateral"):
+        note = f"The {view} film is read otherwise than it is written: pixels are not square (PixelSpacing); the film"
+        assert any(one.startswith(note) for one in told)
+    assert set(told) <= set(run(*words).stdout.splitlines())

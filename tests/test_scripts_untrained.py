@@ -97,3 +97,24 @@ def test_a_trained_run_says_so(world: Path) -> None:
     done(*train_words(world, "run.epochs=1"), "--out", world / "run")
 
     assert json.loads(done("encoder", "info", world / "run" / "encoder.safetensors").stdout)["trained"] is True
+
+
+@pytest.mark.parametrize("verb", ["add", "probe", "evaluate", "map", "pointing"])
+def test_every_verb_that_uses_neighbours_or_a_probe_tells_it(world: Path, tmp_path: Path, verb: str) -> None:
+    encoder = ("--images", world, "--encoder", world / "encoder.safetensors")
+    (tmp_path / "boxes.csv").write_text("Path,Finding,x0,y0,x1,y1\n0.png,Lung Lesion,9,9,40,40\n")
+    learnt = ("probe", world / "embeddings", "--findings", "Lung Lesion", "--cv", "2", "--out", world / "probe")
+    done(*learnt) if verb == "pointing" else None
+    words: tuple[str | Path, ...] = {
+        "add": ("add", world / "index", world / "studies.parquet", *encoder, "--runtime", "torch"),
+        "probe": learnt,
+        "evaluate": ("evaluate", world / "embeddings", "--out", tmp_path / "eval"),
+        "map": ("map", world / "index"),
+        "pointing": (
+            "pointing", world / "studies.parquet", *encoder, "--boxes", tmp_path / "boxes.csv",
+            "--probe", world / "probe", "--method", "gradcam",
+        ),
+    }[verb]  # fmt: skip
+
+    assert f"WARNING: {UNTRAINED}" in done(*words).stdout
+    assert json.loads(done(*words, "--json").stdout)["warning"] == UNTRAINED

@@ -21,6 +21,7 @@ from werkzeug.test import TestResponse
 
 from encoder.checkpoint import save_encoder
 from encoder.embedder import Embedder
+from encoder.image import READING
 from index.collection import build_collection
 from index.shards import ExportPlan, ShardFolder
 from scripts.benches.clients import film_request
@@ -46,7 +47,9 @@ def app(tmp_path: Path, films: list[bytes], tiny_embedder: Embedder, studies: pa
     """Return the application over a real encoder and the studies of its 16 films."""
     save_encoder(tmp_path / "encoder.safetensors", tiny_embedder.encoder, tiny_embedder.preprocessing)
     vectors = tiny_embedder.embed([tiny_embedder.read_films(one, None) for one in films])
-    shards = ShardFolder(tmp_path / "shards", ExportPlan(tiny_embedder.fingerprint, 256, "0" * 64, 16, 16))
+    shards = ShardFolder(
+        tmp_path / "shards", ExportPlan(tiny_embedder.fingerprint, 256, "0" * 64, 16, 16, reading=READING)
+    )
     shards.save_shard(0, studies.slice(0, 16), [["frontal"]] * 16, vectors, [])
     shards.finish(image_root="")
     build_collection(tmp_path / "shards", tmp_path / "index")

@@ -12,6 +12,7 @@ import pytest
 
 from encoder.checkpoint import save_encoder
 from encoder.embedder import Embedder
+from encoder.image import READING
 from index.collection import build_collection
 from index.errors import FingerprintMismatch, UntrustedRoot
 from index.shards import ExportPlan, ShardFolder
@@ -83,7 +84,9 @@ def world(folders: Path, tiny_embedder: Embedder, studies: pa.Table, rng: np.ran
     ):
         vectors = rng.normal(size=(200, 256)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        shards = ShardFolder(folders / f"{name}-shards", ExportPlan(fingerprint, 256, "0" * 64, 200, 200))
+        shards = ShardFolder(
+            folders / f"{name}-shards", ExportPlan(fingerprint, 256, "0" * 64, 200, 200, reading=READING)
+        )
         shards.save_shard(0, studies, [["frontal"]] * 200, vectors, [])
         shards.finish(image_root="films" if name == "index" else "")
         build_collection(folders / f"{name}-shards", folders / name)

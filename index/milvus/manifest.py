@@ -34,6 +34,7 @@ _KINDS = {
     "rows": int,
     "lists": int,
     "probes": int,
+    "reading": int,
 }
 
 
@@ -62,7 +63,8 @@ def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]
         )
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ArtefactError(f"{str(address)!r} is no collection of ours of version {VERSION}; {remedy}")
-    if not all(isinstance(found.get(name), kind) for name, kind in _KINDS.items()):
+    told = {"reading": 1} | found  # collections from before there was a second
+    if not all(isinstance(told.get(name), kind) for name, kind in _KINDS.items()):
         raise ArtefactError(f"{str(address)!r} tells of itself in words that are not ours; {remedy}")
     return found
 

@@ -1,12 +1,16 @@
-"""How familiar a film is to a collection, as JSON and as a line for the terminal.
+"""How familiar a film is to a collection, as JSON and as a line for the terminal, and what is odd about it.
 
 Knows what the gate answers; it must not know how that came about, nor bring torch with it.
 """
 
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from index.familiarity import UNFAMILIAR_BELOW, Familiarity
+from encoder.dicom import reading_notices
+from index.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, paired
+from index.layouts import Layout
 
 
 def familiarity_object(found: Familiarity | None) -> dict[str, Any] | None:
@@ -27,3 +31,20 @@ def familiarity_line(found: Familiarity | None) -> str:
             "a kind that the index lacks"
         )
     return f"familiarity: {found.sentence} (of {found.reference:,}): {verdict}"
+
+
+def notices_of(
+    gate: FamiliarityGate | None,
+    given: Mapping[str, Path | None],
+    layouts: Sequence[Layout],
+    ignored_parts: Container[str],
+) -> list[str]:
+    """Return what a reader should know of the films given as one study, each in a sentence.
+
+    Args:
+        gate: of the collection, where one is asked.
+        given: by view. layouts: of those that are there, in that order.
+        ignored_parts: as the films were read with.
+    """
+    films = {view: film for view, film in given.items() if film is not None}
+    return [*paired(gate, films, layouts), *reading_notices(films, ignored_parts)]

@@ -46,6 +46,10 @@ class Report:
     """None where no index was given."""
     maps: Sequence[str] = ()
     """Pictures of the first finding's maps, where they were asked for."""
+    notices: Sequence[str] = ()
+    """What a reader should know of the films, each in a sentence."""
+    warning: str | None = None
+    """Why encoder and collection are not to be relied on."""
 
 
 def as_object(report: Report) -> dict[str, Any]:
@@ -56,6 +60,8 @@ def as_object(report: Report) -> dict[str, Any]:
         "options": asdict(report.options),
         "predictions": [_prediction_object(one, around) for one in report.predictions],
         "maps": list(report.maps),
+        "film_notices": list(report.notices),
+        "warning": report.warning,
     }
     if around is not None:
         found["labels"] = around.labels
@@ -73,7 +79,7 @@ def print_report(report: Report) -> None:
     """Print a line a finding, then what is known of the query as a whole."""
     show(as_table(report.predictions, report.around))
     maps = (f"map of {report.predictions[0].finding}: {name}" for name in report.maps)
-    say(*_of_calls(report), _how(report), *_sentences(report.around), *maps)
+    say(*_of_calls(report), _how(report), *_sentences(report.around), *report.notices, *maps)
 
 
 def as_table(predictions: Sequence[Prediction], around: Surroundings | None) -> Table:

@@ -17,7 +17,7 @@ from encoder.scores import CALLED, RANKED, reliability
 from index.files import finite, save_json
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
 from scripts.reports.probe_scores import POINTS, Columns, Predictions
-from scripts.terminal import say, say_json, show
+from scripts.terminal import say, say_json, say_warning, show
 
 _SHOWN = {
     "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "sens", "specificity": "spec", "f1": "F1", "brier": "Brier",
@@ -47,6 +47,7 @@ def publish(
         say_json(metrics)
     else:
         print_table(found, protocol)
+        say_warning(facts.get("warning"))
         say(f"wrote {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 

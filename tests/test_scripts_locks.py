@@ -48,7 +48,6 @@ def test_a_list_has_all_that_the_project_asks_for_within_its_bounds(extras: str)
 IN = {"PIL": "pillow", "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "sklearn": "scikit-learn", "grpc": "pymilvus",
       "fsspec": "s3fs", "flask_openapi3": "flask-openapi3", "pydantic_core": "pydantic", "ray": "ray"}  # fmt: skip
 """What brings a module of another name: pymilvus, s3fs and pydantic are built on gRPC, fsspec and their own core."""
-RIVALS = {"onnx", "onnxruntime"}  # `bench encode` compares with them where they are installed
 EXTRAS = {
     "faiss-cpu": "cpu",
     "captum": "explain",
@@ -57,7 +56,9 @@ EXTRAS = {
     "ray": "ray",
     "pymilvus": "milvus",
     "s3fs": "s3",
-    "scikit-learn": "dev",
+    "scikit-learn": "bench",
+    "onnx": "bench",
+    "onnxruntime": "bench",
 }
 
 
@@ -69,7 +70,7 @@ def test_every_import_of_another_package_is_declared() -> None:
                 imported |= {name.name.partition(".")[0] for name in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 imported.add(str(node.module).partition(".")[0])
-    others = imported - set(sys.stdlib_module_names) - {"encoder", "index", "service", "scripts"} - RIVALS
+    others = imported - set(sys.stdlib_module_names) - {"encoder", "index", "service", "scripts"}
     declared = {canonicalize_name(one.name) for one in asked()}
 
     assert others >= {"torch", "werkzeug", "markupsafe"}

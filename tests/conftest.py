@@ -11,15 +11,14 @@ import pyarrow as pa
 import pytest
 import torch
 from hypothesis import settings
+from unit_vectors_world import DIM, retriever_of
 
 from encoder.config import EncoderConfig
 from encoder.embedder import Embedder
 from encoder.model import DualEfficientNetEncoder
 from encoder.preprocess import Preprocessing
-from index.collection import Collection
 from index.retriever import Retriever
 from index.studies import FINDINGS, studies_schema
-from index.vector_index import VectorIndex
 from index.vectors import Embeddings
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 settings.register_profile("untimed", deadline=None)  # a busy machine decides no test
 settings.load_profile("untimed")
-
-DIM = 16
 
 
 @pytest.fixture(scope="session")
@@ -104,12 +101,6 @@ def studies(rng: np.random.Generator) -> pa.Table:
 def retriever(studies: pa.Table, unit_vectors: Embeddings) -> Retriever:
     """Return an exact retriever over `studies` and `unit_vectors`, row for row."""
     return retriever_of(studies, unit_vectors)
-
-
-def retriever_of(studies: pa.Table, vectors: Embeddings, kind: str = "flat") -> Retriever:
-    """Return a retriever that was never on disk."""
-    manifest = {"fingerprint": "f" * 64, "rows": len(vectors), "kind": kind, "image_root": None}
-    return Retriever(Collection(manifest, studies, VectorIndex.build(vectors, kind)))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from conftest import DIM
+from unit_vectors_world import DIM
 
 from encoder.image import READING
 from index.added import Addition, as_rows

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import DIM
 from export_files import save_export
+from unit_vectors_world import DIM
 
 pytest.importorskip("milvus_lite", reason="needs the extra milvus")
 

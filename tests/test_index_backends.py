@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import DIM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from milvus_world import HOSTILE, address_in, collection_of, hostile_studies, tied_vectors
+from unit_vectors_world import DIM
 
 from index.added import Writable
 from index.collection import build_collection, load_collection

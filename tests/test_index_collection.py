@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import DIM
+from unit_vectors_world import DIM
 
 from index.collection import build_collection, load_collection, with_enough_effort
 from index.effort import EFFORTS, Effort

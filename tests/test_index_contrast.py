@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import retriever_of
+from unit_vectors_world import retriever_of
 
 from index.contrast import Counterpart, Subject, contrast
 from index.errors import FilterError

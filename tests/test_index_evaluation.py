@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import retriever_of
+from unit_vectors_world import retriever_of
 
 from index.bootstrap import estimates, patient_draws
 from index.evaluation import Pool, figures, judge, rank, same_patient_first

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import DIM, retriever_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from living_world import addition, build, build_of, ids_of, unit, units
+from unit_vectors_world import DIM, retriever_of
 
 from index.added import Addition, as_rows
 from index.errors import ArtefactError, CollectionError, StudiesError, StudyExists, StudyNotFound, VectorsError

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DIM
 from living_world import addition, build_of, unit, units
+from unit_vectors_world import DIM
 
 from index.added import Addition
 from index.errors import StudyExists, StudyNotFound

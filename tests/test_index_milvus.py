@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pymilvus
 import pytest
-from conftest import DIM, retriever_of
 from export_files import save_export
 from living_world import addition, unit
 from milvus_world import EXTRA, address_in, collection_of, hostile_studies, tied_vectors
 from pymilvus.client.types import LoadState
 from pymilvus.exceptions import DataNotMatchException, ParamError
+from unit_vectors_world import DIM, retriever_of
 
 from index.added import Addition
 from index.errors import (

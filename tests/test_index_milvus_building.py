@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import DIM, retriever_of
 from export_files import save_export
 from milvus_world import collection_of, hostile_studies, tied_vectors
+from unit_vectors_world import DIM, retriever_of
 
 from index.collection import build_collection
 from index.errors import (

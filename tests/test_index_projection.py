@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from command_line import done, refusal
-from conftest import DIM
 from export_files import save_export
+from unit_vectors_world import DIM
 
 from index.collection import build_collection
 from index.errors import ArtefactError, VectorsError

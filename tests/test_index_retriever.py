@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import DIM, retriever_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from unit_vectors_world import DIM, retriever_of
 
 from index.errors import CollectionError, FingerprintMismatch, StudyNotFound, VectorsError
 from index.kinds import KINDS

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DIM
+from unit_vectors_world import DIM
 
 from index.errors import ArtefactError, FingerprintMismatch, VectorsError
 from index.files import load_json, save_json

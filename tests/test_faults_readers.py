@@ -2,14 +2,16 @@
 
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from command_line import done
 from film_files import dicom, picture
-from fuzzing import Tally, fuzz, memory_of
+from fuzzing import Tally, fuzz, memory_of, processor_seconds
 from hostile_files import (
     Grey,
     compressed_frames,
@@ -24,6 +26,7 @@ from PIL import Image as Pillow
 
 from encoder.errors import ImageError
 from encoder.image import MAX_PIXELS, read_image
+from encoder.jpegls import decode_jpegls
 from scripts.benches.bombs import BOMBS
 from scripts.benches.films import draw
 
@@ -104,7 +107,9 @@ def test_damaged_films_are_films_or_are_refused_and_no_process_dies(grey: Grey) 
 
 
 @pytest.mark.long
-def test_a_hundred_thousand_damaged_films_take_two_seconds_each_at_most(grey: Grey, shared_data: Path) -> None:
+def test_a_hundred_thousand_damaged_films_take_two_seconds_of_the_processor_each_at_most(
+    grey: Grey, shared_data: Path
+) -> None:
     tally = fuzz(list(whole_films(grey).values()), range(SHORT, LONG))
     checked(tally, LONG - SHORT)
     real = fuzz(list(real_films(shared_data, REAL_BYTES).values()), range(LONG, LONG + LONG_REAL))
@@ -124,6 +129,36 @@ def test_a_death_of_the_reader_is_noticed_and_the_rest_is_read(grey: Grey) -> No
 
     assert tally.faults == {1: "death", 3: "death", 5: "death"}
     assert tally.outcomes.total() == 6
+
+
+def dawdling(film: bytes, **_: object) -> Grey:
+    """Read a film, after waiting for half a second, or where it is no PNG after working for half a second."""
+    time.sleep(0.5)
+    end = time.process_time() + 0.5
+    while film[:1] != b"\x89" and time.process_time() < end:
+        pass
+    return read_image(film)
+
+
+@pytest.mark.slow
+def test_what_a_film_takes_of_the_processor_counts_and_not_what_it_waits(grey: Grey) -> None:
+    waited = fuzz([picture(grey)], range(1, 2), dawdling)
+    worked = fuzz([bytes(20)], range(1, 2), dawdling)
+
+    assert waited.slowest[0] < 0.4
+    assert worked.slowest[0] >= 0.5
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a process's work is read in /proc")
+def test_what_the_decoder_of_jpeg_ls_works_counts_too() -> None:
+    film = np.asarray(draw((1_500, 1_500), 255, np.random.default_rng(1)), dtype=np.uint8)
+    frame = imagecodecs.jpegls_encode(film)
+    decode_jpegls(frame, film.size)
+    before, own = processor_seconds(), time.process_time()
+    for _ in range(5):
+        decode_jpegls(frame, film.size)
+
+    assert processor_seconds() - before > 2 * (time.process_time() - own)
 
 
 def largest(kind: str) -> bytes:

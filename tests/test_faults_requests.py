@@ -2,96 +2,23 @@
 
 import gzip
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from contextlib import ExitStack
 
 import pytest
+from raw_requests import SEARCH, Served, answers, message, serving, status
 from service_world import film
 
 from scripts.benches.clients import film_request
 from service.tokens import create_token
-
-RUN = """
-import sys
-from pathlib import Path
-from scripts.serve import bind, serve
-from service import doors
-from service.tokens import TokenFile
-from service_world import build_app
-app = build_app()
-if len(sys.argv) > 1:
-    doors.lock(app, TokenFile(Path(sys.argv[1])))
-serve(app, bind("127.0.0.1", 0), threads=2)
-"""
-HERE = Path(__file__).parent
-SEARCH = b'{"study_id": "patient00001/study1"}'
-
-
-class Served(NamedTuple):
-    """A server of two threads."""
-
-    process: "subprocess.Popen[str]"
-    address: tuple[str, int]
-
-    def say(self, message: bytes) -> bytes:
-        """Send bytes as they are, and return all that comes back until the server closes the connection."""
-        with socket.create_connection(self.address, timeout=30) as client:
-            client.sendall(message)
-            return b"".join(iter(lambda: client.recv(65_536), b""))
-
-    def memory(self) -> int:
-        """Return the most bytes that the server has held; Linux only."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-
-
-@contextmanager
-def serving(*words: str) -> Iterator[Served]:
-    """Yield the service over four studies, in a process of its own; a word is the file of its tokens."""
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    command = [sys.executable, "-u", "-c", RUN, *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=environment) as process:
-        assert process.stdout is not None
-        place = urlsplit(process.stdout.readline().split()[-1])
-        assert place.hostname is not None
-        assert place.port is not None
-        try:
-            yield Served(process, (place.hostname, place.port))
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     with serving() as served:
         yield served
-
-
-def message(body: bytes, *headers: str, length: int | str | None = None, kind: str = "application/json") -> bytes:
-    """Return a search as it goes over the wire, its Content-Length true or not."""
-    lines = ["POST /v1/search HTTP/1.1", "Host: localhost", f"Content-Type: {kind}", "Connection: close"]
-    lines += [f"Content-Length: {len(body) if length is None else length}", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-def status(answer: bytes) -> int:
-    """Return the status of the first answer."""
-    return int(answer.split(b" ", 2)[1])
-
-
-def answers(served: Served) -> None:
-    """Fail unless a plain search is answered at once and well."""
-    answer = served.say(message(SEARCH))
-    assert status(answer) == 200
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["hits"][0]["study_id"] == "patient00002/study1"
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For: 10.0.0.7", "Forwarded: for=10.0.0.7", "X-Real-IP: 10.0.0.7"])

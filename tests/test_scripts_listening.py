@@ -1,47 +1,28 @@
 """Clients that dawdle, in their hundreds, against the real server: each is given up, and nobody else waits for it."""
 
 import json
-import os
 import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from test_faults_requests import HERE, RUN, SEARCH, Served, answers, message, status
+from raw_requests import SEARCH, Served, answers, message, serving, status
 
 from scripts import listening
 from service.tokens import create_token
 
 WAIT = 30
 SHORT = {"HEAD_SECONDS": 1, "IDLE_SECONDS": 2, "GRACE_SECONDS": 1, "CONNECTIONS": 64}
+LONG = SHORT | {"HEAD_SECONDS": 3600, "IDLE_SECONDS": 3600, "GRACE_SECONDS": 3600}
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@contextmanager
-def serving(*words: str, **terms: int) -> Iterator[Served]:
-    """Yield the service with terms of its own for its clients, in a process of its own; a word is its tokens' file."""
-    changed = [f"listening.{name} = {value}" for name, value in (SHORT | terms).items()]
-    run = "\n".join(["from scripts import listening", *changed, RUN])
-    command, environment = [sys.executable, "-u", "-c", run, *words], {"PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=os.environ | environment
-    ) as process:
-        assert process.stdout is not None
-        port = int(process.stdout.readline().rpartition(":")[2])
-        try:
-            yield Served(process, ("127.0.0.1", port))
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with serving() as served:
+    with serving(**SHORT) as served:
         yield served
 
 
@@ -50,7 +31,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
     """Yield a service that asks for tokens, and the header of one."""
     path = tmp_path_factory.mktemp("tokens") / "tokens.json"
     secret = create_token(path, "reader", ["read"])
-    with serving(str(path)) as served:
+    with serving(str(path), **SHORT) as served:
         yield served, f"Authorization: Bearer {secret}"
 
 
@@ -129,7 +110,7 @@ def is_open(served: Served, port: int) -> bool:
 @pytest.mark.slow
 def test_however_many_hold_connections_whoever_comes_is_answered() -> None:
     last = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    with serving(HEAD_SECONDS=3600, IDLE_SECONDS=3600, GRACE_SECONDS=3600) as served, ExitStack() as closing:
+    with serving(**LONG) as served, ExitStack() as closing:
         for first in (b"", b"GET / HTTP/1.1\r\nHost: a\r\n", message(b"", length=5_000), HEALTH):
             for _ in range(150):
                 held = closing.enter_context(socket.create_connection(served.address, timeout=WAIT))
@@ -203,7 +184,7 @@ def test_a_body_beyond_the_limit_is_refused_in_words_though_its_sender_goes_on(s
 def test_bodies_that_one_token_has_on_their_way_are_bounded_and_another_s_come_in(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     one, other = (f"Authorization: Bearer {create_token(path, name, ['read'])}" for name in ("one", "other"))
-    with serving(str(path), BODIES_BYTES=20_000_000) as served, ExitStack() as closing:
+    with serving(str(path), **SHORT, BODIES_BYTES=20_000_000) as served, ExitStack() as closing:
         for _ in range(2):
             client = closing.enter_context(socket.create_connection(served.address, timeout=WAIT))
             client.sendall(message(b"", one, EXPECT, length=4_500_000))

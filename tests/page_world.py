@@ -4,14 +4,19 @@ Without selenium, Chromium and its driver every test that looks at the page skip
 """
 
 import shutil
+import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from command_line import done
@@ -54,15 +59,53 @@ def build_index(folder: Path, *, patients: int, seed: int) -> None:
 @contextmanager
 def served(*words: str | Path, port: int = 0) -> Iterator[str]:
     """Yield the address of a server process started with these words; 0 is any free port."""
+    with serving(*words, port=port) as (_, address):
+        yield address
+
+
+@contextmanager
+def serving(*words: str | Path, port: int = 0) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Yield a server process and its address; one that was stopped goes on, to end."""
     command = [*SERVE, *map(str, words), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert "http://" in line, "the server did not start"
         try:
-            yield line.split()[-1]
+            yield process, line.split()[-1]
         finally:
             process.terminate()
+            process.send_signal(signal.SIGCONT)
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Stands between a browser and a server; where `most` is set, an answer ends after so many bytes."""
+
+    daemon_threads = True
+    most: int | None = None
+
+    def __init__(self, server: str) -> None:
+        place = urlsplit(server)
+        self.place = (str(place.hostname), place.port or 0)
+        super().__init__(("127.0.0.1", 0), _Relayed)
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Relayed(socketserver.BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.place) as beyond, suppress(OSError):
+            Thread(target=self._ask, args=(beyond,), daemon=True).start()
+            while piece := beyond.recv(1 << 16):
+                self.request.sendall(piece[: self.server.most])
+                if self.server.most is not None:
+                    return
+
+    def _ask(self, beyond: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := self.request.recv(1 << 16):
+                beyond.sendall(piece)
 
 
 @contextmanager

@@ -16,6 +16,9 @@ const lenses = new Lenses({ query: byId("lens-query"), hit: byId("lens-hit") });
 /** What is open: the hit's id or null, its films by view, the view, the stages, and the map that is asked for. */
 export const shown = { hit: null, films: {}, view: "frontal", tool: "window", stages: [], why: null };
 
+let told = () => {};
+let turns = 0;
+
 /** Returns the addresses of the query's films by view. */
 export function queryFilms() {
   const films = byId("query").querySelectorAll(".film");
@@ -26,10 +29,20 @@ export function queryFilms() {
 export const storedFilms = (study) =>
   Object.fromEntries(study.views.map((view) => [view, studyAddress(study.study_id, "/image", { view })]));
 
-/** Opens the query's films, beside those of a stored study where one is named. Raises Refused. */
-export async function open(hit, { view = null, why = null } = {}) {
-  const study = hit ? await read(studyAddress(hit)) : null;
+/** Opens the query's films, beside those of a stored study where one is named; a failure is told. */
+export async function open(hit, options = {}) {
+  const turn = ++turns;
+  try {
+    const study = hit ? await read(studyAddress(hit)) : null;
+    if (turn === turns) put(hit, study, options);
+  } catch (error) {
+    if (turn === turns) told(error, () => open(hit, options));
+  }
+}
+
+function put(hit, study, { view = null, why = null }) {
   const fresh = !dialog.open;
+  dialog.querySelector(".told").replaceChildren();
   Object.assign(shown, { hit, films: { query: queryFilms(), hit: study ? storedFilms(study) : {} } });
   if (fresh) lenses.reset();
   tell(study);
@@ -175,14 +188,15 @@ function slide() {
   });
 }
 
-/** Wires the dialog. */
-export function prepare(report) {
+/** Wires the dialog; `tell` says what failed. */
+export function prepare(tell) {
+  told = tell;
   slide();
   dialog.addEventListener("close", closed);
   dialog.addEventListener("click", (event) => {
     const { view, tool, do: action } = event.target.closest("button")?.dataset ?? {};
     if (view) choose(view);
     if (tool) drag(tool);
-    if (action) Promise.resolve(act(action)).catch(report);
+    if (action) act(action);
   });
 }

@@ -65,10 +65,10 @@ function pressed(event) {
 }
 
 /** Wires keys, help and the buttons that do the same. */
-export function prepare(report) {
+export function prepare() {
   switched.checked = window.localStorage.getItem(KEPT) !== "off";
   switched.addEventListener("change", () => window.localStorage.setItem(KEPT, switched.checked ? "on" : "off"));
-  document.addEventListener("keydown", (event) => Promise.resolve(pressed(event)).catch(report));
+  document.addEventListener("keydown", pressed);
   byId("help-button").addEventListener("click", () => dialogs.help.showModal());
   byId("map-button").addEventListener("click", openMap);
   byId("report-button").addEventListener("click", openReport);

@@ -16,6 +16,7 @@ const hits = () => new Map([...byId("results").querySelectorAll(".hit")].map((hi
 
 /** Opens the map, coloured by a finding of the query or of the reader's choice. */
 export async function openMap() {
+  dialog.querySelector(".told").replaceChildren();
   dialog.showModal();
   await load(byId("map-finding").value);
 }
@@ -99,13 +100,15 @@ function point(at) {
   card.classList.toggle("upwards", top > canvas.clientHeight / 2);
 }
 
-/** Wires the dialog. */
-export function prepare() {
+/** Wires the dialog; `leave` goes to another page. */
+export function prepare(leave) {
   canvas.addEventListener("pointermove", (event) => map && point(nearest(canvas, map, event.offsetX, event.offsetY)));
   canvas.addEventListener("pointerleave", () => point(-1));
   canvas.addEventListener("click", (event) => {
     const at = map ? nearest(canvas, map, event.offsetX, event.offsetY) : -1;
-    if (at >= 0) window.location.assign(address("/", { study: map.study_ids[at] }));
+    if (at < 0) return;
+    const url = address("/", { study: map.study_ids[at] });
+    leave(() => window.location.assign(url));
   });
   byId("map-finding").addEventListener("change", (event) => load(event.target.value));
   byId("map-search").addEventListener("input", () => map && list());

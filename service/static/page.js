@@ -1,6 +1,6 @@
 // The page's one entry: takes over the forms that work without it, puts answers in place, and wires the other rooms.
 
-import { readPage, sentence, usable } from "./api.js";
+import { reach, readPage, sentence, usable } from "./api.js";
 import { asked, isAsked, take, under } from "./asked.js";
 import * as compare from "./compare.js";
 import { byId, element, failure } from "./elements.js";
@@ -21,6 +21,7 @@ let settledAt = "";
 let searches = 0;
 /** The films that are on their way with their patient, or null. */
 let sending = null;
+let departures = 0;
 
 /** Returns the words of the filters that are set. */
 function filterWords() {
@@ -42,11 +43,10 @@ function refuse(message, again = false) {
  * Puts an answer in place. A page comes back as HTML, also for a refusal; a body over the limit comes back as JSON.
  * A query that is asked `again`, under other filters, stays where it is refused.
  */
-function fill({ text, kind, code }, again = false) {
+function fill({ text, kind }, again = false) {
   main.className = "reading";
   if (kind.startsWith("application/json")) return refuse(JSON.parse(text).error.message, again);
   const page = new DOMParser().parseFromString(text, "text/html");
-  if (!page.getElementById("results")) return refuse(`the service answered ${code}`, again);
   const kept = again && !page.getElementById("query").childElementCount;
   for (const id of kept ? ["results"] : ["query", "results"]) byId(id).replaceChildren(...page.getElementById(id).childNodes);
   const { study } = page.getElementById("main").dataset;
@@ -128,18 +128,48 @@ function base() {
 
 /** Opens and closes what the URL says; a URL of another query is loaded anew. */
 function follow() {
-  if (base() !== settledAt) return window.location.reload();
+  if (base() !== settledAt) return leave(() => window.location.reload());
   const words = new URL(window.location).searchParams;
   const [hit, view, map] = OPEN_WORDS.map((name) => words.get(name));
-  if (hit && hit !== compare.shown.hit) compare.open(hit, { view, why: map }).catch(tell);
+  if (hit && hit !== compare.shown.hit) compare.open(hit, { view, why: map });
   if (!hit && byId("compare").open) byId("compare").close();
   return null;
 }
 
-/** Says above the hits what went wrong; where it may pass, with a button that tries `again`. */
+/** Says above the hits, or beside the films or the map that is open, what went wrong; where it may pass, with a button that tries `again`. */
 function tell(error, again = null) {
-  byId("results").querySelector(".refused")?.remove();
-  byId("results").prepend(failure(error, again));
+  const place = document.querySelector("dialog[open] .told") ?? byId("results");
+  place.querySelector(":scope > .refused")?.remove();
+  place.prepend(failure(error, again));
+}
+
+/** Leaves this page by `go` once the service is there to answer: a browser would show an error of its own in its place. */
+async function leave(go, collection = main.dataset.collection) {
+  const turn = ++departures;
+  document.body.classList.add("leaving");
+  try {
+    await reach(collection);
+    if (turn === departures) go();
+  } catch (error) {
+    if (turn === departures) tell(error, () => leave(go, collection));
+  }
+  if (turn === departures) document.body.classList.remove("leaving");
+}
+
+/** Follows a link to another page of the service; what opens elsewhere, or within this page, is the browser's. */
+function follows(event) {
+  const link = event.target.closest("a[href]");
+  const aside = event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+  if (!link || aside || event.defaultPrevented || link.getAttribute("href").startsWith("#")) return;
+  event.preventDefault();
+  leave(() => window.location.assign(link.href));
+}
+
+/** Sends a form whose answer is another page. */
+function submits(event) {
+  if (event.defaultPrevented) return;
+  event.preventDefault();
+  leave(() => event.target.submit());
 }
 
 /** Says why a search has no answer. What may pass leaves the query and its hits where they are, and can be tried again. */
@@ -155,11 +185,7 @@ function clicked({ target }) {
   const film = target.closest("#query .film, .hit .film, [data-compare]");
   if (!film) return;
   const hit = film.closest(".hit")?.dataset.study ?? null;
-  open(hit, film.dataset.view ?? null);
-}
-
-function open(hit, view) {
-  compare.open(hit, { view }).catch((error) => tell(error, () => open(hit, view)));
+  compare.open(hit, { view: film.dataset.view ?? null });
 }
 
 function clear() {
@@ -172,10 +198,12 @@ function prepare() {
   upload.prepare(searchFilms);
   compare.prepare(tell);
   why.prepare();
-  map.prepare();
+  map.prepare(leave);
   prepareReport(tell);
-  keys.prepare(tell);
+  keys.prepare();
   document.addEventListener("click", clicked);
+  document.addEventListener("click", follows);
+  document.addEventListener("submit", submits);
   filters.addEventListener("change", () => isAsked() && search());
   filters.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -183,7 +211,8 @@ function prepare() {
   });
   byId("unfilter").addEventListener("click", clear);
   byId("collection")?.addEventListener("change", ({ target }) => {
-    window.location.assign(`${under("/")}?collection=${encodeURIComponent(target.value)}`);
+    const { value } = target;
+    leave(() => window.location.assign(`${under("/")}?collection=${encodeURIComponent(value)}`), value);
   });
   window.addEventListener("popstate", follow);
 }

@@ -15,6 +15,8 @@ const CALLS = { "ruled in": "▲", possible: "◆", "ruled out": "▽" };
 
 const panel = byId("predictions");
 let answer = null;
+/** The answer that was shown last, with the options it was asked for with and the query's turn. */
+let before = { turn: -1 };
 
 /** Returns the latest answer about the query; null while there is none. */
 export const latest = () => answer;
@@ -31,8 +33,14 @@ export async function predict(options = {}) {
     if (turn === asked.turn) show(found, options);
   } catch (error) {
     if (turn !== asked.turn) return;
+    const again = failure(error, () => predict(options), { className: "hint", role: "status" });
+    if (error.passing && before.turn === turn) {
+      show(before.found, before.options);
+      panel.querySelector("header").after(again);
+      return;
+    }
     offer([]);
-    panel.replaceChildren(heading(options), failure(error, () => predict(options), { className: "hint", role: "status" }));
+    panel.replaceChildren(heading(options), again);
   }
 }
 
@@ -56,6 +64,7 @@ function heading(options) {
 
 function show(found, options) {
   answer = found;
+  before = { found, options, turn: asked.turn };
   const known = found.predictions.filter((one) => one.probability !== null);
   offer(known.map((one) => one.finding));
   const rows = found.predictions.map((one) => row(one, known.length > 0));

@@ -28,7 +28,7 @@ export async function openReport() {
     await build();
     window.print();
   } catch (error) {
-    told(error);
+    told(error, openReport);
   }
   button.textContent = "Report";
   button.disabled = false;

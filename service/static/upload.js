@@ -144,10 +144,12 @@ export function send(films, patient, fields, words) {
   for (const view of VIEWS) body.delete(view);
   for (const [name, value] of Object.entries({ ...films, ...fields, patient_id: patient })) body.set(name, value);
   const request = new XMLHttpRequest();
+  const begun = performance.now();
   request.timeout = PATIENCE;
   request.open("POST", `${form.getAttribute("action")}?${words}`);
   request.upload.addEventListener("progress", ({ loaded, total }) => {
     bar.value = loaded / total;
+    request.timeout = performance.now() - begun + PATIENCE; // films on a slow line are not late while they move
     status(loaded < total ? `Sending the films: ${Math.floor((100 * loaded) / total)} %` : "Reading the films and searching…");
   });
   return new Promise((resolve, reject) => {

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.body_part import as_parts
-from encoder.checkpoint import fingerprint_of, load_encoder
-from encoder.config import Positions, position_code
 from encoder.errors import EncoderError
-from encoder.image import Source, is_unnamed, read_image
-from encoder.model import StudyEncoder
-from encoder.preprocess import Preprocessing
-from encoder.runtime import OpenVinoEncoder, choose_runtime, with_runtime
+from encoder.films.body_part import as_parts
+from encoder.films.image import Source, is_unnamed, read_image
+from encoder.films.preprocess import Preprocessing
+from encoder.network.checkpoint import fingerprint_of, load_encoder
+from encoder.network.config import Positions, position_code
+from encoder.network.model import StudyEncoder
+from encoder.runtime.runtimes import OpenVinoEncoder, choose_runtime, with_runtime
 
 Film = npt.NDArray[np.float32]
 """(C, S, S): one preprocessed film."""
@@ -72,7 +72,7 @@ class Embedder:
         """Put an encoder on a device.
 
         Args:
-            device: auto, cpu or cuda. runtime: one of `encoder.runtime.RUNTIMES`.
+            device: auto, cpu or cuda. runtime: one of `encoder.runtime.runtimes.RUNTIMES`.
             cache: folder for what a runtime makes of the weights; None makes it anew each time.
             ignored_parts: what a DICOM header may state of the body part as if it stated none.
 

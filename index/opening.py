@@ -5,10 +5,10 @@ The one place that knows all backends; it must not know who asks, nor read an en
 
 from pathlib import Path
 
-from index.added import Writable
-from index.living import LivingCollection
+from index.living.additions import Writable
+from index.living.collection import LivingCollection
 from index.milvus.address import MilvusAddress, is_milvus, parse_milvus
-from index.places import place
+from index.storage.places import place
 
 Address = Path | MilvusAddress
 

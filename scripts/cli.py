@@ -69,7 +69,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         # `import` is a keyword of Python, so that verb's module has a trailing underscore.
-        module = importlib.import_module(f"scripts.{'import_' if cmd_name == 'import' else cmd_name}")
+        module = importlib.import_module(f"scripts.verbs.{'import_' if cmd_name == 'import' else cmd_name}")
         command: click.Command = module.command
         return command
 

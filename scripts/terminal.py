@@ -30,8 +30,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from index.files import finite
 from index.printable import visible
+from index.storage.files import finite
 
 T = TypeVar("T")
 _WIDEST = 1_000_000

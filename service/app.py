@@ -9,36 +9,30 @@ from functools import partial
 from flask import Response, g, request
 from flask_openapi3 import Info, OpenAPI
 
-from service import (
-    activation,
-    closing,
-    decoding,
-    disclosure,
-    doors,
-    entry,
-    errors,
-    health,
-    maps,
-    pages,
-    pictures,
-    prefix,
-    readings,
-    search,
-    studies,
-    watch,
-    writing,
-)
-from service.answers import ErrorBody, FiniteJSON
-from service.decoding import Decoding
-from service.departure import require_body
-from service.finder import EXTENSION, Mounted
+from service import errors, prefix
+from service.api.answers import ErrorBody, FiniteJSON
+from service.api.openapi import every_path
+from service.api.parsing import InMemory, refuse_validation
+from service.guard import access as doors
+from service.guard import disclosure
 from service.limits import DEFAULT_LIMITS, Limits
-from service.metrics import Metrics
-from service.openapi import every_path
-from service.parsing import InMemory, refuse_validation
-from service.readiness import Readiness
-from service.readings import TURNSTILE
-from service.turnstile import Turnstile
+from service.routes import login as entry
+from service.routes import map as maps
+from service.routes import operations as health
+from service.routes import page as pages
+from service.routes import readings, search
+from service.routes import studies as writing
+from service.routes import studies_ as studies
+from service.routes.readings import TURNSTILE
+from service.served import activation, decoding, pictures
+from service.served.decoding import Decoding
+from service.served.departure import require_body
+from service.served.mounted import EXTENSION, Mounted
+from service.served.readiness import Readiness
+from service.served.turnstile import Turnstile
+from service.watch import closing
+from service.watch import requests as watch
+from service.watch.metrics import Metrics
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

@@ -6,7 +6,7 @@ film may hold is the reader's own bound, for every way in, and is only named her
 
 from dataclasses import dataclass
 
-from encoder.image import MAX_FILE_BYTES, MAX_PIXELS
+from encoder.films.image import MAX_FILE_BYTES, MAX_PIXELS
 
 __all__ = [
     "BATCH",

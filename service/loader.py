@@ -10,21 +10,22 @@ from pathlib import Path
 
 from flask_openapi3 import OpenAPI
 
-from service import doors, witness
-from service.activation import ACTIVATION, Activation
 from service.app import create_app
-from service.audit import AuditLog
-from service.decoding import Decoding
+from service.audit import trail as witness
+from service.audit.log import AuditLog
 from service.errors import MountError
 from service.forking import loaded_by_worker
-from service.health import READINESS
+from service.guard import access as doors
+from service.guard.tokens import TokenFile
 from service.limits import Limits
-from service.metrics import Metrics
-from service.mounts import Mount, parse_mounts
 from service.prefix import parse_prefix
+from service.routes.operations import READINESS
+from service.served.activation import ACTIVATION, Activation
+from service.served.decoding import Decoding
+from service.served.mounts import Mount, parse_mounts
+from service.served.sources import Sources
 from service.silence import keep_private, keep_silent
-from service.sources import Sources
-from service.tokens import TokenFile
+from service.watch.metrics import Metrics
 
 
 def load(
@@ -40,7 +41,7 @@ def load(
     Args:
         mounts: at least one; the first is asked where a request names none.
         probe_dir: the probe that predictions come from; None leaves them to the neighbours.
-        runtime: what runs the encoder, of `encoder.runtime.RUNTIMES`.
+        runtime: what runs the encoder, of `encoder.runtime.runtimes.RUNTIMES`.
         ignored_parts: what a DICOM header may state of the body part as if it stated none.
 
     Raises:

@@ -13,12 +13,12 @@ import torch
 from hypothesis import settings
 from unit_vectors_world import DIM, retriever_of
 
-from encoder.config import EncoderConfig
 from encoder.embedder import Embedder
-from encoder.model import DualEfficientNetEncoder
-from encoder.preprocess import Preprocessing
-from index.retriever import Retriever
-from index.studies import FINDINGS, studies_schema
+from encoder.films.preprocess import Preprocessing
+from encoder.network.config import EncoderConfig
+from encoder.network.model import DualEfficientNetEncoder
+from index.search.retriever import Retriever
+from index.table.studies import FINDINGS, studies_schema
 from index.vectors import Embeddings
 
 if TYPE_CHECKING:

@@ -15,9 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from index.effort import lists_of
+from index.built.effort import lists_of
+from index.built.kinds import resolve_kind
 from index.errors import ArtefactError, CollectionError
-from index.kinds import resolve_kind
+from index.export.shards import FAILED, load_layouts, load_manifest, load_shards
+from index.export.training import kept_facts
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
 from index.milvus.columns import KEY, VECTOR, Columns
@@ -34,9 +36,7 @@ from index.milvus.manifest import (
     property_of,
 )
 from index.milvus.recall import with_enough_probes
-from index.origin import is_root_ours, origin_of, rooted
-from index.shards import FAILED, load_layouts, load_manifest, load_shards
-from index.training import kept_facts
+from index.storage.origin import is_root_ours, origin_of, rooted
 from index.vectors import Embeddings
 
 KINDS = {"flat": "FLAT", "ivf": "IVF_FLAT"}

@@ -14,19 +14,19 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from index.added import Addition, Writable, as_rows, is_same
-from index.added_films import FOLDER, NAME, film_path, is_added, remove_films, save_film
 from index.errors import UntrustedRoot
-from index.familiarity import SAMPLE as GATE_SAMPLE
-from index.familiarity import FamiliarityGate
-from index.layouts import LayoutGate
+from index.export.layouts import LayoutGate
+from index.living.added_films import FOLDER, NAME, film_path, is_added, remove_films, save_film
+from index.living.additions import Addition, Writable, as_rows, is_same
 from index.milvus.address import MilvusAddress
 from index.milvus.columns import KEY, PATIENT, SAMPLE, VECTOR
 from index.milvus.filters import ALL, among, any_of, literal
 from index.milvus.manifest import CHANGED, CONSISTENCIES, FILMS_ORIGIN, property_of
 from index.milvus.search import MilvusSearch
-from index.origin import is_at_origin, origin_of, remembered_root
-from index.places import is_local
+from index.search.familiarity import SAMPLE as GATE_SAMPLE
+from index.search.familiarity import FamiliarityGate
+from index.storage.origin import is_at_origin, origin_of, remembered_root
+from index.storage.places import is_local
 from index.vectors import as_embedding
 
 _NEIGHBOURS = 16

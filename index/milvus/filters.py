@@ -1,4 +1,4 @@
-"""The filter grammar as an expression of Milvus, which passes the rows that `index.filters` passes.
+"""The filter grammar as an expression of Milvus, which passes the rows that `index.table.filters` passes.
 
 Knows grammar and columns; it must not know a server. Nothing is negated as a whole: a null is neither true nor false
 to Milvus, so each condition has its own opposite, which says what becomes of a null.
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.filters import Where, require_filter
 from index.milvus.columns import KEY, Columns
+from index.table.filters import Where, require_filter
 
 ALL = f'{KEY} != ""'
 NONE = f'{KEY} == ""'

@@ -5,8 +5,8 @@ Knows a filled collection; it must not know studies.
 
 from typing import Any
 
-from index.collection import ENOUGH_RECALL
-from index.effort import EFFORTS
+from index.built.collection import ENOUGH_RECALL
+from index.built.effort import EFFORTS
 from index.milvus.client import BUILD_SECONDS, MilvusServer
 from index.milvus.columns import KEY, SAMPLE, VECTOR
 

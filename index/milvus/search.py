@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from index.errors import ArtefactError, BeyondBackend, StudyNotFound, VectorsError
-from index.filters import Where
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
 from index.milvus.columns import DIGEST, KEY, PATIENT, VECTOR, as_vector, columns_of
 from index.milvus.filters import ALL, all_of, among, any_of, as_expression, literal
 from index.milvus.manifest import CONSISTENCIES, consistency_of, manifest_of
 from index.milvus.recall import search_params
-from index.nearest import SLACK, Fetched, first_k, require_options, similarities_of
-from index.searchable import Answer, Hit, Searchable
-from index.studies import Study, label_names
+from index.search.first_k import SLACK, Fetched, first_k, require_options, similarities_of
+from index.search.searchable import Answer, Hit, Searchable
+from index.table.filters import Where
+from index.table.studies import Study, label_names
 from index.vectors import Embeddings, as_embedding, as_embeddings
 
 MOST_FETCHED = 16_384

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from index.added_films import changed_films, unnamed_films
 from index.errors import CollectionError, UntrustedRoot
+from index.living.added_films import changed_films, unnamed_films
+from index.living.verification import Verdict
 from index.milvus.collection import MilvusCollection
-from index.studies import SHARD_COLUMNS, as_studies
+from index.table.studies import SHARD_COLUMNS, as_studies
 from index.vectors import as_embeddings
-from index.verification import Verdict
 
 _ROWS_CHECKED_AT_ONCE = 1000
 

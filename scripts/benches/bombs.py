@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from encoder.errors import ImageError
-from encoder.image import read_image
+from encoder.films.image import read_image
 from scripts.benches.films import as_dicom
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.terminal import say, say_json

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from index.effort import lists_of
+from index.built.effort import lists_of
 from index.errors import ArtefactError
 from scripts.terminal import say, say_json
 

@@ -17,7 +17,7 @@ import torch
 
 from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
-from index.studies import load_studies
+from index.table.studies import load_studies
 from scripts.benches.export import embedder_of, encoder_alone
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.benches.rivals import Vectors, rivals_of

@@ -18,18 +18,18 @@ import torch
 from PIL import Image as Pillow
 from torch.utils.data import DataLoader, Dataset
 
-from encoder.checkpoint import save_encoder
-from encoder.config import EncoderConfig
 from encoder.embedder import Embedder
-from encoder.model import DualEfficientNetEncoder, StudyEncoder
-from encoder.preprocess import Preprocessing
-from encoder.runtime import RUNTIMES
-from index.shards import ExportPlan, ShardFolder
+from encoder.films.preprocess import Preprocessing
+from encoder.network.checkpoint import save_encoder
+from encoder.network.config import EncoderConfig
+from encoder.network.model import DualEfficientNetEncoder, StudyEncoder
+from encoder.runtime.runtimes import RUNTIMES
+from index.export.shards import ExportPlan, ShardFolder
 from scripts.benches.films import KINDS, write_collection
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
-from scripts.export import export
-from scripts.shard_writing import FilmReader, one_torch_thread, threads_for
 from scripts.terminal import say, say_json
+from scripts.verbs.export import export
+from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
 
 CHEXPERT_FILMS = 223_414
 _IN_MEMORY = 64

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from index.studies import studies_schema
+from index.table.studies import studies_schema
 
 Pixels = npt.NDArray[Any]
 _SEED = 0

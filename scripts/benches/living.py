@@ -20,9 +20,9 @@ from typing import Any
 import click
 import numpy as np
 
-from index.added import Addition
-from index.living import LivingCollection
-from index.studies import Study
+from index.living.additions import Addition
+from index.living.collection import LivingCollection
+from index.table.studies import Study
 from scripts.benches.drawn import Drawn
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.benches.serve import build_index

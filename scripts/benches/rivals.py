@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from encoder.embedder import Embedder, StudyFilms
-from encoder.model import StudyEncoder
+from encoder.network.model import StudyEncoder
 
 Vectors = npt.NDArray[np.float32]
 Way = Callable[[list[StudyFilms]], Vectors]

@@ -14,9 +14,9 @@ from typing import Any
 import click
 import numpy as np
 
-from index.collection import KIND_NAMES, with_enough_effort
-from index.kinds import resolve_kind
-from index.vector_index import VectorIndex
+from index.built.collection import KIND_NAMES, with_enough_effort
+from index.built.kinds import resolve_kind
+from index.built.vector_index import VectorIndex
 from index.vectors import Embeddings
 from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
 from scripts.benches.measured import interleaved, machine_facts, medians, resident_bytes, text_table

@@ -18,18 +18,18 @@ import numpy as np
 import pyarrow as pa
 
 from encoder.embedder import Embedder
-from index.collection import KIND_NAMES, build_collection
-from index.retriever import Retriever
-from index.shards import ExportPlan, ShardFolder
-from index.studies import studies_schema
+from index.built.collection import KIND_NAMES, build_collection
+from index.export.shards import ExportPlan, ShardFolder
+from index.search.retriever import Retriever
+from index.table.studies import studies_schema
 from scripts.benches.clients import Asked, Load, film_request, running, served, vector_request
 from scripts.benches.drawn import Drawn
 from scripts.benches.export import embedder_of
 from scripts.benches.films import KINDS, draw
 from scripts.benches.measured import interleaved, machine_facts, text_table
-from scripts.export import export
-from scripts.shard_writing import FilmReader, one_torch_thread, threads_for
 from scripts.terminal import say, say_json
+from scripts.verbs.export import export
+from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
 
 CLIENTS = (1, 8, 32)
 _FILMS = 8

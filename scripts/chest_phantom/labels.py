@@ -5,7 +5,7 @@ Knows which findings were planted and how severe they are; not how they look.
 
 import numpy as np
 
-from index.studies import FINDINGS
+from index.table.studies import FINDINGS
 from scripts.chest_phantom.findings import PLANTED_FINDINGS, Planted
 
 UNCERTAIN_SLIGHT, UNCERTAIN_PLAIN = 0.30, 0.04  # chance of -1 for a present finding, severity under 0.25 or not

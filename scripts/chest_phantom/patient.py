@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.studies import FINDINGS
+from index.table.studies import FINDINGS
 from scripts.chest_phantom.anatomy import Chest, Pose, draw_chest, draw_pose
 from scripts.chest_phantom.film import Exposure, develop, draw_exposure, encode
 from scripts.chest_phantom.findings import PLANTED_FINDINGS, Planted, draw_findings, follow_up

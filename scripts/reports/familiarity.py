@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from encoder.dicom import reading_notices
-from index.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, paired
-from index.layouts import Layout
+from encoder.films.dicom import reading_notices
+from index.export.layouts import Layout
+from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, paired
 
 
 def familiarity_object(found: Familiarity | None) -> dict[str, Any] | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from index.files import written_whole
 from index.printable import visible
+from index.storage.files import written_whole
 
 NOT_DEFINED = "n/a"
 _STYLE = """

@@ -10,12 +10,12 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from encoder.calibration import Evidence
-from encoder.predict import Options, Prediction
-from index.contrast import Contrast, Counterpart
-from index.familiarity import Familiarity
-from index.files import finite
-from index.votes import Vote
+from encoder.findings.calibration import Evidence
+from encoder.findings.predict import Options, Prediction
+from index.search.contrast import Contrast, Counterpart
+from index.search.familiarity import Familiarity
+from index.search.votes import Vote
+from index.storage.files import finite
 from scripts.reports.familiarity import familiarity_line, familiarity_object
 from scripts.reports.page import NOT_DEFINED
 from scripts.terminal import say, show

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE
 from rich.table import Table
 
-from encoder.scores import CALLED, RANKED, reliability
-from index.files import finite, save_json
+from encoder.findings.scores import CALLED, RANKED, reliability
+from index.storage.files import finite, save_json
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
 from scripts.reports.probe_scores import POINTS, Columns, Predictions
 from scripts.terminal import say, say_json, say_warning, show

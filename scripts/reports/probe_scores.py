@@ -11,11 +11,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from encoder.calibration import Evidence, OperatingPoints
-from encoder.probe import LinearProbe, why_not
-from encoder.scores import CALLED, Interval, auroc, called_scores, interval, macro, ranked_scores
-from index.bootstrap import Draws
-from scripts.embedded import Embedded, Wanted
+from encoder.findings.calibration import Evidence, OperatingPoints
+from encoder.findings.probe import LinearProbe, why_not
+from encoder.findings.scores import CALLED, Interval, auroc, called_scores, interval, macro, ranked_scores
+from index.judging.bootstrap import Draws
+from scripts.options.labelled_exports import Embedded, Wanted
 
 POINTS = ("youden", "rule_out", "rule_in")
 Columns = npt.NDArray[np.float64]

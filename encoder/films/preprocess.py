@@ -1,0 +1,196 @@
+"""Turning a film into a network's input: one frozen, versioned value, the same bits on every machine.
+
+It must not know where a film comes from or which network takes it.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, NamedTuple, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import EncoderError, ImageError
+from encoder.films.resample import resample
+
+Fit = Literal["crop", "letterbox"]
+Contrast = Literal["none", "clahe", "equalize"]
+Array = npt.NDArray[np.float32]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLAHE_CLIP = 2.0
+CLAHE_TILES = (8, 8)
+MAX_SIZE = 1024
+"""An EfficientNet-B0 takes 0.27 GB for a film of that side, and four times that for twice the side."""
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; bottom and right are the first row and column outside it."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Return what cuts the rectangle out of an array."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a film becomes a tensor; its digest belongs to the encoder's fingerprint.
+
+    Resampling works on integers of 16 bits, so its sums have one value whatever the order or the machine.
+    CLAHE and equalisation are as exact as OpenCV's.
+    """
+
+    version: int = 1  # raised when the same fields begin to give other tensors
+    size: int = 224  # side of the square input; what most ImageNet weights were trained at
+    fit: Fit = "crop"  # letterbox keeps the whole film, and spends input on borders
+    contrast: Contrast = "none"
+    mean: tuple[float, ...] = IMAGENET_MEAN  # one a channel, on [0, 1]
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Refuse values no film can be prepared with."""
+        _require(self.version == 1 and type(self.version) is int, "version 1", self.version)
+        _require(type(self.size) is int and 16 <= self.size <= MAX_SIZE, f"size 16 to {MAX_SIZE}", self.size)
+        _require(self.fit in get_args(Fit), f"fit in {get_args(Fit)}", self.fit)
+        _require(self.contrast in get_args(Contrast), f"contrast in {get_args(Contrast)}", self.contrast)
+        for key in ("mean", "std"):
+            object.__setattr__(self, key, _as_numbers(getattr(self, key), key))
+        _require(len(self.mean) == len(self.std) in (1, 3), "1 or 3 numbers in mean and in std", self.mean)
+        _require(min(self.std) > 0, "std above 0", self.std)
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels, each a copy of the grey film before normalisation."""
+        return len(self.mean)
+
+    def __call__(self, image: Array) -> Array:
+        """Return the film as (C, S, S) float32, normalised.
+
+        Args:
+            image: (H, W) float32 in [0, 1], as `encoder.films.image.read_image` gives it.
+
+        Raises:
+            ImageError: another shape or type, or values outside [0, 1].
+        """
+        _check_film(image)
+        shape = self._film_shape(image.shape)
+        source, target = self._overlap(shape)
+        square = np.zeros((self.size, self.size), dtype=np.float32)
+        if self.contrast == "none":
+            square[target.slices] = resample(image, shape, source.slices)
+        else:  # contrast is a matter of the whole film
+            square[target.slices] = _with_contrast(resample(image, shape), self.contrast)[source.slices]
+        mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
+        return (square[None] - mean) / std  # (C, S, S)
+
+    def _film_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return height and width of the whole film at the network's scale."""
+        height, width = shape
+        base = min(shape) if self.fit == "crop" else max(shape)
+        return max(1, _scaled(height, self.size, base)), max(1, _scaled(width, self.size, base))
+
+    def _overlap(self, film: tuple[int, ...]) -> tuple[Box, Box]:
+        """Return what the square and the scaled film share, as a box of the film and as one of the square."""
+        offsets = [(side - self.size) // 2 for side in film]
+        sides = [min(side, self.size) for side in film]
+        (top, left), (down, right) = [max(0, o) for o in offsets], [max(0, -o) for o in offsets]
+        source = Box(top, left, top + sides[0], left + sides[1])
+        return source, Box(down, right, down + sides[0], right + sides[1])
+
+    def film_box(self, shape: tuple[int, int]) -> Box:
+        """Return the part of a film of this (H, W) that the network sees, in the film's own pixels."""
+        scaled = self._film_shape(shape)
+        source, _ = self._overlap(scaled)
+        top, bottom = (_scaled(row, shape[0], scaled[0]) for row in (source.top, source.bottom))
+        left, right = (_scaled(column, shape[1], scaled[1]) for column in (source.left, source.right))
+        return Box(top, left, bottom, right)
+
+    def undo(self, values: Array, shape: tuple[int, int]) -> Array:
+        """Return a map of the network's square on the film's own pixels; 0 where the network saw nothing.
+
+        Args:
+            values: (S, S) float32.
+            shape: (H, W) of the film.
+
+        Returns:
+            (H, W) float32.
+        """
+        if values.shape != (self.size, self.size):
+            raise EncoderError(f"expected a map of shape ({self.size}, {self.size}), got {values.shape}")
+        box = self.film_box(shape)
+        _, target = self._overlap(self._film_shape(shape))
+        seen = np.ascontiguousarray(values[target.slices], dtype=np.float32)
+        film = np.zeros(shape, dtype=np.float32)
+        film[box.slices] = cv2.resize(seen, box.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return film
+
+    def to_json(self) -> str:
+        """Return the canonical JSON: every field, keys sorted, no spaces."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preprocessing":
+        """Return the preprocessing that `to_json` wrote.
+
+        Raises:
+            EncoderError: no JSON object, a missing or unknown key, or a value of the wrong type or range.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EncoderError(f"expected the preprocessing as JSON, got other text ({error})") from error
+        keys = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != keys:
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise EncoderError(f"expected preprocessing with the keys {sorted(keys)}, got {found}")
+        return cls(**values)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _require(holds: bool, wanted: str, found: object) -> None:
+    if not holds:
+        raise EncoderError(f"expected preprocessing with {wanted}, got {found!r}")
+
+
+def _as_numbers(values: object, key: str) -> tuple[float, ...]:
+    numbers = [v for v in values if type(v) in (int, float)] if isinstance(values, (tuple, list)) else []
+    whole = isinstance(values, (tuple, list)) and len(numbers) == len(values)
+    _require(whole and all(map(math.isfinite, numbers)), f"finite numbers in {key}", values)
+    return tuple(float(number) for number in numbers)
+
+
+def _scaled(side: int, to: int, base: int) -> int:
+    """Return side * to / base, halves rounded up, in integers."""
+    return (2 * side * to + base) // (2 * base)
+
+
+def _check_film(image: Array) -> None:
+    if image.ndim != 2 or image.size == 0 or image.dtype != np.float32:
+        raise ImageError(f"expected a film of shape (H, W) and float32, got {image.shape} of {image.dtype}")
+    if not (image.min() >= 0 and image.max() <= 1):
+        raise ImageError(f"expected a film in [0, 1], got {image.min()} to {image.max()}")
+
+
+def _with_contrast(film: Array, contrast: Contrast) -> Array:
+    grey = np.rint(film * np.float32(255)).astype(np.uint8)
+    clahe = cv2.createCLAHE(CLAHE_CLIP, CLAHE_TILES)
+    grey = clahe.apply(grey) if contrast == "clahe" else cv2.equalizeHist(grey)
+    return np.asarray(grey, dtype=np.float32) / np.float32(255)

@@ -1,0 +1,109 @@
+"""How the weights move: parameter groups, frozen stages, the learning rate at each moment, a running average.
+
+Knows networks and their options; knows nothing of data or of losses.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from encoder.training.options import OptimizerOptions, ScheduleOptions
+
+
+def build_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Return Adam or AdamW over four groups: backbone and the rest, each with and without weight decay.
+
+    One-dimensional parameters (biases, normalisation) and the scale do not decay. Every group holds its `base_lr`.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        groups.setdefault((".backbones." in f".{name}", parameter.ndim > 1), []).append(parameter)
+    settings = []
+    for (backbone, decays), parameters in sorted(groups.items(), key=lambda group: group[0]):
+        lr = options.lr * (options.backbone_lr_factor if backbone else 1.0)
+        decay = options.weight_decay if decays and (options.decay_backbone or not backbone) else 0.0
+        settings.append({"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay})
+    kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
+    return kind(settings, lr=options.lr, betas=(options.betas[0], options.betas[1]))
+
+
+def rate_factor(options: ScheduleOptions, epoch: float, epochs: int) -> float:
+    """Return the learning rate at a moment, relative to the first.
+
+    Cosine annealing and its warm restarts are of Loshchilov and Hutter, "SGDR", ICLR 2017 (equation 5). A plateau's
+    reductions depend on the run and come on top of this.
+
+    Args:
+        epoch: epochs done so far, with fractions.
+        epochs: length of the whole run.
+    """
+    warmup = min(1.0, (epoch + 1e-3) / options.warmup_epochs) if options.warmup_epochs > 0 else 1.0
+    if options.kind in ("constant", "plateau"):
+        return warmup
+    if options.kind == "cosine":
+        return warmup * _cosine(min(1.0, epoch / epochs), options.minimum)
+    start, period, peak = 0.0, options.t_0, 1.0
+    while epoch >= start + period:
+        start, period, peak = start + period, period * options.t_mult, peak * options.restart_factor
+    return warmup * peak * _cosine((epoch - start) / period, options.minimum)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's learning rate to its own base times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def stages_of(backbone: nn.Module) -> list[list[nn.Module]]:
+    """Return a backbone's stages from the input on, the stem first; of timm's EfficientNets, ResNets and DenseNets."""
+    children = dict(backbone.named_children())
+    if "features" in children:
+        children = dict(children["features"].named_children())
+    inner = next((children[name] for name in ("blocks", "stages") if name in children), None)
+    if inner is not None:
+        stem = [module for name, module in children.items() if name in ("conv_stem", "bn1", "stem")]
+        return [stem, *([module] for module in inner.children())]
+    stages: list[list[nn.Module]] = [[]]
+    for name, module in children.items():
+        if name.startswith(("layer", "denseblock")):
+            stages.append([])
+        stages[-1].append(module)
+    return stages
+
+
+def freeze_stages(backbone: nn.Module, count: int) -> list[nn.Module]:
+    """Stop the first `count` stages from learning, let the others learn, and return the modules that are frozen."""
+    frozen: list[nn.Module] = []
+    for number, stage in enumerate(stages_of(backbone)):
+        for module in stage:
+            module.requires_grad_(number >= count)
+            if number < count:
+                frozen.append(module)
+    return frozen
+
+
+class RunningAverage:
+    """An exponential average of a network's floating state, batch statistics included."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {
+            name: value.detach().clone().float()
+            for name, value in network.state_dict().items()
+            if value.is_floating_point()
+        }
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take one step towards the network; the first steps count more, so that it starts near it."""
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        live = network.state_dict()
+        for name, value in self.state.items():
+            value.lerp_(live[name].detach().float(), weight)
+
+
+def _cosine(share: float, minimum: float) -> float:
+    return minimum + (1 - minimum) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,70 @@
+"""What an epoch is judged by: how well labels are told apart and how well neighbours share them.
+
+Knows arrays of embeddings, probabilities and targets; these are figures for choosing an epoch, not for a report.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.findings.scores import ranked_scores
+
+Array = npt.NDArray[np.float32]
+
+
+def figures_of(
+    embeddings: Array, probabilities: Array, targets: Array, patients: npt.NDArray[np.int64]
+) -> dict[str, float]:
+    """Return `auroc` and `precision_at_5`, NaN where undefined."""
+    return {
+        "auroc": macro_auroc(probabilities, targets),
+        "precision_at_5": neighbour_precision(embeddings, targets, patients, 5),
+    }
+
+
+def monitored(figures: dict[str, float], monitor: str) -> float:
+    """Return the figure that says which epoch is best, higher is better; minus infinity where it is undefined."""
+    values = {
+        "loss": -figures["valid_loss"],
+        "auroc": figures["valid_auroc"],
+        "precision_at_5": figures["valid_precision_at_5"],
+        "auroc_and_precision": (figures["valid_auroc"] + figures["valid_precision_at_5"]) / 2,
+    }
+    return float(np.nan_to_num(values[monitor], nan=-np.inf))
+
+
+def macro_auroc(probabilities: Array, targets: Array) -> float:
+    """Return the mean AUROC over the labels that have known positives and negatives; NaN without any.
+
+    Args:
+        probabilities: (N, C) in [0, 1]. targets: (N, C) in [0, 1] with NaN; above 0.5 counts as present.
+    """
+    found = [
+        _auroc(column[known], target[known] > 0.5)
+        for column, target, known in zip(probabilities.T, targets.T, ~np.isnan(targets.T), strict=True)
+    ]
+    defined = [value for value in found if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def neighbour_precision(embeddings: Array, targets: Array, patients: npt.NDArray[np.int64], k: int) -> float:
+    """Return the mean share of a study's k nearest, other patients only, that share one of its positives.
+
+    Studies without a positive are no queries, and where fewer than k others exist they are what counts.
+    """
+    positive = (np.nan_to_num(targets) > 0.5).astype(np.float32)
+    similarity = embeddings @ embeddings.T
+    similarity[patients[:, None] == patients[None]] = -np.inf
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]  # (N, k)
+    shares = (positive @ positive.T > 0)[np.arange(len(nearest))[:, None], nearest]
+    usable = np.isfinite(np.take_along_axis(similarity, nearest, axis=1))
+    queries = (positive.sum(axis=1) > 0) & usable.any(axis=1)
+    if not queries.any():
+        return float("nan")
+    return float(((shares & usable).sum(1)[queries] / usable.sum(1)[queries]).mean())
+
+
+def _auroc(probabilities: Array, present: npt.NDArray[np.bool_]) -> float:
+    if present.all() or not present.any():
+        return float("nan")
+    once = np.ones((1, len(present)), dtype=np.int64)
+    return float(ranked_scores(probabilities.astype(np.float64), present.astype(np.float64), once)["auroc"][0])

@@ -1,0 +1,243 @@
+"""The kinds of index there are: one table of how each is built, and how it is asked.
+
+Knows FAISS and sizes; knows nothing of files, studies or who is searching.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from index.built.effort import Effort, lists_of
+from index.errors import ArtefactError
+
+EXACT_UP_TO = 50_000
+"""Rows that `auto` still searches exactly: a scan of 50,000 x 512 takes some 15 ms on two cores."""
+FP32_UP_TO = 500_000
+"""Rows that `auto` keeps in single precision; a million of 512 dimensions would be 2 GB, in halves it is 1 GB."""
+
+_HNSW_LINKS = 32
+_TRAINING_ROWS_A_LIST = 64
+_BLOCK = 1 << 16
+_MOST_LISTS = 1 << 16
+_FILE_BYTES = 1 << 20
+"""Of a FAISS file, beside what grows with its rows."""
+_BYTES_A_ROW = 1024
+"""Of links, codes and numbers, beside a vector."""
+_SIZES = (
+    "d", "metric_type", "code_size", "nlist", "bbs", "M", "M2", "ksub", "nbits", "by_residual", "qb",
+    "centered", "implem", "qbs", "qbs2", "skip", "max_codes", "parallel_mode",
+)  # fmt: skip
+"""What a search reckons with, and no index of a kind has otherwise."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one search asks of an approximate kind."""
+
+    hits: int
+    passing: int
+    """Rows that pass the filter; all without one."""
+    effort: Effort
+    selector: faiss.IDSelector | None = None
+    lists: int | None = None
+    """Lists with a row that passes; None without a filter."""
+    list_selector: faiss.IDSelector | None = None
+    """Of those lists: where the film itself decides what passes, the lists nearest to it may hold nothing."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to search: how the vectors are kept, and the quicker second way where there is one."""
+
+    says: str
+    half: bool = False
+    build: Callable[[faiss.Index], faiss.Index] | None = None
+    parameters: Callable[[faiss.Index, Wanted], faiss.SearchParameters] | None = None
+    refined: bool = True
+    """Whether the second way gives candidates, to be compared again by their vectors."""
+
+
+def _build_hnsw(store: faiss.Index) -> faiss.Index:
+    graph = _empty_graph(store.d)
+    graph.hnsw.efConstruction = 80
+    graph.add(store.reconstruct_n(0, store.ntotal))
+    return graph
+
+
+def _empty_graph(dim: int) -> faiss.Index:
+    return faiss.IndexHNSWFlat(dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+
+
+def _hnsw_parameters(graph: faiss.Index, wanted: Wanted) -> faiss.SearchParameters:
+    beam = wanted.effort.beam_for(wanted.hits, wanted.selector is not None)
+    return faiss.SearchParametersHNSW(efSearch=beam, sel=wanted.selector)
+
+
+def _build_lists(store: faiss.Index) -> faiss.Index:
+    """Return one-bit codes (RaBitQ, Gao and Long, SIGMOD 2024) in an inverted file.
+
+    The rotation spreads each direction over all bits; without it, embeddings with a few strong axes lose recall.
+    """
+    lists = lists_of(store.ntotal)
+    codes = _empty_lists(store.d, lists)
+    clustering = faiss.extract_index_ivf(codes).cp
+    clustering.niter, clustering.min_points_per_centroid = 10, 1
+    sample = np.linspace(0, store.ntotal - 1, min(store.ntotal, lists * _TRAINING_ROWS_A_LIST)).astype(np.int64)
+    codes.train(store.reconstruct_batch(sample))
+    for start in range(0, store.ntotal, _BLOCK):
+        codes.add(store.reconstruct_n(start, min(_BLOCK, store.ntotal - start)))
+    return codes
+
+
+def _empty_lists(dim: int, lists: int) -> faiss.Index:
+    return faiss.index_factory(dim, f"RR{dim},IVF{lists},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+
+
+def _some_lists(codes: faiss.Index, wanted: Wanted) -> faiss.SearchParameters:
+    lists = faiss.extract_index_ivf(codes).nlist if wanted.lists is None else wanted.lists
+    filtered = wanted.selector is not None
+    return _refined(wanted, wanted.effort.probes_for(wanted.hits, wanted.passing, lists, filtered))
+
+
+def _every_list(codes: faiss.Index, wanted: Wanted) -> faiss.SearchParameters:
+    return _refined(wanted, faiss.extract_index_ivf(codes).nlist)
+
+
+def _refined(wanted: Wanted, probes: int) -> faiss.SearchParameters:
+    among = None if wanted.list_selector is None else faiss.SearchParameters(sel=wanted.list_selector)
+    lists = faiss.SearchParametersIVF(nprobe=probes, sel=wanted.selector, quantizer_params=among)
+    return faiss.IndexRefineSearchParameters(
+        k_factor=wanted.effort.shortlist_for(wanted.hits) / wanted.hits,
+        base_index_params=faiss.SearchParametersPreTransform(index_params=lists),
+    )
+
+
+KINDS = {
+    "flat": Kind("every vector compared"),
+    "ivf": Kind("one-bit codes in lists, the best compared again by their vectors", False, _build_lists, _some_lists),
+    "ivf-half": Kind("as ivf, vectors kept in half precision", True, _build_lists, _some_lists),
+    "codes": Kind("as ivf, but every code is read", False, _build_lists, _every_list),
+    "hnsw": Kind("a graph of neighbours", False, _build_hnsw, _hnsw_parameters, refined=False),
+}
+"""Every way to search there is; `resolve_kind` picks one by size."""
+
+
+def resolve_kind(kind: str, rows: int) -> str:
+    """Return the kind that `auto` stands for at this size; any other stays itself."""
+    if kind != "auto":
+        return kind
+    if rows <= EXACT_UP_TO:
+        return "flat"
+    return "ivf" if rows <= FP32_UP_TO else "ivf-half"
+
+
+def empty_store(kind: str, dim: int, room: int = 0) -> faiss.Index:
+    """Return an index of no vectors yet, in the precision of the kind, with room for so many."""
+    store: faiss.Index = faiss.IndexFlatIP(dim)
+    if KINDS[kind].half:
+        store = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    store.codes.resize(room * store.code_size)  # without it the vectors are copied as they grow, at twice the memory
+    store.codes.resize(0)
+    return store
+
+
+def require_sound(store: faiss.Index, quick: faiss.Index | None, kind: str) -> None:
+    """Raise ArtefactError unless what was read from files is an index as `kind` builds it: else a search may end us.
+
+    Looked at are types, sizes, and every row number that a search follows.
+    """
+    _require_alike(store, empty_store(kind, store.d))
+    if (quick is None) != (KINDS[kind].build is None):
+        raise _unsound("one part alone")
+    if isinstance(quick, faiss.IndexHNSW):
+        _require_graph(quick, store)
+    elif quick is not None:
+        _require_lists(quick, store)
+
+
+def most_bytes(kind: str, rows: int, dim: int) -> tuple[int, int]:
+    """Return the most bytes that the files of an index of that kind have: of its vectors, and of its second way."""
+    vectors = (2 if KINDS[kind].half else 4) * rows * dim
+    return vectors + _FILE_BYTES, rows * (4 * dim + _BYTES_A_ROW) + 4 * dim * (dim + _MOST_LISTS) + _FILE_BYTES
+
+
+def _require_lists(found: faiss.Index, store: faiss.Index) -> None:
+    codes = faiss.try_extract_index_ivf(found)
+    if codes is None or not 1 <= codes.nlist <= _MOST_LISTS:
+        raise _unsound(f"{type(found).__name__} as its second way")
+    expected = _empty_lists(store.d, codes.nlist)
+    _require_alike(found, expected, store.ntotal)
+    _require_alike(codes, expected.index, store.ntotal)
+    _require_alike(codes.quantizer, faiss.extract_index_ivf(expected).quantizer, codes.nlist)
+    turn = faiss.downcast_VectorTransform(found.chain.at(0)) if found.chain.size() == 1 else None
+    if not isinstance(turn, faiss.RandomRotationMatrix) or turn.A.size() != store.d**2 or turn.have_bias:
+        raise _unsound("no rotation")
+    rows = np.concatenate([_ids_of(codes, number) for number in range(codes.nlist)])
+    if not np.array_equal(np.sort(rows), np.arange(store.ntotal)):
+        raise _unsound("lists that do not hold each row once")
+
+
+def _require_graph(found: faiss.Index, store: faiss.Index) -> None:
+    expected, rows = _empty_graph(store.d), store.ntotal
+    _require_alike(found, expected, rows)
+    _require_alike(found.storage, expected.storage, rows)
+    graph = found.hnsw
+    links, levels, starts, sums, usual = (
+        faiss.vector_to_array(one).astype(np.int64)
+        for one in (
+            graph.neighbors, graph.levels, graph.offsets, graph.cum_nneighbor_per_level,
+            expected.hnsw.cum_nneighbor_per_level,
+        )
+    )  # fmt: skip
+    if len(levels) != rows or len(starts) != rows + 1 or not np.array_equal(sums, usual[: len(sums)]) or not rows:
+        raise _unsound("a graph of other sizes")
+    tops = levels[graph.entry_point] - 1 if 0 <= graph.entry_point < rows else -1
+    if levels.min() < 1 or levels.max() >= len(sums) or not 0 <= graph.max_level <= tops:
+        raise _unsound("a graph of other levels")
+    if starts[0] or starts[-1] != len(links) or not np.array_equal(np.diff(starts), sums[levels]):
+        raise _unsound("a graph whose rows overlap")
+    if links.min() < -1 or links.max() >= rows:
+        raise _unsound("a graph that leads out of it")
+    for level in range(1, int(levels.max())):  # who is linked at a level is there
+        upper = starts[:-1][levels > level]
+        linked = links[(upper[:, None] + np.arange(sums[level], sums[level + 1])).ravel()]
+        if (levels[linked[linked >= 0]] <= level).any():
+            raise _unsound("a graph that leads out of a level")
+
+
+def _require_alike(found: faiss.Index, expected: faiss.Index, rows: int | None = None) -> None:
+    """Raise ArtefactError unless an index is of the type and the sizes of an empty one, with so many rows."""
+    one, other = faiss.downcast_index(found), faiss.downcast_index(expected)  # both live as long as what they are of
+    flat = (faiss.IndexFlat, faiss.IndexFlatIP)  # the second by the name under which FAISS reads the first again
+    if type(one) is not type(other) and not (type(one) in flat and type(other) in flat):
+        raise _unsound(f"{type(one).__name__} for {type(other).__name__}")
+    differing = [name for name in _SIZES if getattr(one, name, None) != getattr(other, name, None)]
+    if differing or not one.is_trained or (rows is not None and one.ntotal != rows):
+        raise _unsound(f"another {(differing or ['number of rows'])[0]}")
+    if hasattr(one, "codes") and one.codes.size() != one.ntotal * one.code_size:
+        raise _unsound("another number of vectors")
+
+
+def _unsound(what: str) -> ArtefactError:
+    return ArtefactError(f"expected FAISS files as this version writes them, got {what}")
+
+
+def _ids_of(codes: faiss.Index, number: int) -> npt.NDArray[np.int64]:
+    size = codes.invlists.list_size(number)
+    ids: npt.NDArray[np.int64] = faiss.rev_swig_ptr(codes.invlists.get_ids(number), size).copy()
+    return ids
+
+
+def lists_by_row(codes: faiss.Index | None) -> tuple[npt.NDArray[np.int32], int] | None:
+    """Return the list that each row lies in and the number of lists; None where there are no lists."""
+    if codes is None or (inverted := faiss.try_extract_index_ivf(codes)) is None:
+        return None
+    found = np.empty(codes.ntotal, dtype=np.int32)
+    for number in range(inverted.nlist):
+        size = inverted.invlists.list_size(number)
+        if size:
+            found[faiss.rev_swig_ptr(inverted.invlists.get_ids(number), size)] = number
+    return found, inverted.nlist

@@ -1,0 +1,79 @@
+"""Whether two films that are given as one study belong together, and whether each is in its view's place.
+
+DICOM headers say patient, study and view; of pictures only their looks are known. No id leaves it: a sentence says
+that two differ, never what they are.
+"""
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+from index.errors import MixedPatients
+from index.importing.dicom_header import Film, OverBudget, parse_film, read_film
+
+Source = bytes | Path
+"""A film's bytes or its file."""
+Films = Mapping[str, Source]
+"""By view: frontal, lateral or both."""
+_SAYS, _LOOKS = "is, as its DICOM header says,", "looks, beside this collection's films, like"
+
+
+def require_one_patient(frontal: Source | None, lateral: Source | None) -> None:
+    """Refuse two films whose DICOM headers name two patients. Raises MixedPatients."""
+    if frontal is None or lateral is None:
+        return
+    one, other = _header(frontal), _header(lateral)
+    if one and other and _are_two(one, other):
+        raise MixedPatients(
+            "the frontal and the lateral film are of two patients, as their DICOM headers say; expected films of one; "
+            "take one of them out, or correct a header that is wrong"
+        )
+
+
+def film_notices(films: Films, looks: Mapping[str, str] | None = None, *, same: bool = False) -> list[str]:
+    """Return what a reader should know of the films beside their answer, each in a sentence.
+
+    Args:
+        films: as they were given.
+        looks: view by place, as the films look beside those of the collection; a header that names a view counts first.
+        same: whether the two look as one film does.
+    """
+    headers = {place: _header(film) for place, film in films.items()}
+    notices = []
+    one, other = headers.get("frontal"), headers.get("lateral")
+    if len(films) == 2 and (same or films["frontal"] == films["lateral"] or _is_one_instance(one, other)):
+        return ["Both places hold the same film. Take one out, or put the other view in its place."]
+    if one and other and one.study and other.study and one.study != other.study:
+        notices.append("The two films are of two studies, as their DICOM headers say.")
+    seen = {place: (header.view if header else "") or (looks or {}).get(place, "") for place, header in headers.items()}
+    wrong = [place for place, view in seen.items() if view and view != place]
+    if len(wrong) == 2:
+        return [*notices, "Each of the two films seems to be in the other's place. Exchange them."]
+    for place in wrong:
+        header = headers[place]
+        how = _SAYS if header and header.view else _LOOKS
+        two = "Two frontals: the" if place == "lateral" and len(films) == 2 else "The"
+        two = "Two laterals: the" if place == "frontal" and len(films) == 2 else two
+        notices.append(f"{two} film in the {place}'s place {how} a {seen[place]}.")
+    return notices
+
+
+def _header(film: Source) -> Film | None:
+    """Return what a film's header says; None of a picture, or where nothing of it can be read."""
+    try:
+        if isinstance(film, bytes):
+            return parse_film(BytesIO(film))
+        return read_film(film, film.name, lambda part, words: False)
+    except OverBudget:
+        return None
+
+
+def _are_two(one: Film, other: Film) -> bool:
+    """Return whether two headers name two patients, by ids that are unique among those of one issuer (PS3.3, C.2.3)."""
+    if one.patient and other.patient and one.patient != other.patient:
+        return True
+    return bool(one.patient == other.patient != "" and one.issuer and other.issuer and one.issuer != other.issuer)
+
+
+def _is_one_instance(one: Film | None, other: Film | None) -> bool:
+    return bool(one and other and one.instance and one.instance == other.instance)

@@ -1,0 +1,88 @@
+"""Measured: how often neighbours share a finding, beside chance and beside what films show from afar.
+
+Knows studies, vectors and layouts; nothing of how a vector was made.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from index.errors import StudiesError
+from index.export.training import LEAST_QUERIES, Agreement, Interval, K
+from index.judging.bootstrap import estimates, patient_draws
+from index.judging.evaluation import Pool, Rows, judge, rank
+from index.judging.metrics import Values, chance_of_precision, precision_at
+from index.judging.relevance import Labels, collection_rules
+from index.table.labels import LabelPolicy, finding_targets, label_columns
+from index.vectors import Embeddings
+
+_DRAWS = 300
+
+
+def agreement_of(studies: pa.Table, embeddings: Embeddings) -> Agreement | None:
+    """Return how neighbours agree among up to a few thousand studies; None where too few of them have a finding.
+
+    Args:
+        studies: (N,) as a shard keeps them, `layouts` among the columns where there are any.
+        embeddings: (N, D).
+    """
+    names = label_columns(studies)
+    try:
+        targets = finding_targets(studies, names, LabelPolicy.named("known-good"))
+    except StudiesError:  # labels of another kind than ours
+        return None
+    rule = next(rule for rule in collection_rules(targets, names) if rule.name == "any finding")
+    patients = studies["patient_id"].to_pylist()
+    pool = Pool.of(embeddings, studies["study_id"].to_pylist(), patients)
+    ranked = rank(pool, K)
+    asked, judged = judge(pool, ranked, rule)
+    values, chances = precision_at(judged, K), chance_of_precision(judged, K)
+    if np.count_nonzero(~np.isnan(values)) < LEAST_QUERIES:
+        return None
+    columns = [values]
+    if (by_layout := _layouts(studies)) is not None:
+        seen = pool.seen_by(by_layout)
+        pixels = precision_at(judge(seen, rank(seen, K), rule)[1], K)
+        columns += [pixels, values - pixels]
+    draws = patient_draws([patients[row] for row in asked], _DRAWS, seed=0)
+    found = estimates(columns, [chances] * len(columns), draws)
+    shown = [Interval.of(one.value, one.low, one.high) for one in found]
+    least, most = np.percentile(_shuffled(rule.labels, pool.patients, ranked), (2.5, 97.5))
+    value, chance = found[0].value, found[0].chance
+    above = Interval.of(value - chance, value - most, value - least)
+    return Agreement(found[0].queries, shown[0], round(chance, 4), above, *(shown[1:] or (None, None)))
+
+
+def _shuffled(labels: Labels, patients: Rows, ranked: Rows) -> Values:
+    """Return the same share (draws,) after the labels were dealt anew among the patients, the neighbours as they are.
+
+    A study that is a neighbour of many makes the share vary more than drawing queries again would show.
+
+    Args:
+        ranked: (N, K) neighbours of each study, -1 where there is none.
+    """
+    order = np.argsort(patients, kind="stable")
+    sizes = np.bincount(patients)
+    firsts = np.cumsum(sizes) - sizes
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order)) - np.repeat(firsts, sizes)
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(_DRAWS):
+        other = rng.permutation(len(sizes))[patients]
+        dealt = labels[order[firsts[other] + place % sizes[other]]]
+        found = (np.einsum("nc,nkc->nk", dealt, dealt[ranked]) > 0) & (ranked >= 0)
+        shares.append(found[dealt.any(axis=1)].mean())
+    return np.array(shares)
+
+
+def _layouts(studies: pa.Table) -> Embeddings | None:
+    """Return the layout (N, W) of each study's first film, its frontal one where there is one, in unit length."""
+    if "layouts" not in studies.column_names:
+        return None
+    films = [one[0] if one else b"" for one in studies["layouts"].to_pylist()]
+    width = max(map(len, films), default=0)
+    if not width or any(len(film) != width for film in films):
+        return None
+    rows = np.frombuffer(b"".join(films), dtype=np.int8).reshape(len(films), width).astype(np.float32)
+    unit: Embeddings = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1)
+    return unit

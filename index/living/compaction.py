@@ -1,0 +1,84 @@
+"""A generation written to its folder as a new index, in place of the one it was built on, with the changes in it.
+
+Knows what an index is made of; it must not know what becomes of the changes' file.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.built.collection import Collection, load_index_manifest, save_collection
+from index.built.kinds import resolve_kind
+from index.built.map import build_map, load_map, plane_of
+from index.built.vector_index import Rows, VectorIndex
+from index.errors import CollectionError, StaleMap
+from index.export.training import kept_facts
+from index.living.generation import Generation
+from index.storage.origin import ORIGIN, is_root_ours, rooted
+from index.vectors import Embeddings
+
+_BLOCK = 1 << 14
+"""Vectors read at a time: 32 MB of 512 dimensions."""
+
+
+def save_generation(folder: Path, generation: Generation) -> None:
+    """Write a generation as the index of its folder, which the caller holds alone; its map is left to `mend_map`.
+
+    The manifest's `applied` says up to which change the index holds them all. Nothing is written where nothing changed.
+
+    Raises:
+        CollectionError: no study is left.
+    """
+    built = generation.collection
+    if generation.sequence == built.manifest.get("applied", 0):
+        return
+    if not len(generation):
+        raise CollectionError("expected at least one study to keep, got none; remove the folder instead")
+    rows = np.flatnonzero(pc.invert(_among(built.studies["study_id"], generation.moved)).to_numpy())
+    studies = pa.concat_tables([built.studies.take(pa.array(rows)), generation.added]).combine_chunks()
+    count = len(studies)
+    index = VectorIndex.build(_blocks(generation, rows), _kind_of(built, count), count)
+    facts = {name: built.manifest.get(name) for name in ("fingerprint", "image_root", ORIGIN)}
+    facts |= kept_facts(built.manifest)
+    if is_root_ours(folder, built.manifest):
+        facts |= rooted(folder, built.manifest)
+    save_collection(folder, index, studies, _layouts_of(built, studies), **facts, applied=generation.sequence)
+
+
+def mend_map(folder: Path) -> None:
+    """Work out anew, on its own plane, a map that a killed compaction has left of another state of the index.
+
+    Raises:
+        ArtefactError: the map has changed since it was written.
+    """
+    try:
+        load_map(folder)
+    except StaleMap:
+        build_map(folder, plane_of(folder, load_index_manifest(folder)["fingerprint"]))
+
+
+def _kind_of(built: Collection, count: int) -> str:
+    """Return the kind that was chosen for the index; where size had chosen it, what the new size does."""
+    kind: str = built.manifest["kind"]
+    return resolve_kind("auto", count) if kind == resolve_kind("auto", len(built.vectors)) else kind
+
+
+def _blocks(generation: Generation, rows: Rows) -> Iterator[Embeddings]:
+    for start in range(0, len(rows), _BLOCK):
+        yield generation.collection.vectors.vectors(rows[start : start + _BLOCK])
+    if len(generation.added):
+        yield generation.added_vectors
+
+
+def _layouts_of(built: Collection, studies: pa.Table) -> pa.Table | None:
+    """Return the sample of films less those of patients who are gone; an added study has no layout in it."""
+    if built.layouts is None:
+        return None
+    return built.layouts.filter(_among(built.layouts["patient_id"], studies["patient_id"].unique().to_pylist()))
+
+
+def _among(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
+    return pc.is_in(column, pa.array(list(values), pa.string()))

@@ -1,0 +1,135 @@
+"""A collection at one moment: the index as it was built, without what was deleted since, and what was added since.
+
+Both parts are searched and their answers made one, as if all had been indexed together. Knows no file.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import reduce
+from itertools import chain
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.built.collection import Collection
+from index.built.vector_index import VectorIndex
+from index.errors import ArtefactError
+from index.living.added_films import PATH as ADDED_FILM
+from index.living.changes import Change
+from index.search.first_k import require_options
+from index.search.retriever import Retriever
+from index.search.searchable import Answer, Choices, Hit, Searchable
+from index.table.studies import Study, require_studies
+from index.vectors import Embeddings, as_embeddings
+
+
+class Generation(Searchable):
+    """One state of a collection. Immutable: a change makes another, at the cost of what was added, not of all."""
+
+    def __init__(self, collection: Collection, sequence: int = 0) -> None:
+        """Take a collection as it was built; `sequence` is that of the last change which it holds."""
+        self.collection, self.sequence = collection, sequence
+        self.manifest, self.fingerprint = collection.manifest, collection.manifest["fingerprint"]
+        self.embedding_dim = collection.vectors.embedding_dim
+        self._built = Retriever(collection)
+        self.added: pa.Table = collection.studies.slice(0, 0)
+        self.added_vectors: Embeddings = np.empty((0, self.embedding_dim), np.float32)
+        self._parts = [self._built]
+
+    def after(self, changes: Sequence[Change]) -> Self:
+        """Return the generation in which these, oldest first, have happened as well."""
+        if not changes:
+            return self
+        following = type(self).__new__(type(self))
+        following.__dict__.update(self.__dict__)
+        following._take(changes)
+        return following
+
+    def _take(self, changes: Sequence[Change]) -> None:
+        self.sequence = changes[-1].sequence
+        touched = [change.study_id for change in changes]
+        if any(one in self._built for one in touched):
+            self._built = self._built.without(touched)
+        kept = pc.invert(pc.is_in(self.added["study_id"], pa.array(touched)))
+        fresh = [change for change in changes if change.row is not None and change.embedding is not None]
+        rows = self._as_rows(fresh)
+        vectors = [self._as_kept(change.embedding) for change in fresh]
+        self.added = pa.concat_tables([self.added.filter(kept), rows]).combine_chunks()
+        self.added_vectors = np.concatenate([self.added_vectors[kept.to_numpy()], *vectors])
+        self._parts = [self._built]
+        if len(self.added):
+            self._parts.append(Retriever(Collection(self.manifest, self.added, VectorIndex.build(self.added_vectors))))
+
+    def _as_rows(self, changes: Sequence[Change]) -> pa.Table:
+        try:
+            rows = pa.Table.from_pylist([change.row for change in changes], self.schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise ArtefactError(f"studies were added that do not fit the columns of this index: {error}") from error
+        require_studies(rows, "the added studies")
+        return rows
+
+    def _as_kept(self, embedding: Any) -> Embeddings:
+        """Return a vector as (1, D) in the index's precision: the next compaction changes no similarity."""
+        vector = as_embeddings(embedding, self.embedding_dim)
+        return vector.astype(np.float16).astype(np.float32) if self.collection.vectors.precision == "fp16" else vector
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __contains__(self, study_id: str) -> bool:
+        return any(study_id in part for part in self._parts)
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema of the studies."""
+        return self.collection.studies.schema
+
+    @property
+    def choices(self) -> Choices:
+        """What a reader can narrow by, of what was built and of what was added."""
+        return reduce(Choices.merged, (part.choices for part in self._parts))
+
+    @property
+    def moved(self) -> frozenset[str]:
+        """The studies that were deleted or replaced since the index was built."""
+        return self._built.moved
+
+    def film_paths(self) -> set[str]:
+        """Return the paths of the added films that its studies name, relative to the image root."""
+        built = self.collection.studies
+        gone = pc.is_in(built["study_id"], pa.array(sorted(self.moved), pa.string()))
+        tables = [built.filter(pc.invert(gone)), self.added]
+        columns = [table[name] for table in tables for name in ("frontal_path", "lateral_path")]
+        named = (column.filter(pc.match_substring_regex(column, f"^{ADDED_FILM.pattern}$")) for column in columns)
+        return set(chain.from_iterable(paths.to_pylist() for paths in named))
+
+    def study(self, study_id: str) -> Study:
+        """Return a stored study. Raises StudyNotFound."""
+        return self._part_of(study_id).study(study_id)
+
+    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
+        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
+        return self._part_of(study_id).embedding(study_id)
+
+    def search(self, query: npt.ArrayLike, k: int = 10, **options: Any) -> Answer:
+        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
+        k = require_options(k, options.get("group_by"))
+        answers = [part.search(query, k, **options) for part in self._parts]
+        if len(answers) == 1:
+            return answers[0]
+        hits = _ordered(chain.from_iterable(answer.hits for answer in answers))
+        if options.get("group_by") == "patient":
+            nearest = {hit.study.patient_id: hit for hit in reversed(hits)}  # the last to come is the most similar
+            hits = _ordered(nearest.values())
+        ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], start=1)]
+        return Answer(ranked, sum(one.matched_total for one in answers), all(one.exact for one in answers))
+
+    def _part_of(self, study_id: str) -> Retriever:
+        return next((part for part in self._parts if study_id in part), self._built)
+
+
+def _ordered(hits: Iterable[Hit]) -> list[Hit]:
+    return sorted(hits, key=lambda hit: (-hit.similarity, hit.study.study_id))

@@ -1,0 +1,126 @@
+"""Contrast retrieval: for one finding, the most similar study that has it and the most similar one that has not.
+
+Knows a retriever and its filters; it must not know films or how probable the finding is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from index.search.searchable import Hit, Searchable
+from index.table.filters import Where
+from index.table.studies import Study, label_names
+
+AGE_REACH = 5.0
+"""Years either way: a band of ten years around the query's own age, which has no edge close to it."""
+RELAXED_FIRST = ("age", "sex", "projection", "views")
+"""The order in which demands are given up. A film of another view or projection looks different all over, so those
+stay longest; age shows least."""
+_VIEWS = ("frontal", "lateral")
+_UNKNOWN_SEX = ("unknown", "u")
+_NORMAL = "No Finding"
+_NO_DISEASE = (_NORMAL, "Support Devices")
+_MOST_DISEASES = 40
+"""Conditions that leave room for the others below a filter's most."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is known of a query besides its vector; what is not known is not matched."""
+
+    patient_id: str | None = None
+    study_id: str | None = None
+    views: tuple[str, ...] = ()
+    """Of ("frontal", "lateral"); empty where unknown."""
+    projection: str | None = None
+    sex: str | None = None
+    age: float | None = None
+
+    @classmethod
+    def of(cls, study: Study) -> Self:
+        """Return what is known of a stored study."""
+        return cls(study.patient_id, study.study_id, study.views, study.projection, study.sex, study.age)
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """The most similar study on one side of the contrast."""
+
+    hit: Hit
+    matched: tuple[str, ...]
+    """Of views, projection, sex and age, what is as in the query."""
+    relaxed: tuple[str, ...]
+    """What is known of the query but had to be given up to find a study at all, in that order."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A study with the finding and one without; None where the collection has none of other patients."""
+
+    finding: str
+    present: Counterpart | None
+    absent: Counterpart | None
+
+
+def contrast(retriever: Searchable, query: npt.ArrayLike, finding: str, subject: Subject | None = None) -> Contrast:
+    """Return the contrast of a query for one finding; each side is matched as far as it can be.
+
+    Present is a label of 1. Absent is a label of 0 or, where the finding is not labelled, a normal study
+    (No Finding is 1); for the finding No Finding itself, a label of 0 or any disease.
+
+    Args:
+        query: (D,) unit vector.
+
+    Raises:
+        FilterError: the collection has no column of labels of that name. VectorsError: a query of a wrong shape.
+    """
+    subject = subject or Subject()
+    sides = (_labelled(finding, 1), _without(finding, label_names(retriever.schema)))
+    present, absent = (_nearest(retriever, query, side, subject) for side in sides)
+    return Contrast(finding, present, absent)
+
+
+def _nearest(retriever: Searchable, query: npt.ArrayLike, side: Where, subject: Subject) -> Counterpart | None:
+    demands = _demands(subject)
+    known = [name for name in RELAXED_FIRST if name in demands]
+    for given_up in range(len(known) + 1):
+        matched, relaxed = known[given_up:], known[:given_up]
+        where = {"must": [side, *(demands[name] for name in matched)]}
+        answer = retriever.search(
+            query, 1, where=where, exclude_patient=subject.patient_id, exclude_study=subject.study_id
+        )
+        if answer.hits:
+            return Counterpart(answer.hits[0], tuple(reversed(matched)), tuple(relaxed))
+    return None
+
+
+def _demands(subject: Subject) -> dict[str, Where]:
+    """Return the conditions that what is known of the query makes, by name."""
+    demands: dict[str, Where] = {}
+    if subject.views:
+        lacking = [view for view in _VIEWS if view not in subject.views]
+        demands["views"] = {
+            "must": [_labelled(f"{view}_path", None) for view in lacking],
+            "must_not": [_labelled(f"{view}_path", None) for view in subject.views],
+        }
+    if subject.projection:
+        demands["projection"] = _labelled("projection", subject.projection)
+    if subject.sex and subject.sex.lower() not in _UNKNOWN_SEX:
+        demands["sex"] = _labelled("sex", subject.sex)
+    if subject.age is not None:
+        demands["age"] = {"key": "age", "range": {"gte": subject.age - AGE_REACH, "lte": subject.age + AGE_REACH}}
+    return demands
+
+
+def _without(finding: str, labels: Sequence[str]) -> Where:
+    if finding == _NORMAL:
+        diseases = [_labelled(name, 1) for name in labels if name not in _NO_DISEASE][:_MOST_DISEASES]
+        return {"should": [_labelled(_NORMAL, 0), *diseases], "must_not": [_labelled(_NORMAL, 1)]}
+    normal = {"must": [_labelled(finding, None), _labelled(_NORMAL, 1)]}
+    return {"should": [_labelled(finding, 0), normal]}
+
+
+def _labelled(column: str, value: Any) -> dict[str, Any]:
+    return {"key": column, "match": {"value": value}}

@@ -1,0 +1,47 @@
+"""Collections as the command line names them: a folder, or an address.
+
+Reads the token of a Milvus server from the environment; it must not know what is asked of a collection.
+"""
+
+import os
+from typing import Any
+
+import click
+
+from index.errors import CollectionError
+from index.living.additions import Writable
+from index.milvus.address import MilvusAddress
+from index.opening import Address, address_of, open_collection
+
+
+class CollectionAddress(click.ParamType):
+    """A folder, s3://BUCKET/INDEX, or milvus+http://HOST:PORT/COLLECTION."""
+
+    name = "index"
+
+    def __init__(self, instead: str | None = None) -> None:
+        """Take all addresses; or none on Milvus, where `instead` says what to do in place of this."""
+        self._instead = instead
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        """Return the address, which is about to be read. Raises CollectionError: it is none, or one not taken here."""
+        address: Address = address_of(value) if isinstance(value, str) else value
+        if self._instead is not None and isinstance(address, MilvusAddress):
+            raise CollectionError(f"expected an index in a folder, got one on Milvus; {self._instead}")
+        return address
+
+
+trust_option = click.option(
+    "--trust-collection", "trusted", is_flag=True,
+    help="Take the image root that INDEX names, a folder or an address, though it was made elsewhere or by others.",
+)  # fmt: skip
+
+
+def token() -> str:
+    """Return the token of Milvus servers, "" where none is set."""
+    return os.environ.get("MILVUS_TOKEN", "")
+
+
+def opened(address: Address) -> Writable:
+    """Return the collection at an address. Raises what `open_collection` does."""
+    return open_collection(address, token())

@@ -1,0 +1,154 @@
+"""`precedent add`: embed the studies of a table and add them to an index, which may be served meanwhile.
+
+precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from encoder.embedder import Embedder
+from encoder.films.image import READING
+from encoder.runtime.runtimes import RUNTIMES
+from index.errors import StudiesError, UntrustedRoot
+from index.export.training import require_reading, warning_of
+from index.living.additions import Addition, Writable, joined
+from index.opening import Address
+from index.table.studies import Study, label_names, load_studies
+from scripts.options.body_parts import ignored_parts
+from scripts.options.paths import CollectionAddress, opened
+from scripts.options.places import Anywhere
+from scripts.terminal import progress_bar, say, say_json, say_warning
+from scripts.verbs.export import FAILED_EXIT_CODE
+from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
+
+
+@click.command()
+@click.argument("index", type=CollectionAddress())
+@click.argument("studies", type=Anywhere())
+@click.option("--images", type=Anywhere(exists=True, file_okay=False), required=True, help="Image root.")
+@click.option("--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file of the index.")
+@click.option("--replace", is_flag=True, help="Put them in the place of studies of the same id.")
+@click.option("--mix-readings", is_flag=True, help="Add to an index whose films another version of ours has read.")
+@ignored_parts
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a transaction.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def command(
+    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, mix_readings: bool,
+    ignored: frozenset[str], batch: int, device: str, runtime: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Add the studies of the table STUDIES to INDEX; what is there with this content stays as it is.
+
+    A batch is on the disk, and found by the next search, before the following is embedded. Run it again after a kill.
+
+    \b
+    precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
+    """
+    table, living = load_studies(studies), opened(index)
+    if not mix_readings:
+        require_reading(living.manifest, READING)
+    table, further = (table, {}) if replace else with_stored_films(table, living)
+    require_image_root(living, images)
+    embedder = Embedder.load(encoder, device=device, runtime=runtime, ignored_parts=ignored)
+    living.require_fingerprint(embedder.fingerprint)
+    counts = {"added": 0, "already_there": 0, "failed": 0}
+    with one_torch_thread(embedder):
+        for group in _prepared(FilmReader(embedder, table, images, "both"), table.num_rows, batch):
+            read = [one for one in group if one.films is not None]
+            fresh = living.add(_additions(embedder, table, read, further), replace=replace) if read else []
+            counts["added"] += sum(fresh)
+            counts["already_there"] += len(fresh) - sum(fresh)
+            counts["failed"] += len(group) - len(read)
+            for one in group:
+                if one.failure is not None:
+                    say(f"left out: {one.failure.study_id}: {one.failure.reason}", err=True)
+    said = f"{index}: {counts['added']:,} added, {counts['already_there']:,} already there, {counts['failed']:,} failed"
+    warning = warning_of(living.manifest, embedder.trained, READING)
+    if as_json:
+        say_json({**counts, "warning": warning})
+    else:
+        say(f"{said}; {len(living):,} studies now")
+        say_warning(warning)
+    if counts["failed"]:
+        sys.exit(FAILED_EXIT_CODE)
+
+
+def require_image_root(living: Writable, images: Path) -> None:
+    """Refuse films from below another folder than the one that the paths of the index lead from, where that is there.
+
+    An index that was made elsewhere is taken at the user's word.
+
+    Raises:
+        StudiesError: they are.
+    """
+    try:
+        root = living.remembered_root()
+    except UntrustedRoot:  # made elsewhere, where films may lie anywhere
+        return
+    if root is not None and root.is_dir() and root.resolve() != images.resolve():
+        raise StudiesError(
+            f"expected films below {str(root)!r}, which the paths of this index lead from, got {str(images)!r}; "
+            "move them there and import them again"
+        )
+
+
+def _prepared(reader: FilmReader, studies: int, batch: int) -> Iterator[list[Prepared]]:
+    """Yield the studies with their films, so many at a time, while the next are being read."""
+    with progress_bar("studies") as bar, ThreadPoolExecutor(threads_for(None)) as pool:
+        task = bar.add_task("add", total=studies)
+        prepared = in_order(pool, reader.read, range(studies), ahead=2 * batch)
+        while group := list(islice(prepared, batch)):
+            yield group
+            bar.advance(task, len(group))
+
+
+def with_stored_films(table: pa.Table, living: Writable) -> tuple[pa.Table, dict[int, tuple[Study, Study]]]:
+    """Return a table in which studies that are there, and lack films of theirs, have those that they have beside.
+
+    Returns:
+        the table, to read films by; and of the rows of such studies, the study as it is to be and as it is.
+    """
+    now, labels = living.now(), label_names(table.schema)
+    further = {}
+    for row, study_id in enumerate(table["study_id"].to_pylist()):
+        if study_id in now:
+            stored = now.study(study_id)
+            whole = joined(stored, Study.from_row(table.slice(row, 1).to_pylist()[0], labels))
+            if whole is not None:
+                further[row] = (whole, stored)
+    for name in ("frontal_path", "lateral_path", "projection") if further else ():
+        values = table[name].to_pylist()
+        for row, (whole, _) in further.items():
+            values[row] = getattr(whole, name)
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+    return table, further
+
+
+def _additions(
+    embedder: Embedder, table: pa.Table, read: Sequence[Prepared], further: Mapping[int, tuple[Study, Study]]
+) -> list[Addition]:
+    rows, labels = table.take([one.row for one in read]).to_pylist(), label_names(table.schema)
+    vectors = embedder.embed([one.films for one in read if one.films is not None])
+    return [
+        _addition(Study.from_row(row, labels), one, vector, further.get(one.row))
+        for row, one, vector in zip(rows, read, vectors, strict=True)
+    ]
+
+
+def _addition(
+    study: Study, read: Prepared, vector: npt.NDArray[np.float32], further: tuple[Study, Study] | None
+) -> Addition:
+    if further is None:
+        return Addition(study, read.views, vector)
+    whole, stored = further
+    return Addition(whole, read.views, vector, stored if whole != stored else None)

@@ -1,0 +1,66 @@
+"""`precedent audit`: whether an audit log is as the service wrote it.
+
+precedent audit verify audit.jsonl
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from scripts.terminal import say, say_json
+from service.audit.chain import Head, unfinished
+from service.audit.chain import verify as verified
+from service.errors import AuditError
+
+
+class HeadParam(click.ParamType):
+    """LINES:SHA256, as verify prints it."""
+
+    name = "lines:sha256"
+
+    def convert(self, value: str | Head, param: click.Parameter | None, ctx: click.Context | None) -> Head:
+        """Return the head that a word says."""
+        try:
+            return value if isinstance(value, Head) else Head.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group()
+def command() -> None:
+    """Look at the log that `precedent serve --audit FILE` writes."""
+
+
+@command.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--expect",
+    type=HeadParam(),
+    help="A head noted elsewhere, that the log must go through. Whoever can write the log and the head beside it can "
+    "write both anew; only a head that was out of reach tells.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the head and the calls without a result as JSON.")
+def verify(path: Path, expect: Head | None, as_json: bool) -> None:
+    """Look at every line of FILE, name the first that was changed, removed, added or moved, and print the head.
+
+    A change is announced before it is made. One whose result is missing is listed: whether it was made, the log cannot
+    tell where the process ended in between.
+
+    \b
+    precedent audit verify audit.jsonl
+    """
+    try:
+        head = verified(path, expect)
+        left = unfinished(path)
+    except AuditError as fault:
+        raise click.ClickException(str(fault)) from None
+    if as_json:
+        say_json({"lines": head.lines, "head": str(head), "unfinished": left})
+        return
+    for intent in left:
+        result = "unknown: the process ended" if intent["ended"] else "no result yet"
+        told = ("time", "principal", "method", "route", "collection", "studies")
+        about = " ".join(json.dumps(intent.get(name)) for name in told)
+        say(f"line {intent['line']}: {about}: {result}")
+    say(f"{path}: {head.lines:,} lines as they were written; head {head}")

@@ -1,0 +1,56 @@
+"""`precedent compact`: write a new index that holds what was added and lacks what was deleted since the last.
+
+precedent compact index/
+"""
+
+from pathlib import Path
+
+import click
+
+from index.errors import UntrustedRoot
+from index.living.collection import LivingCollection
+from index.storage.places import is_local
+from scripts.options.paths import CollectionAddress, trust_option
+from scripts.terminal import say, say_json
+
+
+@click.command()
+@click.argument("index", type=CollectionAddress("it compacts by itself, and removes a film with its study"))
+@click.option(
+    "--images", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Image root, where it is not the one the index remembers: added films that no study names are removed there.",
+)  # fmt: skip
+@click.option(
+    "--moved", is_flag=True, help="INDEX was moved here, not copied: the films that it has added are its own."
+)
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def command(index: Path, images: Path | None, moved: bool, trusted: bool, as_json: bool) -> None:
+    """Compact the folder INDEX, which may be served and changed meanwhile.
+
+    A service goes on searching the old index and its changes, which is the same, until it is told to take up the new
+    one (SIGHUP, or POST /v1/indexes/NAME/activate) or changes it. A copy of an index removes no films.
+
+    \b
+    precedent compact index/
+    """
+    living = LivingCollection(index)
+    root = images or _known_root(living, trusted)
+    manifest = living.compact(root, moved=moved)
+    if root is not None and (left := living.left_films(root)):
+        say(f"note: {left}", err=True)
+    said = f"{index}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}"
+    if as_json:
+        say_json(manifest)
+    else:
+        say(f"{said}, recall@10 {manifest['recall_at_10']:.3f} against exact")
+
+
+def _known_root(living: LivingCollection, trusted: bool) -> Path | None:
+    """Return the image root that the index remembers, where it is a folder of this machine and may be taken."""
+    try:
+        root = living.remembered_root(trusted=trusted)
+    except UntrustedRoot as refusal:
+        say(f"note: no added films are removed: {refusal}", err=True)
+        return None
+    return root if root is not None and is_local(root) and root.is_dir() else None

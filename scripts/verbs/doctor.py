@@ -1,0 +1,169 @@
+"""`precedent doctor`: look an installation over, say what is well, what is not, and what to do about it.
+
+precedent doctor index/ --encoder encoder.safetensors
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from encoder.errors import EncoderError
+from index.errors import ArtefactError
+from scripts.options.paths import trust_option
+from scripts.options.places import Here
+from scripts.terminal import say, say_json
+from scripts.work.machine_checks import NEEDED_DISK, Check, disk, machine_checks
+
+LEAST_COSINE = 0.99
+"""Of a film's vector by the runtime to torch's: bf16 and int8 stay above it."""
+
+
+@click.command()
+@click.argument("index", required=False, type=Here())
+@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file that the index is to be served with.")
+@click.option("--images", type=Here(), help="Image root of the index, where it is not the one it remembers.")
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def command(index: Path | None, encoder: Path | None, images: Path | None, trusted: bool, as_json: bool) -> None:
+    """Check this installation and, where they are named, an index and its encoder; exit with 1 where one is at fault.
+
+    \b
+    precedent doctor
+    precedent doctor index/ --encoder encoder.safetensors
+    """
+    checks = []
+    for check in _all(index, encoder, images, trusted):
+        checks.append(check)
+        if not as_json:
+            say(f"{check.state:<8}{check.name:<12}{check.found}")
+            if check.remedy:
+                say(f"{'':<20}-> {check.remedy}")
+    if as_json:
+        say_json([asdict(check) for check in checks], indent=2)
+    if any(check.state == "fault" for check in checks):
+        sys.exit(1)
+
+
+def _all(
+    index: Path | None, encoder: Path | None, images: Path | None = None, trusted: bool = False
+) -> Iterator[Check]:
+    """Yield the checks as they are made: the machine's, then the index's, then the encoder's."""
+    yield from machine_checks()
+    if index is not None and not index.is_dir():
+        yield Check(
+            "index", "fault", f"there is no folder {str(index)!r}", f"run: precedent index EMBEDDINGS --out {index}"
+        )
+        index = None
+    if index is not None:
+        yield disk(index, max(NEEDED_DISK, 2 * _bytes_of(index)))
+        yield from index_checks(index, images, trusted)
+    if encoder is not None:
+        yield from encoder_checks(encoder, index)
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def index_checks(folder: Path, images: Path | None = None, trusted: bool = False) -> Iterator[Check]:
+    """Yield what is wrong with an index, every byte of which is read."""
+    from index.living.verification import verify
+
+    verdict = verify(folder, images, trusted=trusted)
+    for sentence in verdict.faults:
+        yield Check(
+            "index", "fault", sentence, "restore a snapshot, or run: precedent index EMBEDDINGS --out ANOTHER_FOLDER"
+        )
+    for sentence in verdict.notes:
+        yield Check("index", "warning", sentence)
+    if not verdict.faults:
+        yield Check("index", "ok", f"{verdict.studies:,} studies, every SHA-256 as written")
+        yield from neighbours(folder)
+
+
+def encoder_checks(path: Path, index: Path | None) -> Iterator[Check]:
+    """Yield whether an encoder loads, what runs it and why, and whether the index is of its making."""
+    from encoder.embedder import Embedder
+
+    try:
+        plain = Embedder.load(path, device="cpu", runtime="torch")
+        quick = Embedder.load(path, device="cpu", runtime="auto")
+    except EncoderError as refusal:
+        yield Check("encoder", "fault", str(refusal), "copy the encoder that the index was exported with")
+        return
+    yield Check("encoder", "ok", f"{plain.fingerprint[:12]}, {plain.embedding_dim} dimensions")
+    yield training(plain.trained)
+    yield _runtime(quick.runtime.name, quick.runtime.note)
+    yield agreement(float(plain.embed_study(_film(), None) @ quick.embed_study(_film(), None)))
+    if index is not None:
+        yield from _fingerprint(index, plain.fingerprint)
+
+
+def training(trained: bool | None) -> Check:
+    """Return whether an encoder was trained."""
+    if trained is False:
+        found = "never: the layers above its backbones are random, and its neighbours mean little"
+        return Check("training", "warning", found, "run: precedent train, then precedent export and precedent index")
+    return Check("training", "ok", "trained" if trained else "not known of this file")
+
+
+def neighbours(folder: Path) -> Iterator[Check]:
+    """Yield how an index's neighbours agree and its films were read; nothing of one that cannot be read."""
+    from encoder.films.image import READING
+    from index.built.collection import load_index_manifest
+    from index.export.training import NOT_MEASURED, agreement_in, other_reading, warning_of
+
+    try:
+        manifest = load_index_manifest(folder)
+    except ArtefactError:
+        return
+    measured, warning = agreement_in(manifest), warning_of(manifest)
+    if warning is not None:
+        yield Check("neighbours", "warning", warning, "run: precedent train, then precedent export and precedent index")
+    else:
+        yield Check("neighbours", "ok", measured.sentence() if measured is not None else NOT_MEASURED)
+    if other := other_reading(manifest, READING):
+        yield Check("reading", "warning", other, "run: precedent export, then precedent index")
+    else:
+        yield Check("reading", "ok", f"version {READING}, as films are read now")
+
+
+def _film() -> bytes:
+    from service.served.readiness import synthetic_film
+
+    return synthetic_film()
+
+
+def _runtime(name: str, note: str) -> Check:
+    if name == "torch":
+        return Check("runtime", "warning", "torch: OpenVINO is not installed", "run: pip install 'cxr-precedent[fast]'")
+    return Check("runtime", "ok", f"{name}: {note or 'the quickest that this processor has'}")
+
+
+def agreement(cosine: float) -> Check:
+    """Return whether the runtime gives a test film the vector that torch gives it."""
+    found = f"test film at a cosine of {cosine:.5f} to torch's vector"
+    if not cosine >= LEAST_COSINE:  # not a number either
+        return Check("agreement", "fault", found, "remove the folder runtime/ beside the encoder, and look again")
+    return Check("agreement", "ok", found)
+
+
+def _fingerprint(index: Path, fingerprint: str) -> Iterable[Check]:
+    """Yield whether the index was built with that encoder; nothing where it cannot be said, which is said already."""
+    from index.built.collection import MANIFEST
+    from index.storage.files import load_json
+
+    try:
+        built = str(load_json(index / MANIFEST, "index manifest", "").get("fingerprint"))
+    except ArtefactError:
+        return
+    if built == fingerprint:
+        yield Check("fingerprint", "ok", "the index was built with this encoder")
+    else:
+        found = f"the index was built with encoder {built[:12]}, this is {fingerprint[:12]}"
+        yield Check(
+            "fingerprint", "fault", found, "name the other encoder, or run: precedent export and precedent index"
+        )

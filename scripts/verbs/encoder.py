@@ -1,0 +1,164 @@
+"""`precedent encoder`: create an encoder file, halve it, or say what is in one.
+
+precedent encoder create --backbone efficientnet_b0 --dim 512 --weights none --out encoder.safetensors
+"""
+
+import dataclasses
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from encoder.embedder import Embedder
+from encoder.films.preprocess import Contrast, Fit, Preprocessing
+from encoder.network.backbone import input_statistics, load_backbone_weights
+from encoder.network.checkpoint import fingerprint_of, load_encoder, save_encoder
+from encoder.network.config import EncoderConfig
+from encoder.network.model import DualEfficientNetEncoder, StudyEncoder, count_parameters
+from index.export.training import UNTRAINED
+from index.table.studies import load_studies
+from scripts.options.body_parts import ignored_parts
+from scripts.options.places import Anywhere
+from scripts.terminal import progress_bar, say, say_json
+
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+
+
+@click.group()
+def command() -> None:
+    """Create and inspect encoder files."""
+
+
+@command.command()
+@click.option("--backbone", default="efficientnet_b0", show_default=True, help="Any timm network.")
+@click.option("--dim", type=click.Choice(["256", "384", "512"]), default="512", show_default=True)
+@click.option("--weights", default="imagenet", show_default=True, help="imagenet, none, or a safetensors file.")
+@click.option("--shared/--separate", default=False, help="One backbone for both views, or one each (default).")
+@click.option("--dropout", type=float, default=0.2, show_default=True)
+@click.option("--size", type=int, default=224, show_default=True, help="Side of the network's input in pixels.")
+@click.option("--fit", type=click.Choice(["crop", "letterbox"]), default="crop", show_default=True)
+@click.option("--contrast", type=click.Choice(["none", "clahe", "equalize"]), default="none", show_default=True)
+@click.option(
+    "--normalization",
+    type=click.Choice(["timm", "half"]),
+    default="timm",
+    show_default=True,
+    help="timm: mean and std of the backbone's own configuration; half: [-1, 1].",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights that are not loaded.")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@_AS_JSON
+def create(
+    backbone: str, dim: str, weights: str, shared: bool, dropout: float, size: int, fit: Fit, contrast: Contrast,
+    normalization: str, seed: int, out: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Write a new encoder; extractors and fusion start from random weights.
+
+    \b
+    precedent encoder create --weights none --out encoder.safetensors
+    """
+    torch.manual_seed(seed)
+    config = EncoderConfig(backbone=backbone, embedding_dim=int(dim), use_shared_weights=shared, dropout=dropout)
+    encoder = DualEfficientNetEncoder(config)
+    for branch in encoder.backbones:
+        load_backbone_weights(branch, backbone, weights)
+    mean, std = input_statistics(backbone) if normalization == "timm" else ((0.5,) * 3, (0.5,) * 3)
+    preprocessing = Preprocessing(size=size, fit=fit, contrast=contrast, mean=mean, std=std)
+    save_encoder(out, encoder, preprocessing)
+    if as_json:
+        say_json({"out": str(out), **_facts(encoder, preprocessing)})
+        return
+    say(
+        f"{out}: {backbone}, {dim}-D, {'shared' if shared else 'separate'} weights, "
+        f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}"
+    )
+    say(UNTRAINED)
+
+
+@command.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@_AS_JSON
+def pack(path: Path, out: Path, as_json: bool) -> None:
+    """Store an encoder's weights in half precision: half the size, and an encoder of its own fingerprint.
+
+    \b
+    precedent encoder pack runs/first/encoder.safetensors --out encoder.safetensors
+    """
+    encoder, preprocessing = load_encoder(path)
+    save_encoder(out, encoder, preprocessing, dtype=torch.float16)
+    packed = fingerprint_of(*load_encoder(out))
+    size = out.stat().st_size
+    if as_json:
+        say_json({"out": str(out), "bytes": size, "fingerprint": packed})
+    else:
+        say(f"{out}: {size / 1e6:.1f} MB, fingerprint {packed[:12]}")
+
+
+@command.command("quantize")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--studies", type=Anywhere(), required=True, help="Table of studies to calibrate on.")
+@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
+@ignored_parts
+@click.option(
+    "--count", type=click.IntRange(16), default=300, show_default=True, help="Studies to take, spread evenly."
+)
+@_AS_JSON
+def quantize_(
+    path: Path, studies: Path, images: Path, ignored: frozenset[str], count: int, as_json: bool
+) -> None:  # fmt: skip
+    """Make int8 models of an encoder's backbones for --runtime openvino-int8, beside the encoder's file.
+
+    \b
+    precedent encoder quantize encoder.safetensors --studies studies.parquet --images .
+    """
+    from encoder.runtime.int8 import quantize
+
+    with suppress(ImportError):  # quantize says what to install
+        import nncf
+
+        nncf.set_log_level(logging.WARNING)  # else it names every layer that it leaves as it is
+    table, embedder = load_studies(studies), Embedder.load(path, ignored_parts=ignored)
+    rows = np.unique(np.linspace(0, table.num_rows - 1, min(count, table.num_rows)).round().astype(int)).tolist()
+    paths = table.select(["frontal_path", "lateral_path"]).take(rows).to_pylist()
+    films = []
+    with progress_bar("studies") as bar:
+        for one in bar.track(paths, description="read films"):
+            frontal, lateral = (one[key] and images / one[key] for key in ("frontal_path", "lateral_path"))
+            films.append(embedder.read_films(frontal, lateral))
+    models = quantize(embedder, films, path.resolve().parent / "runtime")
+    if as_json:
+        say_json({"studies": len(films), "models": [{**vars(made), "path": str(made.path)} for made in models]})
+        return
+    for made in models:
+        say(
+            f"{made.path}: {made.layers} of {made.of} convolutions in 8 bits, mean cosine {made.cosine:.4f} to fp32 "
+            f"on films that did not calibrate; {len(films)} studies read"
+        )
+
+
+@command.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", is_flag=True, expose_value=False, help="Which it prints anyway.")
+def info(path: Path) -> None:
+    """Print configuration, preprocessing and fingerprint of an encoder file as JSON.
+
+    \b
+    precedent encoder info encoder.safetensors
+    """
+    say_json(_facts(*load_encoder(path)), indent=2)
+
+
+def _facts(encoder: StudyEncoder, preprocessing: Preprocessing) -> dict[str, Any]:
+    return {
+        "fingerprint": fingerprint_of(encoder, preprocessing),
+        "parameters": count_parameters(encoder),
+        "trained": encoder.trained,
+        "config": dataclasses.asdict(encoder.config),
+        "preprocessing": json.loads(preprocessing.to_json()),
+    }

@@ -1,0 +1,162 @@
+"""`precedent explain`: maps of why a probe names a finding in a film, or why two studies are alike.
+
+precedent explain --encoder encoder.safetensors --probe probe/ --finding Edema --frontal film.dcm --out maps/
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from encoder.embedder import Embedder
+from encoder.films.image import READING
+from encoder.films.layout import study_layouts
+from encoder.findings.probe import LinearProbe
+from encoder.maps.explain import DEFAULT_METHOD, METHODS, Explainer, Explanation, OpenStudy
+from encoder.maps.overlay import COLOURS, as_png, overlay
+from index.errors import ArtefactError
+from index.export.training import warning_of
+from index.importing.pairing import require_one_patient
+from index.living.additions import Writable
+from index.opening import Address
+from index.storage.files import save_json
+from index.storage.places import below
+from scripts.options.body_parts import ignored_parts
+from scripts.options.paths import CollectionAddress, opened, trust_option
+from scripts.options.places import Anywhere, Here
+from scripts.reports.familiarity import notices_of
+from scripts.terminal import say, say_json, say_warning
+
+_PATH = Here()
+
+
+@click.command()
+@click.argument("index", type=CollectionAddress(), required=False)
+@click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
+@click.option("--images", type=Anywhere(), help="Image root of the index, where it is not the one it remembers.")
+@trust_option
+@click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")
+@click.option("--frontal", type=Anywhere(), help="The query: a frontal film.")
+@click.option("--lateral", type=Anywhere(), help="The query: a lateral film.")
+@click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of --frontal, where it is known.")
+@ignored_parts
+@click.option("--finding", help="Explain this finding of --probe.")
+@click.option("--probe", type=_PATH, help="Folder of the encoder's probe.")
+@click.option("--hit", help="Explain why the query is like this stored study.")
+@click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
+@click.option("--stage", type=click.IntRange(0), help="Resolution to explain at, 0 for 1/2 (default: the last maps).")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Strength of the colour.")
+@click.option("--colours", type=click.Choice(list(COLOURS)), default="inferno", show_default=True)
+@click.option("--no-trust", is_flag=True, help="Leave out the deletion and insertion scores.")
+@click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
+def command(
+    index: Address | None, encoder: Path, images: Path | None, trusted: bool, study: str | None, frontal: Path | None,
+    lateral: Path | None, projection: str | None, ignored: frozenset[str], finding: str | None, probe: Path | None,
+    hit: str | None, method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Explain a finding (--finding, --probe) or a similarity (--hit) by maps over the films.
+
+    --study and --hit name studies of INDEX, an index of that encoder.
+
+    \b
+    precedent explain index/ --encoder encoder.safetensors --study patient00003/study1 \\
+        --hit patient00204/study3 --out maps/
+    """
+    if (study is not None) == (frontal is not None or lateral is not None):
+        raise click.UsageError("give either --study, or --frontal and/or --lateral")
+    if (finding is None) == (hit is None) or (finding is not None and probe is None):
+        raise click.UsageError("give either --finding with --probe, or --hit")
+    if index is None and (study or hit):
+        raise click.UsageError("a stored study needs INDEX, the folder that holds it")
+    require_one_patient(frontal, lateral)
+    embedder = Embedder.load(encoder, ignored_parts=ignored)
+    explainer = Explainer(embedder)
+    options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}
+    wanted = {side: name for side, name in (("query", study), ("hit", hit)) if name is not None}
+    collection, notices = opened(index) if index else None, list[str]()
+    sides = Stored(embedder, collection, images, trusted).open_all(wanted) if collection else {}
+    if study is None:
+        sides = {"query": OpenStudy.read(embedder, frontal, lateral, projection), **sides}
+        layouts = study_layouts(sides["query"].films)
+        gate = None if collection is None else collection.gate()
+        notices = notices_of(gate, {"frontal": frontal, "lateral": lateral}, layouts, ignored)
+    if finding is not None and probe is not None:
+        found = {"query": explainer.why_finding(sides["query"], LinearProbe.load(probe), finding, **options)}
+    else:
+        found = dict(zip(sides, explainer.why_similar(sides["query"], sides["hit"], **options), strict=True))
+    manifest = {} if collection is None else collection.manifest
+    warning = warning_of(manifest, embedder.trained, READING if manifest else None)
+    say_warning(warning, err=True)
+    facts: dict[str, Any] = {
+        "fingerprint": embedder.fingerprint, "method": method, "stage": stage, "finding": finding, "hit": hit,
+        "value": found["query"].value, "maps": save_maps(out, sides, found, alpha, colours),
+        "film_notices": notices, "warning": warning,
+    }  # fmt: skip
+    save_json(out / "explanation.json", facts)
+    if as_json:
+        say_json(facts)
+    else:
+        say(*_sentences(facts, out))
+
+
+class Stored:
+    """Opens the films of studies that an index holds."""
+
+    def __init__(self, embedder: Embedder, retriever: Writable, images: Path | None, trusted: bool = False) -> None:
+        """Take an index of that encoder. Raises FingerprintMismatch."""
+        retriever.require_fingerprint(embedder.fingerprint)
+        self._embedder, self._retriever, self._images, self._trusted = embedder, retriever, images, trusted
+
+    def open_all(self, wanted: dict[str, str]) -> dict[str, OpenStudy]:
+        """Return the studies by the names they are wanted under. Raises as `open` does."""
+        return {name: self.open(study_id) for name, study_id in wanted.items()}
+
+    def open(self, study_id: str) -> OpenStudy:
+        """Return a study's films.
+
+        Raises:
+            StudyNotFound, ImageError. ArtefactError: the index has no image root. UntrustedRoot: it is somebody's else.
+            PlaceError: a film lies outside of it.
+        """
+        study = self._retriever.study(study_id)
+        root = self._images or self._retriever.remembered_root(trusted=self._trusted)
+        if root is None:
+            raise ArtefactError("expected the index to know its image root, got none; name it with --images")
+        frontal, lateral = (path and below(root, path) for path in (study.frontal_path, study.lateral_path))
+        return OpenStudy.read(self._embedder, frontal, lateral, study.projection)
+
+
+def save_maps(
+    out: Path, sides: dict[str, OpenStudy], found: dict[str, Explanation], alpha: float = 0.4,
+    colours: str = "inferno",
+) -> list[dict[str, object]]:  # fmt: skip
+    """Write each map as a picture over its film and as an array; return what was written, with the trust in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    facts: list[dict[str, object]] = []
+    for side, explanation in found.items():
+        for view, heat in explanation.maps.items():
+            picture = overlay(sides[side].images[view], heat, alpha=alpha, colours=colours)
+            name = f"{side}_{view}"
+            (out / f"{name}.png").write_bytes(as_png(picture))
+            np.save(out / f"{name}.npy", heat)
+            scores = asdict(explanation.trust[view]) if view in explanation.trust else {}
+            facts.append({"side": side, "view": view, "file": f"{name}.png", **scores})
+    return facts
+
+
+def _sentences(facts: dict[str, Any], out: Path) -> list[str]:
+    about = f"logit of {facts['finding']}" if facts["finding"] else f"cosine to {facts['hit']}"
+    lines = [f"{about}: {facts['value']:.3f}; {facts['method']}"]
+    for one in facts["maps"]:
+        lines.append(str(out / one["file"]))
+        if "deletion" in one:
+            lines.append(
+                f"  {'probability' if facts['finding'] else 'cosine'} while the hottest parts are blurred "
+                f"{one['deletion']:.2f} (random map {one['random_deletion']:.2f}), while only they are sharp "
+                f"{one['insertion']:.2f} (random map {one['random_insertion']:.2f})"
+            )
+    return lines + facts["film_notices"]

@@ -1,0 +1,248 @@
+"""`precedent import`: turn CheXpert's or NIH's table, or a folder of DICOM films, into one table of studies.
+
+precedent import chexpert train.csv valid.csv --images ROOT --out studies.parquet
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import pyarrow.compute as pc
+
+from encoder.films.body_part import is_elsewhere
+from index.importing.chexpert import import_chexpert
+from index.importing.dicom import import_dicom
+from index.importing.join import join_studies
+from index.importing.nih import import_nih
+from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
+from index.importing.source import Imported, NothingUsable, Notice
+from index.printable import visible
+from index.storage.places import is_local, place
+from index.table.studies import load_studies, save_studies
+from scripts.options.body_parts import ignored_parts
+from scripts.options.places import Anywhere, Here
+from scripts.terminal import counted, say, say_json
+
+
+def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
+    """Refuse before the long work what could not be written after it."""
+    if not is_local(out):
+        return out
+    if not out.parent.is_dir():
+        raise click.BadParameter(
+            f"expected an existing folder for {out.name!r}, got {str(out.parent)!r}; make it first"
+        )
+    if out.is_dir():
+        raise click.BadParameter(f"expected a file such as studies.parquet, got the folder {str(out)!r}")
+    return out
+
+
+def _add_shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    out = click.option(
+        "--out",
+        type=Anywhere(),
+        required=True,
+        callback=_in_a_folder,
+        help="File to write; it appears whole or not at all.",
+    )
+    strict = click.option("--strict", is_flag=True, help="Refuse what would otherwise be a warning.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print counts and warnings as JSON.")
+    return out(strict(as_json(function)))
+
+
+_images = click.option("--images", type=Anywhere(), required=True, help="Folder of the images.")
+_unchecked = click.option("--no-check-images", is_flag=True, help="Do not look whether the images are there.")
+
+
+@click.group()
+def command() -> None:
+    """Turn CheXpert, NIH or DICOM films into one table of studies."""
+
+
+@command.command()
+@click.argument("csv", nargs=-1, required=True, type=Anywhere())
+@_images
+@_unchecked
+@_add_shared_options
+def chexpert(
+    csv: tuple[Path, ...], images: Path, no_check_images: bool, out: Path, strict: bool, as_json: bool
+) -> None:
+    """Import CheXpert's train.csv and valid.csv, or tables of that layout.
+
+    IMAGES is the folder above CheXpert-v1.0-small/, or that folder itself.
+
+    \b
+    precedent import chexpert train.csv valid.csv --images . --out studies.parquet
+    """
+    _save(import_chexpert(csv, images, strict=strict, check_images=not no_check_images), out, as_json)
+
+
+@command.command()
+@click.argument("csv", type=Anywhere())
+@_images
+@_unchecked
+@_add_shared_options
+def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool, as_json: bool) -> None:
+    """Import NIH ChestX-ray14's Data_Entry_2017.csv; images are found by name below IMAGES.
+
+    \b
+    precedent import nih Data_Entry_2017.csv --images . --out studies.parquet
+    """
+    _save(import_nih(csv, images, strict=strict, check_images=not no_check_images), out, as_json)
+
+
+@command.command()
+@click.argument("folder", type=Here())
+@click.option(
+    "--unknown-view",
+    type=click.Choice(["frontal", "skip"]),
+    default="frontal",
+    show_default=True,
+    help="A film whose header does not say its view: the frontal of a study without one, or left out.",
+)
+@click.option(
+    "--ids-from",
+    metavar="PATTERN",
+    help="Take ids from the paths below FOLDER, such as '{patient}/{study}/*'; ** stands for any folders.",
+)
+@ignored_parts
+@click.option("--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned in.")
+@click.option(
+    "--pseudonymise",
+    "key_file",
+    type=Here(),
+    metavar="KEYFILE",
+    help="File with a secret key; patient and study ids become keyed hashes, ages over 89 become 90.",
+)
+@click.option("--new-key", is_flag=True, help="Make KEYFILE first.")
+@click.option("--copy-to", type=Here(), help="Folder of copies without tags, named by pseudonym.")
+@click.option("--keep-paths", is_flag=True, help="No copies: the table names the archive's own files.")
+@_add_shared_options
+def dicom(
+    folder: Path, unknown_view: Literal["frontal", "skip"], ids_from: str | None, ignored: frozenset[str],
+    keep_burned_in: bool, key_file: Path | None, new_key: bool, copy_to: Path | None, keep_paths: bool, out: Path,
+    strict: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
+
+    Where the header names the issuer of a patient's id, the id is ID^^^ISSUER.
+
+    \b
+    precedent import dicom films/ --out studies.parquet
+    precedent import dicom nameless/ --out studies.parquet --ids-from '{patient}/{study}/**'
+    precedent import dicom films/ --out table/studies.parquet --pseudonymise keys/site.key --new-key --copy-to copies/
+    """
+    pseudonyms = None
+    if key_file is None and (new_key or copy_to or keep_paths):
+        raise click.UsageError("expected --pseudonymise KEYFILE with --new-key, --copy-to and --keep-paths")
+    if key_file is not None:
+        if (copy_to is None) != keep_paths:
+            raise click.UsageError(
+                "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
+            )
+        pseudonyms = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
+    try:
+        found = import_dicom(
+            folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
+            copies=partial(_copies, copy_to, ignored) if copy_to else None, ids_from=ids_from,
+            elsewhere=partial(is_elsewhere, ignored=ignored), remarks=partial(_remarks, ignored), watch=_watched,
+        )  # fmt: skip
+    except NothingUsable as refusal:
+        if not as_json:
+            raise
+        _say_json(None, {"images": refusal.images, "studies": 0}, None, refusal.notices, str(refusal))
+        say(f"precedent: {refusal}", err=True)
+        sys.exit(1)
+    _save(found, out, as_json)
+
+
+def _remarks(parts: frozenset[str], file: Path) -> list[str]:
+    from encoder.films.dicom import film_notes  # OpenCV is loaded by those who import films
+
+    return film_notes(file, parts)
+
+
+def _pseudonyms(key_file: Path, new_key: bool, folder: Path, out: Path, copy_to: Path | None) -> Pseudonyms:
+    """The pseudonyms under the key of a file that lies in nothing that is read or passed on."""
+    require_apart(key_file, [folder, out, *([copy_to] if copy_to else [])])
+    if copy_to is not None:
+        require_apart(copy_to, [folder])
+        require_apart(folder, [copy_to])
+    if new_key:
+        make_key(key_file)
+    return Pseudonyms(load_key(key_file))
+
+
+def _copies(folder: Path, parts: frozenset[str], films: Sequence[tuple[Path, str]]) -> Iterator[str | None]:
+    from scripts.work.bare_copies import copy_untagged  # OpenCV is loaded by those who copy
+
+    return copy_untagged(folder, films, parts)
+
+
+@command.command()
+@click.argument("tables", nargs=-1, required=True, metavar="NAME=TABLE...")
+@click.option("--absent", multiple=True, metavar="NAME", help="In this table a blank label means absent: write 0.")
+@click.option("--out", type=Anywhere(), required=True, callback=_in_a_folder, help="File to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path, as_json: bool) -> None:
+    """Join tables of studies whose paths lead from one images folder; ids get NAME/ before them.
+
+    \b
+    precedent import join nih=nih.parquet chexpert=chexpert.parquet --absent nih --out all.parquet
+    """
+    named = dict(_named(word) for word in tables)
+    if len(named) < len(tables):
+        raise click.UsageError("expected each NAME once")
+    joined = join_studies({name: load_studies(path) for name, path in named.items()}, absent)
+    save_studies(joined, out)
+    patients = len(joined["patient_id"].unique())
+    if as_json:
+        say_json({"out": str(out), "patients": patients, "studies": joined.num_rows})
+    else:
+        say(f"{out}: {joined.num_rows:,} studies of {patients:,} patients")
+
+
+def _named(word: str) -> tuple[str, Path]:
+    name, sign, path = word.partition("=")
+    if not sign or not name or not path:
+        raise click.UsageError(f"expected a table like nih=nih.parquet, got {word!r}")
+    return name, place(path)
+
+
+def _watched(files: Sequence[Path]) -> Iterable[Path]:
+    return counted(files, "Reading headers", "files")
+
+
+def _save(found: Imported, out: Path, as_json: bool) -> None:
+    save_studies(found.table, out)
+    counts = _counts(found)
+    if as_json:
+        _say_json(str(out), counts, found.layout, found.notices)
+        return
+    for notice in found.notices:
+        say(f"warning: {notice}", err=True)
+    figures = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    say(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
+
+
+def _say_json(
+    out: str | None, counts: dict[str, int], layout: str | None, notices: Sequence[Notice], refusal: str | None = None
+) -> None:  # fmt: skip
+    warnings = [asdict(notice) for notice in notices]
+    error = {} if refusal is None else {"error": {"message": visible(refusal)}}
+    say_json({"out": out, **counts, "layout": layout, "warnings": warnings, **error})
+
+
+def _counts(found: Imported) -> dict[str, int]:
+    frontal, lateral = found.table["frontal_path"].is_valid(), found.table["lateral_path"].is_valid()
+    return {
+        "images": found.images,
+        "patients": len(found.table["patient_id"].unique()),
+        "studies": len(found.table),
+        "with_both_views": pc.sum(pc.and_(frontal, lateral)).as_py() or 0,
+        "lateral_only": pc.sum(pc.invert(frontal)).as_py() or 0,
+    }

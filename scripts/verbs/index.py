@@ -1,0 +1,90 @@
+"""`precedent index`: index an export for search.
+
+precedent index embeddings/ --out index/
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from encoder.films.image import READING
+from index.built.collection import KIND_NAMES, build_collection
+from index.built.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
+from index.export.shards import load_manifest
+from index.export.training import warning_of
+from scripts.options.paths import token
+from scripts.options.places import Anywhere
+from scripts.terminal import progress_bar, say, say_json, say_warning
+
+
+@click.command()
+@click.argument("embeddings", type=Anywhere())
+@click.option("--out", type=Anywhere(), help="Folder of the index.")
+@click.option("--images", type=Anywhere(), help="Image root to be remembered, where it is not the export's.")
+@click.option("--backend", type=click.Choice(["faiss", "milvus"]), default="faiss", show_default=True)
+@click.option("--uri", help="On Milvus: http://HOST:19530/COLLECTION, or file:///FOLDER/NAME.db/COLLECTION.")
+@click.option("--drop-old", is_flag=True, help="On Milvus: remove what the address meant before.")
+@click.option(
+    "--consistency",
+    type=click.Choice(["session", "strong"]),
+    default="session",
+    show_default=True,
+    help="On Milvus. session: a process finds its own changes at once, those of others within seconds; strong: all at "
+    "once, and every search waits for it.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(KIND_NAMES),
+    default="auto",
+    show_default=True,
+    help=f"auto: flat up to {EXACT_UP_TO:,} studies, ivf up to {FP32_UP_TO:,}, ivf-half beyond. "
+    + "; ".join(f"{name}: {kind.says}" for name, kind in KINDS.items())
+    + ".",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def command(
+    embeddings: Path, out: Path | None, images: Path | None, backend: str, uri: str | None, drop_old: bool,
+    consistency: str, kind: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Index the export in the folder EMBEDDINGS.
+
+    On Milvus the token is taken from MILVUS_TOKEN. A build that was killed goes on where it stopped; a service goes on
+    with what it serves until it is told to take up the new one (SIGHUP, or POST /v1/indexes/NAME/activate).
+
+    \b
+    precedent index embeddings/ --out index/
+    precedent index embeddings/ --backend milvus --uri http://localhost:19530/cases
+    """
+    if (out is None) == (uri is None) or (backend == "milvus") != (uri is not None):
+        raise click.UsageError("give --out for a folder, or --backend milvus and --uri")
+    if uri is not None and images is not None:
+        raise click.UsageError("--images is for a folder; an index on Milvus remembers what the export does")
+    where: object = out
+    if out is not None:
+        root = str(images.resolve()) if images is not None else None
+        manifest = build_collection(embeddings, out, kind=kind, image_root=root).manifest
+    else:
+        where, manifest = _on_milvus(embeddings, str(uri), kind=kind, consistency=consistency, drop_old=drop_old)
+    warning = warning_of(manifest, reading=READING)
+    if as_json:
+        say_json(manifest | {"warning": warning})
+        return
+    say(
+        f"{where}: {manifest['rows']:,} studies x {manifest['embedding_dim']}, {manifest['kind']}, "
+        f"recall@10 {manifest['recall_at_10']:.3f} against exact, fingerprint {manifest['fingerprint'][:12]}"
+    )
+    say_warning(warning)
+
+
+def _on_milvus(embeddings: Path, uri: str, **options: Any) -> tuple[object, dict[str, Any]]:
+    """Return the address and the manifest of what was built."""
+    from index.milvus.address import parse_milvus
+    from index.milvus.building import build_on_milvus
+
+    address = parse_milvus(uri)
+    with progress_bar("studies") as bar:
+        task = bar.add_task("insert", total=load_manifest(embeddings)["rows"])
+        manifest = build_on_milvus(embeddings, address, token=token(), advance=partial(bar.advance, task), **options)
+    return address, manifest

@@ -1,0 +1,38 @@
+"""`precedent map`: the map of a collection, worked out once and kept beside its index, for the page to draw.
+
+precedent map index/
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from encoder.films.image import READING
+from index.built.collection import load_index_manifest
+from index.built.map import MANIFEST, build_map
+from index.export.training import warning_of
+from scripts.options.paths import CollectionAddress
+from scripts.terminal import say, say_json, say_warning
+
+
+@click.command()
+@click.argument("index", type=CollectionAddress("no map is made of one"))
+@click.option("--json", "as_json", is_flag=True, help="Print the map's manifest as JSON.")
+def command(index: Path, as_json: bool) -> None:
+    """Lay the studies of INDEX onto the plane in which they differ most, and keep their places beside the index.
+
+    \b
+    precedent map index/
+    """
+    found = build_map(index)
+    warning = warning_of(load_index_manifest(index), reading=READING)
+    if as_json:
+        say_json(json.loads((index / MANIFEST).read_text(encoding="utf-8")) | {"warning": warning})
+        return
+    first, second = found.plane.shares
+    say(
+        f"{index}: {len(found):,} studies on two axes that hold {first:.1%} and {second:.1%} of the variance, "
+        f"fingerprint {found.fingerprint[:12]}"
+    )
+    say_warning(warning)

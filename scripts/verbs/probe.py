@@ -1,0 +1,163 @@
+"""`precedent probe`: what a linear probe reads from an export, judged on patients it has not seen.
+
+precedent probe embeddings/ --out probe/ --findings 'Edema,Pleural Effusion'
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from encoder.findings.calibration import Method, operating_points
+from encoder.findings.probe import LinearProbe
+from encoder.findings.strength import ClassWeight
+from index.errors import StudiesError
+from index.judging.bootstrap import patient_draws
+from index.table.splits import Rows, folds_by_patient, load_parts, require_disjoint_patients, split_by_patient
+from scripts.options.labelled_exports import Embedded, Wanted, label_options
+from scripts.options.places import Anywhere, Here
+from scripts.reports.probe import publish
+from scripts.reports.probe_scores import Predictions, evidence_of, scored
+
+SPLIT = {"train": 0.7, "valid": 0.1, "test": 0.2}
+VALID_SHARE = 0.125
+"""Share of the learning patients that calibrate, where no part of the split is for that."""
+INNER_FOLDS = 3
+_PATH = Here()
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a probe is learnt."""
+
+    class_weight: ClassWeight
+    calibration: Method
+    split_seed: int
+
+    def probe(self, export: Embedded, wanted: Wanted, train: Rows, valid: Rows) -> LinearProbe:
+        """Return the probe that is learnt from `train` and calibrated on `valid`. Raises EncoderError."""
+        names, targets = wanted.names(export.studies), wanted.targets(export.studies)
+        patients = [export.patients[row] for row in train]
+        folds = np.zeros(len(train), dtype=np.int64)
+        for fold, rows in enumerate(folds_by_patient(patients, INNER_FOLDS, self.split_seed, targets[train])):
+            folds[rows] = fold
+        probe = LinearProbe.fit(
+            export.embeddings[train], targets[train], names,
+            folds=folds, fingerprint=export.fingerprint, class_weight=self.class_weight,
+        )  # fmt: skip
+        columns = [names.index(name) for name in probe.findings]
+        probe = replace(probe, labels=wanted.labelling.as_object())
+        return probe.calibrated(export.embeddings[valid], targets[valid][:, columns], self.calibration)
+
+
+@click.command()
+@click.argument("embeddings", type=Anywhere())
+@click.option("--out", type=_PATH, required=True, help="Folder of the probe, metrics.json and report.html.")
+@label_options()
+@click.option("--where", multiple=True, help="Only studies such as 'Source=nih' or 'age>=18'; all must hold.")
+@click.option("--test-embeddings", type=Anywhere(), help="Another export to judge on; EMBEDDINGS are for learning.")
+@click.option("--splits", type=_PATH, help="A split file with the parts train, test and perhaps valid.")
+@click.option("--use-split", is_flag=True, help="Take the parts from the column split: train, test, perhaps valid.")
+@click.option("--cv", type=click.IntRange(2), help="Judge every patient once, in so many folds.")
+@click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
+@click.option("--calibration", type=click.Choice(["platt", "temperature", "none"]), default="platt", show_default=True)
+@click.option("--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap draws.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Moves the intervals, nothing else.")
+@click.option("--split-seed", type=int, default=0, show_default=True, help="Deals patients to parts and folds.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
+def command(
+    embeddings: Path, out: Path, where: tuple[str, ...], findings: str | None, classes: tuple[str, ...], policy: str,
+    blank: str, test_embeddings: Path | None, splits: Path | None, use_split: bool, cv: int | None,
+    class_weight: ClassWeight, calibration: Method, draws: int, seed: int, split_seed: int, json_wanted: bool,
+) -> None:  # fmt: skip
+    """Learn findings from the export EMBEDDINGS with a linear probe, and say how well.
+
+    \b
+    precedent probe embeddings/ --out probe/ --class normal:'No Finding=1' --class ill:'No Finding=0'
+    """
+    if sum(map(bool, (test_embeddings, splits, use_split, cv))) > 1:
+        raise click.UsageError("give one of --test-embeddings, --splits, --use-split and --cv")
+    wanted = Wanted.parse(findings, classes, policy, blank)
+    learning = Learning(class_weight, calibration, split_seed)
+    export = Embedded.load([embeddings, *([test_embeddings] if test_embeddings else [])]).where(where)
+    if cv:
+        probe, predicted, how = _cross_validated(export, wanted, learning, cv)
+    else:
+        parts, how = _parts(export, wanted, split_seed, test_embeddings, splits, use_split)
+        require_disjoint_patients(export.patients, parts)
+        probe = learning.probe(export, wanted, parts["train"], parts["valid"])
+        predicted = Predictions.empty(export, wanted).filled(probe, parts["test"], 0)
+    judged = predicted.judged()
+    found = scored(judged, probe, patient_draws(judged.patients, draws, seed))
+    protocol = [
+        wanted.sentence(), how, *([f"only studies of which {' and '.join(where)} holds"] if where else []),
+        f"class weight {class_weight}, calibration {calibration}, strength by {INNER_FOLDS} inner folds of patients",
+        f"95 % intervals by bootstrap over the judged patients: {draws} draws, seed {seed}",
+    ]  # fmt: skip
+    replace(probe, evidence=evidence_of(found, probe)).save(out)
+    facts = {"fingerprint": export.fingerprint, "warning": export.warning}
+    publish(out, facts, protocol, found, judged, as_json=json_wanted)
+
+
+def _cross_validated(
+    export: Embedded, wanted: Wanted, learning: Learning, n: int
+) -> tuple[LinearProbe, Predictions, str]:
+    """Return a probe of all patients, and what probes of the other folds say of each fold."""
+    targets, every = wanted.targets(export.studies), np.arange(len(export.ids))
+    predicted = Predictions.empty(export, wanted)
+    for number, test in enumerate(folds_by_patient(export.patients, n, learning.split_seed, targets)):
+        train, valid = _carved(export, wanted, np.setdiff1d(every, test), learning.split_seed)
+        require_disjoint_patients(export.patients, {"train": train, "valid": valid, "test": test})
+        predicted = predicted.filled(learning.probe(export, wanted, train, valid), test, number)
+    probe = learning.probe(export, wanted, *_carved(export, wanted, every, learning.split_seed))
+    how = (
+        f"judged in {n} folds by patient; the probe that is saved is learnt from all patients, its thresholds are set "
+    )
+    return _with_points(probe, predicted), predicted, how + "on what the folds say of all"
+
+
+def _with_points(probe: LinearProbe, predicted: Predictions) -> LinearProbe:
+    """Return a probe with the thresholds that all studies set, each judged by a probe that has not seen its patient."""
+    judged = {name: predicted.of(predicted.names.index(name))[1:] for name in probe.findings}
+    points = {name: operating_points(*one) for name, one in judged.items()}
+    return replace(
+        probe,
+        points={name: found for name, found in points.items() if found is not None},
+        set_on={name: (int((labels == 1).sum()), int((labels == 0).sum())) for name, (_, labels) in judged.items()},
+    )
+
+
+def _parts(
+    export: Embedded, wanted: Wanted, seed: int, test_embeddings: Path | None, splits: Path | None, use_split: bool
+) -> tuple[dict[str, Rows], str]:
+    """Return the rows of train, valid and test, and where they come from in words."""
+    if test_embeddings:
+        test = np.isin(export.ids, Embedded.load([test_embeddings]).ids)
+        parts, source = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}, "tested on another export"
+    elif splits:
+        parts, source = load_parts(splits, export.ids), "split by file"
+    elif use_split:
+        column = np.asarray(export.studies["split"].to_pylist(), dtype=object)
+        parts = {name: np.flatnonzero(column == name) for name in SPLIT}
+        source = "split by the column 'split'"
+    else:
+        parts = split_by_patient(export.patients, SPLIT, seed, wanted.targets(export.studies))
+        source = f"split by patient, seed {seed}"
+    for name in ("train", "test"):
+        if not len(parts.get(name, ())):
+            raise StudiesError(f"expected studies of the part {name!r}, got none; name it in the split")
+    if not len(parts.get("valid", ())):
+        parts["train"], parts["valid"] = _carved(export, wanted, parts["train"], seed)
+    patients = np.asarray(export.patients)
+    counts = (f"{name} {len(rows):,} of {len(set(patients[rows])):,} patients" for name, rows in parts.items())
+    return {name: parts[name] for name in SPLIT}, f"{source}: {', '.join(counts)}"
+
+
+def _carved(export: Embedded, wanted: Wanted, rows: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows parted by patient into those that teach and those that calibrate."""
+    targets = wanted.targets(export.studies.take(rows))
+    shares = {"train": 1 - VALID_SHARE, "valid": VALID_SHARE}
+    parts: dict[str, Any] = split_by_patient([export.patients[row] for row in rows], shares, seed, targets)
+    return rows[parts["train"]], rows[parts["valid"]]

@@ -1,0 +1,144 @@
+"""`precedent search`: the studies most similar to a stored one or to a film.
+
+precedent search index/ --study patient00001/study1 --where 'age>=60' --where 'Pneumonia=1'
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+from rich.box import SIMPLE
+from rich.console import JustifyMethod
+from rich.table import Table
+
+from encoder.films.image import READING
+from index.export.layouts import Layout
+from index.export.training import warning_of
+from index.importing.pairing import require_one_patient
+from index.opening import Address
+from index.search.searchable import Answer, Hit, Searchable
+from index.table.filters import parse_where
+from index.table.studies import Study
+from scripts.options.body_parts import ignored_parts
+from scripts.options.paths import CollectionAddress, opened
+from scripts.options.places import Anywhere, Here
+from scripts.reports.familiarity import familiarity_line, familiarity_object, notices_of
+from scripts.terminal import say, say_json, say_warning, show
+
+_PATH = Here()
+
+
+@click.command()
+@click.argument("index", type=CollectionAddress())
+@click.option("--study", help="A stored study, e.g. patient00001/study1.")
+@click.option("--frontal", type=Anywhere(), help="A frontal film (needs --encoder).")
+@click.option("--lateral", type=Anywhere(), help="A lateral film (needs --encoder).")
+@click.option("--encoder", type=_PATH, help="The encoder file the index was built with.")
+@ignored_parts
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits.")
+@click.option("--where", multiple=True, help="Filter such as 'sex=Female', 'age>=60', 'Pneumonia=1'; all must hold.")
+@click.option("--patient", help="Patient of the film, whose own studies are left out.")
+@click.option("--same-patient", is_flag=True, help="Let studies of the query's own patient be hits.")
+@click.option("--group-by", type=click.Choice(["patient"]), help="One hit a patient.")
+@click.option("--min-similarity", type=float, help="Drop hits below this cosine.")
+@click.option("--exact", is_flag=True, help="Scan every row even where the index is approximate.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def command(
+    index: Address, study: str | None, frontal: Path | None, lateral: Path | None, encoder: Path | None,
+    ignored: frozenset[str], k: int, where: tuple[str, ...], patient: str | None, same_patient: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Search the collection in the folder INDEX, or at an address.
+
+    \b
+    precedent search index/ --study patient00001/study1 -k 5
+    precedent search milvus+http://localhost:19530/cases --study patient00001/study1
+    precedent search index/ --frontal film.dcm --encoder encoder.safetensors --where 'sex=Female'
+    """
+    films = frontal is not None or lateral is not None
+    if (study is not None) == films:
+        raise click.UsageError("give either --study, or --frontal and/or --lateral")
+    collection = opened(index)
+    retriever = collection.now()
+    options["where"] = parse_where(where, retriever.schema)
+    familiarity, notices, trained = None, list[str](), None
+    given = {"frontal": frontal, "lateral": lateral}
+    if study is not None:
+        answer = retriever.similar(study, k, exclude_same_patient=not same_patient, **options)
+    else:
+        require_one_patient(frontal, lateral)
+        query, layouts, trained = _read(retriever, frontal, lateral, encoder, ignored)
+        answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
+        nearest = answer.hits[0].similarity if answer.hits and not where else None
+        gate = collection.gate()
+        familiarity = gate.judge(nearest, layouts, patient=patient)
+        notices = notices_of(gate, given, layouts, ignored)
+    warning = warning_of(retriever.manifest, trained, READING)
+    if as_json:
+        said = {"familiarity": familiarity_object(familiarity), "film_notices": notices} if films else {}
+        say_json(as_object(answer) | said | {"warning": warning})
+        return
+    if study is not None:
+        say(f"similar to {study}: {_findings(retriever.study(study))}")
+    show(as_table(answer))
+    if films:
+        say(familiarity_line(familiarity), *notices)
+    say_warning(warning)
+
+
+def as_object(answer: Answer) -> dict[str, Any]:
+    """Return the answer as the API states it, without timing."""
+    hits = [{"rank": hit.rank, "similarity": hit.similarity, **vars(hit.study)} for hit in answer.hits]
+    return {"hits": hits, "matched_total": answer.matched_total, "exact": answer.exact}
+
+
+def as_table(answer: Answer) -> Table:
+    """Return the hits as a table, with how many studies qualified."""
+    scan = "exact" if answer.exact else "approximate"
+    caption = f"{len(answer.hits)} of {answer.matched_total:,} studies that qualify ({scan} search)"
+    table = Table(caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("rank", "similarity", "study", "views", "sex", "age", "findings"):
+        justify: JustifyMethod = "right" if heading in ("rank", "similarity", "age") else "left"
+        table.add_column(heading, justify=justify, no_wrap=True)
+    for hit in answer.hits:
+        table.add_row(*_cells(hit))
+    return table
+
+
+def _cells(hit: Hit) -> tuple[str, ...]:
+    study = hit.study
+    age = "" if study.age is None else f"{study.age:.0f}"
+    views = "+".join(view[0].upper() for view in study.views)
+    return (
+        str(hit.rank),
+        f"{hit.similarity:.4f}",
+        study.study_id,
+        views,
+        study.sex or "",
+        age,
+        _findings(study),
+    )
+
+
+def _findings(study: Study) -> str:
+    """Return the findings that are present, then the uncertain ones with a question mark."""
+    present = [name for name, label in study.findings.items() if label == 1]
+    uncertain = [f"{name}?" for name, label in study.findings.items() if label == -1]
+    return ", ".join(present + uncertain) or "none named"
+
+
+def _read(
+    retriever: Searchable, frontal: Path | None, lateral: Path | None, encoder: Path | None, ignored: frozenset[str]
+) -> tuple[npt.NDArray[np.float32], list[Layout], bool | None]:
+    """Return the embedding (D,) of the films, their layouts, and whether the encoder was trained."""
+    if encoder is None:
+        raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
+    from encoder.embedder import Embedder  # a search by stored study needs no torch
+    from encoder.films.layout import study_layouts
+
+    embedder = Embedder.load(encoder, runtime="auto", ignored_parts=ignored)
+    retriever.require_fingerprint(embedder.fingerprint)
+    films = embedder.read_films(frontal, lateral)
+    return embedder.embed([films])[0], study_layouts(films), embedder.trained

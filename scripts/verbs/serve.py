@@ -1,0 +1,253 @@
+"""`precedent serve`: the page and the API on a loopback address, by waitress.
+
+It owns the process: argv, signals, the listening socket; what is served it takes from `service.loader`.
+"""
+
+import ctypes
+import ipaddress
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import click
+import pyarrow as pa
+from flask import Flask
+
+from scripts.options.body_parts import ignored_parts
+from scripts.options.paths import trust_option
+from scripts.terminal import say, say_json
+from scripts.work.waitress_server import closed_by_signals, listen, run, tell_supervisor
+from service.guard import access as doors
+from service.served.activation import ACTIVATION, Activation
+from service.watch.closing import CLOSING
+
+if TYPE_CHECKING:
+    from service.limits import Limits
+
+log = logging.getLogger("precedent.serve")
+
+THREADS = 72
+"""32 clients that upload films without a pause, each waiting on a thread of its own, fill 32 of the 35 places that
+`limits_for` gives uploads of these; they mostly sleep, for reading films is bounded by the cores, embedding by the
+batches. Of the others 8 are for maps and 18 for pictures; the rest answers searches for vectors and pages meanwhile."""
+_M_ARENA_MAX = -8  # of malloc.h
+_ARENAS = 2
+LOADING_SECONDS = 900
+"""A large collection may take, of which every byte is read for its SHA-256 on a slow disk."""
+
+
+@click.command()
+@click.argument("indexes", nargs=-1, required=True, metavar="[NAME=]INDEX...")
+@click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--probe", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Probe of predictions.")
+@click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
+@trust_option
+@ignored_parts
+@click.option("--host", default="127.0.0.1", show_default=True, help="An IPv4 address; one of others needs --tokens.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
+@click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
+@click.option("--public-name", multiple=True, help="Host name or address by which others ask for the service.")
+@click.option("--prefix", default="", metavar="/PATH", help="Path below which a proxy shows the service.")
+@click.option("--tokens", type=click.Path(dir_okay=False, path_type=Path), help="File of `precedent token create`.")
+@click.option(
+    "--queries-a-day",
+    type=click.IntRange(min=1),
+    help="Different studies and films that a token of the scope read may ask about; one of vectors is not counted. "
+    "Default: 200.",
+)
+@click.option("--audit", type=click.Path(dir_okay=False, path_type=Path), help="Append a line a call to this log.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "text"]),
+    help="Of the log on stderr. Default: text, faults alone, on a terminal; else JSON, a line a request.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what is served and its address as JSON.")
+def command(
+    indexes: tuple[str, ...],
+    encoder: Path,
+    probe: Path | None,
+    images: tuple[str, ...],
+    trusted: bool,
+    ignored: frozenset[str],
+    host: str,
+    port: int,
+    threads: int,
+    public_name: tuple[str, ...],
+    prefix: str,
+    tokens: Path | None,
+    queries_a_day: int | None,
+    audit: Path | None,
+    log_format: Literal["json", "text"] | None,
+    as_json: bool,
+) -> None:
+    """Serve page and API of the folders INDEX until Ctrl-C or SIGTERM.
+
+    Several are asked by name, the first where a request names none; all need to be of the one encoder.
+
+    \b
+    precedent serve index/ --encoder encoder.safetensors
+    precedent serve main=index/ nih=nih-index/ --encoder encoder.safetensors --images nih=nih-films/
+    precedent serve index/ --encoder encoder.safetensors --tokens tokens.json --audit audit.jsonl
+    """
+    from service.audit import trail as witness
+    from service.audit.log import AuditLog
+    from service.errors import AuditError, MountError, NotReady, TokensError
+    from service.guard.tokens import TokenFile
+    from service.limits import Limits
+    from service.loader import load
+    from service.prefix import parse_prefix
+    from service.served.mounts import parse_mounts
+    from service.watch.logs import configure
+
+    hung_up: list[int] = []
+    signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))  # which would end it while it loads
+    tell_supervisor(f"EXTEND_TIMEOUT_USEC={LOADING_SECONDS}000000")
+    give_memory_back()
+    require_doors(host, tokens, public_name, prefix)
+    try:
+        below = parse_prefix(prefix)
+        mounts = parse_mounts(indexes, images, trusted=trusted)
+        known = TokenFile(tokens) if tokens is not None else None
+        calls = AuditLog(audit) if audit is not None else None
+    except (MountError, TokensError, AuditError) as refusal:
+        raise click.ClickException(str(refusal)) from None
+    with bind(host, port) as listener:
+        configure(log_format or ("text" if sys.stderr.isatty() else "json"))
+        hosts = (*Limits.hosts, host, *map(str.lower, public_name))
+        limits = replace(limits_for(threads), hosts=hosts, queries_a_day=queries_a_day or Limits.queries_a_day)
+        try:
+            app = load(mounts, encoder, replace(limits, prefix=below), probe, runtime="auto", ignored_parts=ignored)
+        except MountError as refusal:
+            raise click.ClickException(str(refusal)) from None
+        except NotReady as fault:
+            raise click.ClickException(f"{fault}: {fault.__cause__}") from None
+        doors.lock(app, known)
+        if calls is not None:
+            witness.register(app, calls)
+        serve(app, listener, threads=threads, hung_up=hung_up, as_json=as_json)
+    if calls is not None:
+        say(f"audit log {audit}: {calls.close()}", err=as_json)
+    leave(0)
+
+
+def give_memory_back() -> None:
+    """Have Arrow free what it read tables with, and malloc, where it is glibc's, share its arenas among the threads.
+
+    Apart, the arenas of a few dozen threads hold 0.2 GB that none of them uses.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def require_doors(host: str, tokens: Path | None, public_name: Sequence[str] = (), prefix: str = "") -> None:
+    """Refuse an address or a name by which other machines could ask where nobody is asked for a token."""
+    try:
+        address = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        raise click.ClickException(f"expected an IPv4 address, got {host!r}; name it with --public-name") from None
+    if tokens is None and not address.is_loopback:
+        raise click.ClickException(
+            f"expected a loopback address, got {host!r}, which others can reach; ask them for tokens: precedent token "
+            "create NAME --scope read --tokens FILE, and --tokens FILE here"
+        )
+    if tokens is None and (public_name or prefix):
+        raise click.ClickException(
+            f"whoever asks for {(*public_name, prefix)[0]!r} comes by a proxy here and would pass for this machine; "
+            "ask them for tokens: precedent token create NAME --scope read --tokens FILE, and --tokens FILE here"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound before the slow loading starts, so that a port in use is told at once."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as cause:
+        listener.close()
+        reason = cause.strerror or str(cause)
+        raise click.ClickException(f"cannot listen on {host}:{port}: {reason}; choose another --port") from cause
+    return listener
+
+
+@contextmanager
+def renewed_by_signals(activation: Activation | None, hung_up: Sequence[int] = ()) -> Iterator[None]:
+    """Have SIGHUP put what lies in the folders in the place of what is served, where it came from folders.
+
+    Args:
+        hung_up: the signals that came before.
+    """
+    if activation is None:
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda _signal, _frame: activation.in_background())
+    if hung_up:
+        activation.in_background()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def limits_for(threads: int) -> "Limits":
+    """Return limits under which uploads, maps and pictures together cannot take every thread."""
+    from service.limits import Limits
+
+    return replace(
+        Limits(), studies=max(1, threads // 2 - 1), readings_waiting=threads // 10, pictures=max(1, threads // 4)
+    )
+
+
+def serve(
+    app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_up: Sequence[int] = (), as_json: bool = False
+) -> None:  # fmt: skip
+    """Serve `app` until SIGINT or SIGTERM; then finish what is in flight, and refuse what comes meanwhile."""
+    body = app.config["MAX_CONTENT_LENGTH"]
+    closing = app.extensions[CLOSING]
+    sender = partial(doors.sender, app)
+    server = listen(app, listener, threads=threads, body_bytes=body, closing=closing, sender=sender)
+    host, port = listener.getsockname()[:2]
+    held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
+    with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION), hung_up):
+        address = f"http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}"
+        _say_serving(app, address, held, as_json=as_json)
+        log.info("serving %s", held)
+        tell_supervisor("READY=1")
+        whole = run(server, closing)
+    if whole:
+        log.info("stopped; every request that had begun was answered")
+        return
+    log.warning("stopped before every request that had begun was answered")
+    leave(1)
+
+
+def _say_serving(app: Flask, address: str, held: str, *, as_json: bool) -> None:
+    asked, finders = app.extensions[doors.EXTENSION].tokens is not None, app.extensions["precedent"].finders
+    if as_json:
+        found = {one.name: len(one.retriever) for one in finders}
+        warnings = {one.name: one.warning for one in finders if one.warning is not None}
+        say_json({"url": address, "collections": found, "tokens": asked, "warnings": warnings})
+        return
+    say(f"serving {held} on {address}")
+    if not asked:
+        say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
+    for one in finders:
+        if one.warning is not None:
+            say(f"WARNING of {one.name}: {one.warning}")
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without taking it down bit by bit, under the feet of native threads, which would abort it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,93 @@
+"""`precedent token`: make, list and revoke the tokens that open a served collection.
+
+precedent token create alice --scope read --tokens tokens.json
+"""
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from scripts.terminal import say, say_json
+from service.errors import TokensError
+from service.guard.tokens import SCOPES, create_token, now, read_tokens, revoke_token
+
+FILE = click.option(
+    "--tokens", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File of tokens."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def command() -> None:
+    """Make, list and revoke tokens. A running service notices at once.
+
+    \b
+    precedent token create alice --scope read --tokens tokens.json
+    precedent token revoke alice --tokens tokens.json
+    """
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(list(SCOPES)),
+    help="Once for each, none holds another. " + "; ".join(f"{name}: {says}" for name, says in SCOPES.items()) + ".",
+)
+@click.option("--days", type=click.IntRange(1, 36500), help="It opens nothing any more after so many. Default: never.")
+@FILE
+@AS_JSON
+def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path, as_json: bool) -> None:
+    """Print a new token, this once: the file, made where there is none, holds its hash alone.
+
+    \b
+    precedent token create alice --scope read --scope vectors --days 365 --tokens tokens.json
+    """
+    try:
+        secret = create_token(path, name, scopes, lifetime=None if days is None else timedelta(days=days))
+    except TokensError as refusal:
+        raise click.ClickException(str(refusal)) from None
+    say("This token is shown once. Send it as: Authorization: Bearer TOKEN", err=True)
+    if as_json:
+        say_json({"name": name, "scopes": scopes, "token": secret})
+    else:
+        say(secret)
+
+
+@command.command(name="list")
+@FILE
+@AS_JSON
+def list_(path: Path, as_json: bool) -> None:
+    """List names, scopes and states; a token itself nobody can show again."""
+    try:
+        tokens = read_tokens(path)
+    except TokensError as refusal:
+        raise click.ClickException(str(refusal)) from None
+    today = now()
+    if as_json:
+        shown = [{**one.model_dump(mode="json", exclude={"sha256"}), "state": one.state(today)} for one in tokens]
+        say_json(shown, indent=2)
+        return
+    for one in tokens:
+        until = f", until {one.expires:%Y-%m-%d}" if one.expires is not None else ""
+        say(f"{one.name}: {one.state(today)}, {' '.join(one.scopes)}, made {one.created:%Y-%m-%d}{until}")
+
+
+@command.command()
+@click.argument("name")
+@FILE
+@AS_JSON
+def revoke(name: str, path: Path, as_json: bool) -> None:
+    """Let a token open nothing from now on. Its name stays taken, for the audit log has it."""
+    try:
+        revoke_token(path, name)
+    except TokensError as refusal:
+        raise click.ClickException(str(refusal)) from None
+    if as_json:
+        say_json({"name": name, "state": "revoked"})
+    else:
+        say(f"{name}: revoked")

@@ -1,0 +1,49 @@
+"""`precedent verify`: look at every byte of an index and say what is wrong with it.
+
+precedent verify index/
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+from index.living.verification import Verdict, verify
+from index.milvus.address import MilvusAddress
+from index.opening import Address
+from scripts.options.paths import CollectionAddress, token, trust_option
+from scripts.options.places import Anywhere
+from scripts.terminal import say, say_json
+
+
+@click.command()
+@click.argument("index", type=CollectionAddress())
+@click.option("--images", type=Anywhere(), help="Image root, where it is not the one it remembers.")
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def command(index: Address, images: Path | None, trusted: bool, as_json: bool) -> None:
+    """Check the folder or address INDEX: each SHA-256, row, vector and id, changes since, and films that were added.
+
+    \b
+    precedent verify index/
+    """
+    found = _verified(index, images, trusted)
+    if as_json:
+        say_json(vars(found))
+    else:
+        for sentence in found.faults:
+            say(f"fault: {sentence}")
+        for sentence in found.notes:
+            say(f"note: {sentence}")
+        say(f"{index}: {found.studies:,} studies, {len(found.faults)} faults")
+    if found.faults:
+        sys.exit(1)
+
+
+def _verified(index: Address, images: Path | None, trusted: bool) -> Verdict:
+    if not isinstance(index, MilvusAddress):
+        return verify(index, images, trusted=trusted)
+    from index.milvus.collection import MilvusCollection
+    from index.milvus.verification import verify_on_milvus
+
+    return verify_on_milvus(MilvusCollection(index, token()), images, trusted=trusted)

@@ -1,0 +1,167 @@
+"""Studies to shards: threads read films ahead, the encoder embeds them in batches, and each shard is saved whole.
+
+Knows embedders and shards; it must not know who asked, which shards are to be written, or how many machines write.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from encoder.embedder import Embedder, Film, StudyFilms
+from encoder.errors import ImageError
+from encoder.films.layout import study_layouts
+from index.export.shards import Failure, ShardFolder
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+VIEWS = ("frontal", "lateral")
+_IN_FLIGHT = 2
+"""Batches the encoder has at once, so that it need not wait for one to be fused and the next to be put together."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One study on its way to the encoder: its films, or why it has none."""
+
+    row: int
+    films: StudyFilms | None = None
+    views: tuple[str, ...] = ()
+    layouts: tuple[bytes, ...] = ()
+    failure: Failure | None = None
+
+
+class FilmReader:
+    """Reads and preprocesses the films of a study, by its row of the table. Safe under threads."""
+
+    def __init__(self, embedder: Embedder, studies: pa.Table, images: Path, views: str) -> None:
+        """Take the films below `images`."""
+        self._embedder = embedder
+        self._images = images
+        self._ids, self._projections = studies["study_id"], studies["projection"]
+        self._paths = {view: studies[f"{view}_path"] for view in VIEWS if views in ("both", view)}
+
+    def read(self, row: int) -> Prepared:
+        """Return the study's films, or the reason why one of them cannot be used."""
+        given = {view: column[row].as_py() for view, column in self._paths.items()}
+        paths = {view: path for view, path in given.items() if path is not None}
+        if not paths:
+            return self._failed(row, f"the study has no {' or '.join(self._paths)} film")
+        try:
+            films = {view: self._film(path) for view, path in paths.items()}
+        except (ImageError, OSError) as refusal:
+            return self._failed(row, str(refusal))
+        study = StudyFilms(films.get("frontal"), films.get("lateral"), self._projections[row].as_py())
+        layouts = tuple(layout.tobytes() for layout in study_layouts(study))
+        return Prepared(row, study, tuple(films), layouts)
+
+    def _film(self, path: str) -> Film:
+        return self._embedder.read_film(self._images / path, name=path)
+
+    def _failed(self, row: int, reason: str) -> Prepared:
+        return Prepared(row, failure=Failure(self._ids[row].as_py(), reason))
+
+
+def threads_for(asked: int | None) -> int:
+    """Return how many threads decode: those asked for, or one more than there are cores."""
+    return asked or (os.cpu_count() or 1) + 1
+
+
+@contextmanager
+def one_torch_thread(embedder: Embedder) -> Iterator[None]:
+    """Give OpenVINO the cores: torch's own threads, which only fuse then, would spin beside its and cost a sixth."""
+    before = torch.get_num_threads()
+    if embedder.runtime.name != "torch":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def write_shards(
+    embedder: Embedder,
+    table: pa.Table,
+    reader: FilmReader,
+    folder: ShardFolder,
+    shards: Sequence[int],
+    *,
+    batch: int,
+    threads: int,
+    told: Callable[[int], None],
+    first_row: int = 0,
+) -> None:
+    """Write these shards: threads decode ahead while the encoder works; memory is bounded by the batch.
+
+    A batch never reaches over the end of a shard, so that a shard's vectors do not depend on what else is written.
+
+    Args:
+        table: the studies, from `first_row` of the whole table on; `reader` reads the films of its rows.
+        told: is given how many more studies are done.
+    """
+    plan = folder.plan
+    rows = (row - first_row for shard in shards for row in range(*plan.slice_of(shard).indices(plan.rows)))
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(_IN_FLIGHT) as lanes:
+        prepared = in_order(pool, reader.read, rows, ahead=4 * batch)
+        for shard, of_shard in groupby(prepared, key=lambda study: (study.row + first_row) // plan.shard_rows):
+            done: list[Prepared] = []
+            vectors: list[np.ndarray] = []
+            embed = partial(_embedded, embedder)
+            for group, embedded in in_order(lanes, embed, _groups(of_shard, batch), ahead=_IN_FLIGHT):
+                vectors.extend(embedded)
+                done.extend(group)
+                told(len(group))
+            _save(folder, shard, table, done, vectors)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Done], items: Iterable[Item], ahead: int
+) -> Iterator[Done]:
+    """Yield what becomes of the items, in their order, while at most `ahead` of them are being worked on or wait."""
+    waiting: deque[Future[Done]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for one in waiting:  # where a store is out of reach, each would wait in vain
+            one.cancel()
+
+
+def _groups(studies: Iterator[Prepared], batch: int) -> Iterator[list[Prepared]]:
+    while group := list(islice(studies, batch)):
+        yield group
+
+
+def _embedded(embedder: Embedder, group: Sequence[Prepared]) -> tuple[list[Prepared], list[np.ndarray]]:
+    """Return the studies without their films, which the shard has no use for, and the vectors of those that had any."""
+    films = [study.films for study in group if study.films is not None]
+    return [replace(study, films=None) for study in group], list(embedder.embed(films)) if films else []
+
+
+def _save(
+    folder: ShardFolder, shard: int, table: pa.Table, done: Sequence[Prepared], vectors: Sequence[np.ndarray]
+) -> None:
+    embedded = [study for study in done if study.failure is None]
+    matrix = np.stack(vectors) if vectors else np.empty((0, folder.plan.embedding_dim), np.float32)
+    folder.save_shard(
+        shard,
+        table.take(pa.array([study.row for study in embedded], pa.int64())),  # of no study at all, too
+        [study.views for study in embedded],
+        matrix,
+        [study.failure for study in done if study.failure is not None],
+        [study.layouts for study in embedded],
+    )

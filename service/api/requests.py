@@ -1,0 +1,255 @@
+"""The shapes of requests, as the OpenAPI document shows them.
+
+Pure: no request object, no index and no encoder is touched here.
+"""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
+
+from index.table.filters import MAX_CONDITIONS, MAX_VALUES
+from index.table.studies import ID_LENGTH
+from service.limits import MAX_HITS, MAX_JSON_VALUES
+
+MAX_PASSES = 50
+"""Most Monte-Carlo dropout passes of one request: a spread of 50 draws is known to a tenth of itself."""
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, or holding NaN, Infinity or half of a surrogate pair; of more values
+            than MAX_JSON_VALUES, which is told from its commas and brackets before any is made.
+    """
+    raw = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise ValueError(f"more than {MAX_JSON_VALUES:,} values")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _from_text(what: str) -> BeforeValidator:
+    """A form and a URL carry it as text, a JSON body carries it as an object."""
+
+    def parse(value: Any) -> Any:
+        try:
+            parsed = parse_json(value) if isinstance(value, str) else value
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"expected a {what} in JSON, got {error}") from None
+        return parsed
+
+    return BeforeValidator(parse)
+
+
+Filter = Annotated[dict[str, Any], _from_text("filter")]
+StudyId = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
+Finding = Annotated[str, Field(max_length=512)]
+Text = Annotated[str, Field(max_length=65_535)]
+"""Of a study, in a column of the collection's own: every hit answers it whole. Milvus keeps no longer one."""
+EXAMPLE = "patient00001/study1"
+"""A study of CheXpert and of the demo, so that the document's examples can be tried."""
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"example": fields})
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class InCollection(_Request):
+    """Which of the mounted collections is asked."""
+
+    collection: str | None = Field(None, max_length=64, description="a name that /info lists; default: the first there")
+
+
+class SearchOptions(InCollection):
+    """How to search, whatever the query is."""
+
+    k: int = Field(10, ge=1, le=MAX_HITS, description="number of hits")
+    filter: Filter | None = Field(
+        None,
+        description='e.g. {"must": [{"key": "sex", "match": {"value": "Female"}}]}; as JSON text in a form. It names '
+        f"columns that /info lists, in at most {MAX_CONDITIONS} conditions with {MAX_VALUES:,} values",
+    )
+    exclude_same_patient: bool = Field(True, description="leave out studies of the query's own patient")
+    group_by: Literal["patient"] | None = Field(None, description="one hit a patient, the most similar")
+    min_similarity: FiniteFloat | None = Field(None, ge=-1, le=1, description="cosine")
+    exact: bool = Field(False, description="scan every row instead of an approximate index")
+
+
+class FilmOptions(SearchOptions):
+    """How to search with films or a vector, whose patient only the caller knows."""
+
+    patient_id: StudyId | None = Field(None, description="the query's own patient, to leave out")
+
+
+class Films(InCollection):
+    """One study as base64, with at least one view."""
+
+    frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+
+    @model_validator(mode="after")
+    def _one_view(self) -> Self:
+        if self.frontal is None and self.lateral is None:
+            raise ValueError("expected 'frontal', 'lateral' or both, got neither")
+        return self
+
+
+class Search(FilmOptions):
+    """A search by exactly one of: a stored study, a vector, films."""
+
+    model_config = _example(study_id=EXAMPLE, k=5)
+
+    study_id: StudyId | None = None
+    embedding: list[FiniteFloat] | None = Field(None, min_length=1, description="unit vector of the encoder")
+    frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        films = self.frontal is not None or self.lateral is not None
+        given = [self.study_id is not None, self.embedding is not None, films]
+        if sum(given) != 1:
+            raise ValueError(
+                f"expected exactly one query (study_id, embedding, or frontal and lateral), got {sum(given)}"
+            )
+        if self.study_id is not None and self.patient_id is not None:
+            raise ValueError("expected patient_id with films or an embedding; a stored study knows its patient")
+        return self
+
+
+class NewStudy(_Request):
+    """What is known of a study to be added, as `GET /v1/studies/{study_id}` answers it."""
+
+    study_id: StudyId
+    patient_id: StudyId
+    projection: str | None = Field(None, max_length=64, description="of the frontal film: AP, PA, ...")
+    sex: str | None = Field(None, max_length=64)
+    age: FiniteFloat | None = Field(None, ge=0, le=150, description="years")
+    split: str | None = Field(None, max_length=64)
+    findings: dict[str, Literal[1, 0, -1] | None] = Field(default_factory=dict, description="by column")
+    extra: dict[str, Text | int | FiniteFloat | None] = Field(
+        default_factory=dict, description="further columns of the collection, by name"
+    )
+
+
+class StudyOptions(InCollection):
+    """A study to be added, beside its films."""
+
+    study: Annotated[NewStudy, _from_text("study")] = Field(description="as JSON text in a form")
+    replace: bool = Field(False, description="in the place of a study of the same id")
+
+
+class AddStudy(StudyOptions, Films):
+    """A study to be added, with its films."""
+
+
+class _AboutFilms(InCollection):
+    patient_id: StudyId | None = Field(None, description="the films' own patient, to leave out")
+
+
+class _AboutStudy(_AboutFilms):
+    """A stored study, or films, of which at least one is there."""
+
+    study_id: StudyId | None = None
+    frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        if (self.study_id is not None) == (self.frontal is not None or self.lateral is not None):
+            raise ValueError("expected either study_id, or frontal and/or lateral")
+        return self
+
+
+class PlaceOptions(_AboutFilms):
+    """Whose place on the map is asked for, beside the films."""
+
+
+class Place(PlaceOptions, _AboutStudy):
+    """A stored study or films to place on the map."""
+
+    model_config = _example(study_id=EXAMPLE)
+
+
+class PredictOptions(_AboutFilms):
+    """What to predict, beside the films."""
+
+    k: int = Field(20, ge=1, le=MAX_HITS, description="neighbours that vote")
+    tta: bool = Field(False, description="average five looks at the films")
+    dropout_passes: int = Field(
+        0, ge=0, le=MAX_PASSES, description="Monte-Carlo dropout passes, for a spread; 0 or from 2"
+    )
+    finding: Finding | None = Field(None, description="also the nearest study with this finding and without it")
+    map: bool = Field(False, description="also the map of the most probable finding, on each film")
+
+    @field_validator("dropout_passes")
+    @classmethod
+    def _not_one(cls, passes: int) -> int:
+        if passes == 1:
+            raise ValueError("expected 0 or at least 2 dropout passes, got 1")
+        return passes
+
+
+class Predict(PredictOptions, _AboutStudy):
+    """A stored study or films to predict."""
+
+    model_config = _example(study_id=EXAMPLE)
+
+
+class ExplainOptions(_AboutFilms):
+    """What to explain, beside the films: a finding of the probe, or the likeness to a stored study."""
+
+    finding: Finding | None = None
+    hit: StudyId | None = Field(None, description="a stored study")
+    method: Literal["gradcam", "gradcam++", "layercam", "integrated_gradients", "gradient_shap"] = "gradcam++"
+    stage: int | None = Field(
+        None, ge=0, le=4, description="resolution to explain at, 0 for 1/2; default: the last maps"
+    )
+    trust: bool = Field(True, description="also deletion and insertion scores, beside a random map's")
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Self:
+        if (self.finding is None) == (self.hit is None):
+            raise ValueError("expected either a finding or a hit to explain")
+        return self
+
+
+class Explain(ExplainOptions, _AboutStudy):
+    """A stored study or films to explain."""
+
+    model_config = _example(study_id=EXAMPLE, hit="patient00002/study1")
+
+
+class StudyPath(BaseModel):
+    """The slash of a study id may stand as it is or as %2F."""
+
+    study_id: StudyId = Field(json_schema_extra={"example": EXAMPLE})
+
+
+class ImageQuery(InCollection):
+    """Which film of a study."""
+
+    view: Literal["frontal", "lateral"] = "frontal"

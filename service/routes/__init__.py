@@ -1,0 +1,1 @@
+"""Which addresses are there? The only folder that registers routes."""

@@ -1,0 +1,113 @@
+"""Where a person at a browser gives a token, and gives it back.
+
+The browser keeps a session in a cookie that no script can read; what it opens, `service.guard.access` knows.
+"""
+
+from urllib.parse import unquote, urlsplit
+
+from flask import current_app, g, make_response, redirect, render_template, request, url_for
+from flask_openapi3 import APIBlueprint
+from pydantic import BaseModel, Field
+from werkzeug.exceptions import Forbidden, Unauthorized
+from werkzeug.wrappers import Response as BaseResponse
+
+from service.api.openapi import SERVICE, content, form_body, refusals
+from service.errors import RequestError, as_sentence, refusal_of
+from service.guard import access as doors
+from service.guard.origins import require_own_page
+
+api = APIBlueprint("entry", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 500))
+
+
+class Next(BaseModel):
+    """Where to go on after signing in."""
+
+    next: str = Field("/", max_length=doors.MAX_NEXT, description="a path of this service; others are not followed")
+
+
+class LoginForm(Next):
+    """The form of the sign-in page."""
+
+    token: str = Field("", max_length=256)
+
+
+@api.get("/login", responses={200: content("text/html"), 303: {"description": "nothing to sign in to"}})
+def login(query: Next) -> str | BaseResponse:
+    """The page that takes a token"""
+    if not doors.locked():
+        return redirect(url_for("pages.page"), 303)
+    return render_template("login.html", next=query.next)
+
+
+@api.post(
+    "/login",
+    responses={
+        303: {"description": "signed in: a session is in a cookie"},
+        401: content("text/html"),
+        **refusals(403, 413, 429, 503),
+    },
+    openapi_extensions=form_body(LoginForm),
+)
+def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
+    """Take a token and begin a session, in a cookie that scripts cannot read"""
+    if not request.form:
+        raise RequestError("expected the form of the sign-in page, got none")
+    tokens = doors.tokens()
+    if tokens is None:
+        return redirect(url_for("pages.page"), 303)
+    require_own_page()
+    try:
+        token = doors.admitted(tokens, form.token.strip() or None)
+        g.scopes = token.scopes
+        doors.require("read")
+    except (Unauthorized, Forbidden) as refusal:
+        doors.slow()
+        return render_template("login.html", next=form.next, message=as_sentence(refusal_of(refusal)[2])), 401
+    response, secure = redirect(_own(form.next), 303), _secure()
+    name = doors.cookie_names(current_app)[0 if secure else 1]
+    _end_sessions(response, but=name)
+    response.set_cookie(
+        name, doors.sessions().begin(token), path=_path(), httponly=True, samesite="Strict", secure=secure
+    )
+    return response
+
+
+@api.post("/logout", responses={303: {"description": "signed out"}, **refusals(403, 503)})
+def sign_out() -> BaseResponse:
+    """End the session"""
+    require_own_page()
+    response = make_response(redirect(url_for("entry.login"), 303))
+    if doors.locked():
+        _end_sessions(response)
+    return response
+
+
+def _end_sessions(response: BaseResponse, but: str = "") -> None:
+    """End what the browser's cookies name and have it forget them, but for the cookie `but`. Raises SessionsError."""
+    over_https, _ = names = doors.cookie_names(current_app)
+    for name in names:
+        if name in request.cookies:
+            doors.sessions().end(request.cookies[name])
+            if name != but:
+                response.delete_cookie(name, path=_path(), httponly=True, samesite="Strict", secure=name == over_https)
+
+
+def _path() -> str:
+    """Return below which path a browser sends the cookie: what else the host shows is not sent it."""
+    path: str = current_app.config["APPLICATION_ROOT"]
+    return path
+
+
+def _secure() -> bool:
+    """A reverse proxy that speaks https speaks http to us; the browser says what it sees."""
+    return request.is_secure or urlsplit(request.headers.get("Origin", "")).scheme == "https"
+
+
+def _own(address: str) -> str:
+    """Return the address of a path of this service, or of its page: what leads elsewhere is not followed."""
+    plain = address.isascii() and address.isprintable() and "\\" not in address
+    if not plain or not address.startswith("/") or address.startswith("//"):
+        return url_for("pages.page")
+    if ".." in unquote(address.partition("?")[0]).split("/"):
+        return url_for("pages.page")
+    return request.script_root + address

@@ -1,0 +1,118 @@
+"""The route of a collection's map: where each study stands on the plane, and how one finding is labelled there.
+
+The map was worked out beforehand (`precedent map`); this room thins it, and must not compute places of its own.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from flask import request
+from flask_openapi3 import APIBlueprint
+from pydantic import BaseModel, Field
+
+from index.built.map import CollectionMap
+from index.errors import FilterError
+from service.api.openapi import STUDIES, content, film_body, refusals
+from service.api.parsing import parse_query
+from service.api.requests import Finding, InCollection, Place, PlaceOptions, StudyId
+from service.errors import MapMissing
+from service.guard import disclosure
+from service.limits import MAX_DRAWN
+from service.served.mounted import Finder, current
+
+MAX_POINTS = 20_000
+"""Points of one answer: what a browser still draws at once, in about a megabyte."""
+
+api = APIBlueprint("maps", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 500))
+
+
+class MapQuery(InCollection):
+    """Which map, and what its points are coloured by."""
+
+    finding: Finding | None = Field(None, description="a column of labels; without one, no labels are answered")
+    study: list[StudyId] = Field(default_factory=list, max_length=MAX_DRAWN, description="studies that must be drawn")
+
+
+class CollectionMapAnswer(BaseModel):
+    """A map as columns, an entry a point."""
+
+    rows: int = Field(description="studies of the map; more than are answered where the map was thinned")
+    absent: int = Field(description="studies added or replaced since it was made, which have no place on it yet")
+    study_ids: list[str]
+    x: list[float]
+    y: list[float]
+    labels: list[int | None] = Field(description="of the finding: 1 present, 0 absent, -1 uncertain; or empty")
+    findings: list[str] = Field(description="what points can be coloured by")
+    shares: list[float] = Field(description="of the variance that each axis holds")
+    fingerprint: str
+
+
+class PlaceAnswer(BaseModel):
+    """A place on the map: two numbers of a vector, which stays here."""
+
+    x: float
+    y: float
+    fingerprint: str
+
+
+@api.get("/v1/map", responses={200: CollectionMapAnswer, 431: content("text/plain")})
+def collection_map(query: MapQuery) -> dict[str, Any]:
+    """Where the studies stand on the collection's map, thinned evenly to 20,000 points; those added since do not"""
+    finder = current(query.collection)
+    studies, found = finder.retriever.now(), _map_of(finder)
+    if query.finding is not None and query.finding not in found.findings:
+        raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(found.findings)}")
+    placed = np.flatnonzero(~_among(found.points["study_id"], studies.moved))
+    points = found.points.take(placed[_drawn(found.points["study_id"].take(placed), query.study)])
+    return {
+        "rows": len(placed),
+        "absent": max(len(studies) - len(placed), 0),
+        "study_ids": points["study_id"].to_pylist(),
+        **{axis: [disclosure.place(round(one, 5)) for one in points[axis].to_pylist()] for axis in "xy"},
+        "labels": points[query.finding].to_pylist() if query.finding else [],
+        "findings": found.findings,
+        "shares": list(found.plane.shares),
+        "fingerprint": found.fingerprint,
+    }
+
+
+@api.post(
+    "/v1/map",
+    responses={200: PlaceAnswer, **refusals(413, 415, 422, 429, 503)},
+    openapi_extensions=film_body(PlaceOptions, Place),
+)
+def place() -> dict[str, Any]:
+    """Where films, or a stored study that was added since, stand on the collection's map"""
+    asked = parse_query(request, PlaceOptions, Place)
+    finder = current(asked.collection)
+    found = _map_of(finder)
+    if asked.study_id is not None:
+        vector = finder.retriever.embedding(asked.study_id)
+    else:
+        vector = finder.embed(asked.frontal, asked.lateral)
+    x, y = map(disclosure.place, found.plane.place(vector[None])[0].tolist())
+    return {"x": x, "y": y, "fingerprint": found.fingerprint}
+
+
+def _map_of(finder: Finder) -> CollectionMap:
+    if finder.map is None:
+        raise MapMissing("this collection has no map; run: precedent map INDEX, and start the service again")
+    return finder.map
+
+
+def _drawn(ids: pa.ChunkedArray, wanted: Collection[str]) -> npt.NDArray[np.int64]:
+    """Return the rows to draw: evenly spaced ones, and those asked for."""
+    step = -(-len(ids) // MAX_POINTS)
+    even = np.arange(0, len(ids), step)
+    if step == 1 or not wanted:
+        return even
+    return np.union1d(even, np.flatnonzero(_among(ids, wanted)))
+
+
+def _among(ids: pa.ChunkedArray, wanted: Collection[str]) -> npt.NDArray[np.bool_]:
+    """Return which of the ids (N,) are wanted."""
+    return np.array(pc.is_in(ids, pa.array(list(wanted), pa.string())), dtype=bool)

@@ -1,0 +1,174 @@
+"""The page, the reading room of the API's documentation, and the API's own description.
+
+The page is rendered here, whole, with a refusal as a sentence; its scripts add what needs a mouse, and ask the API.
+"""
+
+from functools import partial
+from importlib.resources import files
+from typing import Any, Literal
+
+from flask import Blueprint, Response, current_app, render_template, request, url_for
+from flask_openapi3 import APIBlueprint
+from pydantic import Field
+from werkzeug.exceptions import HTTPException
+
+from encoder.errors import EncoderError
+from index.errors import CollectionError
+from index.table.studies import Study
+from service.api.narrowing import Narrowing
+from service.api.openapi import SERVICE, content, film_body, refusals, with_scopes
+from service.api.openapi import pages as as_pages
+from service.api.parsing import parse_search
+from service.api.requests import FilmOptions, ImageQuery, InCollection, Search, SearchOptions, StudyId, StudyPath
+from service.errors import CollectionNotFound, RequestError, refusal_of
+from service.guard.access import locked, require, scopes
+from service.guard.disclosure import SIMILARITY_DECIMALS, exact, rounded
+from service.served.films import film_path
+from service.served.mounted import Finder, current, mounted
+from service.served.pictures import data_url, thumbnail_response
+
+PAGE_HITS = 12
+COUNTS = (12, 24, 48, 96)
+
+api = APIBlueprint("pages", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 404, 500))
+swagger = Blueprint(
+    "swagger",
+    __name__,
+    static_folder=str(files("flask_openapi3_swagger") / "templates" / "swagger"),
+    static_url_path="/docs/static",
+)
+
+
+class PageQuery(SearchOptions, Narrowing):
+    """A stored study whose similar cases the page shows, and what is open there; without one, the empty page."""
+
+    study: StudyId | None = None
+    k: int = Field(PAGE_HITS, ge=1, le=100)
+    one_a_patient: bool = Field(True, description="the most similar study of each patient only")
+    hit: StudyId | None = Field(None, description="the study that is compared with the query")
+    view: Literal["frontal", "lateral", "both"] | None = Field(None, description="the films that are compared")
+    why: str | None = Field(None, max_length=200, description="the map over them: 'similar', or a finding")
+
+    def options(self) -> SearchOptions:
+        """Return the search that the page's words mean."""
+        group_by: Literal["patient"] | None = "patient" if self.one_a_patient else None
+        return self.model_copy(update={"filter": self.narrowed(self.filter), "group_by": group_by})
+
+
+class FilmsQuery(InCollection, Narrowing):
+    """Where and among what the page searches for the films of its form."""
+
+
+@api.get("/", responses={200: content("text/html"), **as_pages(400, 404, 429)})
+def page(query: PageQuery) -> tuple[str, int]:
+    """The page: similar cases of a stored study, or two places to drop films"""
+    shown: dict[str, Any] = {"asked": query.study, "narrowing": query, "k": query.k, "each": not query.one_a_patient}
+    try:
+        finder = shown["finder"] = current(query.collection)
+        if query.study is not None:
+            shown["study"] = finder.retriever.study(query.study)
+            shown["films"] = _stored(shown["study"], _spoken(finder))
+            options = query.options()
+            shown["answer"] = finder.similar(query.study, options)
+            shown["familiarity"] = rounded(finder.familiarity(shown["answer"], options))
+    except (CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
+        shown["refused"] = error
+    return _render(**shown)
+
+
+@api.post(
+    "/",
+    responses={200: content("text/html"), **as_pages(400, 404, 413, 415, 422, 429, 503)},
+    openapi_extensions=film_body(FilmOptions),
+)
+def page_of_films(query: FilmsQuery) -> tuple[str, int]:
+    """The page with the similar cases of one or two films"""
+    shown: dict[str, Any] = {"narrowing": query}
+    try:
+        shown["finder"] = current(query.collection)
+        search = parse_search(request)
+        if search.embedding is not None:
+            require("vectors")
+        finder = shown["finder"] = current(search.collection or query.collection)
+        shown |= {"k": search.k, "each": search.group_by is None}
+        search = search.model_copy(update={"filter": query.narrowed(search.filter)})
+        look = finder.look(search)
+        shown["answer"] = finder.find(search, look and look.vector)
+        shown |= {"films": _uploaded(search), "notices": look.notices if look else ()}
+        known = look.layouts if look else ()
+        shown["familiarity"] = rounded(finder.familiarity(shown["answer"], search, known, search.patient_id))
+    except (EncoderError, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
+        shown["refused"] = error
+    return _render(**shown)
+
+
+@api.get("/film/<path:study_id>", responses={200: content("image/jpeg"), **refusals(415, 422, 429)})
+def thumbnail(path: StudyPath, query: ImageQuery) -> Response:
+    """A small picture of one film of a study, for the page's cards"""
+    finder = current(query.collection)
+    film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
+    return thumbnail_response(film, query.view)
+
+
+@api.get("/docs", responses={200: content("text/html")})
+def docs() -> str:
+    """The documentation of the API, to read and to try"""
+    return render_template("docs.html")
+
+
+@api.get("/openapi.json", responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}})
+def openapi_json() -> dict[str, Any]:
+    """This document"""
+    document: dict[str, Any] = current_app.api_doc  # type: ignore[attr-defined]  # flask_openapi3.OpenAPI's own member
+    document["components"].pop("securitySchemes", None)  # which that library leaves at null
+    if request.script_root:
+        document = document | {"servers": [{"url": request.script_root}]}
+    return with_scopes(document, scopes()) if locked() else document
+
+
+def _uploaded(search: Search) -> list[dict[str, str]]:
+    given = {"frontal": search.frontal, "lateral": search.lateral}
+    films = {view: data_url(film, view) for view, film in given.items() if film is not None}
+    return [{"view": view, "small": src, "whole": ""} for view, src in films.items()]
+
+
+def _spoken(finder: Finder) -> str | None:
+    """Return the name by which addresses must tell a collection; None where it is the only one."""
+    return finder.name if len(mounted().finders) > 1 else None
+
+
+def _stored(study: Study, collection: str | None) -> list[dict[str, str]]:
+    def address(route: str, view: str) -> str:
+        return url_for(route, study_id=study.study_id, view=view, collection=collection)
+
+    return [
+        {"view": view, "small": address("pages.thumbnail", view), "whole": address("studies.image", view)}
+        for view in study.views
+    ]
+
+
+def _render(finder: Finder | None = None, refused: Exception | None = None, **shown: Any) -> tuple[str, int]:
+    finder = finder or current()
+    collection = _spoken(finder)
+    status, _, message = refusal_of(refused) if refused else (200, "", "")
+    narrowing: Narrowing = shown["narrowing"]
+    given: dict[str, Any] = {"k": PAGE_HITS, "each": False} | shown
+    carried = narrowing.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
+    carried |= {"collection": collection} if collection else {}
+    html = render_template(
+        "page.html",
+        rows=len(finder.retriever),
+        fingerprint=finder.retriever.fingerprint,
+        choices=finder.retriever.choices,
+        counts=sorted({*COUNTS, given["k"]}),
+        carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
+        films_of=partial(_stored, collection=collection),
+        mapped=finder.map is not None,
+        warning=finder.warning,
+        collection=collection,
+        collections=mounted().names,
+        decimals=3 if exact() else SIMILARITY_DECIMALS,
+        message=message,
+        **given,
+    )
+    return html, status

@@ -1,0 +1,130 @@
+"""The routes that say what a film shows and why: predictions with the neighbours' vote, and maps.
+
+They hold no rule of their own: parse, ask the reader, serialise.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol, cast
+
+from flask import current_app, request
+from flask_openapi3 import APIBlueprint
+
+from index.search.contrast import Subject
+from service.api.answers import ExplainAnswer, PredictAnswer
+from service.api.openapi import SEARCH, film_body, refusals
+from service.api.parsing import parse_query
+from service.api.requests import Explain, ExplainOptions, Predict, PredictOptions
+from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
+from service.guard import disclosure
+from service.served.departure import departure
+from service.served.films import film_path, read_film
+from service.served.mounted import Finder, current
+from service.served.turnstile import Turnstile
+from service.watch.requests import stage
+
+TURNSTILE = "precedent_readings"
+
+api = APIBlueprint(
+    "readings", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 404, 409, 413, 415, 422, 429, 500, 503)
+)
+
+
+@api.post("/v1/predict", responses={200: PredictAnswer}, openapi_extensions=film_body(PredictOptions, Predict))
+def predict() -> dict[str, Any]:
+    """Probability and call of each finding, the neighbours' vote beside it, and how familiar the films are"""
+    asked = parse_query(request, PredictOptions, Predict)
+    disclosure.require_hits(asked.k)
+    finder = current(asked.collection)
+    if asked.finding is not None and asked.finding not in finder.columns:
+        raise RequestError(f"finding: expected a label of this collection, got {asked.finding!r}")
+    reader = _reader(finder)
+    if asked.map:
+        _require_probe(reader)
+    heavy = asked.tta or asked.map or bool(asked.dropout_passes)
+    with _turn("predict") if heavy else nullcontext():
+        query = query_of(finder, asked, films=heavy)
+        predicted: dict[str, Any] = disclosure.rounded(reader.predict(
+            query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
+        ))  # fmt: skip
+    return predicted
+
+
+@api.post("/v1/explain", responses={200: ExplainAnswer}, openapi_extensions=film_body(ExplainOptions, Explain))
+def explain() -> dict[str, Any]:
+    """Maps of what speaks for a finding in the films, or of what makes them and a stored study alike"""
+    asked = parse_query(request, ExplainOptions, Explain)
+    finder = current(asked.collection)
+    reader = _reader(finder)
+    if asked.finding is not None:
+        _require_probe(reader)
+        if asked.finding not in reader.probe.findings:
+            known = ", ".join(reader.probe.findings)
+            raise RequestError(f"finding: expected one of the probe ({known}), got {asked.finding!r}")
+    options = {"method": asked.method, "stage": asked.stage, "trust": asked.trust}
+    with _turn("explain"):
+        query = query_of(finder, asked, films=True)
+        hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
+        explained: dict[str, Any] = disclosure.rounded(reader.explain(query, hit, finding=asked.finding, **options))
+    return explained
+
+
+@contextmanager
+def _turn(work: str) -> Iterator[None]:
+    """Wait for a turn at work that keeps every core busy, few at a time, so that searches are answered meanwhile.
+
+    The work is timed as that stage, without the wait.
+    """
+    gone = departure()
+    with cast(Turnstile, current_app.extensions[TURNSTILE]):
+        if gone():
+            raise ClientGone
+        with stage(work):
+            yield
+
+
+class Question(Protocol):
+    """What both requests name a study by."""
+
+    study_id: str | None
+    frontal: bytes | None
+    lateral: bytes | None
+    patient_id: str | None
+
+
+def query_of(finder: Finder, asked: Question, *, films: bool) -> Any:
+    """Return the study that is asked about, with its films where they are needed.
+
+    Raises:
+        StudyNotFound: no such study. ImageMissing: a film of it is not to be had. TooManyRequests: it is a query more
+            than the token may ask today.
+    """
+    from service.served.film_reader import Query
+
+    if asked.study_id is None:
+        disclosure.count(asked.frontal, asked.lateral)
+        sources = {view: film for view in ("frontal", "lateral") if (film := getattr(asked, view)) is not None}
+        return Query(sources, Subject(patient_id=asked.patient_id, views=tuple(sources)))
+    disclosure.count(finder.name, finder.retriever.study(asked.study_id).study_id)
+    return stored_query(finder, asked.study_id, films=films)
+
+
+def stored_query(finder: Finder, study_id: str, *, films: bool) -> Any:
+    """Return a stored study, with the bytes of its films where they are needed. Raises StudyNotFound, ImageMissing."""
+    from service.served.film_reader import Query
+
+    study = finder.retriever.study(study_id)
+    views = study.views if films else ()
+    sources = {view: read_film(film_path(finder.image_root, study, view), view) for view in views}
+    return Query(sources, Subject.of(study), finder.retriever.embedding(study_id))
+
+
+def _require_probe(reader: Any) -> None:
+    if reader.probe is None:
+        raise ProbeMissing("the service was started without a probe; start it with --probe to explain findings")
+
+
+def _reader(finder: Finder) -> Any:
+    if finder.reader is None:
+        raise NotReady("the service was started without what reads films; start it with precedent serve")
+    return finder.reader

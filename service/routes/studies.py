@@ -1,0 +1,107 @@
+"""The routes that change a collection: a study is added with its films, or deleted.
+
+They answer when the change is on the disk and the next search finds it; they must not know how it gets there.
+"""
+
+from typing import Any
+
+from flask import Response, request
+from flask_openapi3 import APIBlueprint
+
+from encoder.films.bare import untagged
+from encoder.films.image import READING
+from index.errors import StudyExists
+from index.export.training import require_reading
+from index.living.additions import VIEWS, Addition, joined
+from index.storage.places import is_local
+from index.table.studies import FINDINGS, Study
+from service.api.answers import StudyAnswer, study_answer
+from service.api.openapi import STUDIES, film_body, refusals
+from service.api.parsing import parse_addition
+from service.api.requests import AddStudy, InCollection, StudyOptions, StudyPath
+from service.audit.trail import UNKNOWN, announce
+from service.errors import NotWritable
+from service.served.decoding import decoding
+from service.served.films import film_path, read_film
+from service.served.mounted import Finder, current
+
+api = APIBlueprint("writing", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 409, 429, 500, 503))
+
+
+@api.post(
+    "/v1/studies",
+    responses={201: StudyAnswer, 200: StudyAnswer, **refusals(413, 415, 422)},
+    openapi_extensions=film_body(StudyOptions, AddStudy),
+)
+def add() -> tuple[dict[str, Any], int]:
+    """Add a study with its films, or a further film of one: 201 once it is on the disk, 200 where it was there"""
+    asked = parse_addition(request)
+    finder = current(asked.collection)
+    fresh = _added(finder, asked)
+    return study_answer(finder.retriever.study(asked.study.study_id)), 201 if fresh else 200
+
+
+@api.delete("/v1/studies/<study:study_id>", responses={204: {"description": "deleted"}})
+def delete(path: StudyPath, query: InCollection) -> Response:
+    """Delete a study; it is found no more, and its added films are removed by the next compaction"""
+    finder = current(query.collection)
+    living = finder.living
+    announce(finder, [path.study_id] if finder.has(path.study_id) else [UNKNOWN])
+    living.delete([path.study_id], finder.image_root)
+    return Response(status=204)
+
+
+def _added(finder: Finder, asked: AddStudy) -> bool:
+    """Add a study and its films, of which the pixels alone are kept; return whether anything was new.
+
+    A study that is there and lacks one of the films is embedded anew with all of them, those it has from the disk.
+
+    Raises:
+        NotWritable, ReadingMismatch, ImageMissing, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
+    """
+    living, root = finder.living, finder.image_root
+    if root is None or not is_local(root) or not root.is_dir():
+        raise NotWritable(
+            f"collection {finder.name!r} has no image root on a disk to keep films in; start it with --images"
+        )
+    require_reading(living.manifest, READING)
+    given = {view: film for view in VIEWS if (film := getattr(asked, view)) is not None}
+    stored = _stored(finder, asked)
+    embedding = None if stored is not None else finder.embed(asked.frontal, asked.lateral, asked.study.projection)
+    with decoding().place():
+        films = {view: untagged(film, view, decoding().ignored_parts) for view, film in given.items()}
+    paths = {view: living.film_path(film, suffix) for view, (film, suffix) in films.items()}
+    contents = {paths[view]: film for view, (film, _) in films.items()}
+    study = _study(asked, paths)
+    whole = study if stored is None else joined(stored, study)
+    if whole is not None and embedding is None:
+        known = {view: read_film(film_path(root, whole, view), view) for view in whole.views if view not in given}
+        both = given | known
+        embedding = finder.embed(both.get("frontal"), both.get("lateral"), whole.projection)
+    if whole is None or embedding is None:
+        raise StudyExists(f"study {study.study_id!r} is there already, with other content; replace it knowingly")
+    announce(finder, [asked.study.study_id])
+    joins = stored if stored is not None and whole != stored else None
+    addition = Addition(whole, whole.views, embedding, joins)
+    return living.add([addition], replace=asked.replace, films=contents, image_root=root)[0]
+
+
+def _stored(finder: Finder, asked: AddStudy) -> Study | None:
+    """Return the study that is there and has not the views that are given, where they may be its further films."""
+    now = finder.retriever.now()
+    if asked.replace or asked.study.study_id not in now:
+        return None
+    stored = now.study(asked.study.study_id)
+    given = tuple(view for view in VIEWS if getattr(asked, view) is not None)
+    return None if stored.views == given else stored
+
+
+def _study(asked: AddStudy, paths: dict[str, str]) -> Study:
+    new = asked.study
+    labels = new.findings | new.extra
+    return Study(
+        new.study_id, new.patient_id, paths.get("frontal"), paths.get("lateral"),
+        projection=new.projection, sex=new.sex, age=new.age, split=new.split,
+        findings=dict.fromkeys(FINDINGS) | {name: new.findings[name] for name in FINDINGS if name in new.findings},
+        extra={name: value for name, value in labels.items() if name not in FINDINGS},
+    )  # fmt: skip

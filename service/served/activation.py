@@ -1,0 +1,124 @@
+"""What lies in the folders now, put in the place of what is served, without a request that fails or sees both.
+
+It knows how to ask for it and where to put it; it must not know how an index is opened.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from flask import Flask, current_app
+from flask_openapi3 import APIBlueprint
+from pydantic import BaseModel, Field
+
+from encoder.errors import EncoderError
+from index.errors import BackendUnavailable, CollectionError, FingerprintMismatch
+from service.api.openapi import SERVICE, refusals
+from service.audit.trail import EXTENSION as WITNESS
+from service.audit.trail import Witness, announce
+from service.errors import AuditError, Busy, NotReady, NotWritable, refusal_of
+from service.served.mounted import EXTENSION, Mounted, mounted
+
+ACTIVATION = "precedent_activation"
+
+log = logging.getLogger("precedent.service")
+api = APIBlueprint("activation", __name__, abp_tags=[SERVICE], abp_responses=refusals(404, 409, 429, 500, 503))
+
+
+class IndexPath(BaseModel):
+    """Which collection."""
+
+    name: str = Field(max_length=64, description="as /info lists it")
+
+
+class ActivationAnswer(BaseModel):
+    """What is served now."""
+
+    name: str
+    studies: int
+    fingerprint: str
+    built_at: str | None
+
+
+class Activation:
+    """Swaps what an application serves. Safe under threads: one activation at a time, the next is turned away.
+
+    One in the background is not: it waits, so that what lies in the folders when it is asked for is served in the end.
+    """
+
+    def __init__(self, app: Flask, load: Callable[[str | None, Mounted], Mounted]) -> None:
+        """Swap in `app` what `load` makes of a collection's name, or of None for all, and of what is served now."""
+        self._app, self._load, self._lock = app, load, threading.Lock()
+        self._waiting = False
+
+    def activate(self, name: str | None = None) -> Mounted:
+        """Open a collection, or all, anew and serve them; requests that have begun keep what they looked up.
+
+        Raises:
+            CollectionNotFound: no such collection. FingerprintMismatch: it is of another encoder.
+            BackendUnavailable: its server does not answer, or is loading it. NotReady: it cannot be opened.
+            Busy: another activation is at work. After each, all is served as before.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise Busy("expected one activation at a time, got another; try again when it has finished")
+        try:
+            return self._swap(name)
+        finally:
+            self._lock.release()
+
+    def _swap(self, name: str | None) -> Mounted:
+        try:
+            served: Mounted = self._app.extensions[EXTENSION]
+            served.finder(name)
+            fresh = self._load(name, served)
+            self._app.extensions[EXTENSION] = fresh
+        except (FingerprintMismatch, BackendUnavailable):
+            raise
+        except (CollectionError, EncoderError, OSError) as error:
+            raise NotReady(
+                "what lies in the folder cannot be served, so all is served as before; see the log"
+            ) from error
+        log.info("activated %s", name or "every collection")
+        return fresh
+
+    def in_background(self) -> None:
+        """Activate every collection in a thread of its own, after one that is at work; a refusal goes to the log.
+
+        One that waits already has not looked into the folders yet, and will do for this as well.
+        """
+        if self._waiting:
+            return
+        self._waiting = True
+        threading.Thread(target=self._try_all, name="activation", daemon=True).start()
+
+    def _try_all(self) -> None:
+        with self._lock:
+            self._waiting = False
+            witness: Witness | None = self._app.extensions.get(WITNESS)
+            try:
+                self._status() if witness is None else witness.around("SIGHUP", self._status)
+            except AuditError as refusal:
+                log.error("nothing was activated, or it could not be told: %s", refusal, exc_info=refusal)
+
+    def _status(self) -> int:
+        """Return what a request to swap all would be answered with, once it is done."""
+        try:
+            self._swap(None)
+        except Exception as refusal:  # of whatever class: nobody else hears of it, and its result is to be told
+            log.error("nothing was activated: %s", refusal, exc_info=refusal)
+            return refusal_of(refusal)[0]
+        return 200
+
+
+@api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400)})
+def activate(path: IndexPath) -> dict[str, object]:
+    """Serve what lies in a collection's folder now: a compacted index, or another put in its place"""
+    activation: Activation | None = current_app.extensions.get(ACTIVATION)
+    if activation is None:
+        raise NotWritable("the service was not started from folders; start it with precedent serve")
+    announce(mounted().finder(path.name))
+    finder = activation.activate(path.name).finder(path.name)
+    return {
+        "name": finder.name, "studies": len(finder.retriever), "fingerprint": finder.fingerprint,
+        "built_at": finder.built_at,
+    }  # fmt: skip

@@ -1,0 +1,25 @@
+"""What the server says of a request: whether its client still waits for the answer, and whether its body is there."""
+
+from typing import cast
+
+from flask import has_request_context, request
+
+from service.errors import Busy
+from service.served.batching import Gone, stays
+
+_KEY = "waitress.client_disconnected"
+_TURNED_AWAY = "precedent.turned_away"
+
+
+def require_body() -> None:
+    """Refuse a request whose body the server had no room for. Raises Busy."""
+    if request.environ.get(_TURNED_AWAY):
+        raise Busy("expected fewer films on their way here at a time; try again in a second")
+
+
+def departure() -> Gone:
+    """Return what tells, in any thread, whether the client of the running request has gone.
+
+    Without a request, and under a server that does not say, everybody stays.
+    """
+    return cast(Gone, request.environ.get(_KEY, stays)) if has_request_context() else stays

@@ -1,0 +1,147 @@
+"""Whether the service still does what it did at start: one film embedded, the nearest study of each collection found.
+
+A probe is a real embedding and real searches, kept for some seconds; it must not know HTTP.
+"""
+
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import Gauge
+
+from index.search.searchable import Hit, Searchable
+from service.errors import Busy, NotReady
+from service.served.films import as_png
+from service.served.mounted import Finder, Mounted
+
+KEPT_SECONDS = 5.0
+LEAST_COSINE = 0.999
+"""Of the test film's vector to the one at start: batch mates and threads move a vector by less than 0.0001."""
+_TOLERANCE = 1e-4
+
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The test film's vector (D,) and the encoder that made it."""
+
+    fingerprint: str
+    vector: Vector
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for the golden vector found in a collection as it was then."""
+
+    searched: "weakref.ref[Searchable]"
+    study_id: str
+    similarity: float
+
+    def require(self, hit: Hit) -> None:
+        """Raise RuntimeError unless the hit is the study that was found before, at the same similarity."""
+        if hit.study.study_id != self.study_id or abs(hit.similarity - self.similarity) > _TOLERANCE:
+            raise RuntimeError(
+                f"expected study {self.study_id!r} at {self.similarity:.4f} as before, "
+                f"got {hit.study.study_id!r} at {hit.similarity:.4f}; restart the service"
+            )
+
+
+@dataclass
+class Readiness:
+    """The last verdict and its time; one probe at a time, the others take its verdict.
+
+    What is compared with is taken anew for an encoder of another fingerprint, and for a collection that has changed.
+    """
+
+    ready: Gauge | None = None
+    """Set to 1 or 0 by each verdict."""
+    clock: float = -KEPT_SECONDS
+    verdict: dict[str, Any] | NotReady = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    golden: Golden | None = None
+    found: dict[str, Found] = field(default_factory=dict)
+
+    def check(self, served: Mounted) -> dict[str, Any]:
+        """Return how long an embedding and a search of each collection took, measured at most KEPT_SECONDS ago.
+
+        Raises:
+            NotReady: one of them failed, or gave something else than at start. Busy: too many films wait to try one
+                more, and none was tried before.
+        """
+        with self.lock:
+            if time.monotonic() - self.clock >= KEPT_SECONDS:
+                try:
+                    self.verdict = self._probe(served)
+                except Busy:  # it works, at all it can: no reason to send its callers elsewhere, as 429 has some do
+                    if not self.verdict:
+                        raise
+                self.clock = time.monotonic()
+                if self.ready is not None:
+                    self.ready.set(isinstance(self.verdict, dict))
+            if isinstance(self.verdict, NotReady):
+                raise self.verdict.with_traceback(None)  # which would grow with each caller
+            return self.verdict
+
+    def _probe(self, served: Mounted) -> dict[str, Any] | NotReady:
+        started = time.perf_counter()
+        try:
+            golden, cosine = self._embedded(served.finder())
+        except Busy:
+            raise
+        except (ValueError, OSError, RuntimeError) as error:
+            return _not_ready("a test film is not embedded as at start; see the log", error)
+        embed_ms, search_ms = _milliseconds(started), {}
+        for finder in served.finders:
+            started = time.perf_counter()
+            try:
+                self._search(finder, golden.vector)
+            except (ValueError, OSError, RuntimeError) as error:
+                return _not_ready(f"collection {finder.name!r} is not searched as at start; see the log", error)
+            search_ms[finder.name] = _milliseconds(started)
+        return {"status": "ready", "embed_ms": embed_ms, "search_ms": search_ms, "cosine_to_start": cosine}
+
+    def _embedded(self, finder: Finder) -> tuple[Golden, float]:
+        """Return the golden vector and the cosine to it of the vector the encoder gives now."""
+        vector = finder.embed(synthetic_film(), None)
+        if self.golden is None or self.golden.fingerprint != finder.fingerprint:
+            self.golden = Golden(finder.fingerprint, vector)
+        cosine = float(vector @ self.golden.vector)
+        if not cosine >= LEAST_COSINE:  # not a number either
+            raise RuntimeError(
+                f"expected the test film's vector at a cosine of at least {LEAST_COSINE} to the one at start, "
+                f"got {cosine:.4f}; restart the service"
+            )
+        return self.golden, round(cosine, 6)
+
+    def _search(self, finder: Finder, vector: Vector) -> None:
+        retriever = finder.retriever.now()
+        if not (hits := retriever.search(vector, k=1).hits):
+            raise RuntimeError("expected a nearest study, got none")
+        before = self.found.get(finder.name)
+        if before is not None and before.searched() is retriever:
+            before.require(hits[0])
+        else:
+            nearest = hits[0]
+            self.found[finder.name] = Found(weakref.ref(retriever), nearest.study.study_id, nearest.similarity)
+
+
+def _not_ready(sentence: str, cause: Exception) -> NotReady:
+    verdict = NotReady(sentence)
+    verdict.__cause__ = cause
+    return verdict
+
+
+def _milliseconds(since: float) -> float:
+    return round(1000 * (time.perf_counter() - since), 2)
+
+
+def synthetic_film() -> bytes:
+    """Return a film of two dark fields in a bright body: enough for a reader that refuses constant images."""
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    lungs = np.exp(-((np.abs(x) - 0.45) ** 2) / 0.06 - y**2 / 0.4)
+    return as_png(0.85 * np.exp(-(x**4)) * (1 - 0.8 * lungs))

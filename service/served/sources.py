@@ -1,0 +1,137 @@
+"""The folders and files that are served, opened as one: encoder, probe, and a finder for each mounted index.
+
+It opens them at start and again whenever it is asked, and refuses what does not belong together; it must not know HTTP.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from encoder.films.image import READING
+from index.built.map import CollectionMap, load_map
+from index.errors import FingerprintMismatch, StaleMap
+from index.export.training import is_trained, warning_of
+from index.living.additions import Writable
+from index.living.collection import LivingCollection
+from index.opening import Address, open_collection
+from index.search.familiarity import FamiliarityGate
+from service.served.batching import BatchingEmbedder
+from service.served.decoding import Decoding
+from service.served.departure import departure
+from service.served.mounted import Finder, Mounted
+from service.served.mounts import Mount
+from service.watch.metrics import Metrics
+
+if TYPE_CHECKING:
+    from encoder.embedder import Embedder, StudyFilms
+    from encoder.findings.probe import LinearProbe
+
+log = logging.getLogger("precedent.service")
+
+
+class _Encoder(NamedTuple):
+    stamp: tuple[int, ...]
+    embedder: "Embedder"
+    batches: "BatchingEmbedder[StudyFilms]"
+
+
+@dataclass
+class Sources:
+    """What is served from. One caller at a time."""
+
+    mounts: Sequence[Mount]
+    """At least one; the first is asked where a request names none."""
+    encoder_path: Path
+    probe_dir: Path | None
+    """The probe that predictions come from; None leaves them to the neighbours."""
+    runtime: str
+    """What runs the encoder, of `encoder.runtime.runtimes.RUNTIMES`."""
+    places: int
+    """Studies that may be on their way to a vector at a time."""
+    metrics: Metrics
+    films: Decoding
+    """Where films are decoded."""
+    token: str = ""
+    """Of the Milvus servers that ask for one."""
+    _encoder: _Encoder | None = None
+
+    def open(self, name: str | None = None, served: Mounted | None = None) -> Mounted:
+        """Return what is served, opened anew: all of it, or one collection beside the others that are served now.
+
+        An encoder file that has changed is opened anew as well, and then all collections are.
+
+        Raises:
+            FingerprintMismatch: an index was built with another encoder.
+            UntrustedRoot: an index that was made elsewhere names its image root, and the mount does not.
+            ArtefactError, CheckpointError: a file that is missing, truncated or changed.
+        """
+        stamp = _stamp(self.encoder_path)
+        kept = self._encoder if self._encoder is not None and self._encoder.stamp == stamp else None
+        others = {one.name: one for one in served.finders} if served and kept and name is not None else {}
+        mounts = [mount for mount in self.mounts if not others or mount.name == name]
+        with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
+            opening = [pool.submit(_open, mount.index_dir, self.token) for mount in mounts]
+            encoder = kept or self._load_encoder(stamp)
+            probe = self._load_probe()
+            opened = [one.result() for one in opening]
+        fresh = {mount.name: _finder(mount, *one, encoder, probe) for mount, one in zip(mounts, opened, strict=True)}
+        self._encoder = encoder
+        return Mounted(tuple((others | fresh)[mount.name] for mount in self.mounts))
+
+    def _load_encoder(self, stamp: tuple[int, ...]) -> _Encoder:
+        from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
+
+        embedder = Embedder.load(self.encoder_path, runtime=self.runtime, ignored_parts=self.films.ignored_parts)
+        batches = BatchingEmbedder(
+            embedder, places=self.places, departure=departure, metrics=self.metrics, films=self.films
+        )
+        return _Encoder(stamp, embedder, batches)
+
+    def _load_probe(self) -> "LinearProbe | None":
+        from encoder.findings.probe import LinearProbe
+
+        return LinearProbe.load(self.probe_dir) if self.probe_dir else None
+
+
+def _open(address: Address, token: str) -> tuple[Writable, FamiliarityGate]:
+    living = open_collection(address, token)
+    return living, living.gate()
+
+
+def _finder(
+    mount: Mount, living: Writable, gate: FamiliarityGate, encoder: _Encoder, probe: "LinearProbe | None"
+) -> Finder:
+    """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
+    from service.served.film_reader import Reader
+
+    _, embedder, batches = encoder
+    try:
+        living.require_fingerprint(embedder.fingerprint)
+    except FingerprintMismatch as error:
+        raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
+    if (warning := warning_of(living.manifest, embedder.trained, READING)) is not None:
+        log.warning("collection %s: %s", mount.name, warning)
+    return Finder(
+        mount.name, living, batches, mount.image_root or living.remembered_root(trusted=mount.trusted),
+        Reader(embedder, batches, living, gate, probe), _map_of(living), living.built_at,
+        is_trained(living.manifest, embedder.trained), warning,
+    )  # fmt: skip
+
+
+def _map_of(living: Writable) -> CollectionMap | None:
+    """Return the map, where there is one of this state; a compaction that was killed may have left an older one."""
+    if not isinstance(living, LivingCollection):  # a map lies in a folder
+        return None
+    try:
+        return load_map(living.folder)
+    except StaleMap as error:
+        log.warning("no map is served: %s", error)
+        return None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,36 @@
+// The query that the page shows at present: a stored study, or films that the reader holds. The one place that knows.
+
+/** The path below which the service lies, "" where it has the whole host. */
+const ROOT = new URL("../..", import.meta.url).pathname.slice(0, -1);
+
+/** Returns the address of a path of the service. */
+export const under = (path) => ROOT + path;
+
+/** `turn` counts the queries, so that an answer that comes late can be told from one that is still wanted. */
+export const asked = { study: "", collection: "", films: {}, patient: "", turn: 0 };
+
+/** Takes a stored study, or where it is "" the films, for the query; one that is asked again keeps its turn. */
+export function take(study, collection, films = {}, patient = "") {
+  const same = study ? study === asked.study : films === asked.films && patient === asked.patient;
+  const turn = same && collection === asked.collection ? asked.turn : asked.turn + 1;
+  Object.assign(asked, { study, collection, films, patient, turn });
+}
+
+/** Returns whether there is a query at all. */
+export const isAsked = () => asked.study !== "" || Object.keys(asked.films).length > 0;
+
+/** Returns the address of a route of a stored study; a slash in its name stays a slash. */
+export function studyAddress(study, route = "", parameters = {}, room = "/v1/studies/") {
+  const name = study.split("/").map(encodeURIComponent).join("/");
+  return address(`${room}${name}${route}`, parameters);
+}
+
+/** Returns the address of a path with its parameters and, where there are several, the collection. */
+export function address(path, parameters = {}) {
+  const words = new URLSearchParams();
+  const all = asked.collection ? { ...parameters, collection: asked.collection } : parameters;
+  for (const [name, value] of Object.entries(all)) {
+    for (const one of [value].flat()) words.append(name, one);
+  }
+  return words.size ? `${under(path)}?${words}` : under(path);
+}

@@ -1,0 +1,77 @@
+// Explanations of the query, each asked for once: maps of a finding or of a likeness, and how far they can be believed.
+
+import { ask, askOf } from "../page/api.js";
+import { asked } from "../page/asked.js";
+import { heatCanvas } from "./heat.js";
+
+const PATH = "/v1/explain";
+/** Differences up to this, of a probability or a cosine, count as none. */
+const CLEARLY = 0.05;
+const kept = new Map();
+let looked = { turn: -1 };
+
+/** Returns the finding and the hit that were last explained for the query, where there are any. */
+export const lastLooked = () => (looked.turn === asked.turn ? looked : {});
+
+/** Returns the maps and canvases of { finding } or { hit } of the query, or of the stored `study`. Raises Refused. */
+export function explain(aim, method, { trust = false, study = null } = {}) {
+  looked = { ...lastLooked(), ...aim, turn: asked.turn };
+  const key = JSON.stringify([asked.turn, aim, method, trust, study]);
+  if (!kept.has(key)) {
+    const fields = { ...aim, method, trust };
+    const found = (study ? askOf(study, PATH, fields) : ask(PATH, fields)).then(painted);
+    found.catch(() => kept.delete(key));
+    kept.set(key, found);
+  }
+  return kept.get(key);
+}
+
+async function painted(answer) {
+  const maps = await Promise.all(answer.maps.map(async (map) => ({ ...map, canvas: await heatCanvas(map.png) })));
+  return { ...answer, maps };
+}
+
+/**
+ * Returns a sentence on one map's deletion and insertion, each the mean of a probability or of a similarity while from
+ * none to all of the film is blurred, or is alone sharp: the hottest parts first, or those of a random map.
+ */
+export function trustSentence(map) {
+  if (!map.canvas) return "Blank: nothing in this view speaks for it.";
+  if (!isChecked(map)) return "";
+  if (isBeyondJudging(map)) return "Not to be judged: the result is hardly over 0 whatever is blurred.";
+  const { falls, rises } = effects(map);
+  if (falls && rises) return "Holds: blurring the hot area costs more, and the hot area alone keeps more, than a random one.";
+  if (falls) return "Holds in part: blurring the hot area costs more than a random one, but alone it keeps no more.";
+  if (rises) return "Holds in part: the hot area alone keeps more than a random one, but blurring it costs no more.";
+  return "Do not rely on it: the hot area matters no more than a random one.";
+}
+
+const isBeyondJudging = (map) => Math.max(map.deletion, map.insertion, map.random_deletion, map.random_insertion) < CLEARLY;
+
+/** Returns whether blurring the hot area lowers the result, and the hot area alone raises it, clearly more than a random one. */
+const effects = (map) => ({
+  falls: map.random_deletion - map.deletion > CLEARLY, rises: map.insertion - map.random_insertion > CLEARLY,
+});
+
+/**
+ * Returns why a map is not to be relied on, in a short sentence to lay over it; "" where nothing is known against it.
+ * `unfamiliar` says whether the query's films are; a likeness is a map of both sides, a finding is one of each.
+ */
+export function doubtOf(map, unfamiliar, likeness) {
+  if (!map?.canvas) return "";
+  if (unfamiliar && (likeness || map.side === "query")) return "Not to be relied on: the query is unfamiliar";
+  if (!isChecked(map)) return "";
+  if (isBeyondJudging(map)) return "Not to be relied on: hardly any result to explain";
+  const { falls, rises } = effects(map);
+  return falls || rises ? "" : "Not to be relied on: no better than a random map";
+}
+
+/** Returns the figures behind the sentence; "" where there are none. `name` is what they are means of. */
+export function trustFigures(map, name) {
+  if (!isChecked(map)) return "";
+  const pair = (score, random) => `${score.toFixed(2)} (random ${random.toFixed(2)})`;
+  return `Mean ${name}, hot area blurred ${pair(map.deletion, map.random_deletion)}, `
+    + `hot area alone sharp ${pair(map.insertion, map.random_insertion)}`;
+}
+
+const isChecked = (map) => Boolean(map.canvas) && Number.isFinite(map.deletion);

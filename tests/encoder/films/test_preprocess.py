@@ -1,0 +1,186 @@
+"""The way from a film to a tensor and back, and that its bits are the same everywhere."""
+
+import dataclasses
+import hashlib
+import json
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder.errors import EncoderError, ImageError
+from encoder.films.preprocess import Preprocessing
+from encoder.films.resample import resample
+
+Film = npt.NDArray[np.float32]
+
+
+def film_of(height: int, width: int) -> Film:
+    """Return a film made of whole numbers only, so that it has the same bits on every machine."""
+    rows, columns = np.indices((height, width))
+    return ((rows * 31 + columns * columns * 7 + (rows * columns) % 97) % 256).astype(np.float32) / np.float32(255)
+
+
+def sha256(array: Film) -> str:
+    return hashlib.sha256(array.astype("<f4").tobytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("shape", "fit", "expected"),
+    [
+        ((390, 320), "crop", "96c74a88f7f4db33"),
+        ((390, 320), "letterbox", "2cb759e5aac02667"),
+        ((100, 150), "crop", "69ccd92ff33a071d"),
+        ((100, 150), "letterbox", "b47e3496ff41024a"),
+        ((1200, 900), "crop", "0d20082c2b394586"),
+    ],
+)
+def test_the_same_film_gives_the_same_bits_on_every_machine(shape: tuple[int, int], fit: str, expected: str) -> None:
+    assert sha256(Preprocessing(fit=fit)(film_of(*shape))) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(224, 184), (50, 41), (137, 300), (390, 320)])
+def test_shrinking_is_the_mean_over_the_area(shape: tuple[int, int]) -> None:
+    film = cv2.GaussianBlur(film_of(390, 320), (0, 0), 2)
+
+    ours = resample(film, (shape[0], min(shape[1], 320)))
+
+    expected = cv2.resize(film, ours.shape[::-1], interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_growing_is_linear_between_pixel_centres() -> None:
+    film = film_of(40, 60)
+
+    ours = resample(film, (91, 200))
+
+    expected = cv2.resize(film, (200, 91), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_one_film_is_normalised_for_each_channel() -> None:
+    three, one = Preprocessing(), Preprocessing(mean=(0.5,), std=(0.25,))
+    grey = np.full((300, 260), 0.2, np.float32)
+    grey[0, 0] = 0
+
+    np.testing.assert_allclose(three(grey)[:, 100, 100], (0.2 - np.array(three.mean)) / three.std, atol=1e-4)
+    assert one(grey).shape == (1, 224, 224)
+    assert one(grey)[0, 100, 100] == pytest.approx(-1.2, abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(32, 400),
+    st.integers(32, 400),
+    st.sampled_from(["crop", "letterbox"]),
+    st.sampled_from([64, 97]),
+)
+def test_any_film_becomes_a_finite_square_and_returns_to_its_shape(h: int, w: int, fit: str, size: int) -> None:
+    prepare = Preprocessing(fit=fit, size=size, mean=(0.5,), std=(0.5,))  # type: ignore[arg-type]
+
+    square = prepare(film_of(h, w))
+    back = prepare.undo(np.ones((size, size), np.float32), (h, w))
+
+    assert square.shape == (1, size, size)
+    assert square.dtype == np.float32
+    assert np.isfinite(square).all()
+    assert square.min() >= -1
+    assert square.max() <= 1
+    assert back.shape == (h, w)
+    assert back.dtype == np.float32
+    assert (back == 1).sum() == np.prod(prepare.film_box((h, w)).shape)
+    assert fit == "crop" or (back == 1).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "letterbox"])
+@pytest.mark.parametrize("shape", [(390, 320), (200, 448)])
+def test_undo_puts_a_spot_back_where_it_was(fit: str, shape: tuple[int, int]) -> None:
+    prepare = Preprocessing(fit=fit, mean=(0.0,), std=(1.0,))  # type: ignore[arg-type]
+    rows, columns = np.indices(shape)
+    spot = np.exp(-((rows - 120) ** 2 + (columns - 180) ** 2) / 200).astype(np.float32)
+
+    back = prepare.undo(prepare(spot)[0], shape)
+
+    row, column = np.unravel_index(int(back.argmax()), shape)
+    assert abs(int(row) - 120) <= 2
+    assert abs(int(column) - 180) <= 2
+
+
+def test_a_crop_leaves_zero_outside_what_the_network_saw() -> None:
+    back = Preprocessing().undo(np.ones((224, 224), np.float32), (390, 320))
+
+    assert Preprocessing().film_box((390, 320)) == (34, 0, 354, 320)
+    assert (back[34:354] == 1).all()
+    assert not back[:34].any()
+    assert not back[354:].any()
+
+
+@pytest.mark.parametrize("contrast", ["clahe", "equalize"])
+def test_contrast_widens_a_flat_film(contrast: str) -> None:
+    flat = film_of(300, 300) * np.float32(0.2) + np.float32(0.4)
+    plain = Preprocessing(mean=(0.0,), std=(1.0,))
+
+    enhanced = dataclasses.replace(plain, contrast=contrast)  # type: ignore[arg-type]
+
+    assert enhanced(flat).std() > 1.3 * plain(flat).std()
+
+
+def test_json_and_back_is_the_same_value_with_the_same_digest() -> None:
+    prepare = Preprocessing(size=320, fit="letterbox", contrast="clahe", mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    again = Preprocessing.from_json(prepare.to_json())
+
+    assert again == prepare
+    assert again.digest() == prepare.digest()
+    assert len({prepare.digest(), Preprocessing().digest()}) == 2
+
+
+def test_the_default_digest_never_changes_unnoticed() -> None:
+    assert Preprocessing().digest().startswith("16ab18a150fb5f2f")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"colour": 1},
+        {"version": 2},
+        {"version": True},
+        {"size": 224.0},
+        {"size": 0},
+        {"fit": "stretch"},
+        {"contrast": None},
+        {"mean": "abc"},
+        {"mean": [0.5, 0.5]},
+        {"std": [1, 1, 0]},
+        {"std": [1, 1, float("nan")]},
+        {"std": [1, 1, True]},
+    ],
+)
+def test_a_wrong_value_in_json_is_refused(change: dict[str, object]) -> None:
+    values = json.loads(Preprocessing().to_json()) | change
+
+    with pytest.raises(EncoderError, match="expected preprocessing"):
+        Preprocessing.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"size": 224}'])
+def test_json_that_is_no_whole_preprocessing_is_refused(text: str) -> None:
+    with pytest.raises(EncoderError, match="expected"):
+        Preprocessing.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "film",
+    [
+        np.zeros((3, 64, 64), np.float32),
+        np.zeros((64, 64), np.float64),
+        np.full((64, 64), np.nan, np.float32),
+        np.full((64, 64), 2, np.float32),
+    ],
+)
+def test_what_is_no_film_is_refused(film: Film) -> None:
+    with pytest.raises(ImageError, match="expected a film"):
+        Preprocessing()(film)

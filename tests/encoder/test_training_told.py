@@ -1,0 +1,65 @@
+"""Whether an encoder's file knows that it was trained."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from folders import ROOT
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from encoder.films.preprocess import Preprocessing
+from encoder.network.checkpoint import fingerprint_of, judged_by_weights, load_encoder, save_encoder, trained_of
+from encoder.network.config import EncoderConfig
+from encoder.network.model import DualEfficientNetEncoder
+from encoder.network.single import build_encoder
+
+DEMO = ROOT / "scripts" / "demo_encoder.safetensors"
+SMALL = EncoderConfig(backbone="test_efficientnet", embedding_dim=256)
+
+
+def _without_the_word(path: Path) -> Path:
+    """Return a copy of an encoder file as one was written before files said whether they were trained."""
+    with safe_open(path, framework="pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name not in ("trained", "precedent.seal")}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    save_file(tensors, path.with_name("old.safetensors"), metadata)
+    return path.with_name("old.safetensors")
+
+
+def test_a_fresh_encoder_is_untrained_and_one_batch_of_training_tells_an_old_file_apart(tmp_path: Path) -> None:
+    encoder, path = DualEfficientNetEncoder(SMALL), tmp_path / "encoder.safetensors"
+    save_encoder(path, encoder, Preprocessing(size=64))
+    assert trained_of(path) is load_encoder(path)[0].trained is False
+    assert trained_of(_without_the_word(path)) is False
+
+    encoder.train()(torch.randn(2, 3, 64, 64))
+    save_encoder(path, encoder, Preprocessing(size=64))
+
+    assert trained_of(_without_the_word(path)) is load_encoder(path)[0].trained is True
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_what_a_file_says_of_its_training_counts_for_no_fingerprint(told: bool | None, tmp_path: Path) -> None:
+    encoder, preprocessing = DualEfficientNetEncoder(SMALL), Preprocessing(size=64)
+    before = fingerprint_of(encoder, preprocessing)
+    encoder.trained = told
+
+    save_encoder(tmp_path / "encoder.safetensors", encoder, preprocessing)
+
+    assert fingerprint_of(*load_encoder(tmp_path / "encoder.safetensors")) == before
+    assert trained_of(tmp_path / "encoder.safetensors") is bool(told)
+
+
+def test_the_shipped_encoder_counts_as_trained_by_its_weights() -> None:
+    assert trained_of(DEMO) is True
+
+
+def test_dense_layers_without_batch_statistics_cannot_be_judged_by_weights() -> None:
+    config = EncoderConfig("single", "test_efficientnet", embedding_dim=0, dense=(32,), dense_dropout=(0.0,))
+    encoder = build_encoder(config)
+    assert judged_by_weights(encoder.state_dict()) is False  # its backbone is random, too
+
+    encoder.train()(torch.randn(2, 3, 64, 64))
+
+    assert judged_by_weights(encoder.state_dict()) is None

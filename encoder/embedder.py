@@ -6,7 +6,6 @@ Knows batching, devices and the fingerprint; knows nothing of studies' tables, f
 import copy
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,42 +17,14 @@ from encoder.errors import EncoderError
 from encoder.films.body_part import as_parts
 from encoder.films.image import Source, is_unnamed, read_image
 from encoder.films.preprocess import Preprocessing
+from encoder.films.study import Film, StudyFilms, position_code
 from encoder.network.checkpoint import fingerprint_of, load_encoder
-from encoder.network.config import Positions, position_code
 from encoder.network.model import StudyEncoder
 from encoder.runtime.runtimes import OpenVinoEncoder, choose_runtime, with_runtime
-
-Film = npt.NDArray[np.float32]
-"""(C, S, S): one preprocessed film."""
-
 
 _LEAST_SIDE = 3
 """A JPEG is decoded to no less than so many times the side of the network's square. Over 29 films and four trained
 encoders the least cosine to the whole film's vector was 0.9968; with 2.5 it was 0.9889."""
-
-
-@dataclass(frozen=True)
-class StudyFilms:
-    """The preprocessed films of one study; at least one is there."""
-
-    frontal: Film | None
-    lateral: Film | None
-    projection: str | None = None
-    """AP or PA, of the frontal film, where it is known; only encoders with a position input take notice."""
-
-    def __post_init__(self) -> None:
-        if self.frontal is None and self.lateral is None:
-            raise EncoderError("expected a frontal or a lateral film, got neither; give at least one")
-
-    @property
-    def positions(self) -> Positions:
-        """The view positions of the films that the two branches get; a single film is in both."""
-        given = [
-            position_code(position)
-            for film, position in ((self.frontal, self.projection), (self.lateral, "lateral"))
-            if film is not None
-        ]
-        return given[0], given[-1]
 
 
 class Embedder:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from encoder.embedder import Film, StudyFilms
+from encoder.films.study import Film, StudyFilms
 
 Layout = npt.NDArray[np.int8]
 """(192,): one film's layout."""

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from encoder.embedder import Film, StudyFilms
 from encoder.errors import EncoderError
 from encoder.films.preprocess import Preprocessing
+from encoder.films.study import Film, StudyFilms
 
 
 @dataclass(frozen=True)

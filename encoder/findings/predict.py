@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.films.image import Source
+from encoder.films.study import StudyFilms
 from encoder.films.variants import PLAIN, require_variants, varied_study
 from encoder.findings.calibration import (
     CHANCE,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from encoder.errors import EncoderError
+from encoder.films.study import Positions
 from encoder.maps.cam import branch_views
-from encoder.network.config import Positions
 from encoder.network.model import StudyEncoder
 
 STEPS = 24

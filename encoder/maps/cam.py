@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from encoder.errors import EncoderError
-from encoder.network.config import Positions
+from encoder.films.study import Positions
 from encoder.network.model import StudyEncoder
 
 Number = Callable[[Tensor], Tensor]

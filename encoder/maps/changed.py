@@ -10,9 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.embedder import Film
+from encoder.films.study import Film, Positions
 from encoder.maps.cam import branch_views
-from encoder.network.config import Positions
 from encoder.network.model import StudyEncoder
 
 _BATCH = 8

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.films.image import Source, read_image
+from encoder.films.study import StudyFilms
 from encoder.findings.probe import LinearProbe
 from encoder.maps.attribution import METHODS as PIXEL_METHODS
 from encoder.maps.attribution import pixel_attribution

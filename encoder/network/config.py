@@ -10,20 +10,10 @@ from encoder.errors import EncoderError
 ARCHITECTURES = ("dual", "single")
 POOLINGS = ("avg", "avgmax")
 EMBEDDING_DIMS = (256, 384, 512)
-POSITIONS = ("AP", "PA", "lateral")
-"""View positions that a network can be told, in the order of their codes from 1 on; 0 is unknown."""
 
 MOST_WIDE = 1 << 14
 """Of a layer above a backbone."""
 MOST_LAYERS = 16
-
-Positions = tuple[int, int]
-"""Codes of the films that the frontal and the lateral branch are given."""
-
-
-def position_code(position: str | None) -> int:
-    """Return the code of a view position: 1 to 3 for those of POSITIONS, 0 for any other and for none."""
-    return POSITIONS.index(position) + 1 if position in POSITIONS else 0
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoder.films.study import Positions
 from encoder.network.backbone import Backbone, create_backbone, forward_stages
-from encoder.network.config import EncoderConfig, Positions
+from encoder.network.config import EncoderConfig
 
 
 class StudyEncoder(nn.Module):

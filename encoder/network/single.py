@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoder.films.study import POSITIONS
 from encoder.network.backbone import create_backbone, create_pooling, forward_stages, stage_channels
-from encoder.network.config import POSITIONS, EncoderConfig
+from encoder.network.config import EncoderConfig
 from encoder.network.model import DualEfficientNetEncoder, StudyEncoder
 
 SCALES = (0, 1, 2, 4)

@@ -1,6 +1,6 @@
 """An encoder's backbones in int8, calibrated on films of the collection that they will embed.
 
-Knows runtimes and films; nncf is only imported in `encoder.runtime.mixed_precision`, because only making a model needs it.
+nncf is only imported in `encoder.runtime.mixed_precision`, because only making a model needs it.
 """
 
 import importlib.util
@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from encoder.runtime.openvino_branch import CompiledBranch, apart
-from encoder.embedder import Embedder, StudyFilms
 from encoder.errors import EncoderError
-from encoder.runtime.mixed_precision import MixedModel
+from encoder.films.study import Film, StudyFilms
 from encoder.network.model import StudyEncoder
+from encoder.runtime.mixed_precision import MixedModel
+from encoder.runtime.openvino_branch import CompiledBranch, apart
 from encoder.runtime.runtimes import convert, keep_model, path_of
 
-Films = npt.NDArray[np.float32]
 BUDGET = 3e-4
 """Loss of cosine, each layer's alone summed, up to which layers take 8 bits. Together they cost about three times it:
 on phantoms a mean cosine of 0.999 and 0.955 of the ten nearest kept, where all layers give 0.982 and 0.836."""
@@ -38,14 +36,19 @@ class Quantized:
     cosine: float
 
 
-def quantize(embedder: Embedder, studies: Sequence[StudyFilms], cache: Path) -> list[Quantized]:
+def quantize(
+    encoder: StudyEncoder, studies: Sequence[StudyFilms], *, size: int, fingerprint: str, cache: Path
+) -> list[Quantized]:
     """Write the int8 models of a checkpoint into its folder of conversions and return them, one a branch.
 
-    A layer takes 8 bits where that hardly turns the embeddings; the others run in what `encoder.runtime.runtimes` gives them.
-    A sixth of the films, at most 48, calibrates nothing: on those each layer's harm is measured.
+    A layer takes 8 bits where that hardly turns the embeddings; the others run in bf16 where the processor has it. A
+    sixth of the films, at most 48, is not calibrated on: on those each layer's loss is measured.
 
     Args:
         studies: a few hundred of the collection, with the views they have.
+        size: side of the network's square.
+        fingerprint: the encoder's, which names the files.
+        cache: folder of conversions, `runtime/` beside the checkpoint.
 
     Raises:
         EncoderError: nncf or OpenVINO is not installed, or a branch would see no film.
@@ -53,24 +56,22 @@ def quantize(embedder: Embedder, studies: Sequence[StudyFilms], cache: Path) -> 
     if importlib.util.find_spec("nncf") is None or importlib.util.find_spec("openvino") is None:
         raise EncoderError("expected nncf to make an int8 model; run: pip install 'cxr-precedent[fast]'")
     written = []
-    for branch in range(len(embedder.encoder.backbones)):
-        films = _films_of(studies, branch, both=len(embedder.encoder.backbones) == 1)
+    for branch in range(len(encoder.backbones)):
+        films = _films_of(studies, branch, both=len(encoder.backbones) == 1)
         judged = films[:: max(6, -(-len(films) // _JUDGED))]
         calibrated = [film for number, film in enumerate(films) if number % max(6, -(-len(films) // _JUDGED))]
-        written.append(_quantized(embedder, branch, calibrated[:_CALIBRATED] or films, judged, cache))
+        judge = _Judge(encoder, branch, judged)
+        model = convert(encoder, branch, size)
+        path = path_of(cache, fingerprint, branch, "int8")
+        assert path is not None
+        written.append(_quantized(model, calibrated[:_CALIBRATED] or films, judge, path))
     return written
 
 
-def _quantized(
-    embedder: Embedder, branch: int, calibrated: Sequence[Films], judged: Sequence[Films], cache: Path
-) -> Quantized:
-    model = convert(embedder.encoder, branch, embedder.preprocessing.size)
-    judge = _Judge(embedder.encoder, branch, judged)
+def _quantized(model: Any, calibrated: Sequence[Film], judge: "_Judge", path: Path) -> Quantized:
     mixed = apart(lambda: MixedModel(model, calibrated))
     layers = mixed.chosen(judge.loss_of, BUDGET)
     chosen = mixed.model(layers)
-    path = path_of(cache, embedder.fingerprint, branch, "int8")
-    assert path is not None
     if not keep_model(chosen, path):
         raise EncoderError(f"expected to write {str(path)!r}, could not; make the folder writable")
     return Quantized(path, len(layers), len(mixed.layers), 1 - judge.loss_of(chosen))
@@ -79,7 +80,7 @@ def _quantized(
 class _Judge:
     """Measures by how much another model of one branch turns the embeddings of films."""
 
-    def __init__(self, encoder: StudyEncoder, branch: int, films: Sequence[Films]) -> None:
+    def __init__(self, encoder: StudyEncoder, branch: int, films: Sequence[Film]) -> None:
         self._encoder, self._branch, self._films = encoder, branch, films
         with torch.inference_mode():
             stack = torch.from_numpy(np.stack(films))
@@ -100,7 +101,7 @@ class _Judge:
         return self._encoder.fuse_pooled(first, last)
 
 
-def _films_of(studies: Sequence[StudyFilms], branch: int, *, both: bool) -> list[Films]:
+def _films_of(studies: Sequence[StudyFilms], branch: int, *, both: bool) -> list[Film]:
     """Return the films that a branch sees: its view, the other one where that is missing, and both where shared."""
     views = ("frontal", "lateral") if branch == 0 else ("lateral", "frontal")
     found = []

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoder.runtime.openvino_branch import CompiledBranch, Films, apart
 from encoder.errors import CheckpointError, EncoderError
-from encoder.network.model import StudyEncoder
 from encoder.files import read_regular, save_text, written_whole
+from encoder.network.model import StudyEncoder
+from encoder.runtime.openvino_branch import CompiledBranch, Films, apart
 
 RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
 AUTO = "auto"

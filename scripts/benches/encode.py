@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import EncoderError
+from encoder.films.study import StudyFilms
 from index.table.studies import load_studies
 from scripts.benches.export import embedder_of, encoder_alone
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table

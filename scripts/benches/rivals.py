@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
+from encoder.films.study import StudyFilms
 from encoder.network.model import StudyEncoder
 
 Vectors = npt.NDArray[np.float32]

@@ -131,7 +131,13 @@ def quantize_(
         for one in bar.track(paths, description="read films"):
             frontal, lateral = (one[key] and images / one[key] for key in ("frontal_path", "lateral_path"))
             films.append(embedder.read_films(frontal, lateral))
-    models = quantize(embedder, films, path.resolve().parent / "runtime")
+    models = quantize(
+        embedder.encoder,
+        films,
+        size=embedder.preprocessing.size,
+        fingerprint=embedder.fingerprint,
+        cache=path.resolve().parent / "runtime",
+    )
     if as_json:
         say_json({"studies": len(films), "models": [{**vars(made), "path": str(made.path)} for made in models]})
         return

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from encoder.films.study import position_code
 from encoder.findings.probe import why_not
-from encoder.network.config import position_code
 from encoder.training.film_store import FilmStore, TrainingStudies
 from encoder.training.options import TargetOptions
 from encoder.training.recipe import Recipe

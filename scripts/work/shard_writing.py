@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from encoder.embedder import Embedder, Film, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import ImageError
 from encoder.films.layout import study_layouts
+from encoder.films.study import Film, StudyFilms
 from index.export.shards import Failure, ShardFolder
 
 Item = TypeVar("Item")

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.films.dicom import reading_notices
 from encoder.films.layout import Layout, study_layouts
+from encoder.films.study import StudyFilms
 from encoder.films.variants import PLAIN, TEST_TIME
 from encoder.findings.predict import Options, Prediction, Predictor, predict_embedding
 from encoder.findings.probe import LinearProbe

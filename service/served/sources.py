@@ -26,7 +26,8 @@ from service.served.mounts import Mount
 from service.watch.metrics import Metrics
 
 if TYPE_CHECKING:
-    from encoder.embedder import Embedder, StudyFilms
+    from encoder.embedder import Embedder
+    from encoder.films.study import StudyFilms
     from encoder.findings.probe import LinearProbe
 
 log = logging.getLogger("precedent.service")

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from encoder.embedder import Embedder, Film, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import CheckpointError, EncoderError, ImageError
 from encoder.films.image import read_image
 from encoder.films.preprocess import Preprocessing
+from encoder.films.study import Film, StudyFilms
 from encoder.network.backbone import load_backbone_weights
 from encoder.network.checkpoint import fingerprint_of, load_encoder, save_encoder
 from encoder.network.config import EncoderConfig

@@ -15,8 +15,9 @@ import pytest
 from export_files import save_export
 from training_films import trainer_of
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import EncoderError
+from encoder.films.study import StudyFilms
 from encoder.findings.probe import LinearProbe
 from encoder.network.checkpoint import save_encoder
 from encoder.runtime.runtimes import _kept, keep_model

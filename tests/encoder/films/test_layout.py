@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from encoder.embedder import StudyFilms
 from encoder.films.layout import layout_of, study_layouts
+from encoder.films.study import StudyFilms
 
 Film = npt.NDArray[np.float32]
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.films.preprocess import Preprocessing
+from encoder.films.study import StudyFilms
 from encoder.films.variants import TEST_TIME, VARIANTS, varied_film, varied_study
 from encoder.findings.calibration import Evidence, OperatingPoints
 from encoder.findings.dropout import DrawnDropout, DropoutPasses

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.films.preprocess import Preprocessing
+from encoder.films.study import StudyFilms
 from encoder.maps.changed import ChangedFilm
 from encoder.network.config import EncoderConfig
 from encoder.network.single import build_encoder

@@ -6,12 +6,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import EncoderError, WeightsError
 from encoder.films.preprocess import Preprocessing
+from encoder.films.study import StudyFilms, position_code
 from encoder.network.backbone import create_backbone, load_backbone_weights
 from encoder.network.checkpoint import fingerprint_of, load_encoder, save_encoder
-from encoder.network.config import EncoderConfig, position_code
+from encoder.network.config import EncoderConfig
 from encoder.network.single import SingleEncoder
 
 TINY = {"architecture": "single", "backbone": "test_efficientnet", "embedding_dim": 0}

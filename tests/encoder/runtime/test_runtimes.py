@@ -8,17 +8,27 @@ import pytest
 import torch
 from artefacts import tiny_model
 
-from encoder.network.checkpoint import save_encoder
-from encoder.runtime.openvino_branch import CompiledBranch
-from encoder.network.config import EncoderConfig
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import EncoderError
-from encoder.runtime.mixed_precision import MixedModel
-from encoder.network.model import StudyEncoder
 from encoder.films.preprocess import Preprocessing
-from encoder.runtime.int8 import quantize
-from encoder.runtime.runtimes import RUNTIMES, _kept_branch, _sums, choose_runtime, convert, has_bf16, keep_model, path_of
+from encoder.films.study import StudyFilms
+from encoder.network.checkpoint import save_encoder
+from encoder.network.config import EncoderConfig
+from encoder.network.model import StudyEncoder
 from encoder.network.single import build_encoder
+from encoder.runtime.int8 import quantize
+from encoder.runtime.mixed_precision import MixedModel
+from encoder.runtime.openvino_branch import CompiledBranch
+from encoder.runtime.runtimes import (
+    RUNTIMES,
+    _kept_branch,
+    _sums,
+    choose_runtime,
+    convert,
+    has_bf16,
+    keep_model,
+    path_of,
+)
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 TINY = {"backbone": "test_efficientnet", "embedding_dim": 256}
@@ -213,7 +223,7 @@ def test_an_int8_model_that_was_made_is_read_and_near_to_torch(tmp_path: Path) -
     pytest.importorskip("nncf", reason="nncf is not installed")
     network = build_encoder(EncoderConfig(**SHAPES["shared"])).eval()  # type: ignore[arg-type]
     plain = Embedder(network, Preprocessing(size=64), device="cpu")
-    [made] = quantize(plain, studies(12), tmp_path)
+    [made] = quantize(network, studies(12), size=64, fingerprint=plain.fingerprint, cache=tmp_path)
     fast = Embedder(network, Preprocessing(size=64), device="cpu", runtime="openvino-int8", cache=tmp_path)
     cosines = (plain.embed(studies(12)) * fast.embed(studies(12))).sum(axis=1)
     assert made.layers <= made.of

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from encoder.embedder import Embedder, StudyFilms
+from encoder.embedder import Embedder
 from encoder.errors import ImageError
 from encoder.films.preprocess import Preprocessing
+from encoder.films.study import StudyFilms
 from service.errors import Busy, ClientGone, NotReady
 from service.served.batching import BATCH, CHUNK, BatchingEmbedder
 from service.served.turnstile import Turnstile

@@ -1,11 +1,11 @@
-"""Many logistic regressions on the same rows, solved together by preconditioned L-BFGS.
+"""Many logistic regressions on the same rows, solved together by preconditioned L-BFGS, and how strongly to penalise.
 
-Knows arrays alone; it must not know findings, patients or why there are many columns.
+The strength of the penalty is chosen for each column by folds; all candidates are solved in one go.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Floats = npt.NDArray[np.float32]
+ClassWeight = Literal["none", "balanced"]
+Pair = tuple[Floats, Floats]
 """(D + 1, K) each: a step, and how the gradient changed along it."""
 
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
+"""Inverse L2 strengths that are tried: scikit-learn's C, on embeddings centred and scaled to unit mean variance."""
 MEMORY = 10
 """Pairs that L-BFGS keeps; with the preconditioner few are needed."""
 MAX_STEPS = 200
@@ -27,7 +31,7 @@ _SAMPLE_ROWS_A_DIM = 16
 
 
 @dataclass(frozen=True)
-class Rows:
+class Design:
     """What is learnt from, and the shape of it; one serves any number of problems."""
 
     values: Tensor
@@ -50,7 +54,7 @@ class Rows:
 class Problem:
     """What is minimised, column by column: mean weighted log loss + decay / 2 * |coefficients|^2."""
 
-    rows: Rows
+    rows: Design
     targets: Tensor
     """(N, K) of 0 and 1."""
     weights: Tensor
@@ -163,3 +167,51 @@ def _line_search(
             return step, reached
         step = torch.where(worse, step / 2, step)
     return torch.where(worse, 0, step), torch.where(worse, loss, reached)
+
+
+def scaled_rows(embeddings: Floats) -> tuple[Design, Floats, float]:
+    """Return the rows centred and divided by one number, so that the geometry of the space is kept."""
+    mean = embeddings.mean(0, dtype=np.float64).astype(np.float32)
+    rows = torch.from_numpy(embeddings - mean)
+    scale = max(float(rows.square().mean().sqrt()), 1e-12)
+    return Design.of(rows.div_(scale)), mean, scale
+
+
+def solve_strengths(rows: Design, targets: Tensor, strengths: Tensor, class_weight: ClassWeight) -> Tensor:
+    """Return (D + 1, G, C) solutions for strengths (G, C); one call solves them all."""
+    counted = ~targets.isnan()
+    weights = counted.float()
+    if class_weight == "balanced":
+        for outcome in (targets == 1, targets == 0):
+            weights = torch.where(outcome, weights / outcome.sum(0).clamp(min=1) / 2, weights)
+    else:
+        weights = weights / weights.sum(0).clamp(min=1)
+    copies = len(strengths)
+    problem = Problem(
+        rows,
+        targets.nan_to_num().repeat(1, copies),
+        weights.repeat(1, copies),
+        (strengths * counted.sum(0).clamp(min=1)).reciprocal().flatten(),
+    )
+    return solve_logistic(problem).unflatten(1, (copies, -1))
+
+
+def best_strengths(
+    rows: Design, targets: Tensor, folds: Tensor, strengths: tuple[float, ...],
+    class_weight: ClassWeight,
+) -> Tensor:  # fmt: skip
+    """Return the strength (C,) of each finding with the least mean log loss over the folds left out."""
+    grid = torch.tensor(strengths)[:, None].expand(-1, targets.shape[1])
+    if len(strengths) == 1 or len(folds.unique()) < 2:
+        return grid[len(strengths) // 2]
+    total = torch.zeros(grid.shape)
+    for fold in folds.unique():
+        held = folds == fold
+        seen = torch.where(held[:, None], torch.nan, targets)
+        learnable = (seen == 1).any(0) & (seen == 0).any(0)
+        solution = solve_strengths(rows, seen, grid, class_weight)
+        logits = torch.einsum("nd,dgc->ngc", rows.values[held], solution[:-1]) + solution[-1]
+        wanted = targets[held][:, None]
+        losses = softplus(logits) - wanted * logits
+        total += losses.nansum(0) * learnable
+    return torch.tensor(strengths)[total.argmin(0)]

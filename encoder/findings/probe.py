@@ -18,7 +18,7 @@ import torch
 from encoder.errors import CheckpointError, EncoderError
 from encoder.files import load_tensors, read_json, read_regular, save_tensors, save_text
 from encoder.findings.calibration import Evidence, Method, OperatingPoints, calibration, operating_points, sigmoid
-from encoder.findings.strength import STRENGTHS, ClassWeight, Floats, best_strengths, scaled_rows, solve_strengths
+from encoder.findings.logistic import STRENGTHS, ClassWeight, Floats, best_strengths, scaled_rows, solve_strengths
 
 FORMAT = "precedent-probe"
 VERSION = "1"

@@ -20,8 +20,7 @@ from encoder.findings.probe import LinearProbe
 from encoder.maps.attribution import METHODS as PIXEL_METHODS
 from encoder.maps.attribution import pixel_attribution
 from encoder.maps.cam import CAMS, cam_of, feature_map
-from encoder.maps.changed import ChangedFilm
-from encoder.maps.trust import Trust, trust_of
+from encoder.maps.trust import ChangedFilm, Trust, trust_of
 
 VIEWS = ("frontal", "lateral")
 METHODS = (*CAMS, *PIXEL_METHODS)

@@ -1,22 +1,25 @@
-"""How far a map can be believed: what the number does when the hot area is blurred, and when only it is sharp.
-
-Knows a film, a map and a way to get numbers; it must not know encoders.
-"""
+"""How far a map can be believed: what the number does when the hot area is blurred, and when only it is sharp."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from encoder.films.study import Film, Positions
+from encoder.maps.cam import Map, branch_views
+from encoder.network.model import StudyEncoder
 
 STEPS = 8
 _BLUR = 0.1
 """Standard deviation of the blur, relative to the film's side: small findings go, a large opacity stays in part."""
 _GRID = 7
 """Cells a side of the random map: about as coarse as a class activation map."""
-Map = npt.NDArray[np.float32]
+_BATCH = 8
 Values = npt.NDArray[np.float64]
 
 
@@ -34,7 +37,7 @@ class Trust:
     random_insertion: float
 
 
-def trust_of(film: Map, heat: Map, values: Callable[[Sequence[Map]], Values]) -> Trust:
+def trust_of(film: Film, heat: Map, values: Callable[[Sequence[Film]], Values]) -> Trust:
     """Return deletion and insertion scores (Petsiuk et al., "RISE", BMVC 2018), with blur in the place of black.
 
     Each is the area under the curve of the number over the share of the film that is changed, from eight shares.
@@ -46,11 +49,47 @@ def trust_of(film: Map, heat: Map, values: Callable[[Sequence[Map]], Values]) ->
     """
     blurred = np.stack([cv2.GaussianBlur(channel, (0, 0), _BLUR * film.shape[-1]) for channel in film])
     scores: list[float] = []
-    for one in (heat, _random_map(film)):
-        hot = [_hottest(one, share) for share in _shares()]
+    for ranking in (heat, _random_map(film)):
+        hot = [_hottest(ranking, share) for share in _shares()]
         changed = [np.where(where, blurred, film) for where in hot] + [np.where(where, film, blurred) for where in hot]
         scores += values(changed).reshape(2, STEPS).mean(axis=1).tolist()
     return Trust(*scores)
+
+
+class ChangedFilm:
+    """Gives the numbers of a study while one film changes; the other film passes its backbone once."""
+
+    def __init__(
+        self, encoder: StudyEncoder, films: Mapping[str, Tensor], view: str, number: Callable[[Tensor], Tensor],
+        positions: Positions = (0, 0),
+    ) -> None:  # fmt: skip
+        self._encoder, self._number, self._device = encoder, number, films[view].device
+        self._positions = positions
+        views = branch_views(films)
+        self._same_branches = views[0] == views[1] and encoder.backbone_of(0) is encoder.backbone_of(1)
+        with torch.inference_mode():
+            self._fixed = {
+                branch: encoder.forward_features(films[other], branch)
+                for branch, other in enumerate(views)
+                if other != view
+            }
+
+    @torch.inference_mode()
+    def __call__(self, versions: Sequence[Film]) -> Values:
+        """Return the numbers (B,) with each version (C, S, S) in the film's place."""
+        batches = [versions[start : start + _BATCH] for start in range(0, len(versions), _BATCH)]
+        return np.concatenate([self._numbers(np.stack(batch)) for batch in batches])
+
+    def _numbers(self, versions: Film) -> Values:
+        stack = torch.from_numpy(versions).to(self._device)
+        frontal = self._map(stack, 0)
+        lateral = frontal if self._same_branches else self._map(stack, 1)
+        return self._number(self._encoder.forward_head(frontal, lateral, self._positions)).double().cpu().numpy()
+
+    def _map(self, stack: Tensor, branch: int) -> Tensor:
+        if branch in self._fixed:
+            return self._fixed[branch].expand(len(stack), -1, -1, -1)
+        return self._encoder.forward_features(stack, branch)
 
 
 def _shares() -> Values:
@@ -66,7 +105,7 @@ def _hottest(heat: Map, share: float) -> npt.NDArray[np.bool_]:
     return hot.reshape(heat.shape)
 
 
-def _random_map(film: Map) -> Map:
+def _random_map(film: Film) -> Map:
     """Return a map (S, S) that is always the same for a film, and another for the next film."""
     rng = np.random.default_rng(zlib.crc32(film.tobytes()))
     grid = rng.random((_GRID, _GRID)).astype(np.float32)

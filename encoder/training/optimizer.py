@@ -4,9 +4,12 @@ Knows networks and their options; knows nothing of data or of losses.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from encoder.training.options import OptimizerOptions, ScheduleOptions
 
@@ -81,6 +84,24 @@ def freeze_stages(backbone: nn.Module, count: int) -> list[nn.Module]:
             if number < count:
                 frozen.append(module)
     return frozen
+
+
+@contextmanager
+def held_statistics(network: nn.Module) -> Iterator[None]:
+    """Keep running statistics of batch normalisation as they are inside the block.
+
+    For the backward pass under gradient checkpointing, whose repeated forward pass would count each batch twice.
+    What is normalised with does not change: in training that is the batch's own statistics.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 class RunningAverage:

@@ -20,9 +20,15 @@ from encoder.training.classifier import Classifier, build_classification_model
 from encoder.training.depthwise import speed_up_depthwise
 from encoder.training.film_store import FilmStore, Normalizer, TrainingStudies
 from encoder.training.losses import class_loss, label_weights, multilabel_loss, prefix_contrastive_loss
-from encoder.training.optimizer import RunningAverage, build_optimizer, freeze_stages, rate_factor, set_rate
+from encoder.training.optimizer import (
+    RunningAverage,
+    build_optimizer,
+    freeze_stages,
+    held_statistics,
+    rate_factor,
+    set_rate,
+)
 from encoder.training.recipe import Recipe
-from encoder.training.recompute import held_statistics
 from encoder.training.validation import figures_of, monitored
 
 Rows = npt.NDArray[np.int64]

@@ -9,9 +9,9 @@ import click
 import numpy as np
 import torch
 
+from encoder.findings.logistic import Floats, scaled_rows
 from encoder.findings.probe import LinearProbe
 from encoder.findings.scores import auroc
-from encoder.findings.strength import Floats, scaled_rows
 from scripts.benches.measured import interleaved, machine_facts, medians
 from scripts.terminal import say, say_json
 

@@ -11,8 +11,8 @@ import click
 import numpy as np
 
 from encoder.findings.calibration import Method, operating_points
+from encoder.findings.logistic import ClassWeight
 from encoder.findings.probe import LinearProbe
-from encoder.findings.strength import ClassWeight
 from index.errors import StudiesError
 from index.judging.bootstrap import patient_draws
 from index.table.splits import Rows, folds_by_patient, load_parts, require_disjoint_patients, split_by_patient

@@ -15,10 +15,9 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 from encoder.errors import CheckpointError, EncoderError
 from encoder.files import load_tensors, save_tensors
 from encoder.findings.calibration import Evidence, calibration, operating_points, sigmoid
-from encoder.findings.logistic import Problem, solve_logistic
+from encoder.findings.logistic import Problem, scaled_rows, solve_logistic
 from encoder.findings.probe import DETAILS, WEIGHTS, LinearProbe
 from encoder.findings.scores import auroc, called_scores, interval, macro, ranked_scores
-from encoder.findings.strength import scaled_rows
 
 NAMES = ("one", "two", "three")
 ADDED = ("evidence", "labels", "set_on")

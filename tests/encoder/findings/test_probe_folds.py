@@ -6,8 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from encoder.findings.calibration import sigmoid
+from encoder.findings.logistic import scaled_rows
 from encoder.findings.probe import LinearProbe
-from encoder.findings.strength import scaled_rows
 from index.table.splits import folds_by_patient
 
 FINDINGS = [f"finding {number}" for number in range(14)]

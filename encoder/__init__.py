@@ -1,4 +1,1 @@
-"""Turns films into unit vectors and explains them.
-
-Knows torch, timm, opencv, pillow and pydicom; knows nothing of FAISS, HTTP or tables of studies.
-"""
+"""Turns films into unit vectors, names the findings they show, and explains both."""

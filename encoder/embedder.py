@@ -1,7 +1,4 @@
-"""The NumPy face of an encoder: films in, unit vectors out.
-
-Knows batching, devices and the fingerprint; knows nothing of studies' tables, files of vectors or HTTP.
-"""
+"""The NumPy face of an encoder: films in, unit vectors out, with batching, devices and the fingerprint."""
 
 import copy
 import os

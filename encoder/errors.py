@@ -1,7 +1,4 @@
-"""Every refusal of the encoder wing.
-
-Each is a `ValueError` whose message says what was expected, what was found, and the remedy; nothing here knows HTTP.
-"""
+"""Every refusal of the encoder: a `ValueError` that says what was expected, what was found, and the remedy."""
 
 
 class EncoderError(ValueError):

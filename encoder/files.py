@@ -1,7 +1,4 @@
-"""Files of tensors that appear whole or not at all, and tell when anything in them has changed.
-
-Knows safetensors and SHA-256; it must not know whose tensors these are.
-"""
+"""Files of tensors that appear whole or not at all, and that show when anything in them has changed."""
 
 import hashlib
 import json
@@ -59,12 +56,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write tensors and what is said of them, sealed, whole or not at all. Raises OSError."""
     with written_whole(path) as partial:
         try:
-            save_file({name: one.contiguous() for name, one in tensors.items()}, partial, {**metadata, SEAL: _UNSEALED})
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()}, partial, {**metadata, SEAL: _UNSEALED}
+            )
         except SafetensorError as error:  # its word for a full disk
             raise OSError(f"expected to write {str(path)!r}, could not ({error}); is the disk full?") from error
         content = partial.read_bytes()
-        place, digest = _seal_of(content)
-        partial.write_bytes(content[:place] + digest + content[place + len(digest) :])
+        start, digest = _seal_of(content)
+        partial.write_bytes(content[:start] + digest + content[start + len(digest) :])
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -76,7 +75,7 @@ def open_regular(path: Path) -> BinaryIO:
     """
     if stat.S_ISREG(path.stat().st_mode):
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # and nothing else took its place meanwhile
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # and it was not replaced meanwhile
             return file
         file.close()
     raise CheckpointError(f"expected a file at {str(path)!r}, got a folder, pipe, socket or device; remove it")
@@ -119,8 +118,8 @@ def load_tensors(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Ten
         content = read_regular(path, MOST_BYTES)
         if (header := int.from_bytes(content[:8], "little")) > MOST_HEADER:
             raise ValueError(f"a header of {header:,} bytes")
-        place, digest = _seal_of(content)
-        if place >= 0 and content[place : place + len(digest)] != digest:
+        start, digest = _seal_of(content)
+        if start >= 0 and content[start : start + len(digest)] != digest:
             raise CheckpointError(f"{str(path)!r} has changed since it was written; {remedy}")
         del content
         with safe_open(path, framework="pt") as file:
@@ -137,9 +136,9 @@ def load_tensors(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Ten
 def _seal_of(content: bytes) -> tuple[int, bytes]:
     """Return where the digits of a file's seal begin, -1 where it has none, and what they should be."""
     key, digits = _UNSEALED[:-64].encode(), _UNSEALED[-64:].encode()
-    place = content.find(key) + len(key)
-    if place < len(key):
+    start = content.find(key) + len(key)
+    if start < len(key):
         return -1, b""
-    sha256 = hashlib.sha256(content[:place] + digits)
-    sha256.update(memoryview(content)[place + len(digits) :])
-    return place, sha256.hexdigest().encode()
+    sha256 = hashlib.sha256(content[:start] + digits)
+    sha256.update(memoryview(content)[start + len(digits) :])
+    return start, sha256.hexdigest().encode()

@@ -1,6 +1,6 @@
-"""Which body part a DICOM header says was filmed, as far as that tells a film that is no chest film.
+"""Which body part a DICOM header says was filmed, as far as shows a film that is no chest film.
 
-Knows the words of DICOM PS3.16, annex L.
+The words are those of DICOM PS3.16, annex L.
 """
 
 from collections.abc import Container, Iterable

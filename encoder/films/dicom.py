@@ -70,7 +70,7 @@ _SECTIONS = ("CT", "MR", "PT", "NM", "US", "IVUS", "OCT", "OPT", "OP", "ES", "GM
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
-_TOLD = (*_GREY, *_COLOUR, _PALETTE, "XYB", "ARGB", "HSV", "CMYK")
+_NAMED = (*_GREY, *_COLOUR, _PALETTE, "XYB", "ARGB", "HSV", "CMYK")
 """Names that a refusal may quote: any other may be a patient's."""
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 _SQUARE = 0.02  # how far from 1 a pixel's height over its width may be: spacings are rounded
@@ -212,9 +212,9 @@ def _check_kind(header: Elements, notes: list[str], ignored_parts: Container[str
     """Refuse what is no radiograph of a chest, by the words of its header."""
     polarity = header.text("PhotometricInterpretation").upper()
     if polarity not in (*_GREY, *_COLOUR, _PALETTE):
-        told = repr(polarity) if polarity in ("", *_TOLD) else "of another name"
+        stated = repr(polarity) if polarity in ("", *_NAMED) else "of another name"
         raise ImageError(
-            f"PhotometricInterpretation {told} is not a radiograph; expected MONOCHROME1 or MONOCHROME2; "
+            f"PhotometricInterpretation {stated} is not a radiograph; expected MONOCHROME1 or MONOCHROME2; "
             "export the film as grey"
         )
     shape = header.text("PresentationLUTShape").upper()

@@ -163,8 +163,8 @@ class _Lut:
     def of(self, given: _Input, shown: npt.NDArray[np.bool_] | None = None) -> Table:
         """Return the entry of each value; one before the first or beyond the last has that one's (C.11.2.1.1)."""
         first = self._first(given, given.values if shown is None else given.values[shown])
-        places = np.clip(np.rint(given.values - first), 0, len(self.entries) - 1)
-        return np.asarray(self.entries[places.astype(np.int64)])
+        entries = np.clip(np.rint(given.values - first), 0, len(self.entries) - 1)
+        return np.asarray(self.entries[entries.astype(np.int64)])
 
     def _first(self, given: _Input, shown: Table) -> int:
         """Return the first value mapped: signed where the input can be, or where only that meets the film's values."""
@@ -188,13 +188,13 @@ def _luts(header: Elements, keyword: str, notes: list[str]) -> Iterator[_Lut]:
 
 def _lut(item: Elements, descriptor: str, data: str) -> _Lut | None:
     """Return a table, or None where it is not described or ends before its end."""
-    told = [value & 0xFFFF for value in item.integers(descriptor)]
-    if len(told) < 3 or not item.raw(data):
+    numbers = [value & 0xFFFF for value in item.integers(descriptor)]
+    if len(numbers) < 3 or not item.raw(data):
         return None
-    count = told[0] or _CODES
-    words = item.found[data].vr != "OB"
-    entries = _entries(item.raw(data), count, told[2], swapped=words and not item.little)
-    return _Lut(told[1], entries.astype(np.float64)) if len(entries) == count else None
+    count = numbers[0] or _CODES
+    words = item.by_keyword[data].vr != "OB"
+    entries = _entries(item.raw(data), count, numbers[2], swapped=words and not item.little)
+    return _Lut(numbers[1], entries.astype(np.float64)) if len(entries) == count else None
 
 
 def palette(header: Elements) -> npt.NDArray[np.uint16]:
@@ -205,11 +205,11 @@ def palette(header: Elements) -> npt.NDArray[np.uint16]:
     """
     values = _Input(np.arange(_CODES, dtype=np.float64), signed=False)
     colours = np.empty((_CODES, 3), np.uint16)
-    for place, name in enumerate(("Red", "Green", "Blue")):
+    for channel, name in enumerate(("Red", "Green", "Blue")):
         lut = _lut(header, f"{name}PaletteColorLookupTableDescriptor", f"{name}PaletteColorLookupTableData")
         if lut is None:
             raise ImageError(f"expected a whole palette, got none for {name.lower()}; export the film as grey")
-        colours[:, place] = lut.of(values)
+        colours[:, channel] = lut.of(values)
     return colours
 
 

@@ -59,17 +59,17 @@ class Element:
 class Elements:
     """The elements of one data set that were asked for, by their keywords in the standard."""
 
-    found: Mapping[str, Element] = field(default_factory=dict)
+    by_keyword: Mapping[str, Element] = field(default_factory=dict)
     little: bool = True
 
     def __contains__(self, keyword: str) -> bool:
         """Return whether there is such an element with something in it."""
-        element = self.found.get(keyword)
+        element = self.by_keyword.get(keyword)
         return element is not None and bool(element.items or element.value.strip(b" \0"))
 
     def raw(self, keyword: str) -> bytes:
         """Return the bytes of the value; b"" where there is none."""
-        element = self.found.get(keyword)
+        element = self.by_keyword.get(keyword)
         return element.value if element else b""
 
     def text(self, keyword: str) -> str:
@@ -78,7 +78,7 @@ class Elements:
 
     def numbers(self, keyword: str) -> list[float | None]:
         """Return the values of a decimal or integer string; None for each that is none, or beyond MOST."""
-        return [_number(one) for one in self.text(keyword).split("\\")]
+        return [_number(value) for value in self.text(keyword).split("\\")]
 
     def number(self, keyword: str) -> float | None:
         """Return the first value of a decimal or integer string."""
@@ -89,14 +89,14 @@ class Elements:
 
         What can be US or SS is read as US: only the picture tells which was meant.
         """
-        element = self.found.get(keyword)
+        element = self.by_keyword.get(keyword)
         if element is None:
             return []
         vr = _vr(keyword) if element.vr in ("UN", "") else element.vr
         if vr in ("IS", "DS"):
-            return [int(one) for one in self.numbers(keyword) if one is not None and one == int(one)]
+            return [int(value) for value in self.numbers(keyword) if value is not None and value == int(value)]
         kind = np.dtype(f"{'<' if self.little else '>'}{_NUMBERS.get(vr[:2], 'u2')}")
-        return [int(one) for one in np.frombuffer(element.value, kind, len(element.value) // kind.itemsize)]
+        return [int(value) for value in np.frombuffer(element.value, kind, len(element.value) // kind.itemsize)]
 
     def integer(self, keyword: str) -> int | None:
         """Return the first of the whole numbers; None where there is none."""
@@ -104,7 +104,7 @@ class Elements:
 
     def items(self, keyword: str) -> tuple["Elements", ...]:
         """Return the items of a sequence; () where there is none."""
-        element = self.found.get(keyword)
+        element = self.by_keyword.get(keyword)
         return element.items if element else ()
 
 
@@ -275,12 +275,12 @@ class _Walk:
         file.seek(self._start)
 
     def top(self, *, implicit: bool) -> tuple[Elements, Pixels | None]:
-        found: dict[str, Element] = {}
+        elements: dict[str, Element] = {}
         for tag, vr, length in self._elements(self._end, implicit=self._is_implicit(implicit)):
             if tag in _PIXEL_DATA:
-                return Elements(found, self._little), self._pixels(tag, vr, length)
-            self._keep(found, tag, vr, length, 1)
-        return Elements(found, self._little), None
+                return Elements(elements, self._little), self._pixels(tag, vr, length)
+            self._keep(elements, tag, vr, length, 1)
+        return Elements(elements, self._little), None
 
     def _pixels(self, tag: int, vr: str, length: int) -> Pixels:
         if tag != _PIXEL_DATA[-1]:
@@ -310,20 +310,20 @@ class _Walk:
                 length = struct.unpack(order + "H", rest[2:])[0]
             yield tag, vr.decode("latin-1"), length
 
-    def _keep(self, found: dict[str, Element], tag: int, vr: str, length: int, depth: int) -> None:
+    def _keep(self, elements: dict[str, Element], tag: int, vr: str, length: int, depth: int) -> None:
         """Put a wanted element among those found, and step over another."""
         keyword = self._wanted.get(tag)
         if length == _UNDEFINED or vr == "SQ" or (keyword and _vr(keyword) == "SQ" and vr in ("UN", "")):
             items = self._sequence(vr, length, depth, wanted=keyword is not None)
             if keyword is not None:
-                found[keyword] = Element("SQ", items=items)
+                elements[keyword] = Element("SQ", items=items)
         elif keyword is None:
             self._skip(length)
         else:
             most = MAX_TABLE_BYTES if keyword in TABLES else MAX_VALUE_BYTES
             if length > most:
                 raise ImageError(f"expected {keyword} of at most {most} bytes, got {length}; the header is damaged")
-            found[keyword] = Element(vr, self._read(length))
+            elements[keyword] = Element(vr, self._read(length))
 
     def _sequence(self, vr: str, length: int, depth: int, *, wanted: bool) -> tuple[Elements, ...]:
         """Return the items of a sequence where they are wanted, with the file behind it."""
@@ -350,17 +350,17 @@ class _Walk:
         return tuple(items)
 
     def _item(self, size: int, inner: "_Inner") -> Elements:
-        found: dict[str, Element] = {}
+        elements: dict[str, Element] = {}
         for tag, vr, length in self._elements(self._within(size), implicit=inner.implicit):
             if tag == _ITEM_END:
                 break
             if inner.wanted:
-                self._keep(found, tag, vr, length, inner.depth)
+                self._keep(elements, tag, vr, length, inner.depth)
             elif length == _UNDEFINED:
                 self._sequence(vr, length, inner.depth, wanted=False)
             else:
                 self._skip(length)
-        return Elements(found, self._little)
+        return Elements(elements, self._little)
 
     def _item_header(self) -> tuple[int, int]:
         self._count()

@@ -144,11 +144,11 @@ def _decode_rle(frame: bytes, shape: tuple[int, ...], size: int) -> npt.NDArray[
 
     samples, count = (shape[2] if len(shape) == 3 else 1), shape[0] * shape[1]
     header = struct.unpack("<16I", frame[:64]) if len(frame) >= 64 else (0,)
-    places = [*header[1 : header[0] + 1], len(frame)] if header[0] == samples * size else []
-    if not places or places[0] < 64 or sorted(set(places)) != places:
+    offsets = [*header[1 : header[0] + 1], len(frame)] if header[0] == samples * size else []
+    if not offsets or offsets[0] < 64 or sorted(set(offsets)) != offsets:
         raise ImageError(f"expected an RLE frame of {samples * size} segments in order, got a damaged one")
     planes = np.empty((samples, size, count), np.uint8)
-    for number, (start, end) in enumerate(pairwise(places)):
+    for number, (start, end) in enumerate(pairwise(offsets)):
         plane = planes[number // size, size - 1 - number % size]
         plane[:] = _unpacked(imagecodecs.packbits_decode, frame[start:end], count)
     pixels = np.ascontiguousarray(np.moveaxis(planes, 1, 2)).view(f"<u{size}").reshape(samples, *shape[:2])

@@ -1,6 +1,6 @@
 """Reading a radiograph: a file, its bytes or its pixels become one grey picture with bright bone, or a reason why not.
 
-It must not know of networks, tensors or HTTP; what a DICOM header means is in `encoder.films.dicom`.
+What a DICOM header means is in `encoder.films.dicom`.
 """
 
 import io

@@ -1,7 +1,4 @@
-"""What a film looks like from afar: a few numbers that no training has shaped, by which a stranger is known.
-
-Knows preprocessed films; it must not know networks, nor what such numbers are compared with.
-"""
+"""The coarse layout of a film: a few untrained numbers, by which pictures of another kind are recognised."""
 
 import cv2
 import numpy as np

@@ -1,6 +1,6 @@
 """What the header of a JPEG, PNG or JPEG 2000 stream claims, and the least of it that a decoder must see.
 
-It decodes no pixel and knows nothing of DICOM, films or networks.
+No pixel is decoded.
 """
 
 import re
@@ -84,19 +84,19 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
 
 
 def _is_covered(frame: bytes, scans: list[bytes]) -> bool:
-    """Return whether the scans tell every bit of every component; without some, a decoder shows a coarser picture."""
+    """Return whether the scans hold every bit of every component; without some, a decoder shows a coarser picture."""
     components = frame[10 : 10 + 3 * frame[9] : 3] if len(frame) > 9 else b""
     progressive = frame[1] in _PROGRESSIVE
-    untold = {component: [1] * 64 for component in components}  # bits of each coefficient that are still to come
+    missing = {component: [1] * 64 for component in components}  # bits of each coefficient that are still to come
     for scan in scans:
         count = scan[4] if len(scan) > 4 else 0
         first, last, bits = scan[5 + 2 * count : 8 + 2 * count] if len(scan) >= 8 + 2 * count else (0, 63, 0)
         for component in scan[5 : 5 + 2 * count : 2]:
-            if component in untold:
+            if component in missing:
                 coefficients = slice(first, min(last, 63) + 1) if progressive else slice(64)
-                covered = untold[component][coefficients]
-                untold[component][coefficients] = [bits & 15 if progressive else 0] * len(covered)
-    return not any(map(any, untold.values()))
+                covered = missing[component][coefficients]
+                missing[component][coefficients] = [bits & 15 if progressive else 0] * len(covered)
+    return not any(map(any, missing.values()))
 
 
 def _least(segment: bytes) -> bytes:
@@ -104,17 +104,17 @@ def _least(segment: bytes) -> bytes:
     if segment[1] == 0xE0:
         return b"\xff\xe0\x00\x10JFIF\0\1\1\0\0\1\0\1\0\0" if segment[4:9] == b"JFIF\0" else b""
     if segment[1] == 0xEE:
-        told = segment[4:9] == b"Adobe" and len(segment) >= 16
-        return b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + segment[15:16] if told else b""
+        has_transform = segment[4:9] == b"Adobe" and len(segment) >= 16
+        return b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + segment[15:16] if has_transform else b""
     return segment
 
 
 def _end_of_scan(data: bytes, position: int, marker: re.Pattern[bytes]) -> int:
     """Return where the entropy-coded bytes end that begin at `position`."""
-    found = marker.search(data, position)
-    if found is None:
+    match = marker.search(data, position)
+    if match is None:
         raise ImageError("expected a JPEG that ends with its end marker, got a truncated file")
-    return found.start()
+    return match.start()
 
 
 def _jpeg_segment(data: bytes, position: int) -> tuple[int, int, int]:
@@ -153,17 +153,17 @@ def exif_orientation(exif: bytes) -> int:
     if start + 2 > len(exif):
         return 1
     for entry in range(struct.unpack_from(order + "H", exif, start)[0]):
-        place = start + 2 + 12 * entry
-        if place + 12 > len(exif):
+        position = start + 2 + 12 * entry
+        if position + 12 > len(exif):
             break
-        tag, kind = struct.unpack_from(order + "HH", exif, place)
+        tag, kind = struct.unpack_from(order + "HH", exif, position)
         if tag == 0x0112:
-            value = int(struct.unpack_from(order + {1: "B", 4: "I"}.get(kind, "H"), exif, place + 8)[0])
+            value = int(struct.unpack_from(order + {1: "B", 4: "I"}.get(kind, "H"), exif, position + 8)[0])
             return value if 1 <= value <= 8 else 1
     return 1
 
 
-def _told_exif(kind: bytes, content: bytes) -> bytes:
+def _exif_of(kind: bytes, content: bytes) -> bytes:
     """Return the EXIF of a PNG's chunk: of its own (PNG 3, 11.3.2.11), or in hex in a text, as ImageMagick has it."""
     if kind == b"eXIf":
         return content
@@ -199,7 +199,7 @@ def parse_png(data: bytes) -> tuple[PictureHeader, bytes]:
                 raise ImageError("expected a PNG chunk with its own check sum, got another; the file is damaged")
             kept.append(data[position:end])
         elif not turn and (kind == b"eXIf" or data.startswith(_PROFILES, position + 8)):
-            turn = exif_orientation(_told_exif(kind, data[position + 8 : end - 4]))
+            turn = exif_orientation(_exif_of(kind, data[position + 8 : end - 4]))
         if kind == b"IEND":
             return replace(header, orientation=turn or 1), b"".join(kept)
         position = end

@@ -1,7 +1,4 @@
-"""Turning a film into a network's input: one frozen, versioned value, the same bits on every machine.
-
-It must not know where a film comes from or which network takes it.
-"""
+"""Turning a film into a network's input: one frozen, versioned value, the same bits on every machine."""
 
 import hashlib
 import json

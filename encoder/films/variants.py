@@ -1,7 +1,4 @@
-"""Films as they could as well have been taken: turned a little, or exposed a little otherwise.
-
-Knows one preprocessed film at a time; it must not know networks, findings or what becomes of the answers.
-"""
+"""Films as they could also have been taken: turned a little, or exposed a little differently."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,4 @@
-"""Logits to probabilities that can be believed, and thresholds that fit what the answer is for.
-
-Knows one column of logits and targets at a time; it must not know embeddings, patients or files.
-"""
+"""Logits to calibrated probabilities, and thresholds that fit what the answer is for."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +33,7 @@ class OperatingPoints:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How well one finding is told apart in patients that did not teach it."""
+    """How well one finding is separated from its absence, in patients that the probe did not learn from."""
 
     positives: int
     negatives: int

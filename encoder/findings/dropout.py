@@ -1,7 +1,7 @@
 """Monte-Carlo dropout: the same films through an encoder many times, its dropout layers drawing as in training.
 
-Knows an encoder's modules; it must not know findings. The encoder that it is given stays untouched, and so does
-torch's own source of chance, so that other threads may use both meanwhile.
+The encoder that is given stays untouched, and so does torch's global random state, so that other threads may use both
+meanwhile.
 """
 
 import copy
@@ -52,7 +52,7 @@ class DropoutPasses(StudyEncoder):
 def _dropping(encoder: StudyEncoder, generator: torch.Generator) -> StudyEncoder:
     """Return an encoder of the same weights, not copied, in which every dropout layer draws from the generator."""
     kept = [encoder.backbones, *encoder.parameters(), *encoder.buffers()]
-    twin = copy.deepcopy(encoder, {id(one): one for one in kept})
+    twin = copy.deepcopy(encoder, {id(module): module for module in kept})
     layers = [
         (name, layer)
         for name, layer in twin.named_modules()

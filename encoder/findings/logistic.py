@@ -150,9 +150,14 @@ def _descent(gradient: Tensor, history: list[Pair], precondition: Callable[[Tens
 
 
 def _line_search(
-    problem: Problem, solution: Tensor, direction: Tensor, logits: Tensor, along: Tensor, loss: Tensor,
+    problem: Problem,
+    solution: Tensor,
+    direction: Tensor,
+    logits: Tensor,
+    along: Tensor,
+    loss: Tensor,
     gradient: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Return a step (K,) that lowers the loss enough, 0 where none does, and the loss it reaches.
 
     Logits are linear in the step, so a trial reads no rows.
@@ -197,9 +202,12 @@ def solve_strengths(rows: Design, targets: Tensor, strengths: Tensor, class_weig
 
 
 def best_strengths(
-    rows: Design, targets: Tensor, folds: Tensor, strengths: tuple[float, ...],
+    rows: Design,
+    targets: Tensor,
+    folds: Tensor,
+    strengths: tuple[float, ...],
     class_weight: ClassWeight,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Return the strength (C,) of each finding with the least mean log loss over the folds left out."""
     grid = torch.tensor(strengths)[:, None].expand(-1, targets.shape[1])
     if len(strengths) == 1 or len(folds.unique()) < 2:

@@ -1,7 +1,4 @@
-"""Findings of one study: calibrated probabilities, how far they spread, and what may be said at which threshold.
-
-Knows embedders and probes; it must not know tables of studies, neighbours or HTTP.
-"""
+"""Findings of one study: calibrated probabilities, how far they spread, and what may be said at which threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -69,7 +66,7 @@ class Prediction:
     meaning: str | None = None
     """What the call says of probability and threshold, in words."""
     evidence: Evidence | None = None
-    """How well the probe tells the finding apart, of an ensemble's the least convincing; None where it is not known."""
+    """How well the probe separates the finding, for an ensemble the least convincing member; None where unknown."""
 
     def without_call(self, reason: str) -> "Prediction":
         """Return the same without a call, and why."""
@@ -142,8 +139,10 @@ class Predictor:
         options = options or Options()
         generator = torch.Generator().manual_seed(options.seed)
         draws = [
-            _draws(embedder, probe, one, options, generator)[:, [probe.findings.index(name) for name in self.findings]]
-            for (embedder, probe), one in zip(self.members, films, strict=True)
+            _draws(embedder, probe, study, options, generator)[
+                :, [probe.findings.index(name) for name in self.findings]
+            ]
+            for (embedder, probe), study in zip(self.members, films, strict=True)
         ]
         return _predictions(self.findings, np.concatenate(draws), [probe for _, probe in self.members], options.passes)
 
@@ -157,7 +156,7 @@ def call_at(probability: float, points: OperatingPoints) -> Call:
     """Return what the thresholds allow to say.
 
     Below `rule_out` a finding is ruled out (validation kept a sensitivity of 0.90), from `rule_in` on it is ruled
-    in (specificity of 0.90), and between them it is possible. A finding that is told apart well has `rule_in` below
+    in (specificity of 0.90), and between them it is possible. A finding that is separated well has `rule_in` below
     `rule_out`; then both claims hold between them, neither can be preferred, and it is possible there too. Above and
     below, the promise is kept with something to spare, since each claim is made at the stricter threshold.
     """
@@ -254,10 +253,10 @@ def _fewest(members: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def _weakest(members: Sequence[Evidence | None]) -> Evidence | None:
     """Return the evidence of the member that convinces least; None where one has none."""
-    known = [one for one in members if one is not None]
+    known = [evidence for evidence in members if evidence is not None]
     if len(known) < len(members):
         return None
-    return min(known, key=lambda one: (one.above_chance, -1.0 if one.low is None else one.low))
+    return min(known, key=lambda known: (known.above_chance, -1.0 if known.low is None else known.low))
 
 
 def _mean_points(members: Sequence[OperatingPoints | None]) -> OperatingPoints | None:

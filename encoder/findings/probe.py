@@ -1,7 +1,4 @@
-"""The linear probe: a logistic regression a finding on frozen embeddings, with calibrated probabilities.
-
-Knows embeddings, targets and fold numbers as arrays; it must not know tables of studies, patients or reports.
-"""
+"""The linear probe: a logistic regression for each finding on frozen embeddings, with calibrated probabilities."""
 
 import json
 import math
@@ -50,15 +47,22 @@ class LinearProbe:
     set_on: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Studies with and without each finding that its thresholds were set on."""
     evidence: dict[str, Evidence] | None = None
-    """How well each finding is told apart; None where nobody has judged it, or an older version kept no figures."""
+    """How well each finding is separated; None where nobody has judged it, or an older version kept no figures."""
     labels: Mapping[str, Any] | None = None
     """How its targets were made of a table's labels, as plain JSON for `index.table.labels`; None where unknown."""
 
     @classmethod
     def fit(
-        cls, embeddings: Floats, targets: Floats, findings: Sequence[str], *, folds: npt.NDArray[np.integer],
-        fingerprint: str, strengths: Sequence[float] = STRENGTHS, class_weight: ClassWeight = "none",
-    ) -> Self:  # fmt: skip
+        cls,
+        embeddings: Floats,
+        targets: Floats,
+        findings: Sequence[str],
+        *,
+        folds: npt.NDArray[np.integer],
+        fingerprint: str,
+        strengths: Sequence[float] = STRENGTHS,
+        class_weight: ClassWeight = "none",
+    ) -> Self:
         """Return the probe that is learnt from all rows; its probabilities are not calibrated yet.
 
         Args:
@@ -153,7 +157,9 @@ class LinearProbe:
             "skipped": self.skipped,
             "operating_points": {name: vars(points) for name, points in self.points.items()},
             "set_on": {name: list(counts) for name, counts in self.set_on.items()},
-            "evidence": None if self.evidence is None else {name: vars(one) for name, one in self.evidence.items()},
+            "evidence": None
+            if self.evidence is None
+            else {name: vars(evidence) for name, evidence in self.evidence.items()},
             "labels": None if self.labels is None else dict(self.labels),
         }
         text = json.dumps(details, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -173,7 +179,7 @@ class LinearProbe:
             raise CheckpointError(f"{str(folder)!r} holds no probe of version {VERSION}; run: precedent probe")
         try:
             findings, points = tuple(details["findings"]), details["operating_points"].items()
-            found = cls(
+            probe = cls(
                 fingerprint=fingerprint,
                 findings=findings,
                 strengths=tuple(details["strengths"]),
@@ -191,8 +197,8 @@ class LinearProbe:
             ) from error
         if another:
             raise CheckpointError(f"{str(folder)!r} holds files of two probes; run: precedent probe again")
-        found._require_whole(folder)
-        return found
+        probe._require_whole(folder)
+        return probe
 
     def _require_whole(self, folder: Path) -> None:
         """Raise CheckpointError unless all that was read of a folder is of the types and lengths that a probe has."""
@@ -201,13 +207,13 @@ class LinearProbe:
         texts = [self.fingerprint, *self.findings, *self.skipped, *self.skipped.values(), *self.points]
         thresholds = [value for point in self.points.values() for value in vars(point).values()]
         if (
-            not all(isinstance(one, str) and len(one) <= MOST_TEXT for one in texts)
+            not all(isinstance(text, str) and len(text) <= MOST_TEXT for text in texts)
             or len(set(self.findings)) < count
             or len(self.strengths) != count
-            or not all(type(one) in (int, float) and math.isfinite(one) for one in (*self.strengths, *thresholds))
+            or not all(type(value) in (int, float) and math.isfinite(value) for value in (*self.strengths, *thresholds))
             or self.weight.ndim != 2
-            or any(one.shape != (count,) for one in arrays[1:])
-            or not all(one.dtype == np.float32 and np.isfinite(one).all() for one in arrays)
+            or any(array.shape != (count,) for array in arrays[1:])
+            or not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays)
         ):
             raise CheckpointError(f"{str(folder)!r} holds what is no probe; run: precedent probe again")
 
@@ -238,24 +244,24 @@ def _check(embeddings: Floats, targets: Floats, findings: Sequence[str], folds: 
         raise EncoderError("expected targets of 1, 0 or NaN, got others; apply a label policy first")
 
 
-def _evidence(told: Any) -> dict[str, Evidence] | None:
-    """Return what a file says of how well findings are told apart. Raises ValueError, TypeError: no such figures."""
-    if told is None:
+def _evidence(stored: Any) -> dict[str, Evidence] | None:
+    """Return the evidence for each finding that a file holds. Raises ValueError, TypeError: no such figures."""
+    if stored is None:
         return None
-    found = {name: Evidence(**one) for name, one in told.items()}
-    for name, one in found.items():
-        counts, figures = (one.positives, one.negatives), (one.auroc, one.low, one.high)
+    evidence = {name: Evidence(**figures) for name, figures in stored.items()}
+    for name, judged in evidence.items():
+        counts, figures = (judged.positives, judged.negatives), (judged.auroc, judged.low, judged.high)
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             raise ValueError(f"{name}: expected counts of studies, got {counts}")
         if not all(figure is None or 0 <= float(figure) <= 1 for figure in figures):
             raise ValueError(f"{name}: expected an AUROC and its interval in [0, 1], got {figures}")
-    return found
+    return evidence
 
 
-def _labels(told: Any) -> dict[str, Any] | None:
-    if told is None or isinstance(told, dict):
-        return told
-    raise ValueError(f"expected how labels were read as an object, got {told!r}")
+def _labels(stored: Any) -> dict[str, Any] | None:
+    if stored is None or isinstance(stored, dict):
+        return stored
+    raise ValueError(f"expected how labels were read as an object, got {stored!r}")
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Floats], str]:

@@ -1,6 +1,6 @@
-"""How good probabilities are against targets: rank figures, figures at a threshold, and calibration error.
+"""How good probabilities are against targets: ranking figures, figures at a threshold, and calibration error.
 
-Knows one finding's arrays and bootstrap weights; it must not know who the patients are or how a report looks.
+Everything is of one finding; intervals come from bootstrap weights.
 """
 
 from collections.abc import Iterable, Mapping
@@ -50,12 +50,12 @@ def _ranked_scores(probabilities: Column, targets: Column, draws: Draws) -> dict
     sorted_draws = draws[:, order].astype(np.float64)
     positives = np.add.reduceat(sorted_draws * present, starts, axis=1)  # (B, ties)
     negatives = np.add.reduceat(sorted_draws * (1 - present), starts, axis=1)
-    found, wrong = positives.cumsum(1), negatives.cumsum(1)
+    hits, wrong = positives.cumsum(1), negatives.cumsum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         above = (positives * (wrong[:, -1:] - wrong + negatives / 2)).sum(1)
-        auroc = above / (found[:, -1] * wrong[:, -1])
-        precision = np.nan_to_num(found / (found + wrong))
-        auprc = (positives * precision).sum(1) / found[:, -1]
+        auroc = above / (hits[:, -1] * wrong[:, -1])
+        precision = np.nan_to_num(hits / (hits + wrong))
+        auprc = (positives * precision).sum(1) / hits[:, -1]
         brier = (draws @ ((probabilities - targets) ** 2)) / draws.sum(1)
     auprc = np.where(wrong[:, -1] > 0, auprc, np.nan)
     return {"auroc": auroc, "auprc": auprc, "brier": brier, "ece": _ece(probabilities, targets, draws)}
@@ -92,9 +92,9 @@ def auroc(scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]) -
     positives, negatives = int(present.sum()), int((~present).sum())
     if not positives or not negatives:
         return float("nan")
-    _, place, ties = np.unique(scores[used], return_inverse=True, return_counts=True)
+    _, tie, ties = np.unique(scores[used], return_inverse=True, return_counts=True)
     ranks = ties.cumsum() - (ties - 1) / 2  # the mean rank of each tie, from 1
-    return float((ranks[place][present].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float((ranks[tie][present].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def interval(values: Column, *, centred: bool = False) -> Interval:
@@ -114,10 +114,10 @@ def interval(values: Column, *, centred: bool = False) -> Interval:
 
 def macro(columns: Iterable[Mapping[str, Column]]) -> dict[str, Column]:
     """Return the mean over findings of each figure, draw by draw; a finding that a draw lacks is left out of it."""
-    found = list(columns)
+    listed = list(columns)
     means = {}
-    for name in found[0] if found else ():
-        stacked = np.stack([column[name] for column in found])
+    for name in listed[0] if listed else ():
+        stacked = np.stack([column[name] for column in listed])
         known = ~np.isnan(stacked)
         with np.errstate(invalid="ignore"):
             means[name] = np.where(known, stacked, 0).sum(0) / known.sum(0)

@@ -1,19 +1,18 @@
 """Maps of single pixels: integrated gradients through captum, and GradientShap.
 
-Knows films as tensors; captum is only imported when a map of its is asked for, because most installations do without.
+captum is only imported when a map of its is asked for, because most installations do without.
 """
 
 from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from encoder.errors import EncoderError
 from encoder.films.study import Positions
-from encoder.maps.cam import branch_views
+from encoder.maps.cam import Map, branch_views
 from encoder.network.model import StudyEncoder
 
 STEPS = 24
@@ -24,15 +23,18 @@ _NOISE = 0.05
 _SEED = 0
 _SMOOTHING = 1 / 64
 """Standard deviation of the blur over a map, relative to its side: single pixels are noise to a reader."""
-Map = npt.NDArray[np.float32]
-Films = tuple[Tensor, ...]
+Views = tuple[Tensor, ...]
 """(B, C, S, S) of each view."""
 
 
 def pixel_attribution(
-    encoder: StudyEncoder, films: Mapping[str, Tensor], black: Tensor, number: Callable[[Tensor], Tensor], method: str,
+    encoder: StudyEncoder,
+    films: Mapping[str, Tensor],
+    black: Tensor,
+    number: Callable[[Tensor], Tensor],
+    method: str,
     positions: Positions = (0, 0),
-) -> dict[str, Map]:  # fmt: skip
+) -> dict[str, Map]:
     """Return one map a view, (S, S) float32 in [0, 1], peak at 1: the positive attributions, summed over channels.
 
     Args:
@@ -52,11 +54,11 @@ def pixel_attribution(
         return number(encoder.forward_head(frontal, lateral, positions))
 
     inputs = tuple(films[view].detach().clone() for view in views)
-    found = METHODS[method](forward, inputs, black)
-    return {view: _smooth(one) for view, one in zip(views, found, strict=True)}
+    attributions = METHODS[method](forward, inputs, black)
+    return {view: _smooth(attribution) for view, attribution in zip(views, attributions, strict=True)}
 
 
-def _integrated_gradients(forward: Callable[..., Tensor], films: Films, black: Tensor) -> Films:
+def _integrated_gradients(forward: Callable[..., Tensor], films: Views, black: Tensor) -> Views:
     """Sundararajan et al., ICML 2017, from a black film on."""
     try:
         from captum.attr import IntegratedGradients
@@ -65,11 +67,11 @@ def _integrated_gradients(forward: Callable[..., Tensor], films: Films, black: T
             "expected captum for integrated_gradients, it is not installed; run: pip install 'cxr-precedent[explain]'"
         ) from error
     baselines = tuple(black.expand_as(film) for film in films)
-    found = IntegratedGradients(forward).attribute(films, baselines, n_steps=STEPS, internal_batch_size=_BATCH)
-    return tuple(found)
+    explained = IntegratedGradients(forward)
+    return tuple(explained.attribute(films, baselines, n_steps=STEPS, internal_batch_size=_BATCH))
 
 
-def _gradient_shap(forward: Callable[..., Tensor], films: Films, black: Tensor) -> Films:
+def _gradient_shap(forward: Callable[..., Tensor], films: Views, black: Tensor) -> Views:
     """Lundberg and Lee, NIPS 2017, as expected gradients (Erion et al., 2021) from black and the film's own mean grey.
 
     captum draws its points from the process's generators, which other threads draw from too; these are the call's own.
@@ -86,12 +88,12 @@ def _gradient_shap(forward: Callable[..., Tensor], films: Films, black: Tensor) 
             ways.append(film + noise - ground[chosen.to(film.device)])  # (B, C, S, S)
             points.append((film + noise - (1 - share) * ways[-1]).requires_grad_())
         gradients = torch.autograd.grad(forward(*points).sum(), points)
-        for one, gradient, way in zip(total, gradients, ways, strict=True):
-            one += (gradient * way).sum(0, keepdim=True) / STEPS
+        for attribution, gradient, way in zip(total, gradients, ways, strict=True):
+            attribution += (gradient * way).sum(0, keepdim=True) / STEPS
     return tuple(total)
 
 
-METHODS: dict[str, Callable[[Callable[..., Tensor], Films, Tensor], Films]] = {
+METHODS: dict[str, Callable[[Callable[..., Tensor], Views, Tensor], Views]] = {
     "integrated_gradients": _integrated_gradients,
     "gradient_shap": _gradient_shap,
 }

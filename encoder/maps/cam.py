@@ -1,7 +1,4 @@
-"""Class activation maps: how much each place of a feature map raises a number of the embedding.
-
-Knows feature maps and gradients; it must not know where a film came from or what the number means.
-"""
+"""Class activation maps: how much each place of a feature map raises a number of the embedding."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -18,14 +15,19 @@ from encoder.network.model import StudyEncoder
 Number = Callable[[Tensor], Tensor]
 """Embeddings (B, D) to numbers (B,)."""
 Map = npt.NDArray[np.float32]
+"""A heat map from 0 up: (S, S) on the network's square, or (H, W) on the film's own pixels."""
 _LEAST_SHARE = 1e-4
 """A map that adds less than this to the number, signs aside, shows rounding: a cosine's gradient at the film itself."""
 
 
 def cam_of(
-    encoder: StudyEncoder, films: Mapping[str, Tensor], number: Number, method: str, stage: int | None = None,
+    encoder: StudyEncoder,
+    films: Mapping[str, Tensor],
+    number: Number,
+    method: str,
+    stage: int | None = None,
     positions: Positions = (0, 0),
-) -> dict[str, Map]:  # fmt: skip
+) -> dict[str, Map]:
     """Return one map a view, (S, S) float32 in [0, 1], its peak at 1; all 0 where no gradient is positive.
 
     A single film feeds both branches; its map is the sum of what both say.

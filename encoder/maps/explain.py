@@ -1,7 +1,7 @@
-"""Why a probe says what it says, and why two studies are alike: maps over the films of a study.
+"""Why a probe names a finding, and why two studies are alike: maps over the films of a study.
 
-Knows encoders, probes and films; it must not know indexes or HTTP. Nothing is left on the encoder: gradients are taken
-of feature maps that each call makes for itself, so that other threads may use the same encoder meanwhile.
+Nothing is left on the encoder: gradients are taken of feature maps that each call makes for itself, so that other
+threads may use the same encoder meanwhile.
 """
 
 from dataclasses import dataclass, field
@@ -14,26 +14,25 @@ from torch import Tensor
 
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
-from encoder.films.image import Source, read_image
+from encoder.films.image import Image, Source, read_image
 from encoder.films.study import StudyFilms
 from encoder.findings.probe import LinearProbe
 from encoder.maps.attribution import METHODS as PIXEL_METHODS
 from encoder.maps.attribution import pixel_attribution
-from encoder.maps.cam import CAMS, cam_of, feature_map
+from encoder.maps.cam import CAMS, Map, cam_of, feature_map
 from encoder.maps.trust import ChangedFilm, Trust, trust_of
 
 VIEWS = ("frontal", "lateral")
 METHODS = (*CAMS, *PIXEL_METHODS)
 DEFAULT_METHOD = "gradcam++"
 """Of the CAMs the one that points at small findings most often (`precedent pointing`) and is least often blank."""
-Map = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class OpenStudy:
     """One study as it was read: its films on their own pixels, and as the network takes them."""
 
-    images: dict[str, Map]
+    images: dict[str, Image]
     """By view, (H, W) in [0, 1], bone bright."""
     films: StudyFilms
 
@@ -81,7 +80,7 @@ class Aim:
         return embeddings @ weight + self.bias
 
     def reading(self, embeddings: Tensor) -> Tensor:
-        """Return what a reader is told of embeddings (B, D): probabilities (B,) of a finding, or cosines (B,)."""
+        """Return what is shown of embeddings (B, D): probabilities (B,) of a finding, or cosines (B,)."""
         values = self(embeddings)
         if self.calibration is None:
             return values
@@ -108,9 +107,15 @@ class Explainer:
         self.embedder = embedder
 
     def why_finding(
-        self, study: OpenStudy, probe: LinearProbe, finding: str, *, method: str = DEFAULT_METHOD,
-        stage: int | None = None, trust: bool = False,
-    ) -> Explanation:  # fmt: skip
+        self,
+        study: OpenStudy,
+        probe: LinearProbe,
+        finding: str,
+        *,
+        method: str = DEFAULT_METHOD,
+        stage: int | None = None,
+        trust: bool = False,
+    ) -> Explanation:
         """Return where a study's films speak for a finding: the gradient of the probe's logit.
 
         Args:
@@ -124,9 +129,14 @@ class Explainer:
         return self._explain(study, Aim.of_finding(probe, finding), method, stage, trust)
 
     def why_similar(
-        self, query: OpenStudy, hit: OpenStudy, *, method: str = DEFAULT_METHOD, stage: int | None = None,
+        self,
+        query: OpenStudy,
+        hit: OpenStudy,
+        *,
+        method: str = DEFAULT_METHOD,
+        stage: int | None = None,
         trust: bool = False,
-    ) -> tuple[Explanation, Explanation]:  # fmt: skip
+    ) -> tuple[Explanation, Explanation]:
         """Return what of the query's films, and what of the hit's, makes the two alike.
 
         Each side's maps are gradients of the cosine between both embeddings with the other side held as it is.

@@ -1,7 +1,4 @@
-"""Maps as pictures: grey PNG, or laid over their film in colour.
-
-Knows arrays in [0, 1]; it must not know how a map was made.
-"""
+"""Maps as pictures: a grey PNG, or laid over their film in colour."""
 
 from typing import Literal
 
@@ -10,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import EncoderError
+from encoder.films.image import Image
+from encoder.maps.cam import Map
 
 Colours = Literal["inferno", "viridis", "jet"]
 COLOURS: dict[str, int] = {
@@ -17,16 +16,15 @@ COLOURS: dict[str, int] = {
     "viridis": cv2.COLORMAP_VIRIDIS,
     "jet": cv2.COLORMAP_JET,  # the seed designs' own; it shows edges where there are none
 }
-Map = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
 
 
-def overlay(image: Map, heat: Map, *, alpha: float = 0.4, colours: str = "inferno") -> Picture:
+def overlay(image: Image, heat: Map, *, alpha: float = 0.4, colours: str = "inferno") -> Picture:
     """Return the film (H, W, 3) uint8 RGB with the map over it; where the map is 0 the film is untouched.
 
     Args:
         image: (H, W) in [0, 1]. heat: (H, W) in [0, 1].
-        alpha: how much of the hottest place is colour, 0 to 1.
+        alpha: how much of the hottest pixel is colour, 0 to 1.
 
     Raises:
         EncoderError: shapes that differ, an alpha outside 0 to 1, or unknown colours.

@@ -1,7 +1,4 @@
-"""The pointing game: does a map peak where the finding is?
-
-Knows maps and boxes; it must not know how either was made.
-"""
+"""The pointing game: does a map peak where the finding is?"""
 
 from collections.abc import Iterable
 

@@ -60,9 +60,13 @@ class ChangedFilm:
     """Gives the numbers of a study while one film changes; the other film passes its backbone once."""
 
     def __init__(
-        self, encoder: StudyEncoder, films: Mapping[str, Tensor], view: str, number: Callable[[Tensor], Tensor],
+        self,
+        encoder: StudyEncoder,
+        films: Mapping[str, Tensor],
+        view: str,
+        number: Callable[[Tensor], Tensor],
         positions: Positions = (0, 0),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._encoder, self._number, self._device = encoder, number, films[view].device
         self._positions = positions
         views = branch_views(films)

@@ -1,7 +1,4 @@
-"""Any timm network as a backbone: its features, its input normalisation, and the weights it starts from.
-
-Knows timm and safetensors; knows nothing of branches, fusion or studies.
-"""
+"""Any timm network as a backbone: its features, its input normalisation, and the weights it starts from."""
 
 import contextlib
 import difflib

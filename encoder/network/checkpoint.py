@@ -1,7 +1,4 @@
-"""An encoder as one safetensors file: weights, configuration and preprocessing, with one fingerprint over all three.
-
-Knows the file's layout; knows nothing of training or of what the vectors are used for.
-"""
+"""An encoder as one safetensors file: weights, configuration and preprocessing, with one fingerprint over all three."""
 
 import dataclasses
 import hashlib
@@ -56,7 +53,7 @@ def save_encoder(
 
 
 def judged_by_weights(state: Mapping[str, Tensor]) -> bool | None:
-    """Return whether the layers above the backbones have learnt, by a state dict; None where it cannot be told.
+    """Return whether the layers above the backbones have learnt, by a state dict; None where they do not show it.
 
     Batch normalisation begins with means of 0 and variances of 1, and the first batch of training moves them.
     """
@@ -77,8 +74,8 @@ def trained_of(path: Path) -> bool | None:
 
 
 def _trained(metadata: Mapping[str, str], stored: Mapping[str, Tensor]) -> bool | None:
-    told = metadata.get("trained")
-    return _TRAINED[told] if told in _TRAINED else judged_by_weights(stored)
+    stated = metadata.get("trained")
+    return _TRAINED[stated] if stated in _TRAINED else judged_by_weights(stored)
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[StudyEncoder, Preprocessing]:

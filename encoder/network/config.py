@@ -1,7 +1,4 @@
-"""What a checkpoint must know to rebuild its network.
-
-Knows the options and their ranges; knows nothing of torch.
-"""
+"""The options that a checkpoint needs to rebuild its network, and their ranges."""
 
 from dataclasses import dataclass
 

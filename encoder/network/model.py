@@ -1,7 +1,4 @@
-"""The dual encoder, and what every encoder of studies does: films of a study in, one unit vector out.
-
-Knows torch and backbones; knows nothing of files of films, studies or searches.
-"""
+"""The dual encoder, and what every encoder of studies does: films of a study in, one unit vector out."""
 
 from typing import cast
 

@@ -1,7 +1,4 @@
-"""Encoders of one backbone: every film on its own, a study the mean direction of its views.
-
-Knows torch and backbones; knows nothing of files of films, studies or searches.
-"""
+"""Encoders of one backbone: each film on its own, a study the mean direction of its views."""
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +40,7 @@ class SingleEncoder(StudyEncoder):
         _, maps = forward_stages(self.backbone_of(0), films, SCALES)
         if self.projection is not None:
             maps[-1] = self.projection(maps[-1])
-        return {f"F{number}": one for number, one in enumerate(maps, start=1)}
+        return {f"F{number}": feature_map for number, feature_map in enumerate(maps, start=1)}
 
     def forward_features(self, film: Tensor, branch: int) -> Tensor:
         """Return the last feature map (B, F, h, w): the projected last stage, or what the backbone pools."""

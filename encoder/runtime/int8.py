@@ -90,8 +90,8 @@ class _Judge:
     def loss_of(self, model: Any) -> float:
         """Return 1 less the mean cosine between the model's embeddings and those of torch; arithmetic is fp32."""
         pooled = CompiledBranch(model, "fp32").start(self._films).result()
-        found = self._embeddings(torch.from_numpy(pooled))
-        return float(1 - (found * self._expected).sum(dim=1).mean())
+        embeddings = self._embeddings(torch.from_numpy(pooled))
+        return float(1 - (embeddings * self._expected).sum(dim=1).mean())
 
     @torch.inference_mode()
     def _embeddings(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -104,10 +104,10 @@ class _Judge:
 def _films_of(studies: Sequence[StudyFilms], branch: int, *, both: bool) -> list[Film]:
     """Return the films that a branch sees: its view, the other one where that is missing, and both where shared."""
     views = ("frontal", "lateral") if branch == 0 else ("lateral", "frontal")
-    found = []
+    seen = []
     for study in studies:
         films = [film for view in views if (film := getattr(study, view)) is not None]
-        found += films if both else films[:1]
-    if not found:
+        seen += films if both else films[:1]
+    if not seen:
         raise EncoderError("expected films to calibrate on, got none")
-    return found
+    return seen

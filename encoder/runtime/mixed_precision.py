@@ -1,22 +1,19 @@
-"""Which layers of a converted backbone may take 8 bits, and a model in which only those do.
-
-Knows OpenVINO's models and nncf; it must not know studies, films' files or encoders.
-"""
+"""Which layers of a converted backbone may take 8 bits, and a model in which only those do."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Films = npt.NDArray[np.float32]
+from encoder.films.study import Film
+
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
 
 class MixedModel:
     """A converted backbone, the same one with every layer in 8 bits, and all mixtures between the two."""
 
-    def __init__(self, model: Any, films: Sequence[Films]) -> None:
+    def __init__(self, model: Any, films: Sequence[Film]) -> None:
         """Quantise (nncf, after training): symmetric ranges of weights and activations, seen on films (C, S, S).
 
         Only convolutions over more than one pixel count: those of squeeze-and-excitation save no time and cost much.

@@ -1,7 +1,4 @@
-"""A converted branch, compiled by OpenVINO and fed with films from many threads at once.
-
-Knows OpenVINO; it must not know encoders, checkpoints or where a model came from.
-"""
+"""A converted branch, compiled by OpenVINO and fed with films from many threads at once."""
 
 import queue
 import threading
@@ -13,7 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-Films = npt.NDArray[np.float32]
+from encoder.films.study import Film
+
+Pooled = npt.NDArray[np.float32]
+"""(M, F): what a backbone pools M films to."""
 Made = TypeVar("Made")
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # what the layers that are not int8 run in
 _CHUNK = 4
@@ -38,7 +38,7 @@ class CompiledBranch:
     def __init__(self, model: Any, precision: str) -> None:
         self._requests = {size: _Requests(model, precision, size) for size in (_CHUNK, 1)}
 
-    def start(self, films: Sequence[Films]) -> "Running":
+    def start(self, films: Sequence[Film]) -> "Running":
         """Send films, (C, S, S) each, on their way, in chunks; what is left over goes film by film."""
         whole = len(films) - len(films) % _CHUNK
         bounds = [(row, _CHUNK) for row in range(0, whole, _CHUNK)] + [(row, 1) for row in range(whole, len(films))]
@@ -53,7 +53,7 @@ class Running:
 
     chunks: Sequence[tuple["_Requests", Any]]
 
-    def result(self) -> Films:
+    def result(self) -> Pooled:
         """Wait for the films and return their pooled values (M, F)."""
         return np.concatenate([owner.finish(request) for owner, request in self.chunks])
 
@@ -69,7 +69,7 @@ class _Requests:
         with _first_run:
             self.finish(self.start([np.zeros(list(fixed.input(0).shape)[1:], np.float32)] * size))
 
-    def start(self, films: Sequence[Films]) -> Any:
+    def start(self, films: Sequence[Film]) -> Any:
         """Copy films into an idle request, send it on its way and return it."""
         try:
             request = self._idle.get_nowait()
@@ -79,7 +79,7 @@ class _Requests:
         request.start_async()
         return request
 
-    def finish(self, request: Any) -> Films:
+    def finish(self, request: Any) -> Pooled:
         """Wait for a request, return its pooled values and let the next chunk have it."""
         request.wait()
         values = np.array(request.get_output_tensor().data, dtype=np.float32)

@@ -1,7 +1,6 @@
 """What runs an encoder's backbones: torch, or OpenVINO on the same weights, several times as fast on a CPU.
 
-Knows encoders and files beside a checkpoint; it must not know studies. Everything above the backbones stays torch:
-it is a hundredth of the work.
+Everything above the backbones stays torch: it is a hundredth of the work.
 """
 
 import copy
@@ -16,13 +15,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from encoder.errors import CheckpointError, EncoderError
 from encoder.files import read_regular, save_text, written_whole
+from encoder.films.study import Film
 from encoder.network.model import StudyEncoder
-from encoder.runtime.openvino_branch import CompiledBranch, Films, apart
+from encoder.runtime.openvino_branch import CompiledBranch, apart
 
 RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
 AUTO = "auto"
@@ -93,7 +94,7 @@ class OpenVinoEncoder(StudyEncoder):
         return self.pool_films_of(list(films.numpy()), frontal_rows, lateral_rows, positions)
 
     def pool_films_of(
-        self, films: Sequence[Films], frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
+        self, films: Sequence[Film], frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return what `pool_rows` does, of films (C, S, S) that need not lie in one stack: each is copied once."""
         if len(self._branches) == 1:
@@ -181,18 +182,18 @@ def _kept_branch(
             return None
         compiled = CompiledBranch(kept, precision)
         films = _test_films(encoder.config.in_chans, size)
-        found = compiled.start(list(films)).result()
+        pooled = compiled.start(list(films)).result()
     except (RuntimeError, ValueError, TypeError, IndexError):  # inputs and outputs of other shapes
         return None
     with torch.inference_mode():
         expected = encoder.pool_films(torch.from_numpy(films), branch).numpy()
-    if found.shape != expected.shape:
+    if pooled.shape != expected.shape:
         return None
-    turned = np.linalg.norm(found - expected, axis=1) / np.maximum(np.linalg.norm(expected, axis=1), 1e-12)
+    turned = np.linalg.norm(pooled - expected, axis=1) / np.maximum(np.linalg.norm(expected, axis=1), 1e-12)
     return compiled if (turned <= _MOST_TURNED[precision]).all() else None
 
 
-def _test_films(channels: int, size: int) -> Films:
+def _test_films(channels: int, size: int) -> npt.NDArray[np.float32]:
     """Return clouds of two finenesses in faint noise (4, C, S, S): two films are the same each time, two others new.
 
     What would be prepared for the first two meets two that nobody could prepare for. Noise alone and coarser

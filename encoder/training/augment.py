@@ -1,7 +1,4 @@
-"""Films seen slightly otherwise each time: small turns, shifts and exposures that a real chest could have had.
-
-Knows batches of films in [0, 1]; knows nothing of studies, labels or losses.
-"""
+"""Training films changed a little each time: small turns, shifts and exposures that a real chest could have had."""
 
 import math
 from dataclasses import dataclass
@@ -34,7 +31,7 @@ class Augmentation:
     hide_frontal: float = 0.1
     """Chance that such a study is shown without its frontal."""
     hide_position: float = 0.2
-    """Chance that a network with a position input is not told a film's, so that an unknown one costs little."""
+    """Chance that a network with a position input is not given a film's, so that an unknown one costs little."""
 
 
 def augment(films: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,4 @@
-"""An encoder with a linear head on its embedding, which is what training needs and retrieval throws away.
-
-Knows the encoder's unit vectors; knows nothing of how it is trained.
-"""
+"""An encoder with a linear head on its embedding: training needs the head, a search does not."""
 
 import torch
 from torch import Tensor, nn

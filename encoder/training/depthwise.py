@@ -1,7 +1,4 @@
-"""Depthwise convolutions that learn about twice as fast on a CPU: the same sums, taken by quicker kernels.
-
-Knows how PyTorch's CPU kernels behave; knows nothing of what is learnt.
-"""
+"""Depthwise convolutions that learn about twice as fast on a CPU: the same sums, taken by quicker kernels."""
 
 from typing import Any, TypeGuard
 
@@ -47,10 +44,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
 def speed_up_depthwise(network: nn.Module) -> int:
     """Replace every depthwise convolution of a network in place and return how many; parameters and names stay."""
-    found = {name: DepthwiseConv2d(module) for name, module in network.named_modules() if _is_depthwise(module)}
-    for name, module in found.items():
+    replaced = {name: DepthwiseConv2d(module) for name, module in network.named_modules() if _is_depthwise(module)}
+    for name, module in replaced.items():
         network.set_submodule(name, module)
-    return len(found)
+    return len(replaced)
 
 
 def _is_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -95,8 +92,8 @@ def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> Te
 
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> Any:
     if weight.shape[2] > 3 and weight.dtype == torch.bfloat16:
-        found = _gradients(gradient.float(), x.float(), weight.float(), ctx, (False, True))[1]
-        return found.to(weight.dtype)
+        precise = _gradients(gradient.float(), x.float(), weight.float(), ctx, (False, True))[1]
+        return precise.to(weight.dtype)
     return _gradients(gradient, x, weight, ctx, (False, True))[1]
 
 

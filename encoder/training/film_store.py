@@ -1,7 +1,4 @@
-"""The films of a training run, read once and kept small in memory, handed out a batch at a time.
-
-Knows files and preprocessing; knows nothing of which film belongs to which study.
-"""
+"""The films of a training run, read once and kept small in memory, handed out a batch at a time."""
 
 import dataclasses
 from collections.abc import Callable, Container, Sequence

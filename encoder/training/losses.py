@@ -1,7 +1,4 @@
-"""What an encoder is trained to make small: cross-entropies that skip unknown labels, and a term for neighbours.
-
-Knows tensors of embeddings, logits and targets; knows nothing of films or of the loop that calls it.
-"""
+"""What training minimises: cross-entropies that skip unknown labels, and a contrastive term for neighbours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""How the weights move: parameter groups, frozen stages, the learning rate at each moment, a running average.
-
-Knows networks and their options; knows nothing of data or of losses.
-"""
+"""How the weights move: parameter groups, frozen stages, the learning rate at each moment, a running average."""
 
 import math
 from collections.abc import Iterator

@@ -1,7 +1,4 @@
-"""The options of a training run that belong to no other room: targets, optimiser, schedule, length.
-
-Knows their ranges; knows nothing of files or of how a run uses them.
-"""
+"""The options of a training run that belong to no other module: targets, optimiser, schedule, length."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,4 @@
-"""A training recipe: every choice of a run as frozen values, read from TOML and written back whole.
-
-Knows the options and their ranges; knows nothing of how a run uses them.
-"""
+"""A training recipe: every choice of a run as frozen values, read from TOML and written back whole."""
 
 import dataclasses
 import json
@@ -59,7 +56,7 @@ class Recipe:
         Raises:
             RecipeError: an unknown section or key, or a value of the wrong type or range.
         """
-        kinds: dict[str, type] = {one.name: one.type for one in dataclasses.fields(cls)}  # type: ignore[misc]
+        kinds: dict[str, type] = {section.name: section.type for section in dataclasses.fields(cls)}  # type: ignore[misc]
         _known("recipe", content, kinds)
         sections = {name: _section(name, kind, content.get(name, {})) for name, kind in kinds.items()}
         given = content.get("preprocessing", {})
@@ -137,7 +134,7 @@ def _section(name: str, kind: type, values: Any) -> Any:
     if not isinstance(values, Mapping):
         raise RecipeError(f"expected [{name}] to be a section, got {values!r}")
     blank = kind()
-    _known(f"[{name}]", values, {one.name: one for one in dataclasses.fields(kind)})
+    _known(f"[{name}]", values, {option.name: option for option in dataclasses.fields(kind)})
     given = {key: _fitting(f"{name}.{key}", value, getattr(blank, key)) for key, value in values.items()}
     try:
         return kind(**given)
@@ -156,7 +153,7 @@ def _fitting(where: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple) and isinstance(value, list):
         return tuple(value)
     if isinstance(default, Mapping) and isinstance(value, Mapping):
-        return {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
+        return {key: tuple(part) if isinstance(part, list) else part for key, part in value.items()}
     if type(default) is float and type(value) is int:
         return float(value)
     if type(value) is not type(default):
@@ -166,7 +163,7 @@ def _fitting(where: str, value: Any, default: Any) -> Any:
 
 def _as_toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_as_toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {_as_toml(part)}" for key, part in value.items()) + "}"
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(map(_as_toml, value)) + "]"
     return json.dumps(value)

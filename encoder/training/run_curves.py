@@ -1,7 +1,4 @@
-"""A run's curves as a picture and as TensorBoard scalars, each where its package is installed.
-
-Knows rows of figures; knows nothing of how they were reached.
-"""
+"""A run's curves as a picture and as TensorBoard scalars, each where its package is installed."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
-"""The folder of a training run: what it was told, how it went, its best encoder, and where to go on after a kill.
+"""The folder of a training run: its recipe and inputs, its curves, its best encoder, and the state to resume from.
 
-Knows the files and their layout; knows nothing of how a step is taken. No pickle: tensors are safetensors, the
-rest is JSON, TOML and CSV, and each file appears whole or not at all.
+No pickle: tensors are safetensors, the rest is JSON, TOML and CSV, and each file appears whole or not at all.
 """
 
 import csv
@@ -93,7 +92,7 @@ class RunFolder:
             save_text(path, text)
 
     def _claim(self, name: str, content: str, others: Callable[[str, str], list[str]]) -> None:
-        """Write what a run is told, or raise RecipeError where the folder's was told something else."""
+        """Write what a run begins with, or raise RecipeError where the folder's run began with something else."""
         path = self.path / name
         if not path.exists():
             save_text(path, content)
@@ -162,7 +161,7 @@ def _numbers_of(trainer: Trainer) -> dict[str, Any]:
 
 def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     trainer.network.load_state_dict(_under(tensors, "network."))
-    parameters = [one for group in trainer.optimizer.param_groups for one in group["params"]]
+    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in _under(tensors, "optimizer.").items():
         number, _, key = name.partition(".")

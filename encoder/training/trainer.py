@@ -1,7 +1,4 @@
-"""Training an encoder: epochs of batches, a figure on patients held out, the best encoder kept.
-
-Knows films and targets as arrays; knows nothing of tables, of where a run is written, or of who watches.
-"""
+"""Training an encoder: epochs of batches, a figure on held-out patients, the best encoder kept."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -214,8 +211,8 @@ class Trainer:
     def _films(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the distinct films (M, 1, S, S) of studies, the rows (B,) of each view among them, and the films'
         position codes (M,)."""
-        distinct, places = np.unique(np.concatenate(self.studies.views(rows)), return_inverse=True)
-        frontal, lateral = torch.from_numpy(places).view(2, -1).to(self.device)
+        distinct, film_rows = np.unique(np.concatenate(self.studies.views(rows)), return_inverse=True)
+        frontal, lateral = torch.from_numpy(film_rows).view(2, -1).to(self.device)
         known = self.studies.positions
         positions = torch.from_numpy(np.zeros_like(distinct) if known is None else known[distinct])
         return self.films.batch(distinct).to(self.device), frontal, lateral, positions.to(self.device)

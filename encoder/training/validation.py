@@ -1,6 +1,6 @@
-"""What an epoch is judged by: how well labels are told apart and how well neighbours share them.
+"""The figures that choose the best epoch: how well labels are separated and how well neighbours share them.
 
-Knows arrays of embeddings, probabilities and targets; these are figures for choosing an epoch, not for a report.
+They are not meant for a report: nothing of them has an interval.
 """
 
 import numpy as np
@@ -38,11 +38,11 @@ def macro_auroc(probabilities: Array, targets: Array) -> float:
     Args:
         probabilities: (N, C) in [0, 1]. targets: (N, C) in [0, 1] with NaN; above 0.5 counts as present.
     """
-    found = [
+    areas = [
         _auroc(column[known], target[known] > 0.5)
         for column, target, known in zip(probabilities.T, targets.T, ~np.isnan(targets.T), strict=True)
     ]
-    defined = [value for value in found if not np.isnan(value)]
+    defined = [value for value in areas if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")
 
 

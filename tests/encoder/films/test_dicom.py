@@ -112,10 +112,17 @@ def test_a_header_that_names_no_part_elsewhere_is_read(part: str | None) -> None
 @pytest.mark.parametrize(
     ("stated", "word"),
     [
-        ("EXTREMITY", "EXTREMITY"), ("Both knees", "KNEE"), ("C-SPINE", "SPINE"), ("THORACIC SPINE", "SPINE"),
-        ("Left foot/AP", "FOOT"), ("CHEST PA", None), ("THORAX LUNGS", None), ("BODY", None), ("", None),
+        ("EXTREMITY", "EXTREMITY"),
+        ("Both knees", "KNEE"),
+        ("C-SPINE", "SPINE"),
+        ("THORACIC SPINE", "SPINE"),
+        ("Left foot/AP", "FOOT"),
+        ("CHEST PA", None),
+        ("THORAX LUNGS", None),
+        ("BODY", None),
+        ("", None),
     ],
-)  # fmt: skip
+)
 def test_only_a_plain_word_of_another_part_counts(stated: str, word: str | None) -> None:
     assert part_elsewhere(stated) == word
 

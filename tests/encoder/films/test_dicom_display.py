@@ -65,8 +65,15 @@ def test_a_window_grows_with_the_rescaled_value_whatever_the_slope(polarity: str
         "SIGMOID": 1 / (1 + np.exp(-4 * (values - center) / width)),
     }[function]
 
-    film = dicom(PhotometricInterpretation=polarity, RescaleSlope=slope, RescaleIntercept=100, WindowCenter=center,
-                 WindowWidth=width, VOILUTFunction=function, **DEEP)  # fmt: skip
+    film = dicom(
+        PhotometricInterpretation=polarity,
+        RescaleSlope=slope,
+        RescaleIntercept=100,
+        WindowCenter=center,
+        WindowWidth=width,
+        VOILUTFunction=function,
+        **DEEP,
+    )
 
     same(film, 1 - stretched(shown) if polarity == "MONOCHROME1" else stretched(shown))
 
@@ -78,18 +85,22 @@ def test_a_window_grows_with_the_rescaled_value_whatever_the_slope(polarity: str
         ({"WindowCenter": 2000, "WindowWidth": -5}, VALUES),
         ({"WindowCenter": 2000, "WindowWidth": 0.5}, (VALUES > 2000).astype(float)),
         ({"WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "LOG"}, linear(VALUES, 2000, 900)),
-        ({"WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "sigmoid"},
-         1 / (1 + np.exp(-4 * (VALUES - 2000) / 900))),
+        (
+            {"WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "sigmoid"},
+            1 / (1 + np.exp(-4 * (VALUES - 2000) / 900)),
+        ),
         ({"RescaleSlope": 0, "RescaleIntercept": 7}, VALUES),
-        ({"RescaleSlope": 0, "RescaleIntercept": 0, "WindowCenter": 2000, "WindowWidth": 900},
-         linear(VALUES, 2000, 900)),
+        (
+            {"RescaleSlope": 0, "RescaleIntercept": 0, "WindowCenter": 2000, "WindowWidth": 900},
+            linear(VALUES, 2000, 900),
+        ),
         ({"RescaleSlope": -1, "RescaleIntercept": ""}, -VALUES),
         ({"RescaleSlope": 2}, VALUES),
         ({"RescaleIntercept": -1000, "WindowCenter": 500, "WindowWidth": 900}, linear(VALUES - 1000, 500, 900)),
         ({"WindowCenter": [2000, 7], "WindowWidth": [900]}, linear(VALUES, 2000, 900)),
         ({"WindowCenter": [7, 2000], "WindowWidth": [0, 900]}, linear(VALUES, 2000, 900)),
     ],
-)  # fmt: skip
+)
 def test_what_a_header_leaves_open_has_one_plain_reading(elements: dict[str, Any], shown: Floats) -> None:
     with pydicom.config.disable_value_validation():
         same(dicom(**elements, **DEEP), stretched(shown))
@@ -169,8 +180,10 @@ def test_a_table_of_65536_entries_has_0_as_their_number() -> None:
 def test_a_table_that_holds_nothing_or_too_little_is_left_out(item: Dataset) -> None:
     windowed = {"WindowCenter": 2000, "WindowWidth": 900}
 
-    same(dicom(ModalityLUTSequence=[item], VOILUTSequence=[item], **windowed, **DEEP),
-         stretched(linear(VALUES, 2000, 900)))  # fmt: skip
+    same(
+        dicom(ModalityLUTSequence=[item], VOILUTSequence=[item], **windowed, **DEEP),
+        stretched(linear(VALUES, 2000, 900)),
+    )
 
 
 def with_padding(film: bytes, vr: bytes, value: int, limit: int | None = None) -> bytes:
@@ -225,8 +238,9 @@ def test_few_hot_or_dead_pixels_do_not_flatten_a_film_without_a_window(
     film = read_image(dicom(pixels, PhotometricInterpretation=polarity)).reshape(-1)
 
     expected = stretched(VALUES).reshape(-1)
-    np.testing.assert_allclose(film[others], (1 - expected if polarity == "MONOCHROME1" else expected)[others],
-                               atol=0.02)  # fmt: skip
+    np.testing.assert_allclose(
+        film[others], (1 - expected if polarity == "MONOCHROME1" else expected)[others], atol=0.02
+    )
     assert (film.min(), film.max()) == (0, 1)
 
 
@@ -242,9 +256,16 @@ def test_a_film_without_a_window_whose_ends_are_many_or_near_is_shown_whole() ->
 
 def test_every_other_reading_is_noted_without_pixels_being_decoded(tmp_path: Path) -> None:
     elements: dict[str, Any] = {
-        "WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "LOG", "RescaleSlope": 0, "RescaleIntercept": 0,
-        "NumberOfFrames": 0, "PixelAspectRatio": [2, 1], "BodyPartExamined": "ABDOMEN", "SeriesDescription": "CHEST PA",
-    }  # fmt: skip
+        "WindowCenter": 2000,
+        "WindowWidth": 900,
+        "VOILUTFunction": "LOG",
+        "RescaleSlope": 0,
+        "RescaleIntercept": 0,
+        "NumberOfFrames": 0,
+        "PixelAspectRatio": [2, 1],
+        "BodyPartExamined": "ABDOMEN",
+        "SeriesDescription": "CHEST PA",
+    }
     film = dicom(ModalityLUTSequence=[Dataset()], **elements)
 
     (tmp_path / "film").write_bytes(film)

@@ -89,8 +89,9 @@ def test_a_header_of_the_file_without_preamble_still_names_the_encoding() -> Non
 def test_vrs_are_there_or_not_whatever_the_file_states(stated: UID) -> None:
     other = ExplicitVRLittleEndian if stated == ImplicitVRLittleEndian else ImplicitVRLittleEndian
     film = written(dicom(), other)
-    true, lie = (struct.pack("<H", len(name) + len(name) % 2) + name.encode() + bytes(len(name) % 2)
-                 for name in (other, stated))  # fmt: skip
+    true, lie = (
+        struct.pack("<H", len(name) + len(name) % 2) + name.encode() + bytes(len(name) % 2) for name in (other, stated)
+    )
 
     np.testing.assert_allclose(read_image(film.replace(true, lie)), EXPECTED, atol=1e-6)
     assert true in film
@@ -116,8 +117,9 @@ def test_jpeg_2000_is_read_in_boxes_and_in_high_throughput(kind: str) -> None:
     options = {"reversible": True} | ({} if "HT" in kind else {"codecformat": "j2k", "level": 0})
     codestream = encode(RAMP, **options)
 
-    film = encapsulated(RAMP, boxed(codestream) if "boxes" in kind else codestream,
-                        HTJ2KLossless if "HT" in kind else JPEG2000Lossless)  # fmt: skip
+    film = encapsulated(
+        RAMP, boxed(codestream) if "boxes" in kind else codestream, HTJ2KLossless if "HT" in kind else JPEG2000Lossless
+    )
 
     np.testing.assert_allclose(read_image(film), EXPECTED, atol=1e-6)
 
@@ -144,8 +146,11 @@ def test_a_grey_film_in_colour_is_read_as_grey(film: bytes) -> None:
     np.testing.assert_allclose(read_image(film), BYTES / BYTES.max(), atol=0.005)
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGBaseline8Bit, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1],
-                         ids=lambda syntax: syntax.name)  # fmt: skip
+@pytest.mark.parametrize(
+    "syntax",
+    [RLELossless, JPEGBaseline8Bit, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1],
+    ids=lambda syntax: syntax.name,
+)
 def test_a_grey_film_in_compressed_colour_is_read_as_grey(syntax: UID) -> None:
     three = np.repeat(BYTES[..., None], 3, axis=2)
     header = pydicom.dcmread(io.BytesIO(colour(three)))
@@ -217,10 +222,14 @@ def test_pixels_twice_as_high_as_wide_become_square(elements: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("spacing", "shape"),
     [
-        ([0.1, 0.2], (48, 128)), ([0.143, 0.1432], (48, 64)), ([0.2, 0.2], (48, 64)), (["", ""], (48, 64)),
-        ([0, 0.2], (48, 64)), ([-1, 2], (48, 64)),
+        ([0.1, 0.2], (48, 128)),
+        ([0.143, 0.1432], (48, 64)),
+        ([0.2, 0.2], (48, 64)),
+        (["", ""], (48, 64)),
+        ([0, 0.2], (48, 64)),
+        ([-1, 2], (48, 64)),
     ],
-)  # fmt: skip
+)
 def test_the_finer_side_of_oblong_pixels_is_kept_and_near_ones_count_as_square(
     spacing: list[float], shape: tuple[int, int]
 ) -> None:
@@ -263,9 +272,15 @@ def test_a_film_of_8_bits_in_big_endian_words_is_swapped() -> None:
 
 
 ORIENTED = {
-    1: lambda film: film, 2: np.fliplr, 3: lambda film: np.rot90(film, 2), 4: np.flipud, 5: np.transpose,
-    6: lambda film: np.rot90(film, -1), 7: lambda film: np.rot90(film, 2).T, 8: np.rot90,
-}  # fmt: skip
+    1: lambda film: film,
+    2: np.fliplr,
+    3: lambda film: np.rot90(film, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda film: np.rot90(film, -1),
+    7: lambda film: np.rot90(film, 2).T,
+    8: np.rot90,
+}
 """How a picture as stored becomes upright (Exif 2.32, 4.6.4 A)."""
 
 

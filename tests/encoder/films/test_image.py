@@ -91,9 +91,16 @@ def test_bytes_of_no_known_kind_are_not_an_image(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "named"), [("TIFF", "a TIFF file"), ("BMP", "a BMP file"), ("WEBP", "a WebP file"), ("GIF", "a GIF file"),
-                        ("JPEG2000", "a JPEG 2000 file"), ("PDF", "a PDF file")],
-)  # fmt: skip
+    ("kind", "named"),
+    [
+        ("TIFF", "a TIFF file"),
+        ("BMP", "a BMP file"),
+        ("WEBP", "a WebP file"),
+        ("GIF", "a GIF file"),
+        ("JPEG2000", "a JPEG 2000 file"),
+        ("PDF", "a PDF file"),
+    ],
+)
 def test_a_picture_of_another_kind_is_refused_by_its_name(kind: str, named: str) -> None:
     with pytest.raises(NotAnImage, match=f"got {named}; save the film as PNG first"):
         read_image(picture(RAMP.astype(np.uint8), kind))

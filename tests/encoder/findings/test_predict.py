@@ -36,9 +36,17 @@ def probe_of(embedder: Embedder, seed: int = 0, findings: tuple[str, ...] = FIND
     ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
     points, evidence = dict.fromkeys(findings, POINTS), dict.fromkeys(findings, GOOD)
     return LinearProbe(
-        embedder.fingerprint, findings, weight, -grey @ weight, (1.0,) * count, ones, zeros, points=points,
-        set_on=dict.fromkeys(findings, (20, 90)), evidence=evidence,
-    )  # fmt: skip
+        embedder.fingerprint,
+        findings,
+        weight,
+        -grey @ weight,
+        (1.0,) * count,
+        ones,
+        zeros,
+        points=points,
+        set_on=dict.fromkeys(findings, (20, 90)),
+        evidence=evidence,
+    )
 
 
 @pytest.fixture
@@ -117,12 +125,18 @@ def test_a_missing_view_stays_missing_and_the_projection_stays_known(films: Stud
 @pytest.mark.parametrize(
     ("probability", "rule_out", "rule_in", "call"),
     [
-        (0.1, 0.2, 0.7, "ruled out"), (0.2, 0.2, 0.7, "possible"), (0.69, 0.2, 0.7, "possible"),
-        (0.7, 0.2, 0.7, "ruled in"), (0.5, 0.5, 0.5, "ruled in"), (0.49, 0.5, 0.5, "ruled out"),
-        (0.1, 0.7, 0.2, "ruled out"), (0.2, 0.7, 0.2, "possible"), (0.5, 0.7, 0.2, "possible"),
+        (0.1, 0.2, 0.7, "ruled out"),
+        (0.2, 0.2, 0.7, "possible"),
+        (0.69, 0.2, 0.7, "possible"),
+        (0.7, 0.2, 0.7, "ruled in"),
+        (0.5, 0.5, 0.5, "ruled in"),
+        (0.49, 0.5, 0.5, "ruled out"),
+        (0.1, 0.7, 0.2, "ruled out"),
+        (0.2, 0.7, 0.2, "possible"),
+        (0.5, 0.7, 0.2, "possible"),
         (0.7, 0.7, 0.2, "ruled in"),
     ],
-)  # fmt: skip
+)
 def test_a_call_needs_the_stricter_threshold_where_they_cross(
     probability: float, rule_out: float, rule_in: float, call: str
 ) -> None:
@@ -163,12 +177,16 @@ def test_no_call_is_made_on_what_the_probe_does_not_tell_from_chance(
 @pytest.mark.parametrize(
     ("probability", "call", "words"),
     [
-        (0.15, "ruled in", "0.15 is at or above 0.12: at least 90% of 90 validation studies without it stand below that; "
-                           "even so it is likelier absent than present"),
+        (
+            0.15,
+            "ruled in",
+            "0.15 is at or above 0.12: at least 90% of 90 validation studies without it stand below that; "
+            "even so it is likelier absent than present",
+        ),
         (0.01, "ruled out", "0.01 is below 0.05: at least 90% of 20 validation studies with it stand at or above that"),
         (0.07, "possible", "0.07 lies from 0.05 up to 0.12, where it is neither ruled out nor in"),
     ],
-)  # fmt: skip
+)
 def test_a_call_says_what_its_threshold_means(probability: float, call: str, words: str) -> None:
     points = OperatingPoints(youden=0.1, rule_out=0.05, rule_in=0.12)
 
@@ -181,13 +199,19 @@ def test_a_call_says_what_its_threshold_means(probability: float, call: str, wor
     [
         (0.9, 1.0, (9, 90), "the threshold was set on 9 validation studies with it; a sensitivity of 0.90 takes 10"),
         (0.0, 0.0, (90, 9), "the threshold was set on 9 validation studies without it; a specificity of 0.90 takes 10"),
-        (0.9, 1.0, (10, 0), None), (0.0, 0.0, (0, 10), None), (0.0, 1.0, (1, 1), None),
+        (0.9, 1.0, (10, 0), None),
+        (0.0, 0.0, (0, 10), None),
+        (0.0, 1.0, (1, 1), None),
     ],
-)  # fmt: skip
+)
 def test_no_call_is_made_at_a_threshold_that_a_handful_of_studies_set(
-    rule_out: float, rule_in: float, counts: tuple[int, int], words: str | None,
-    tiny_embedder: Embedder, films: StudyFilms,
-) -> None:  # fmt: skip
+    rule_out: float,
+    rule_in: float,
+    counts: tuple[int, int],
+    words: str | None,
+    tiny_embedder: Embedder,
+    films: StudyFilms,
+) -> None:
     points = {"Edema": OperatingPoints(0.4, rule_out, rule_in)}
     probe = replace(probe_of(tiny_embedder, scale=0.1), points=points, set_on={"Edema": counts})
     edema = Predictor([(tiny_embedder, probe)]).predict([films])[0]

@@ -218,10 +218,13 @@ def test_a_probe_of_an_older_version_loads_and_tells_neither(made: tuple, tmp_pa
         {"evidence": {"one": {"positives": -1, "negatives": 2, "auroc": 0.5, "low": 0.5, "high": 0.5}}},
         {"evidence": {"one": {"positives": 1, "negatives": 2, "auroc": "high", "low": 0.5, "high": 0.5}}},
         {"evidence": {"one": {"positives": 1, "negatives": 2, "auroc": 1.5, "low": 0.5, "high": 0.5}}},
-        {"evidence": {"one": 0.9}}, {"evidence": ["one"]}, {"labels": "zeros"}, {"set_on": {"one": 3}},
+        {"evidence": {"one": 0.9}},
+        {"evidence": ["one"]},
+        {"labels": "zeros"},
+        {"set_on": {"one": 3}},
         {"operating_points": {"one": {"youden": 1}}},
     ],
-)  # fmt: skip
+)
 def test_figures_that_are_none_are_refused_in_a_sentence(
     forged: dict[str, object], made: tuple, tmp_path: Path
 ) -> None:

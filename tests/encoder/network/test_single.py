@@ -94,8 +94,11 @@ def test_four_scales_are_the_networks_own() -> None:
         scales = encoder.forward_scales(films(1))
 
     assert {name: tuple(one.shape[1:]) for name, one in scales.items()} == {
-        "F1": (24, 32, 32), "F2": (48, 16, 16), "F3": (64, 8, 8), "F4": (256, 2, 2),
-    }  # fmt: skip
+        "F1": (24, 32, 32),
+        "F2": (48, 16, 16),
+        "F3": (64, 8, 8),
+        "F4": (256, 2, 2),
+    }
 
 
 def test_a_single_encoder_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:

@@ -20,11 +20,9 @@ from service.routes import login as entry
 from service.routes import map as maps
 from service.routes import operations as health
 from service.routes import page as pages
-from service.routes import readings, search
-from service.routes import studies as writing
-from service.routes import studies_ as studies
+from service.routes import readings, search, studies
 from service.routes.readings import TURNSTILE
-from service.served import activation, decoding, pictures
+from service.served import decoding, pictures
 from service.served.decoding import Decoding
 from service.served.departure import require_body
 from service.served.mounted import EXTENSION, Mounted
@@ -74,7 +72,7 @@ def create_app(
     app.extensions[pictures.EXTENSION] = pictures.SmallPictures()
     app.extensions[TURNSTILE] = Turnstile("maps and predictions with dropout", limits.readings, limits.readings_waiting)
     app.url_map.converters["study"] = studies.StudyIdOfPath
-    rooms = (pages, entry, search, readings, studies, writing, activation, maps, health, watch)
+    rooms = (pages, entry, search, readings, studies, maps, health)
     for room in rooms:
         app.register_api(room.api)
     app.paths.update(every_path(room.api for room in rooms))

@@ -15,10 +15,10 @@ from flask import Flask, Response, current_app, g, request
 from index.errors import CollectionError
 from service.audit.log import AuditLog
 from service.errors import AuditError, CollectionNotFound, ResultNotWritten
-from service.guard.access import template
 from service.guard.origins import SAFE
 from service.limits import MAX_DRAWN
 from service.served.mounted import Finder, mounted
+from service.watch.requests import path_template
 
 EXTENSION = "precedent_witness"
 SILENT = frozenset({"/healthz", "/static/{filename}", "/docs/static/{filename}"})
@@ -126,7 +126,7 @@ def announce(finder: Finder, studies: Sequence[str] = ()) -> None:
 
 
 def _route() -> str | None:
-    return template(request.url_rule) if request.url_rule is not None else None
+    return path_template(request.url_rule) if request.url_rule is not None else None
 
 
 def _call(status: int) -> dict[str, Any]:

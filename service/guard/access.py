@@ -3,7 +3,6 @@
 It must not know what a route does. On a service without tokens only the machine itself may pass.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from service.guard.pace import Pace
 from service.guard.sessions import Sessions
 from service.guard.tokens import Token, TokenFile, now
 from service.limits import Limits
+from service.watch.requests import path_template
 
 OPEN = "open"
 SCOPE_OF = {
@@ -69,7 +69,6 @@ MAX_NEXT = 4096
 EXTENSION = "precedent_doors"
 
 _EXPECTED = "expected a token: Authorization: Bearer TOKEN"
-_ARGUMENT = re.compile(r"<(?:[^<>:]+:)?([^<>]+)>")
 
 
 @dataclass
@@ -129,15 +128,12 @@ def scope_of(rule: Rule | None, method: str) -> str | None:
     """
     if rule is None or method == "OPTIONS":
         return None
-    route = f"{'GET' if method == 'HEAD' else method} {template(rule)}"
+    route = f"{'GET' if method == 'HEAD' else method} {path_template(rule)}"
     if route not in SCOPE_OF:
-        raise LookupError(f"expected a scope of every route, got none of {route}; add it to service.doors.SCOPE_OF")
+        raise LookupError(
+            f"expected a scope of every route, got none of {route}; add it to service.guard.access.SCOPE_OF"
+        )
     return SCOPE_OF[route]
-
-
-def template(rule: Rule) -> str:
-    """Return a rule as the OpenAPI document writes it."""
-    return _ARGUMENT.sub(r"{\1}", rule.rule)
 
 
 def scopes() -> dict[str, str | None]:

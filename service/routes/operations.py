@@ -1,24 +1,46 @@
-"""Whether the service lives, whether it can do its work, and what it serves.
+"""The routes of those who operate the service: life, readiness, metrics, what is served, and serving what is new.
 
-The routes alone: what is tried for readiness stands in `service.served.readiness`.
+What is tried for readiness stands in `service.served.readiness`, how another index takes its place in
+`service.served.activation`.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
-from flask import current_app
+from flask import Response, current_app
 from flask_openapi3 import APIBlueprint
+from pydantic import BaseModel, Field
 
 from service.api.answers import InfoAnswer, LifeAnswer, ReadyAnswer
-from service.api.openapi import SERVICE, refusals
+from service.api.openapi import SERVICE, content, refusals
+from service.audit.trail import announce
+from service.errors import NotWritable
 from service.guard.disclosure import READ_HITS, exact
 from service.limits import MAX_FILE_BYTES, MAX_HITS, MAX_PIXELS
+from service.served.activation import ACTIVATION, Activation
 from service.served.mounted import Finder, mounted
 from service.served.readiness import Readiness
+from service.watch.metrics import MIMETYPE
+from service.watch.requests import metrics
 
 READINESS = "precedent_readiness"
 
-api = APIBlueprint("health", __name__, abp_tags=[SERVICE], abp_responses=refusals(500))
+api = APIBlueprint("operations", __name__, abp_tags=[SERVICE], abp_responses=refusals(500))
+
+
+class IndexPath(BaseModel):
+    """Which collection."""
+
+    name: str = Field(max_length=64, description="as /info lists it")
+
+
+class ActivationAnswer(BaseModel):
+    """What is served now."""
+
+    name: str
+    studies: int
+    fingerprint: str
+    built_at: str | None
 
 
 @api.get("/healthz", responses={200: LifeAnswer})
@@ -49,6 +71,28 @@ def info() -> dict[str, Any]:
             "film_bytes": MAX_FILE_BYTES,
             "film_pixels": MAX_PIXELS,
         },
+    }
+
+
+@api.get("/metrics", responses={200: content("text/plain")})
+def exposition() -> Response:
+    """Counts and times in Prometheus's text format; no label holds a path, a study or a filter"""
+    return Response(metrics().exposition(), content_type=MIMETYPE)
+
+
+@api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400, 404, 409, 429, 503)})
+def activate(path: IndexPath) -> dict[str, object]:
+    """Serve what lies in a collection's folder now: a compacted index, or another put in its place"""
+    activation: Activation | None = current_app.extensions.get(ACTIVATION)
+    if activation is None:
+        raise NotWritable("the service was not started from folders; start it with precedent serve")
+    announce(mounted().finder(path.name))
+    finder = activation.activate(path.name).finder(path.name)
+    return {
+        "name": finder.name,
+        "studies": len(finder.retriever),
+        "fingerprint": finder.fingerprint,
+        "built_at": finder.built_at,
     }
 
 

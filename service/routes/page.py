@@ -23,9 +23,8 @@ from service.api.requests import FilmOptions, ImageQuery, InCollection, Search, 
 from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.guard.access import locked, require, scopes
 from service.guard.disclosure import SIMILARITY_DECIMALS, exact, rounded
-from service.served.films import film_path
 from service.served.mounted import Finder, current, mounted
-from service.served.pictures import data_url, thumbnail_response
+from service.served.pictures import data_url, film_path, thumbnail_response
 
 PAGE_HITS = 12
 COUNTS = (12, 24, 48, 96)

@@ -18,8 +18,8 @@ from service.api.requests import Explain, ExplainOptions, Predict, PredictOption
 from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
 from service.guard import disclosure
 from service.served.departure import departure
-from service.served.films import film_path, read_film
 from service.served.mounted import Finder, current
+from service.served.pictures import film_path, read_film
 from service.served.turnstile import Turnstile
 from service.watch.requests import stage
 

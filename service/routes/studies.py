@@ -1,12 +1,15 @@
-"""The routes that change a collection: a study is added with its films, or deleted.
+"""The routes of stored studies: what is known of one, its films and its similar cases; adding and deleting one.
 
-They answer when the change is on the disk and the next search finds it; they must not know how it gets there.
+A study's paths are looked up here and never answered. A change is answered when it is on the disk and the next search
+finds it.
 """
 
+import time
 from typing import Any
 
 from flask import Response, request
 from flask_openapi3 import APIBlueprint
+from werkzeug.routing import PathConverter
 
 from encoder.films.bare import untagged
 from encoder.films.image import READING
@@ -14,23 +17,57 @@ from index.errors import StudyExists
 from index.export.training import require_reading
 from index.living.additions import VIEWS, Addition, joined
 from index.storage.places import is_local
-from index.table.studies import FINDINGS, Study
-from service.api.answers import StudyAnswer, study_answer
-from service.api.openapi import STUDIES, film_body, refusals
+from index.table.studies import FINDINGS, ID_ENDINGS, Study
+from service.api.answers import SearchAnswer, StudyAnswer, search_answer, study_answer
+from service.api.openapi import STUDIES, content, film_body, refusals
 from service.api.parsing import parse_addition
-from service.api.requests import AddStudy, InCollection, StudyOptions, StudyPath
+from service.api.requests import AddStudy, ImageQuery, InCollection, SearchOptions, StudyOptions, StudyPath
 from service.audit.trail import UNKNOWN, announce
 from service.errors import NotWritable
+from service.guard import disclosure
 from service.served.decoding import decoding
-from service.served.films import film_path, read_film
 from service.served.mounted import Finder, current
+from service.served.pictures import film_path, film_response, read_film
 
-api = APIBlueprint("writing", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 409, 429, 500, 503))
+api = APIBlueprint("studies", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 500, 503))
+
+
+class StudyIdOfPath(PathConverter):
+    """A study id with its slashes, and with no ending that a study id never has."""
+
+    regex = "[^/].*?" + "".join(f"(?<!{ending})" for ending in ID_ENDINGS)
+
+
+@api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})
+def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
+    """What is known of a study"""
+    return study_answer(current(query.collection).retriever.study(path.study_id))
+
+
+@api.get(
+    "/v1/studies/<path:study_id>/image",
+    responses={200: content("image/png"), **refusals(415, 422, 429)},
+)
+def image(path: StudyPath, query: ImageQuery) -> Response:
+    """One film of a study, as the encoder reads it: a PNG of 8 bits"""
+    finder = current(query.collection)
+    film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
+    return film_response(film, query.view)
+
+
+@api.get("/v1/studies/<path:study_id>/similar", responses={200: SearchAnswer})
+def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
+    """Similar cases of a stored study; its own patient's are left out unless asked for"""
+    started = time.perf_counter()
+    finder = current(query.collection)
+    answer = finder.similar(path.study_id, query)
+    found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
+    return found | {"familiarity": disclosure.rounded(finder.familiarity(answer, query))}
 
 
 @api.post(
     "/v1/studies",
-    responses={201: StudyAnswer, 200: StudyAnswer, **refusals(413, 415, 422)},
+    responses={201: StudyAnswer, 200: StudyAnswer, **refusals(409, 413, 415, 422, 429)},
     openapi_extensions=film_body(StudyOptions, AddStudy),
 )
 def add() -> tuple[dict[str, Any], int]:
@@ -41,7 +78,7 @@ def add() -> tuple[dict[str, Any], int]:
     return study_answer(finder.retriever.study(asked.study.study_id)), 201 if fresh else 200
 
 
-@api.delete("/v1/studies/<study:study_id>", responses={204: {"description": "deleted"}})
+@api.delete("/v1/studies/<study:study_id>", responses={204: {"description": "deleted"}, **refusals(409, 429)})
 def delete(path: StudyPath, query: InCollection) -> Response:
     """Delete a study; it is found no more, and its added films are removed by the next compaction"""
     finder = current(query.collection)

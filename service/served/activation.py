@@ -1,43 +1,19 @@
-"""What lies in the folders now, put in the place of what is served, without a request that fails or sees both.
-
-It knows how to ask for it and where to put it; it must not know how an index is opened.
-"""
+"""What lies in the folders now, put in the place of what is served, without a request that fails or sees both."""
 
 import logging
 import threading
 from collections.abc import Callable
 
-from flask import Flask, current_app
-from flask_openapi3 import APIBlueprint
-from pydantic import BaseModel, Field
+from flask import Flask
 
 from encoder.errors import EncoderError
 from index.errors import BackendUnavailable, CollectionError, FingerprintMismatch
-from service.api.openapi import SERVICE, refusals
-from service.audit.trail import EXTENSION as WITNESS
-from service.audit.trail import Witness, announce
-from service.errors import AuditError, Busy, NotReady, NotWritable, refusal_of
-from service.served.mounted import EXTENSION, Mounted, mounted
+from service.errors import AuditError, Busy, NotReady, refusal_of
+from service.served.mounted import EXTENSION, Mounted
 
 ACTIVATION = "precedent_activation"
 
 log = logging.getLogger("precedent.service")
-api = APIBlueprint("activation", __name__, abp_tags=[SERVICE], abp_responses=refusals(404, 409, 429, 500, 503))
-
-
-class IndexPath(BaseModel):
-    """Which collection."""
-
-    name: str = Field(max_length=64, description="as /info lists it")
-
-
-class ActivationAnswer(BaseModel):
-    """What is served now."""
-
-    name: str
-    studies: int
-    fingerprint: str
-    built_at: str | None
 
 
 class Activation:
@@ -94,7 +70,7 @@ class Activation:
     def _try_all(self) -> None:
         with self._lock:
             self._waiting = False
-            witness: Witness | None = self._app.extensions.get(WITNESS)
+            witness = self._app.extensions.get("precedent_witness")
             try:
                 self._status() if witness is None else witness.around("SIGHUP", self._status)
             except AuditError as refusal:
@@ -108,17 +84,3 @@ class Activation:
             log.error("nothing was activated: %s", refusal, exc_info=refusal)
             return refusal_of(refusal)[0]
         return 200
-
-
-@api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400)})
-def activate(path: IndexPath) -> dict[str, object]:
-    """Serve what lies in a collection's folder now: a compacted index, or another put in its place"""
-    activation: Activation | None = current_app.extensions.get(ACTIVATION)
-    if activation is None:
-        raise NotWritable("the service was not started from folders; start it with precedent serve")
-    announce(mounted().finder(path.name))
-    finder = activation.activate(path.name).finder(path.name)
-    return {
-        "name": finder.name, "studies": len(finder.retriever), "fingerprint": finder.fingerprint,
-        "built_at": finder.built_at,
-    }  # fmt: skip

@@ -15,8 +15,8 @@ from prometheus_client import Gauge
 
 from index.search.searchable import Hit, Searchable
 from service.errors import Busy, NotReady
-from service.served.films import as_png
 from service.served.mounted import Finder, Mounted
+from service.served.pictures import as_png
 
 KEPT_SECONDS = 5.0
 LEAST_COSINE = 0.999

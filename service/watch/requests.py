@@ -4,23 +4,22 @@ It knows requests and their answers; it must not look into either.
 """
 
 import logging
+import re
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import cast
 
 from flask import Flask, Response, current_app, g, has_app_context, request
-from flask_openapi3 import APIBlueprint
+from werkzeug.routing import Rule
 
-from service.api.openapi import SERVICE, content, refusals
-from service.guard.access import template
-from service.watch.metrics import MIMETYPE, Metrics
+from service.watch.metrics import Metrics
 
 METRICS = "precedent_metrics"
 PROBES = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by machines: one that is answered is counted and not logged."""
 
 log = logging.getLogger("precedent.requests")
-api = APIBlueprint("watch", __name__, abp_tags=[SERVICE], abp_responses=refusals(500))
+_ARGUMENT = re.compile(r"<(?:[^<>:]+:)?([^<>]+)>")
 
 
 def metrics() -> Metrics:
@@ -33,12 +32,6 @@ def stage(name: str) -> AbstractContextManager[None]:
     return metrics().stage(name) if has_app_context() else nullcontext()
 
 
-@api.get("/metrics", responses={200: content("text/plain")})
-def exposition() -> Response:
-    """Counts and times in Prometheus's text format; no label holds a path, a study or a filter"""
-    return Response(metrics().exposition(), content_type=MIMETYPE)
-
-
 def register(app: Flask, counted: Metrics) -> None:
     """Have every request of `app` counted and logged, from its first handler to its last."""
     app.extensions[METRICS] = counted
@@ -47,9 +40,14 @@ def register(app: Flask, counted: Metrics) -> None:
     app.teardown_request(_end)
 
 
+def path_template(rule: Rule) -> str:
+    """Return a rule as the OpenAPI document writes it."""
+    return _ARGUMENT.sub(r"{\1}", rule.rule)
+
+
 def rule() -> str:
     """Return the rule of the running request's route as the OpenAPI document writes it, or "unmatched"."""
-    return template(request.url_rule) if request.url_rule is not None else "unmatched"
+    return path_template(request.url_rule) if request.url_rule is not None else "unmatched"
 
 
 def _begin() -> None:

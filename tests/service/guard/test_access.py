@@ -13,15 +13,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 from service_world import build_app
 
-from service.guard import access as doors
 from service.guard.access import COOKIE, OF_COOKIE, OPEN, SCOPE_OF, lock, scope_of
 from service.guard.pace import Pace
 from service.guard.sessions import Sessions
 from service.guard.tokens import SCOPES, TokenFile, create_token, now, revoke_token
+from service.watch.requests import path_template
 
 APP = build_app()
 ROUTES = sorted(
-    (method, rule.rule, doors.template(rule))
+    (method, rule.rule, path_template(rule))
     for rule in APP.url_map.iter_rules()
     for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
 )

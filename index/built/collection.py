@@ -26,7 +26,6 @@ from index.errors import ArtefactError, CollectionError, StudiesError
 from index.export.layouts import sample_layouts
 from index.export.shards import FAILED, load_manifest, load_shards
 from index.export.training import kept_facts
-from index.living.change_faults import FILES as CHANGES
 from index.storage.files import (
     MOST_BYTES,
     load_json,
@@ -37,7 +36,7 @@ from index.storage.files import (
     sha256_of,
     written_whole,
 )
-from index.storage.folder import held_alone
+from index.storage.folder import held_alone, was_changed
 from index.storage.manifests import INDEX
 from index.storage.origin import is_root_ours, rooted
 from index.storage.parquet import read_parquet
@@ -152,7 +151,7 @@ def save_collection(
 
 def _require_no_changes(out: Path) -> None:
     """Refuse to put an export in the place of studies that no export holds."""
-    if _was_changed(out):
+    if was_changed(out):
         raise CollectionError(
             f"studies were added to or deleted from {str(out)!r} after it was built, of which an export knows nothing; "
             "give another folder with --out, or remove this one to give up those changes"
@@ -209,13 +208,9 @@ def load_index_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _remedy(folder: Path) -> str:
-    if not isinstance(folder, Place) and _was_changed(folder):
+    if not isinstance(folder, Place) and was_changed(folder):
         return "restore a snapshot: no export knows what was added to this index and deleted from it"
     return f"run: precedent index EMBEDDINGS --out {folder}"
-
-
-def _was_changed(folder: Path) -> bool:
-    return any((folder / name).exists() for name in CHANGES)
 
 
 def _save_files(

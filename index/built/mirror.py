@@ -14,9 +14,8 @@ from index.built.collection import MANIFEST, load_index_manifest, require_own_na
 from index.built.map import MANIFEST as MAP
 from index.built.map import require_map_name
 from index.errors import ArtefactError
-from index.living.change_faults import FILES as CHANGES
 from index.storage.files import MOST_JSON, load_json, read_regular, sha256_of, written_whole
-from index.storage.folder import held_alone
+from index.storage.folder import CHANGE_FILES, held_alone
 from index.storage.manifests import MAP as MAP_SHAPE
 from index.storage.places import Place, is_local
 
@@ -62,10 +61,11 @@ def _copy(source: Path, copy: Path) -> None:
     remedy = f"run: precedent index EMBEDDINGS --out {source}"
     manifest = load_index_manifest(source)
     there = {path.name for path in source.iterdir()}
-    if there & {*CHANGES}:
+    if there & {*CHANGE_FILES}:
         raise ArtefactError(
             f"{str(source)!r} holds studies added or deleted since the index was built, which cannot be searched "
-            f"there; run precedent compact where it comes from, and copy all of that folder but {' and '.join(CHANGES)}"
+            "there; run precedent compact where it comes from, and copy all of that folder but "
+            f"{' and '.join(CHANGE_FILES)}"
         )
     wanted = {require_own_name(entry["name"], remedy): entry["sha256"] for entry in manifest["files"].values()}
     said = [MANIFEST]

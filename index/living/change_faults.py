@@ -1,4 +1,4 @@
-"""The names of the changes' files, and what SQLite refuses of them, in our words.
+"""What SQLite refuses of the file of changes, in our words.
 
 Knows SQLite's codes; it must not know what is kept.
 """
@@ -9,15 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from index.errors import ArtefactError, WriteFailed
+from index.storage.folder import CHANGES, CHANGES_MARKER
 
-FILE = "changes.sqlite"
-WITNESS = "changes.kept"
-"""Says that there is such a file, since without it what was deleted would be found again."""
-FILES = (FILE, f"{FILE}-wal", WITNESS)
-"""Any of which says that something was changed; the second is SQLite's log, of which another file must know nothing."""
 GIVE_UP = (
-    f"stop what uses the folder and move {FILE}* and {WITNESS} away to give up what was added or deleted since the "
-    "index was built"
+    f"stop what uses the folder and move {CHANGES}* and {CHANGES_MARKER} away to give up what was added or deleted "
+    "since the index was built"
 )
 REMEDY = f"restore a snapshot, or {GIVE_UP}"
 _AT_PRESENT = (

@@ -18,12 +18,12 @@ import numpy.typing as npt
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
 from index.living.added_films import MOST_NAMES, NAME, NAMES
 from index.living.change_digests import NOTHING, digest, seal, summed
-from index.living.change_faults import FILE, FILES, GIVE_UP, REMEDY, told
+from index.living.change_faults import GIVE_UP, REMEDY, told
 from index.living.changes_file import (
     APPLICATION,
     VERSION,
-    bear_witness,
     films_of,
+    mark_changed,
     new_films,
     origin_text,
     require_plain_files,
@@ -32,6 +32,7 @@ from index.living.changes_file import (
     set_up,
 )
 from index.storage.files import finite, parse_json
+from index.storage.folder import CHANGES, was_changed
 from index.storage.origin import is_at_origin
 from index.storage.places import require_here
 
@@ -84,12 +85,12 @@ class Changes:
             ArtefactError: the file is missing, damaged, of another version, or no file of ours.
             FingerprintMismatch: its vectors are of another encoder.
         """
-        path = folder / FILE
+        path = folder / CHANGES
         require_plain_files(folder)
-        expected = any((folder / name).exists() for name in FILES)  # looked at first: a first writer may be at work
+        expected = was_changed(folder)  # looked at first: a first writer may be at work
         if not path.exists():
             if expected:
-                raise ArtefactError(f"{FILE} is missing from {str(folder)!r}; {REMEDY}")
+                raise ArtefactError(f"{CHANGES} is missing from {str(folder)!r}; {REMEDY}")
             return None
         with told(path):
             connection = sqlite3.connect(
@@ -114,13 +115,13 @@ class Changes:
 
         Raises WriteFailed: it cannot be made; PlaceError: the index lies at an address; and what `open` raises.
         """
-        path = require_here(folder) / FILE
+        path = require_here(folder) / CHANGES
         try:
-            if not any((folder / name).exists() for name in FILES):
+            if not was_changed(folder):
                 set_up(path, applied, {"fingerprint": fingerprint, "embedding_dim": embedding_dim})
             found = cls.open(folder, fingerprint, embedding_dim)
             assert found is not None  # nobody removes the file
-            bear_witness(folder)
+            mark_changed(folder)
         except OSError as error:
             raise WriteFailed(f"{str(path)!r} cannot be made: {error}") from error
         return found
@@ -247,13 +248,13 @@ class Changes:
         """Return what SQLite finds wrong with the file, a sentence each."""
         with told(self._path):
             found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check")]
-        return [f"{FILE}: {one}" for one in found if one != "ok"]
+        return [f"{CHANGES}: {one}" for one in found if one != "ok"]
 
     def copy_to(self, folder: Path) -> None:
         """Write the file as it is at this moment, with all that was acknowledged, to another folder."""
-        with told(folder / FILE), closing(sqlite3.connect(folder / FILE)) as other:
+        with told(folder / CHANGES), closing(sqlite3.connect(folder / CHANGES)) as other:
             self._connection.backup(other)
-        bear_witness(folder)
+        mark_changed(folder)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -271,7 +272,7 @@ class Changes:
 
     def _rows(self, asked: str, given: Any) -> list[tuple[Any, ...]]:
         """Return rows; pages that lead to each other over and over would give them without end."""
-        room = sum(beside.stat().st_size for beside in self._path.parent.glob(f"{FILE}*"))
+        room = sum(beside.stat().st_size for beside in self._path.parent.glob(f"{CHANGES}*"))
         found: list[tuple[Any, ...]] = []
         for row in self._connection.execute(asked, (given,)):
             room -= sum(len(value) for value in row if isinstance(value, str | bytes))

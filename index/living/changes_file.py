@@ -15,15 +15,16 @@ from typing import Any
 
 from index.errors import ArtefactError
 from index.living.change_digests import NOTHING, seal
-from index.living.change_faults import FILE, REMEDY, WITNESS, told
+from index.living.change_faults import REMEDY, told
 from index.storage.files import sync
+from index.storage.folder import CHANGES, CHANGES_MARKER
 from index.storage.origin import origin_of
 
 VERSION = 2
 APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
 MOST_VALUE = 1 << 24
 """Bytes of a row or a vector: a study's columns as JSON have a few thousand."""
-_FRESH = re.compile(rf"\.{re.escape(FILE)}\.[0-9a-f]{{16}}\.new(-wal|-shm|-journal)?")
+_FRESH = re.compile(rf"\.{re.escape(CHANGES)}\.[0-9a-f]{{16}}\.new(-wal|-shm|-journal)?")
 _TABLES = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
@@ -47,14 +48,16 @@ def require_plain_files(folder: Path) -> None:
     Raises:
         ArtefactError: there is a link, a pipe, a device or a folder, or a rollback journal.
     """
-    names = (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS)
+    names = (CHANGES, *(f"{CHANGES}-{ending}" for ending in ("wal", "shm", "journal")), CHANGES_MARKER)
     for path in (folder / name for name in names):
         if path.is_symlink():
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
         if path.exists() and not path.is_file():  # never opened and closed here: that would drop SQLite's own locks
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got none; {REMEDY}")
-    if (folder / f"{FILE}-journal").exists():
-        raise ArtefactError(f"expected no {FILE}-journal in {str(folder)!r}, got one, which is none of ours; {REMEDY}")
+    if (folder / f"{CHANGES}-journal").exists():
+        raise ArtefactError(
+            f"expected no {CHANGES}-journal in {str(folder)!r}, got one, which is none of ours; {REMEDY}"
+        )
 
 
 def require_tables(connection: sqlite3.Connection, path: Path) -> None:
@@ -71,10 +74,10 @@ def require_tables(connection: sqlite3.Connection, path: Path) -> None:
         raise ArtefactError(f"{str(path)!r} holds other tables than ours; {REMEDY}")
 
 
-def bear_witness(folder: Path) -> None:
+def mark_changed(folder: Path) -> None:
     """Note beside the changes of a folder that they are there; any number of processes may do so at once."""
-    with suppress(FileExistsError), (folder / WITNESS).open("x", encoding="utf-8") as file:
-        file.write(f"{FILE} holds what was added to this index and deleted from it.\n")
+    with suppress(FileExistsError), (folder / CHANGES_MARKER).open("x", encoding="utf-8") as file:
+        file.write(f"{CHANGES} holds what was added to this index and deleted from it.\n")
         sync(folder)
 
 
@@ -85,7 +88,7 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
         applied: up to where the index beside it holds all changes.
         facts: the fingerprint and the embedding_dim of its vectors.
     """
-    fresh = path.with_name(f".{FILE}.{new_name()}.new")
+    fresh = path.with_name(f".{CHANGES}.{new_name()}.new")
     try:
         with told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
             connection.executescript(_TABLES)
@@ -102,7 +105,7 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
 
 def remove_left_over(folder: Path) -> None:
     """Remove what kills have left of files that were to be the first, once there is one."""
-    for path in folder.glob(f".{FILE}.*"):
+    for path in folder.glob(f".{CHANGES}.*"):
         if _FRESH.fullmatch(path.name):
             path.unlink(missing_ok=True)
 

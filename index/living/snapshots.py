@@ -17,11 +17,9 @@ from index.built.map import MANIFEST as MAP
 from index.built.map import OWN_NAME as MAP_FILE
 from index.built.map import require_map_name
 from index.errors import ArtefactError, CollectionError
-from index.living.change_faults import FILE as CHANGES
-from index.living.change_faults import WITNESS
 from index.living.changes import Changes
 from index.storage.files import load_json, open_regular, require_shape, require_unchanged, save_json, sha256_of, sync
-from index.storage.folder import held_alone
+from index.storage.folder import CHANGES, CHANGES_MARKER, held_alone
 from index.storage.manifests import MAP as MAP_SHAPE
 from index.storage.manifests import SNAPSHOT as SHAPE
 from index.storage.origin import ORIGIN, is_root_ours, rooted
@@ -32,7 +30,7 @@ VERSION = 1
 SNAPSHOT = "snapshot.json"
 _BLOCK = 1 << 20
 _COPIED = re.compile(
-    "|".join([*map(re.escape, (MANIFEST, MAP, CHANGES, WITNESS)), INDEX_FILE.pattern, MAP_FILE.pattern])
+    "|".join([*map(re.escape, (MANIFEST, MAP, CHANGES, CHANGES_MARKER)), INDEX_FILE.pattern, MAP_FILE.pattern])
 )
 _MADE = re.compile(
     rf"{_COPIED.pattern}|{re.escape(CHANGES)}-(wal|shm|journal)|{re.escape(SNAPSHOT)}|\.{re.escape(SNAPSHOT)}\.partial"

@@ -19,11 +19,10 @@ from index.built.mirror import fetched
 from index.built.vector_index import VectorIndex
 from index.errors import BackendUnavailable, CollectionError, StaleMap, UntrustedRoot
 from index.living.added_films import changed_films, left_films, unnamed_films
-from index.living.change_faults import FILE as CHANGES
-from index.living.change_faults import WITNESS
 from index.living.changes import Change, Changes
 from index.living.generation import Generation
 from index.living.state import stamp_of
+from index.storage.folder import CHANGES, CHANGES_MARKER
 from index.storage.origin import remembered_root
 from index.table.studies import as_studies
 from index.vectors import as_embeddings
@@ -167,7 +166,7 @@ def _strangers(folder: Path, collection: Collection) -> Iterator[Path]:
     """Yield the files that a kill may have left."""
     named = {entry["name"] for entry in collection.manifest["files"].values()}
     for path in sorted(folder.iterdir()):
-        ours = path.name in {*named, MANIFEST, MAP, WITNESS} or path.name.startswith((CHANGES, "map-"))
+        ours = path.name in {*named, MANIFEST, MAP, CHANGES_MARKER} or path.name.startswith((CHANGES, "map-"))
         if not ours and path.is_file():
             yield path
 

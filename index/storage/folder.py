@@ -1,6 +1,6 @@
-"""The folder of an index, held by one process that rebuilds, compacts or copies it; searches need no leave.
+"""The folder of an index: the files that say that it was changed, and a hold on it by one process.
 
-Knows a folder; it must not know what is in it.
+Who rebuilds, compacts or copies an index holds its folder; searches need no hold.
 """
 
 import fcntl
@@ -11,6 +11,18 @@ from pathlib import Path
 
 from index.errors import CollectionError
 from index.storage.places import require_here
+
+CHANGES = "changes.sqlite"
+"""What was added to an index and deleted from it since it was built."""
+CHANGES_MARKER = "changes.kept"
+"""Says that there is such a file, since without it what was deleted would be found again."""
+CHANGE_FILES = (CHANGES, f"{CHANGES}-wal", CHANGES_MARKER)
+"""Any of which says that something was changed; the second is SQLite's log, of which another file must know nothing."""
+
+
+def was_changed(folder: Path) -> bool:
+    """Return whether studies were added to an index, or deleted from it, since it was built."""
+    return any((folder / name).exists() for name in CHANGE_FILES)
 
 
 @contextmanager

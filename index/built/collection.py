@@ -23,9 +23,8 @@ from index.built.effort import EFFORTS, Effort
 from index.built.kinds import KINDS, most_bytes, resolve_kind
 from index.built.vector_index import Rows, VectorIndex
 from index.errors import ArtefactError, CollectionError, StudiesError
-from index.export.layouts import sample_layouts
-from index.export.shards import FAILED, load_manifest, load_shards
-from index.export.training import kept_facts
+from index.export.reliability import kept_facts
+from index.export.shards import FAILED, load_manifest, load_shards, sample_layouts
 from index.storage.files import (
     MOST_BYTES,
     load_json,

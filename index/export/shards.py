@@ -45,6 +45,8 @@ FAILED = "_failed.parquet"
 _FAILED_LIST = "failed.pq"
 _OLD_MANIFEST, _OLD_FAILED = "manifest.json", "failed.parquet"
 """What older versions called them. Every reader of a folder took those for two more shards."""
+LAYOUT_SAMPLE = 1000
+"""Studies whose films stand for the collection: 0.3 points of standard error at the first percentile, 0.3 MB."""
 _FORMAT = "precedent-embeddings"
 _SHARD = re.compile(r"shard-[0-9]{5,}\.parquet")
 _KEY = b"precedent.shard"
@@ -235,6 +237,27 @@ def load_layouts(folder: str | os.PathLike[str]) -> pa.Table | None:
     tables = [_read_columns(path, ["study_id", "patient_id", "views", "layouts"]) for path in paths]
     found = [table for table in tables if "layouts" in table.column_names]
     return pa.concat_tables(found) if found else None
+
+
+def sample_layouts(embeddings: Path, *, sample: int = LAYOUT_SAMPLE, seed: int = 0) -> pa.Table | None:
+    """Return `patient_id`, `view` and `layout` of the films of some studies of an export, drawn with the seed.
+
+    None where the export, an older one, has no layouts.
+    """
+    table = load_layouts(embeddings)
+    rows = np.flatnonzero(table["layouts"].is_valid().to_numpy()) if table is not None else np.empty(0, np.int64)
+    if table is None or not len(rows):
+        return None
+    drawn = np.random.default_rng(seed).choice(rows, min(sample, len(rows)), replace=False)
+    studies = table.take(pa.array(np.sort(drawn))).combine_chunks()
+    column = studies["layouts"].combine_chunks()
+    patients = studies["patient_id"].take(column.value_parent_indices())
+    views = [
+        view
+        for named, films in zip(studies["views"].to_pylist(), column.to_pylist(), strict=True)
+        for view in (named if len(named) == len(films) else [None] * len(films))
+    ]
+    return pa.table({"patient_id": patients, "view": pa.array(views, pa.string()), "layout": column.flatten()})
 
 
 def _own_name(name: Any) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.errors import StudiesError
-from index.export.training import LEAST_QUERIES, Agreement, Interval, K
+from index.export.reliability import LEAST_QUERIES, Agreement, Interval, K
 from index.judging.bootstrap import estimates, patient_draws
 from index.judging.evaluation import Pool, Rows, judge, rank
 from index.judging.metrics import Values, chance_of_precision, precision_at

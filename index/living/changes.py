@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
 from index.living.added_films import MOST_NAMES, NAME, NAMES
-from index.living.change_digests import NOTHING, digest, seal, summed
-from index.living.change_faults import GIVE_UP, REMEDY, told
 from index.living.changes_file import (
     APPLICATION,
+    GIVE_UP,
+    NOTHING,
+    REMEDY,
     VERSION,
+    digest,
     films_of,
     mark_changed,
     new_films,
@@ -29,7 +31,10 @@ from index.living.changes_file import (
     require_plain_files,
     require_tables,
     save_facts,
+    seal,
     set_up,
+    sqlite_errors,
+    summed,
 )
 from index.storage.files import finite, parse_json
 from index.storage.folder import CHANGES, was_changed
@@ -92,7 +97,7 @@ class Changes:
             if expected:
                 raise ArtefactError(f"{CHANGES} is missing from {str(folder)!r}; {REMEDY}")
             return None
-        with told(path):
+        with sqlite_errors(path):
             connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=rw", _PATIENCE, isolation_level=None, check_same_thread=False, uri=True
             )
@@ -145,7 +150,7 @@ class Changes:
     @property
     def name(self) -> str:
         """The folder that films are added to, once the changes are `settle`d; no other collection has it."""
-        with told(self._path):
+        with sqlite_errors(self._path):
             return str(self._read_facts()["name"])
 
     def film_folders(self) -> tuple[list[str], list[str]]:
@@ -153,7 +158,7 @@ class Changes:
 
         Where the folder of the collection is a copy, or may be one, all are another's.
         """
-        with told(self._path):
+        with sqlite_errors(self._path):
             facts = self._read_facts()
         own, former = [facts["name"], *facts["also"].split()], facts["former"].split()
         return (own, former) if self._is_at_origin(facts) else ([], [*own, *former])
@@ -164,7 +169,7 @@ class Changes:
         Args:
             becomes: where its folder is about to be moved to, which is a copy then in any case.
         """
-        with told(self._path):
+        with sqlite_errors(self._path):
             if becomes is None and self._is_at_origin(self._read_facts()):
                 return
         with self.writing():
@@ -185,7 +190,7 @@ class Changes:
 
     def version(self) -> int:
         """Return a number that differs from the one before exactly if somebody else has changed the file since."""
-        with told(self._path):
+        with sqlite_errors(self._path):
             return self._value("PRAGMA data_version")
 
     def since(self, sequence: int, *, whole: bool = False) -> tuple[int, list[Change]]:
@@ -197,7 +202,7 @@ class Changes:
         Raises:
             ArtefactError: a change is not what was written or, of the whole, one is missing.
         """
-        with told(self._path), self._transaction("BEGIN"):
+        with sqlite_errors(self._path), self._transaction("BEGIN"):
             facts = self._read_facts()
             asked = (
                 "SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE sequence > ? ORDER BY sequence"
@@ -215,7 +220,7 @@ class Changes:
         Raises:
             WriteFailed: the disk is full or does not take it, or another writer does not come to an end.
         """
-        with told(self._path), self._transaction("BEGIN IMMEDIATE"):
+        with sqlite_errors(self._path), self._transaction("BEGIN IMMEDIATE"):
             before = self._read_facts()
             self._facts = dict(before)
             yield
@@ -241,18 +246,18 @@ class Changes:
             self._connection.execute("DELETE FROM changes WHERE sequence <= ?", (sequence,))
             self._facts["cleared"] = max(self._facts["cleared"], sequence)
             self._facts["sum"] = summed(self._facts["sum"], [], gone)
-        with told(self._path):
+        with sqlite_errors(self._path):
             self._value("PRAGMA wal_checkpoint(TRUNCATE)")  # SQLite's log holds them too
 
     def faults(self) -> list[str]:
         """Return what SQLite finds wrong with the file, a sentence each."""
-        with told(self._path):
+        with sqlite_errors(self._path):
             found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check")]
         return [f"{CHANGES}: {one}" for one in found if one != "ok"]
 
     def copy_to(self, folder: Path) -> None:
         """Write the file as it is at this moment, with all that was acknowledged, to another folder."""
-        with told(folder / CHANGES), closing(sqlite3.connect(folder / CHANGES)) as other:
+        with sqlite_errors(folder / CHANGES), closing(sqlite3.connect(folder / CHANGES)) as other:
             self._connection.backup(other)
         mark_changed(folder)
 
@@ -307,7 +312,7 @@ class Changes:
 
     def _read_facts(self) -> dict[str, Any]:
         found = dict(self._connection.execute("SELECT name, value FROM facts LIMIT 100"))
-        if not (told := found.pop("seal", None)) or told != seal(found):
+        if not (kept := found.pop("seal", None)) or kept != seal(found):
             raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
         found = _LATER | found
         for name, expected in _FACTS.items():

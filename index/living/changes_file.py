@@ -1,21 +1,20 @@
-"""What a file of changes looks like, and how an empty one comes to lie beside an index.
+"""The file of changes: its tables and facts, what SQLite refuses of it, and how an empty one is made beside an index.
 
-Knows the tables and the facts; it must not know what a change is.
+A change that was turned, moved or lost is noticed by the SHA-256 of each, by their sum, and by a seal on the facts.
 """
 
+import hashlib
 import json
 import os
 import re
 import secrets
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from index.errors import ArtefactError
-from index.living.change_digests import NOTHING, seal
-from index.living.change_faults import REMEDY, told
+from index.errors import ArtefactError, WriteFailed
 from index.storage.files import sync
 from index.storage.folder import CHANGES, CHANGES_MARKER
 from index.storage.origin import origin_of
@@ -37,6 +36,49 @@ CREATE TABLE changes (
     sha256 TEXT NOT NULL
 );
 """
+NOTHING = 64 * "0"
+"""The sum of no changes."""
+GIVE_UP = (
+    f"stop what uses the folder and move {CHANGES}* and {CHANGES_MARKER} away to give up what was added or deleted "
+    "since the index was built"
+)
+REMEDY = f"restore a snapshot, or {GIVE_UP}"
+_AT_PRESENT = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+)
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Raise our errors for those of SQLite.
+
+    Raises:
+        WriteFailed: the disk does not take it, at present or for this user. ArtefactError: the file is damaged.
+    """
+    try:
+        yield
+    except sqlite3.ProgrammingError:  # ours, never the file's
+        raise
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_CANTOPEN:
+            raise WriteFailed(
+                f"{str(path)!r} cannot be opened; SQLite writes beside it also for those who only search: let this "
+                "user write to the folder, or compact the collection and copy it without its changes"
+            ) from error
+        if code in _AT_PRESENT:
+            raise WriteFailed(
+                f"{str(path)!r} cannot be used at present ({error}); nothing was changed, try again"
+            ) from error
+        raise ArtefactError(f"{str(path)!r} is damaged ({error}); {REMEDY}") from error
 
 
 def require_plain_files(folder: Path) -> None:
@@ -90,7 +132,7 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
     """
     fresh = path.with_name(f".{CHANGES}.{new_name()}.new")
     try:
-        with told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        with sqlite_errors(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
             connection.executescript(_TABLES)
             said = {"former": "", "also": "", "cleared": applied, "last": applied, "sum": NOTHING}
             save_facts(connection, {**facts, **new_films(path.parent), **said})
@@ -138,3 +180,26 @@ def films_of(name: str) -> str:
 def new_name() -> str:
     """Return a name that no other collection has."""
     return secrets.token_hex(8)
+
+
+def digest(sequence: Any, study_id: Any, text: Any, blob: Any) -> str:
+    """Return the SHA-256 of a change, 64 hex digits; "" where its parts are of types that no change has."""
+    try:
+        parts = (str(sequence).encode(), study_id.encode(), (text or "").encode(), bytes(memoryview(blob or b"")))
+    except (AttributeError, TypeError):
+        return ""
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).hexdigest()
+
+
+def summed(total: str, added: Sequence[str], gone: Sequence[str] = ()) -> str:
+    """Return a sum of digests, modulo 2^256 and in hex, with some more and some less: the same in any order."""
+    value = int(total, 16) + sum(int(one, 16) for one in added) - sum(int(one, 16) for one in gone)
+    return f"{value % 2**256:064x}"
+
+
+def seal(facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of facts, 64 hex digits; "" where they are of types that no fact has."""
+    try:
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    except TypeError:
+        return ""

@@ -22,8 +22,7 @@ from index.living.additions import Addition, Writable, as_rows, is_same
 from index.living.changes import Changes
 from index.living.changes_file import remove_left_over
 from index.living.compaction import mend_map, save_generation
-from index.living.generation import Generation
-from index.living.state import State, read_state, stamp_of
+from index.living.generation import Generation, State, read_state, stamp_of
 from index.search.familiarity import FamiliarityGate
 from index.search.searchable import Answer, Choices
 from index.storage.folder import held_alone

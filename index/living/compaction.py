@@ -15,7 +15,7 @@ from index.built.kinds import resolve_kind
 from index.built.map import build_map, load_map, plane_of
 from index.built.vector_index import Rows, VectorIndex
 from index.errors import CollectionError, StaleMap
-from index.export.training import kept_facts
+from index.export.reliability import kept_facts
 from index.living.generation import Generation
 from index.storage.origin import ORIGIN, is_root_ours, rooted
 from index.vectors import Embeddings

@@ -1,27 +1,30 @@
 """A collection at one moment: the index as it was built, without what was deleted since, and what was added since.
 
-Both parts are searched and their answers made one, as if all had been indexed together. Knows no file.
+Both parts are searched and their answers made one, as if all had been indexed together. `read_state` reads them from a
+folder so that they belong together, whoever else is at work there.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.built.collection import Collection
+from index.built.collection import MANIFEST, Collection, load_collection
 from index.built.vector_index import VectorIndex
-from index.errors import ArtefactError
+from index.errors import ArtefactError, CollectionError
 from index.living.added_films import PATH as ADDED_FILM
-from index.living.changes import Change
+from index.living.changes import Change, Changes
 from index.search.first_k import require_options
 from index.search.retriever import Retriever
 from index.search.searchable import Answer, Choices, Hit, Searchable
+from index.storage.files import read_settled, stamp
 from index.table.studies import Study, require_studies
 from index.vectors import Embeddings, as_embeddings
 
@@ -133,3 +136,43 @@ class Generation(Searchable):
 
 def _ordered(hits: Iterable[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.similarity, hit.study.study_id))
+
+
+class State(NamedTuple):
+    """What is searched, and by what it is seen that another index lies there."""
+
+    stamp: tuple[int, ...]
+    generation: Generation
+    changes: Changes | None
+
+
+def read_state(folder: Path) -> State:
+    """Read index and changes that belong together, however often others compact the folder meanwhile.
+
+    Raises:
+        ArtefactError: there is none, or a file of it is missing, damaged or of another state.
+    """
+    return read_settled(folder / MANIFEST, partial(_read, folder))
+
+
+def _read(folder: Path) -> State:
+    seen, collection = stamp_of(folder), load_collection(folder)
+    generation = Generation(collection, collection.manifest.get("applied", 0))
+    changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
+    if changes is None:
+        return State(seen, generation, None)
+    try:
+        cleared, since = changes.since(generation.sequence, whole=True)
+        if cleared > generation.sequence:
+            raise ArtefactError(
+                f"the index in {str(folder)!r} lacks studies that were added to it and compacted; restore a snapshot"
+            )
+        return State(seen, generation.after(since), changes)
+    except CollectionError:
+        changes.close()
+        raise
+
+
+def stamp_of(folder: Path) -> tuple[int, ...]:
+    """Return what differs between two manifests, which are renamed into place and never rewritten."""
+    return stamp(folder / MANIFEST)

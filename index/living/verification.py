@@ -20,8 +20,7 @@ from index.built.vector_index import VectorIndex
 from index.errors import BackendUnavailable, CollectionError, StaleMap, UntrustedRoot
 from index.living.added_films import changed_films, left_films, unnamed_films
 from index.living.changes import Change, Changes
-from index.living.generation import Generation
-from index.living.state import stamp_of
+from index.living.generation import Generation, stamp_of
 from index.storage.folder import CHANGES, CHANGES_MARKER
 from index.storage.origin import remembered_root
 from index.table.studies import as_studies

@@ -18,8 +18,8 @@ import pyarrow as pa
 from index.built.effort import lists_of
 from index.built.kinds import resolve_kind
 from index.errors import ArtefactError, CollectionError
+from index.export.reliability import kept_facts
 from index.export.shards import FAILED, load_layouts, load_manifest, load_shards
-from index.export.training import kept_facts
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
 from index.milvus.columns import KEY, VECTOR, Columns

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from index.errors import UntrustedRoot
-from index.export.layouts import LayoutGate
 from index.living.added_films import FOLDER, NAME, film_path, is_added, remove_films, save_film
 from index.living.additions import Addition, Writable, as_rows, is_same
 from index.milvus.address import MilvusAddress
@@ -24,7 +23,7 @@ from index.milvus.filters import ALL, among, any_of, literal
 from index.milvus.manifest import CHANGED, CONSISTENCIES, FILMS_ORIGIN, property_of
 from index.milvus.search import MilvusSearch
 from index.search.familiarity import SAMPLE as GATE_SAMPLE
-from index.search.familiarity import FamiliarityGate
+from index.search.familiarity import FamiliarityGate, LayoutGate
 from index.storage.origin import is_at_origin, origin_of, remembered_root
 from index.storage.places import is_local
 from index.vectors import as_embedding

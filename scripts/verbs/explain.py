@@ -17,7 +17,7 @@ from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import DEFAULT_METHOD, METHODS, Explainer, Explanation, OpenStudy
 from encoder.maps.overlay import COLOURS, as_png, overlay
 from index.errors import ArtefactError
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
 from index.living.additions import Writable
 from index.opening import Address

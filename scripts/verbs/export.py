@@ -19,8 +19,8 @@ from encoder.films.image import READING
 from encoder.network.checkpoint import trained_of
 from encoder.runtime.runtimes import RUNTIMES, Runtime
 from index.errors import StudiesError
+from index.export.reliability import NOT_MEASURED, facts_of, warning_of
 from index.export.shards import FAILED, ExportPlan, ShardFolder
-from index.export.training import NOT_MEASURED, facts_of, warning_of
 from index.judging.agreement import agreement_of
 from index.storage.files import sha256_of
 from index.table.studies import load_studies

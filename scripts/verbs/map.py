@@ -11,7 +11,7 @@ import click
 from encoder.films.image import READING
 from index.built.collection import load_index_manifest
 from index.built.map import MANIFEST, build_map
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from scripts.options.paths import CollectionAddress
 from scripts.terminal import say, say_json, say_warning
 

@@ -27,8 +27,8 @@ from encoder.network.checkpoint import load_encoder
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError
 from index.importing.source import read_source_csv
-from index.living.change_digests import digest, seal, summed
 from index.living.changes import Changes
+from index.living.changes_file import digest, seal, summed
 from index.storage.files import load_json, save_json, sha256_of
 from index.storage.parquet import read_parquet
 from index.table.splits import load_parts

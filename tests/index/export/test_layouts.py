@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from index.built.collection import build_collection, load_collection
-from index.export.layouts import LayoutGate, are_alike, sample_layouts
-from index.export.shards import ExportPlan, ShardFolder, load_embeddings
+from index.export.shards import ExportPlan, ShardFolder, load_embeddings, sample_layouts
+from index.search.familiarity import LayoutGate, are_alike
 from index.vectors import Embeddings
 
 Layouts = npt.NDArray[np.int8]

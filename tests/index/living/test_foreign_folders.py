@@ -17,7 +17,7 @@ from living_world import addition, build_of, unit, units
 
 from index.built.map import build_map
 from index.errors import ArtefactError, CollectionError, WriteFailed
-from index.living.change_digests import seal
+from index.living.changes_file import seal
 from index.living.collection import LivingCollection
 from index.living.snapshots import restore_snapshot, save_snapshot
 from index.living.verification import verify

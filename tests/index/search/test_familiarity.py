@@ -8,9 +8,8 @@ import pytest
 
 from index.built.collection import Collection
 from index.built.vector_index import VectorIndex
-from index.export.layouts import LayoutGate
 from index.search import familiarity
-from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate
+from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, LayoutGate
 from index.vectors import Embeddings
 
 PATIENTS = [f"p{n:04d}" for n in range(2000)]

@@ -1,7 +1,5 @@
-"""What a manifest says of its vectors: whether their encoder was trained, how often neighbours share a finding, and by
-which version their films were read.
-
-Knows figures and sentences; nothing of how they were measured.
+"""Whether neighbours can be relied on, by what a manifest says of its vectors: whether their encoder was trained, how
+often neighbours share a finding, and by which version their films were read.
 """
 
 from collections.abc import Mapping
@@ -97,10 +95,10 @@ def agreement_in(manifest: Mapping[str, Any]) -> Agreement | None:
     return Agreement(**parts)
 
 
-def is_trained(manifest: Mapping[str, Any], told: bool | None = None) -> bool | None:
-    """Return whether the encoder of a manifest's vectors was trained, as it is `told` or else as the manifest says."""
+def is_trained(manifest: Mapping[str, Any], trained: bool | None = None) -> bool | None:
+    """Return whether the encoder of a manifest's vectors was trained, as `trained` says or else the manifest."""
     said: bool | None = manifest.get("encoder_trained")
-    return said if told is None else told
+    return said if trained is None else trained
 
 
 def warning_of(manifest: Mapping[str, Any], trained: bool | None = None, reading: int | None = None) -> str | None:

@@ -14,7 +14,7 @@ from index.built.collection import MANIFEST, load_index_manifest, require_own_na
 from index.built.map import MANIFEST as MAP
 from index.built.map import require_map_name
 from index.errors import ArtefactError
-from index.storage.files import MOST_JSON, load_json, read_regular, sha256_of, written_whole
+from index.storage.files import MOST_JSON, load_json, read_regular, require_digest, sha256_of, written_whole
 from index.storage.folder import CHANGE_FILES, held_alone
 from index.storage.manifests import MAP as MAP_SHAPE
 from index.storage.places import Place, is_local
@@ -96,8 +96,4 @@ def _fetch(source: Path, target: Path, sha256: str, remedy: str) -> None:
             source.download(partial)
         except FileNotFoundError as error:
             raise ArtefactError(f"{source.name!r} is missing from {str(source.parent)!r}; {remedy}") from error
-        if (found := sha256_of(partial)) != sha256:
-            raise ArtefactError(
-                f"{str(source)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {found[:12]}); "
-                f"{remedy}"
-            )
+        require_digest(source, sha256_of(partial), sha256, remedy)

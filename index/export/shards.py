@@ -24,11 +24,11 @@ from index.storage.files import (
     load_json,
     parse_json,
     read_regular,
-    read_sealed,
+    read_sealed_parquet,
     read_unchanged,
     require_shape,
     save_json,
-    seal,
+    seal_parquet,
     written_whole,
 )
 from index.storage.manifests import EXPORT, SHARD_METADATA
@@ -145,7 +145,7 @@ class ShardFolder:
         )
         with written_whole(self.path_of(shard)) as partial:
             pq.write_table(table, partial, compression={"embedding": "none"} | _zstd_but_embedding(table))
-            seal(partial)
+            seal_parquet(partial)
 
     def sample(self, count: int) -> tuple[pa.Table | None, Embeddings]:
         """Return about `count` studies with their layouts, None where there is no shard, and their embeddings (n, D).
@@ -317,7 +317,7 @@ def _metadata_of(path: Path, content: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _require_same_plan(path: Path, plan: ExportPlan) -> None:
-    found, _ = _metadata_of(path, read_sealed(path, _REMEDY))
+    found, _ = _metadata_of(path, read_sealed_parquet(path, _REMEDY))
     if found["fingerprint"] != plan.fingerprint:
         raise FingerprintMismatch(
             f"{str(path.parent)!r} holds embeddings of encoder {found['fingerprint'][:12]}, this one is "

@@ -31,12 +31,11 @@ from index.living.changes_file import (
     require_plain_files,
     require_tables,
     save_facts,
-    seal,
     set_up,
     sqlite_errors,
     summed,
 )
-from index.storage.files import finite, parse_json
+from index.storage.files import finite, parse_json, seal_of
 from index.storage.folder import CHANGES, was_changed
 from index.storage.origin import is_at_origin
 from index.storage.places import require_here
@@ -312,7 +311,7 @@ class Changes:
 
     def _read_facts(self) -> dict[str, Any]:
         found = dict(self._connection.execute("SELECT name, value FROM facts LIMIT 100"))
-        if not (kept := found.pop("seal", None)) or kept != seal(found):
+        if not (kept := found.pop("seal", None)) or kept != seal_of(found):
             raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
         found = _LATER | found
         for name, expected in _FACTS.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from index.errors import ArtefactError, WriteFailed
-from index.storage.files import sync
+from index.storage.files import seal_of, sync
 from index.storage.folder import CHANGES, CHANGES_MARKER
 from index.storage.origin import origin_of
 
@@ -154,7 +154,7 @@ def remove_left_over(folder: Path) -> None:
 
 def save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
     """Write facts and their seal, within the caller's transaction."""
-    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal_of(facts))])
 
 
 def new_films(folder: Path, becomes: Path | None = None) -> dict[str, str]:
@@ -195,11 +195,3 @@ def summed(total: str, added: Sequence[str], gone: Sequence[str] = ()) -> str:
     """Return a sum of digests, modulo 2^256 and in hex, with some more and some less: the same in any order."""
     value = int(total, 16) + sum(int(one, 16) for one in added) - sum(int(one, 16) for one in gone)
     return f"{value % 2**256:064x}"
-
-
-def seal(facts: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of facts, 64 hex digits; "" where they are of types that no fact has."""
-    try:
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    except TypeError:
-        return ""

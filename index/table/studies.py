@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, StudiesError
 from index.printable import is_visible
-from index.storage.files import SEAL, UNSEALED, read_sealed, seal, written_whole
+from index.storage.files import SEAL, UNSEALED, read_sealed_parquet, seal_parquet, written_whole
 from index.storage.parquet import opened_parquet, read_parquet
 from index.storage.places import place
 
@@ -193,7 +193,7 @@ def save_studies(table: pa.Table, path: str | os.PathLike[str]) -> None:
     checked = checked.replace_schema_metadata(checked.schema.metadata | {SEAL: UNSEALED})
     with written_whole(place(path)) as partial:
         pq.write_table(checked, partial, compression="zstd")
-        seal(partial)
+        seal_parquet(partial)
 
 
 def load_studies(path: str | os.PathLike[str]) -> pa.Table:
@@ -206,7 +206,7 @@ def load_studies(path: str | os.PathLike[str]) -> pa.Table:
     source = place(path)
     if not source.exists():
         raise ArtefactError(f"expected a studies table at {str(path)!r}, got none; run: precedent import")
-    table = read_parquet(read_sealed(source, "import it again"), source.name, "import it again")
+    table = read_parquet(read_sealed_parquet(source, "import it again"), source.name, "import it again")
     version = (table.schema.metadata or {}).get(VERSION_KEY, SCHEMA_VERSION.encode()).decode(errors="replace")
     if version != SCHEMA_VERSION:
         raise ArtefactError(

@@ -28,8 +28,8 @@ from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError
 from index.importing.source import read_source_csv
 from index.living.changes import Changes
-from index.living.changes_file import digest, seal, summed
-from index.storage.files import load_json, save_json, sha256_of
+from index.living.changes_file import digest, summed
+from index.storage.files import load_json, save_json, seal_of, sha256_of
 from index.storage.parquet import read_parquet
 from index.table.splits import load_parts
 from index.vectors import Embeddings
@@ -236,7 +236,7 @@ def write_change(connection: sqlite3.Connection, number: int, row: Any, embeddin
     connection.execute("UPDATE changes SET row = ?, embedding = ?, sha256 = ? WHERE sequence = ?", kept)
     facts = dict(connection.execute("SELECT name, value FROM facts WHERE name != 'seal'"))
     facts["sum"] = summed("0" * 64, [one for (one,) in connection.execute("SELECT sha256 FROM changes")])
-    connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+    connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal_of(facts))])
 
 
 def test_whatever_a_change_says_it_is_refused_in_a_sentence_or_answers(world: World) -> None:

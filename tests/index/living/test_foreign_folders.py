@@ -17,11 +17,10 @@ from living_world import addition, build_of, unit, units
 
 from index.built.map import build_map
 from index.errors import ArtefactError, CollectionError, WriteFailed
-from index.living.changes_file import seal
 from index.living.collection import LivingCollection
 from index.living.snapshots import restore_snapshot, save_snapshot
 from index.living.verification import verify
-from index.storage.files import load_json, save_json
+from index.storage.files import load_json, save_json, seal_of
 from index.storage.folder import CHANGES, CHANGES_MARKER, held_alone
 from scripts.cli import precedent
 
@@ -47,7 +46,7 @@ def say(folder: Path, **said: Any) -> None:
     """Have a collection say other facts, sealed as its author would."""
     with closing(sqlite3.connect(folder / CHANGES)) as connection, connection:
         facts = dict(connection.execute("SELECT name, value FROM facts WHERE name != 'seal'")) | said
-        connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+        connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal_of(facts))])
 
 
 @pytest.mark.parametrize("kind", ["absolute", "..", ".", "", "upper", "long", 7])

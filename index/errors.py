@@ -1,6 +1,6 @@
-"""Every refusal of the index wing.
+"""What the index refuses.
 
-Each is a `ValueError` whose message says what was expected, what was found, and the remedy; nothing here knows HTTP.
+Each is a `ValueError` whose message says what was expected, what was found, and the remedy.
 """
 
 

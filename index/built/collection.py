@@ -1,7 +1,7 @@
 """A collection on disk: FAISS files and the studies they index, bound together by one manifest.
 
 File names carry their content's SHA-256 and the manifest is renamed into place last, so a reader sees the old
-collection or the new one, never a mixture. Knows nothing of how a vector was made.
+collection or the new one, never a mixture.
 """
 
 import os

@@ -1,7 +1,6 @@
 """The map of a collection: its vectors laid onto the plane in which they differ most, worked out once and kept.
 
-Knows a collection on disk; it must not know how a vector was made, nor how a map is drawn. A film's own projection
-(AP, PA) is another thing, and a column of the studies.
+A film's own projection (AP, PA) is another thing, and a column of the studies.
 """
 
 import json
@@ -180,9 +179,7 @@ def require_map_name(name: Any, remedy: str) -> str:
 
 
 def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) -> None:
-    plane = {
-        "mean": found.plane.mean.tolist(), "axes": found.plane.axes.tolist(), "shares": found.plane.shares
-    }  # fmt: skip
+    plane = {"mean": found.plane.mean.tolist(), "axes": found.plane.axes.tolist(), "shares": found.plane.shares}
     table = found.points.replace_schema_metadata({_PLANE: json.dumps(plane)})
     fresh = folder / ".map.new"
     fresh.unlink(missing_ok=True)  # a link there would be written through
@@ -197,11 +194,17 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
     save_json(
         folder / MANIFEST,
         {
-            "format": FORMAT, "version": VERSION, "name": name, "sha256": sha256, "rows": len(found),
-            "shares": found.plane.shares, "fingerprint": found.fingerprint, "of": _identity(index_manifest),
+            "format": FORMAT,
+            "version": VERSION,
+            "name": name,
+            "sha256": sha256,
+            "rows": len(found),
+            "shares": found.plane.shares,
+            "fingerprint": found.fingerprint,
+            "of": _identity(index_manifest),
         },
         sealed=True,
-    )  # fmt: skip
+    )
     for old in folder.glob("map-*.parquet"):
         if old.name != name and OWN_NAME.fullmatch(old.name):
             old.unlink()

@@ -1,7 +1,4 @@
-"""Indexes that lie in an object store, copied to a folder of this machine, whose files FAISS can map.
-
-Knows the names that an index' manifests say and the SHA-256 of each; it must not know what is in a file.
-"""
+"""Indexes that lie in an object store, copied to a folder of this machine, whose files FAISS can map."""
 
 import hashlib
 import os

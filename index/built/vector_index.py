@@ -1,7 +1,4 @@
-"""Nearest rows by inner product; with its table of kinds the only place that imports FAISS.
-
-Knows vectors and row numbers; knows nothing of studies, patients or filters' grammar.
-"""
+"""Nearest rows by inner product, found by FAISS."""
 
 import os
 import threading

@@ -1,7 +1,6 @@
 """Embedding shards: Parquet files of studies with their vectors, written so that a killed export can go on.
 
 A shard holds a fixed run of rows of the studies table and is finished when its file exists; the manifest comes last.
-Knows nothing of how a vector is made.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """CheXpert's tables (`train.csv`, `valid.csv`) and any table written in their layout, as a table of studies.
 
-It must not know other sources, nor open an image: that a file is there is all it asks.
+No image is opened: that a file is there is all that is asked.
 """
 
 import re

@@ -41,12 +41,38 @@ _WORDS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescr
 _WORDS_OF_THE_STUDY = ("PerformedProcedureStepDescription", "StudyDescription", "RequestedProcedureDescription")
 _DATES = ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate")
 _VALUES = _tags(
-    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PresentationIntentType",
-    "DerivationDescription", "PatientID", "IssuerOfPatientID", "UniversalEntityID", "PatientBirthDate", "PatientSex",
-    "PatientAge", "BodyPartExamined", "ViewPosition", "StudyInstanceUID", "SeriesNumber", "InstanceNumber",
-    "PatientOrientation", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
-    "BitsAllocated", "BurnedInAnnotation", "CodeValue", "CodeMeaning", *_DATES, *_WORDS, *_WORDS_OF_THE_STUDY,
-)  # fmt: skip
+    "SpecificCharacterSet",
+    "ImageType",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "PresentationIntentType",
+    "DerivationDescription",
+    "PatientID",
+    "IssuerOfPatientID",
+    "UniversalEntityID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientAge",
+    "BodyPartExamined",
+    "ViewPosition",
+    "StudyInstanceUID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "PatientOrientation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BurnedInAnnotation",
+    "CodeValue",
+    "CodeMeaning",
+    *_DATES,
+    *_WORDS,
+    *_WORDS_OF_THE_STUDY,
+)
 _SEQUENCES = _tags(
     "AnatomicRegionSequence", "IssuerOfPatientIDQualifiersSequence", "ViewCodeSequence", "ViewModifierCodeSequence"
 )

@@ -1,6 +1,6 @@
 """NIH ChestX-ray14's table (`Data_Entry_2017.csv`, or the 2020 one) as a table of studies.
 
-It must not know other sources, nor open an image: that a file of that name is there is all it asks.
+No image is opened: that a file of that name is there is all that is asked.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Pseudonyms of patients, studies and films: keyed hashes of their ids, and the file that holds the key.
 
-It must not know DICOM, tables or pixels; the key is used here and goes nowhere else.
+The key is used here and goes nowhere else.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""What every importer shares: its notices, what it gives back, and reading the text of somebody's CSV.
-
-It must not know any one source's columns or paths; those are in the importer of that source.
-"""
+"""What every importer shares: its notices, what it gives back, and reading the text of somebody's CSV."""
 
 import csv
 import os

@@ -1,7 +1,4 @@
-"""Measured: how often neighbours share a finding, beside chance and beside what films show from afar.
-
-Knows studies, vectors and layouts; nothing of how a vector was made.
-"""
+"""How often neighbours share a finding, measured beside chance and beside what the films' layouts alone would find."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,7 +1,4 @@
-"""Retrieval judged: exact ranking of a pool of studies, hits held against a rule, figures with intervals.
-
-Knows vectors, patients and rules; it must not know files, reports or how a vector was made.
-"""
+"""Retrieval judged: exact ranking of a pool of studies, hits held against a rule, figures with intervals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -37,19 +34,25 @@ class Pool:
 
     @classmethod
     def of(
-        cls, embeddings: Embeddings, study_ids: Sequence[str], patient_ids: Sequence[str],
-        queries: Rows | None = None, candidates: Rows | None = None,
-    ) -> Self:  # fmt: skip
+        cls,
+        embeddings: Embeddings,
+        study_ids: Sequence[str],
+        patient_ids: Sequence[str],
+        queries: Rows | None = None,
+        candidates: Rows | None = None,
+    ) -> Self:
         """Return the pool of studies, row for row; every study is both unless told otherwise."""
         every = np.arange(len(embeddings))
         order = np.empty(len(embeddings), dtype=np.int64)
         order[np.argsort(np.asarray(study_ids, dtype=str), kind="stable")] = every
         patients = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)[1]
         return cls(
-            embeddings, patients, order,
+            embeddings,
+            patients,
+            order,
             every if queries is None else queries,
             every if candidates is None else candidates,
-        )  # fmt: skip
+        )
 
     def seen_by(self, embeddings: Embeddings) -> Self:
         """Return the same pool with other vectors of the same studies."""

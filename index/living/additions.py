@@ -1,7 +1,4 @@
-"""What is added to a collection: a study with the vector of its films, as a row, and whether it is there already.
-
-Knows studies and vectors; it must not know where they are kept.
-"""
+"""What is added to a collection: a study with the vector of its films, as a row, and whether it is there already."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Studies that were added or deleted since an index was built, in one SQLite file beside it.
 
-SQLite alone makes a change durable and orders writers; it must not know what is searched, nor what a row means.
+SQLite makes a change durable and orders writers.
 """
 
 import json

@@ -1,7 +1,6 @@
 """A collection that lives: studies are added to and deleted from a folder while any number of processes search it.
 
-An acknowledged change is on the disk and found by the next search, here and in every other process. Knows the index and
-its changes on disk; it must not know how a vector was made.
+An acknowledged change is on the disk and found by the next search, here and in every other process.
 """
 
 import threading

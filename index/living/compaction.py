@@ -1,7 +1,4 @@
-"""A generation written to its folder as a new index, in place of the one it was built on, with the changes in it.
-
-Knows what an index is made of; it must not know what becomes of the changes' file.
-"""
+"""A generation written to its folder as a new index, in place of the one it was built on, with the changes in it."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

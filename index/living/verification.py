@@ -1,6 +1,6 @@
 """Everything that can be wrong with a collection on disk, looked for: digests, rows, vectors, ids, changes, films.
 
-Knows the files of a folder and what they must agree on; it mends nothing.
+Nothing is mended.
 """
 
 from collections.abc import Callable, Iterator

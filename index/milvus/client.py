@@ -1,6 +1,6 @@
 """The one way to a Milvus server: bounded calls, connected again after a loss, refused in our sentences.
 
-Knows pymilvus, which is imported when it is first needed; it must not know studies.
+pymilvus is imported when it is first needed.
 """
 
 import logging

@@ -1,7 +1,6 @@
 """A collection on a Milvus server, or in a file of Milvus Lite: searched, added to and deleted from as one in a folder.
 
-A change is kept by Milvus when it is acknowledged, and found by every later search. It must not know how a vector was
-made.
+A change is kept by Milvus when it is acknowledged, and found by every later search.
 """
 
 import base64

@@ -1,7 +1,4 @@
-"""What a collection on Milvus tells of itself in its properties: how it was built, and whether it is whole.
-
-Knows properties; it must not connect to anything.
-"""
+"""What a collection on Milvus tells of itself in its properties: how it was built, and whether it is whole."""
 
 import json
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """What can be wrong with a collection on Milvus, looked for: each row, vector, digest and id, and the added films.
 
-Knows what a collection must agree on; it mends nothing.
+Nothing is mended.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""What the manifests of exports, indexes, maps and snapshots must say, and of which types, before they are believed.
-
-Knows names, types and ranges; it must not know the files that a manifest speaks of.
-"""
+"""What the manifests of exports, indexes, maps and snapshots must say, and of which types, before they are believed."""
 
 from typing import Annotated, Any, NotRequired
 

@@ -2,8 +2,7 @@
 
 A few bytes of Parquet can stand for any number of rows, or of the same long text. The thread that asks reads alone:
 Arrow's own keep what they have read from for a moment after the answer, and where that is memory of Python's and Python
-ends meanwhile, the one that gives it back aborts the process. Knows types and sizes; it must not know what a column
-means.
+ends meanwhile, the one that gives it back aborts the process.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Where files lie: on this machine's disk, or in an object store that fsspec knows, behind an address like s3://bucket.
 
-Credentials come from the environment of the store's own library, and no address or sentence holds any. What
-goes wrong on the way to a store is said in sentences of ours, which repeat nothing that a server has said.
+Credentials come from the environment of the store's own library, and no address or sentence holds any. What goes wrong
+on the way to a store is said in sentences of ours, which repeat nothing that a server has said.
 """
 
 import errno

@@ -1,7 +1,4 @@
-"""The filter grammar: which studies may be hits, as JSON or as the command line's words.
-
-Knows the columns of a studies table; knows nothing of vectors or of the order of hits.
-"""
+"""The filter grammar: which studies may be hits, as JSON or as the command line's words."""
 
 import json
 import operator
@@ -27,8 +24,11 @@ Mask = npt.NDArray[np.bool_]
 
 _CLAUSES = ("must", "should", "must_not")
 _BOUNDS: dict[str, Callable[[Any, Any], Any]] = {
-    "gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal,
-}  # fmt: skip
+    "gt": pc.greater,
+    "gte": pc.greater_equal,
+    "lt": pc.less,
+    "lte": pc.less_equal,
+}
 _WORD = re.compile(r"^(?P<key>[^<>=!]+)(?P<sign>!=|<=|>=|=|<|>)(?P<value>.*)$", re.DOTALL)
 _SIGNS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 MAX_DEPTH = 8

@@ -1,6 +1,6 @@
 """What a label counts for when it is used: policies for uncertain and blank, and targets as plain arrays.
 
-It must not know who learns from the targets, nor write anything back: the table keeps its labels raw.
+Nothing is written back: the table keeps its labels raw.
 """
 
 from collections.abc import Collection, Mapping, Sequence

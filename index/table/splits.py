@@ -1,7 +1,4 @@
-"""Splits and folds that never part the studies of one patient, balanced over the targets.
-
-Knows patient ids, target arrays and the file of a split; it must not know embeddings or who asks.
-"""
+"""Splits and folds that never part the studies of one patient, balanced over the targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

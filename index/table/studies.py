@@ -1,7 +1,4 @@
-"""The table of studies, one row a study, and the one way it is written to and read from Parquet.
-
-It must not know where a row came from (the importers do), nor anything of vectors, pixels or HTTP.
-"""
+"""The table of studies, one row a study, and the one way it is written to and read from Parquet."""
 
 import math
 import os

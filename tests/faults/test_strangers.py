@@ -40,9 +40,24 @@ from service.guard.tokens import read_tokens
 EVERY = KINDS | GROWING
 GONE = object()
 STRANGE = [
-    GONE, None, True, -1, 1 << 70, 1.5, 1e300, "", "x", "../../etc/passwd", "\x1b[2J", [], [[[]]], {}, {"a": {"b": []}},
-    "f" * 64, "A" * 5000,
-]  # fmt: skip
+    GONE,
+    None,
+    True,
+    -1,
+    1 << 70,
+    1.5,
+    1e300,
+    "",
+    "x",
+    "../../etc/passwd",
+    "\x1b[2J",
+    [],
+    [[[]]],
+    {},
+    {"a": {"b": []}},
+    "f" * 64,
+    "A" * 5000,
+]
 WITH_JSON = {
     "export": "_manifest.json",
     "index": "manifest.json",
@@ -115,9 +130,20 @@ def test_whatever_a_manifest_says_it_is_refused_in_a_sentence_or_answers(most: i
 
 @pytest.mark.parametrize(
     "text",
-    [b"[" * 100_000, b'{"a": NaN}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b"\xef\xbb\xbf{}", b"\xff\xfe", b"null", b"3",
-     b'{"a": "\\ud800"}', b'{"a": ' + b"9" * 5000 + b"}", b""],
-)  # fmt: skip
+    [
+        b"[" * 100_000,
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": 1, "a": 2}',
+        b"\xef\xbb\xbf{}",
+        b"\xff\xfe",
+        b"null",
+        b"3",
+        b'{"a": "\\ud800"}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b"",
+    ],
+)
 @pytest.mark.parametrize("kind", WITH_JSON)
 def test_what_is_no_json_object_of_ours_is_refused(text: bytes, kind: str, world: World) -> None:
     make, answer = EVERY[kind]

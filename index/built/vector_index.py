@@ -13,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from index.built.effort import EFFORTS, Effort
-from index.built.kinds import EXACT_UP_TO, KINDS, Wanted, empty_store, lists_by_row, require_sound
+from index.built.kinds import KINDS, Wanted, empty_store, lists_by_row, require_sound
 from index.errors import ArtefactError
 from index.vectors import Embeddings
 
 Similarities = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-__all__ = ["EXACT_SHARE", "EXACT_UP_TO", "Mask", "Rows", "Selection", "Similarities", "VectorIndex"]
 
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from index.built.collection import Collection
-from index.built.vector_index import EXACT_UP_TO, Rows, VectorIndex
+from index.built.kinds import EXACT_UP_TO
+from index.built.vector_index import Rows, VectorIndex
 from index.importing.pairing import Films, film_notices
 
 UNFAMILIAR_BELOW = 1.0

@@ -57,7 +57,7 @@ class UntrustedRoot(CollectionError):
 
 
 class PlaceError(CollectionError):
-    """An address that cannot be used, or a place that cannot be used for what is asked of it."""
+    """An address that cannot be used, or not for what is asked of it."""
 
 
 class BackendUnavailable(CollectionError):

@@ -36,7 +36,7 @@ from index.storage.files import (
     written_whole,
 )
 from index.storage.folder import held_alone, was_changed
-from index.storage.manifests import INDEX
+from index.storage.manifests import INDEX_SHAPE
 from index.storage.origin import is_root_ours, rooted
 from index.storage.parquet import read_parquet
 from index.storage.places import Place, place
@@ -47,8 +47,8 @@ FORMAT = "precedent-index"
 VERSION = 1
 MANIFEST = "manifest.json"
 _SUFFIXES = {"exact": ".faiss", "approximate": ".faiss", "studies": ".parquet", "layouts": ".parquet"}
-OWN_NAME = re.compile("|".join(rf"{role}-[0-9a-f]{{16}}\{suffix}" for role, suffix in _SUFFIXES.items()))
-_LEFT = re.compile(rf"\.({OWN_NAME.pattern})\.partial")
+INDEX_FILE = re.compile("|".join(rf"{role}-[0-9a-f]{{16}}\{suffix}" for role, suffix in _SUFFIXES.items()))
+_LEFT = re.compile(rf"\.({INDEX_FILE.pattern})\.partial")
 KIND_NAMES = ("auto", *KINDS)
 ENOUGH_RECALL = 0.99
 _HELD_ROWS = 200
@@ -118,7 +118,7 @@ def _put(folder: Path, out: Place) -> None:
     for name in (*sorted(named), MANIFEST):
         (out / name).upload(folder / name)
     for entry in before.values():
-        if OWN_NAME.fullmatch(name := str(entry["name"])) and name not in named:
+        if INDEX_FILE.fullmatch(name := str(entry["name"])) and name not in named:
             (out / name).unlink(missing_ok=True)
 
 
@@ -190,7 +190,7 @@ def _load(folder: Path) -> Collection:
 
 def require_own_name(name: Any, remedy: str) -> str:
     """Return the name that a manifest gives to a file of an index. Raises ArtefactError: it is none that we give."""
-    if not isinstance(name, str) or not OWN_NAME.fullmatch(name):
+    if not isinstance(name, str) or not INDEX_FILE.fullmatch(name):
         raise ArtefactError(f"expected the name of a file of an index, got {str(name)[:80]!r}; {remedy}")
     return name
 
@@ -201,7 +201,7 @@ def load_index_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {_remedy(folder)}")
     require_shape(
-        manifest, INDEX, f"{str(folder / MANIFEST)!r} is not as the index manifest is written", _remedy(folder)
+        manifest, INDEX_SHAPE, f"{str(folder / MANIFEST)!r} is not as the index manifest is written", _remedy(folder)
     )
     return manifest
 
@@ -244,7 +244,7 @@ def _remove(paths: Iterable[Path]) -> None:
 def _remove_unnamed(out: Path, manifest: dict[str, Any]) -> None:
     """Remove files of collections that this one replaced, and of builds that were killed; open files stay readable."""
     named = {entry["name"] for entry in manifest["files"].values()}
-    ours = (path for path in out.iterdir() if OWN_NAME.fullmatch(path.name) or _LEFT.fullmatch(path.name))
+    ours = (path for path in out.iterdir() if INDEX_FILE.fullmatch(path.name) or _LEFT.fullmatch(path.name))
     _remove(path for path in ours if path.name not in named)
 
 

@@ -30,8 +30,7 @@ from index.storage.files import (
     sha256_of,
     written_whole,
 )
-from index.storage.manifests import MAP as SHAPE
-from index.storage.manifests import PLANE
+from index.storage.manifests import MAP_SHAPE, PLANE_SHAPE
 from index.storage.parquet import read_parquet
 from index.storage.places import place, require_here
 from index.table.labels import label_columns
@@ -39,8 +38,8 @@ from index.vectors import Embeddings
 
 FORMAT = "precedent-map"
 VERSION = 1
-MANIFEST = "map.json"
-OWN_NAME = re.compile(r"map-[0-9a-f]{16}\.parquet")
+MAP_MANIFEST = "map.json"
+MAP_FILE = re.compile(r"map-[0-9a-f]{16}\.parquet")
 _PLANE = b"precedent.plane"
 _POINT = [pa.string(), pa.float32(), pa.float32()]
 _BLOCK = 8192
@@ -114,10 +113,10 @@ def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
     require_here(folder)
     collection = load_collection(folder)
     plane = plane or Plane.of(collection.vectors)
-    places = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])
+    positions = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])
     points = collection.studies.select(["study_id", *label_columns(collection.studies)])
     for position, name in enumerate("xy"):
-        points = points.add_column(1 + position, name, pa.array(places[:, position]))
+        points = points.add_column(1 + position, name, pa.array(positions[:, position]))
     found = CollectionMap(points, plane, collection.manifest["fingerprint"])
     _save(folder, found, collection.manifest)
     return found
@@ -130,23 +129,23 @@ def load_map(folder: str | os.PathLike[str]) -> CollectionMap | None:
         ArtefactError: the map has changed since it was written. StaleMap: it is of another state of the index.
     """
     folder = place(folder)
-    return read_settled(folder / MANIFEST, partial(_load, folder))
+    return read_settled(folder / MAP_MANIFEST, partial(_load, folder))
 
 
 def plane_of(folder: Path, fingerprint: str) -> Plane | None:
     """Return the plane of the map in a folder, of whichever state of the index; None without one of that encoder."""
-    found = read_settled(folder / MANIFEST, partial(_load, folder, stale=True))
+    found = read_settled(folder / MAP_MANIFEST, partial(_load, folder, stale=True))
     return found.plane if found is not None and found.fingerprint == fingerprint else None
 
 
 def _load(folder: Path, *, stale: bool = False) -> CollectionMap | None:
-    if not (folder / MANIFEST).exists():
+    if not (folder / MAP_MANIFEST).exists():
         return None
     remedy = f"run: precedent map {folder}"
-    manifest = load_json(folder / MANIFEST, "map manifest", remedy)
+    manifest = load_json(folder / MAP_MANIFEST, "map manifest", remedy)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"expected a map of version {VERSION} in {str(folder)!r}; {remedy}")
-    require_shape(manifest, SHAPE, f"{str(folder / MANIFEST)!r} is not as a map is written", remedy)
+    require_shape(manifest, MAP_SHAPE, f"{str(folder / MAP_MANIFEST)!r} is not as a map is written", remedy)
     if not stale and manifest["of"] != _identity(load_index_manifest(folder)):
         raise StaleMap(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
     path = folder / require_map_name(manifest["name"], remedy)
@@ -164,7 +163,7 @@ def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
         plane = parse_json((points.schema.metadata or {}).get(_PLANE, b""))
     except ValueError as error:
         raise ArtefactError(f"{sentence} ({error}); {remedy}") from error
-    require_shape(plane, PLANE, sentence, remedy)
+    require_shape(plane, PLANE_SHAPE, sentence, remedy)
     mean, axes = np.array(plane["mean"]), np.array(plane["axes"]) if len(set(map(len, plane["axes"]))) == 1 else None
     if axes is None or axes.shape != (2, len(mean)):
         raise ArtefactError(f"{sentence} (expected two axes of {len(mean)} numbers, got others); {remedy}")
@@ -173,7 +172,7 @@ def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
 
 def require_map_name(name: Any, remedy: str) -> str:
     """Return the name that a map's manifest gives to its file. Raises ArtefactError: it is none that we give."""
-    if not isinstance(name, str) or not OWN_NAME.fullmatch(name):
+    if not isinstance(name, str) or not MAP_FILE.fullmatch(name):
         raise ArtefactError(f"expected the name of a map's file, got {str(name)[:80]!r}; {remedy}")
     return name
 
@@ -192,7 +191,7 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
     finally:
         fresh.unlink(missing_ok=True)
     save_json(
-        folder / MANIFEST,
+        folder / MAP_MANIFEST,
         {
             "format": FORMAT,
             "version": VERSION,
@@ -206,7 +205,7 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
         sealed=True,
     )
     for old in folder.glob("map-*.parquet"):
-        if old.name != name and OWN_NAME.fullmatch(old.name):
+        if old.name != name and MAP_FILE.fullmatch(old.name):
             old.unlink()
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from index.built.collection import MANIFEST, load_index_manifest, require_own_name
-from index.built.map import MANIFEST as MAP
-from index.built.map import require_map_name
+from index.built.map import MAP_MANIFEST, require_map_name
 from index.errors import ArtefactError
 from index.storage.files import MOST_JSON, load_json, read_regular, require_digest, sha256_of, written_whole
 from index.storage.folder import CHANGE_FILES, held_alone
-from index.storage.manifests import MAP as MAP_SHAPE
+from index.storage.manifests import MAP_SHAPE
 from index.storage.places import Place, is_local
 
 
@@ -66,12 +65,15 @@ def _copy(source: Path, copy: Path) -> None:
         )
     wanted = {require_own_name(entry["name"], remedy): entry["sha256"] for entry in manifest["files"].values()}
     said = [MANIFEST]
-    if MAP in there:
+    if MAP_MANIFEST in there:
         found = load_json(
-            source / MAP, "map manifest", "run precedent map on this machine, and copy the index again", MAP_SHAPE
+            source / MAP_MANIFEST,
+            "map manifest",
+            "run precedent map on this machine, and copy the index again",
+            MAP_SHAPE,
         )
         wanted[require_map_name(found["name"], remedy)] = found["sha256"]
-        said.insert(0, MAP)
+        said.insert(0, MAP_MANIFEST)
     for name, sha256 in wanted.items():
         _fetch(source / name, copy / name, sha256, remedy)
     for name in said:

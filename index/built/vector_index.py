@@ -203,8 +203,8 @@ class VectorIndex:
         if not (among.few and KINDS[self.kind].half):
             return self._exact.search(queries, k, params=faiss.SearchParameters(sel=among.selector))
         copied = self._copied(among.rows) if among.copied is None else among.copied
-        similarities, places = copied.search(queries, k)
-        return similarities, np.append(among.rows, -1)[places]
+        similarities, positions = copied.search(queries, k)
+        return similarities, np.append(among.rows, -1)[positions]
 
     def _copied(self, rows: Rows) -> faiss.Index:
         """Return an index of some rows in half precision, where FAISS would look at all to filter them."""

@@ -30,7 +30,7 @@ from index.storage.files import (
     seal_parquet,
     written_whole,
 )
-from index.storage.manifests import EXPORT, SHARD_METADATA
+from index.storage.manifests import EXPORT_SHAPE, SHARD_SHAPE
 from index.storage.origin import rooted
 from index.storage.parquet import opened_parquet, read_parquet
 from index.storage.places import place
@@ -188,7 +188,7 @@ def load_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder = place(folder)
     remedy = "an export writes it last; run precedent export again, it goes on where it stopped"
     older = not (folder / MANIFEST).exists() and (folder / _OLD_MANIFEST).exists()
-    return load_json(folder / (_OLD_MANIFEST if older else MANIFEST), "export manifest", remedy, EXPORT)
+    return load_json(folder / (_OLD_MANIFEST if older else MANIFEST), "export manifest", remedy, EXPORT_SHAPE)
 
 
 def _remove_old_names(folder: Path) -> None:
@@ -311,7 +311,7 @@ def _metadata_of(path: Path, content: bytes) -> tuple[dict[str, Any], int]:
         if isinstance(error, ArtefactError):
             raise
         raise ArtefactError(f"{str(path)!r} is not a readable shard ({error}); {_REMEDY}") from error
-    require_shape(metadata, SHARD_METADATA, f"{str(path)!r} is not a readable shard", _REMEDY)
+    require_shape(metadata, SHARD_SHAPE, f"{str(path)!r} is not a readable shard", _REMEDY)
     return metadata, rows
 
 

@@ -46,7 +46,7 @@ class Pseudonyms:
         return pseudonym
 
 
-def told_age(years: float | None) -> float | None:
+def capped_age(years: float | None) -> float | None:
     """Return the age in years as it may stand beside a pseudonym: 90 for everyone over 89."""
     return None if years is None else OLDEST_TOLD + 1 if years > OLDEST_TOLD else years
 

@@ -60,13 +60,13 @@ def _shuffled(labels: Labels, patients: Rows, ranked: Rows) -> Values:
     order = np.argsort(patients, kind="stable")
     sizes = np.bincount(patients)
     firsts = np.cumsum(sizes) - sizes
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order)) - np.repeat(firsts, sizes)
+    within = np.empty_like(order)
+    within[order] = np.arange(len(order)) - np.repeat(firsts, sizes)
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(_DRAWS):
         other = rng.permutation(len(sizes))[patients]
-        dealt = labels[order[firsts[other] + place % sizes[other]]]
+        dealt = labels[order[firsts[other] + within % sizes[other]]]
         found = (np.einsum("nc,nkc->nk", dealt, dealt[ranked]) > 0) & (ranked >= 0)
         shares.append(found[dealt.any(axis=1)].mean())
     return np.array(shares)

@@ -28,7 +28,7 @@ class Pool:
     patients: Rows
     """(N,) a number for each patient."""
     order: Rows
-    """(N,) place of each study in the order of study ids, which breaks ties."""
+    """(N,) position of each study in the order of study ids, which breaks ties."""
     queries: Rows
     candidates: Rows
 
@@ -88,7 +88,7 @@ def rank(pool: Pool, k: int, exclude: Excluded = "patient") -> Rows:
 
 
 def judge(pool: Pool, ranked: Rows, rule: Rule) -> tuple[Rows, Judged]:
-    """Return which queries the rule applies to (places in `pool.queries`), and their hits judged by it."""
+    """Return which queries the rule applies to (positions in `pool.queries`), and their hits judged by it."""
     asked = np.flatnonzero(rule.labels[pool.queries].any(axis=1))
     depth = ranked.shape[1]
     part = replace(pool, queries=pool.queries[asked])
@@ -162,7 +162,7 @@ def same_patient_first(pool: Pool, draws: Draws) -> Estimate:
 
 
 def _blocks(pool: Pool) -> Iterator[tuple[Rows, Rows]]:
-    """Yield places in `pool.queries`, and the rows there, few enough for a block against all candidates."""
+    """Yield positions in `pool.queries`, and the rows there, few enough for a block against all candidates."""
     size = max(_BLOCK_CELLS // max(len(pool.candidates), 1), 1)
     for start in range(0, len(pool.queries), size):
         block = np.arange(start, min(start + size, len(pool.queries)))
@@ -170,7 +170,7 @@ def _blocks(pool: Pool) -> Iterator[tuple[Rows, Rows]]:
 
 
 def _similarities(pool: Pool, exclude: Excluded) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64]]]:
-    """Yield places in `pool.queries`, the rows there, and their similarities (q, n), minus infinity if excluded."""
+    """Yield positions in `pool.queries`, the rows there, and their similarities (q, n), minus infinity if excluded."""
     candidates = pool.embeddings[pool.candidates].T.astype(np.float64)
     for block, queries in _blocks(pool):
         similar = pool.embeddings[queries].astype(np.float64) @ candidates
@@ -186,12 +186,12 @@ def _excluded(pool: Pool, queries: Rows, exclude: Excluded) -> npt.NDArray[np.bo
 
 
 def _nearest(order: Rows, similar: npt.NDArray[np.float64], lowest: np.float64, k: int) -> Rows:
-    """Return the places of the k most similar, by similarity and then by order; `lowest` is the kth similarity."""
+    """Return the positions of the k most similar, by similarity and then by order; `lowest` is the kth similarity."""
     above, tied = np.flatnonzero(similar > lowest), np.flatnonzero((similar == lowest) & (lowest > -np.inf))
     if len(tied) > k:
         tied = tied[np.argpartition(order[tied], k - 1)[:k]]
-    places = np.concatenate([above, tied])
-    return places[np.lexsort((order[places], -similar[places]))][:k]
+    positions = np.concatenate([above, tied])
+    return positions[np.lexsort((order[positions], -similar[positions]))][:k]
 
 
 def _gains_of(rule: Rule, queries: Rows, hits: Rows) -> npt.NDArray[np.float32]:

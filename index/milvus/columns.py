@@ -35,10 +35,10 @@ class Columns:
     schema: pa.Schema
 
     @classmethod
-    def from_json(cls, told: list[list[str]]) -> Self:
-        """Return the columns that `as_json` told."""
+    def from_json(cls, columns: list[list[str]]) -> Self:
+        """Return the columns that `as_json` gave."""
         kinds = {_LIST: pa.list_(pa.string())}
-        return cls(pa.schema([pa.field(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in told]))
+        return cls(pa.schema([pa.field(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns]))
 
     def as_json(self) -> list[list[str]]:
         """Return names and types, in order."""

@@ -60,13 +60,13 @@ def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]
         )
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ArtefactError(f"{str(address)!r} is no collection of ours of version {VERSION}; {remedy}")
-    told = {"reading": 1} | found  # collections from before there was a second
-    if not all(isinstance(told.get(name), kind) for name, kind in _KINDS.items()):
+    manifest = {"reading": 1} | found  # collections from before there was a second
+    if not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
         raise ArtefactError(f"{str(address)!r} tells of itself in words that are not ours; {remedy}")
     return found
 
 
 def consistency_of(manifest: Mapping[str, Any]) -> str:
-    """Return which of CONSISTENCIES a collection's searches have; those that tell none were made strong."""
-    told = manifest.get(CONSISTENCY)
-    return told if told in CONSISTENCIES else "strong"
+    """Return which of CONSISTENCIES a collection's searches have; those that say none were made strong."""
+    found = manifest.get(CONSISTENCY)
+    return found if found in CONSISTENCIES else "strong"

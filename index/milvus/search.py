@@ -133,8 +133,8 @@ class MilvusSearch(Searchable):
         if not entities:
             return Fetched(0, np.empty(0, object), np.empty(0), np.empty(0, object))
         similarities = similarities_of(self._vectors_of(entities), vector)
-        order = sorted(range(len(entities)), key=lambda place: (-similarities[place], entities[place][KEY]))
-        ordered = np.array([entities[place] for place in order], dtype=object)
+        order = sorted(range(len(entities)), key=lambda hit: (-similarities[hit], entities[hit][KEY]))
+        ordered = np.array([entities[hit] for hit in order], dtype=object)
         patients = np.array([one[PATIENT] for one in ordered])
         return Fetched(len(entities), ordered, similarities[order], patients)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from index.built.collection import Collection
 from index.built.kinds import EXACT_UP_TO
 from index.built.vector_index import Rows, VectorIndex
-from index.importing.pairing import Films, film_notices
+from index.importing.pairing import FilmsByView, film_notices
 
 UNFAMILIAR_BELOW = 1.0
 """Percentile. About 1 in 100 studies of the collection's own kind falls below it too: by layout 0.5 to 1.4 of 100
@@ -32,7 +32,7 @@ SAME = 4
 picture of 0.7 times the size, while among 574 films the next that are not one differed by 13."""
 Layout = npt.NDArray[np.int8]
 """(W,): one film."""
-_Films = npt.NDArray[np.float32]
+_Layouts = npt.NDArray[np.float32]
 """(n, W): layouts, scaled."""
 _Patients = npt.NDArray[np.str_]
 """(n,): whose films they are."""
@@ -85,7 +85,7 @@ class LayoutGate:
     its films are all alike count for most.
     """
 
-    films: _Films
+    films: _Layouts
     scale: npt.NDArray[np.float32]
     """(W,)."""
     patients: _Patients
@@ -193,7 +193,7 @@ class FamiliarityGate:
         return self.layouts.view_of(layout, patient)
 
 
-def paired(gate: FamiliarityGate | None, films: Films, layouts: Sequence[Layout]) -> list[str]:
+def paired(gate: FamiliarityGate | None, films: FilmsByView, layouts: Sequence[Layout]) -> list[str]:
     """Return what a reader should know of films given as one study, with how they look beside the collection's.
 
     Args:
@@ -210,18 +210,20 @@ def are_alike(one: Layout, other: Layout) -> bool:
     return bool(np.abs(one.astype(np.int16) - other).max() <= SAME)
 
 
-def _stacked(rows: list[bytes]) -> _Films:
+def _stacked(rows: list[bytes]) -> _Layouts:
     return np.frombuffer(b"".join(rows), dtype=np.int8).reshape(len(rows), -1).astype(np.float32)
 
 
-def _squared(asked: _Films, asked_patients: _Patients, films: _Films, patients: _Patients) -> _Films:
+def _squared(asked: _Layouts, asked_patients: _Patients, films: _Layouts, patients: _Patients) -> _Layouts:
     """Return the squared distances (q, n) of films asked about (q, W) to films (n, W); infinite to one's own."""
-    squared: _Films = np.square(asked).sum(axis=1)[:, None] + np.square(films).sum(axis=1) - 2 * asked @ films.T
+    squared: _Layouts = np.square(asked).sum(axis=1)[:, None] + np.square(films).sum(axis=1) - 2 * asked @ films.T
     squared[asked_patients[:, None] == patients] = np.inf
     return squared
 
 
-def _nearest(asked: _Films, asked_patients: _Patients, films: _Films, patients: _Patients) -> npt.NDArray[np.float32]:
+def _nearest(
+    asked: _Layouts, asked_patients: _Patients, films: _Layouts, patients: _Patients
+) -> npt.NDArray[np.float32]:
     """Return the distance (q,) of each film asked about (q, W) to the nearest film (n, W) of another patient."""
     squared = _squared(asked, asked_patients, films, patients)
     nearest: npt.NDArray[np.float32] = np.sqrt(np.maximum(squared.min(axis=1), 0))

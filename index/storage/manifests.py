@@ -139,11 +139,11 @@ class _ShardMetadata(TypedDict):
     failures: list[_Failure]
 
 
-EXPORT: TypeAdapter[Any] = TypeAdapter(_Export)
-INDEX: TypeAdapter[Any] = TypeAdapter(_Index)
-MAP: TypeAdapter[Any] = TypeAdapter(_Map)
-PLANE: TypeAdapter[Any] = TypeAdapter(_Plane)
-SNAPSHOT: TypeAdapter[Any] = TypeAdapter(_Snapshot)
-SHARD_METADATA: TypeAdapter[Any] = TypeAdapter(_ShardMetadata)
-PARTS: TypeAdapter[Any] = TypeAdapter(dict[str, list[str]])
+EXPORT_SHAPE: TypeAdapter[Any] = TypeAdapter(_Export)
+INDEX_SHAPE: TypeAdapter[Any] = TypeAdapter(_Index)
+MAP_SHAPE: TypeAdapter[Any] = TypeAdapter(_Map)
+PLANE_SHAPE: TypeAdapter[Any] = TypeAdapter(_Plane)
+SNAPSHOT_SHAPE: TypeAdapter[Any] = TypeAdapter(_Snapshot)
+SHARD_SHAPE: TypeAdapter[Any] = TypeAdapter(_ShardMetadata)
+SPLIT_SHAPE: TypeAdapter[Any] = TypeAdapter(dict[str, list[str]])
 """Of a split: the study ids of each part."""

@@ -1,4 +1,4 @@
-"""Where a collection was made: by what one's own is told from a copy, and from one that somebody gave us.
+"""Where a collection was made: by which one's own is known from a copy, and from one that somebody gave us.
 
 A folder that is moved on its disk, or mounted elsewhere, keeps its inode; a copy has another, and so has what was
 unpacked from an archive. A mark is a SHA-256 over the machine and the place, so that nobody else can make one.
@@ -32,13 +32,13 @@ def origin_of(where: Any, said: str, becomes: Path | None = None) -> dict[str, A
     return {"path": str(_resolved(becomes or where)), "marks": _marks(where, said, _machine(), becomes)}
 
 
-def is_at_origin(where: Any, told: Any, said: str) -> bool:
-    """Return whether a collection lies where `origin_of` was asked, on this machine; False for whatever else is told.
+def is_at_origin(where: Any, origin: Any, said: str) -> bool:
+    """Return whether a collection lies where `origin_of` was asked, on this machine; False for whatever else is given.
 
     A folder is the same by its inode, and by its path or its disk: moved it has another path, after a start of the
     machine its disk may have another number, and the copy of a disk has both others.
     """
-    marks = told.get("marks") if isinstance(told, dict) else None
+    marks = origin.get("marks") if isinstance(origin, dict) else None
     return isinstance(marks, list) and any(mark in marks for mark in _marks(where, said, _machine()))
 
 

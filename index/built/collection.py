@@ -64,7 +64,7 @@ class Collection:
     studies: pa.Table
     vectors: VectorIndex
     layouts: pa.Table | None = None
-    """Of a sample of its films, by patient; None where it was exported without."""
+    """Layouts of a sample of its films, by patient; None where the export has none."""
 
 
 def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_root: str | None = None) -> Collection:
@@ -98,7 +98,7 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_r
 
 @contextmanager
 def _held_to_write(out: Path) -> Iterator[Path]:
-    """Yield the folder itself, held alone, or for an address a folder whose files are put there on leaving."""
+    """Yield the folder itself, locked; for an address, a temporary folder whose files are uploaded on leaving."""
     if not isinstance(out, Place):
         with held_alone(out):
             yield out
@@ -109,7 +109,7 @@ def _held_to_write(out: Path) -> Iterator[Path]:
 
 
 def _put(folder: Path, out: Place) -> None:
-    """Put an index to an address, its manifest last; then remove what the one before it there was made of."""
+    """Upload an index to an address, its manifest last; then remove the files of the one before it."""
     try:
         before = load_index_manifest(cast(Path, out))["files"]
     except ArtefactError:
@@ -149,7 +149,7 @@ def save_collection(
 
 
 def _require_no_changes(out: Path) -> None:
-    """Refuse to put an export in the place of studies that no export holds."""
+    """Refuse to replace an index whose changes no export holds."""
     if was_changed(out):
         raise CollectionError(
             f"studies were added to or deleted from {str(out)!r} after it was built, of which an export knows nothing; "
@@ -189,7 +189,7 @@ def _load(folder: Path) -> Collection:
 
 
 def require_own_name(name: Any, remedy: str) -> str:
-    """Return the name that a manifest gives to a file of an index. Raises ArtefactError: it is none that we give."""
+    """Return the name that a manifest gives to a file of an index. Raises ArtefactError: it is no such name."""
     if not isinstance(name, str) or not INDEX_FILE.fullmatch(name):
         raise ArtefactError(f"expected the name of a file of an index, got {str(name)[:80]!r}; {remedy}")
     return name
@@ -228,7 +228,7 @@ def _save_files(
 
 
 def _named(out: Path, role: str, fresh: Path) -> dict[str, str]:
-    """Give a file the name that tells its content, and return what the manifest says of it."""
+    """Name a file by its SHA-256, and return its entry of the manifest."""
     sha256 = sha256_of(fresh)
     name = f"{role}-{sha256[:16]}{_SUFFIXES[role]}"
     with written_whole(out / name) as partial:

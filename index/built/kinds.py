@@ -158,7 +158,7 @@ def empty_store(kind: str, dim: int, room: int = 0) -> faiss.Index:
 
 
 def require_sound(store: faiss.Index, quick: faiss.Index | None, kind: str) -> None:
-    """Raise ArtefactError unless what was read from files is an index as `kind` builds it: else a search may end us.
+    """Raise ArtefactError unless what was read from files is an index as `kind` builds it: a search might crash else.
 
     Looked at are types, sizes, and every row number that a search follows.
     """

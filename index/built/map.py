@@ -1,4 +1,4 @@
-"""The map of a collection: its vectors laid onto the plane in which they differ most, worked out once and kept.
+"""The map of a collection: its vectors projected onto the plane in which they differ most, computed once and kept.
 
 A film's own projection (AP, PA) is another thing, and a column of the studies.
 """
@@ -102,7 +102,7 @@ class CollectionMap:
 
 
 def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
-    """Work out the map of the collection in a folder, and keep it there beside the index.
+    """Compute the map of the collection in a folder, and save it beside the index.
 
     Args:
         plane: that of an earlier state, on which studies stay where they were; None takes the collection's own.
@@ -155,7 +155,7 @@ def _load(folder: Path, *, stale: bool = False) -> CollectionMap | None:
 
 
 def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
-    """Return the plane that a map's table tells. Raises ArtefactError: it tells none, or has no such points."""
+    """Return the plane that a map's table holds. Raises ArtefactError: it holds none, or no such points."""
     sentence = f"{str(path)!r} is not as a map is written"
     if points.schema.names[:3] != ["study_id", "x", "y"] or points.schema.types[:3] != _POINT:
         raise ArtefactError(f"{sentence} (expected study_id, x and y, got {points.schema.names[:3]}); {remedy}")
@@ -171,7 +171,7 @@ def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
 
 
 def require_map_name(name: Any, remedy: str) -> str:
-    """Return the name that a map's manifest gives to its file. Raises ArtefactError: it is none that we give."""
+    """Return the name that a map's manifest gives to its file. Raises ArtefactError: it is no such name."""
     if not isinstance(name, str) or not MAP_FILE.fullmatch(name):
         raise ArtefactError(f"expected the name of a map's file, got {str(name)[:80]!r}; {remedy}")
     return name
@@ -210,7 +210,7 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
 
 
 def _identity(manifest: dict[str, Any]) -> dict[str, str]:
-    """Return what names one state of an index: the content of its vectors and of its studies."""
+    """Return what identifies one state of an index: the SHA-256 of its vectors and of its studies."""
     return {role: manifest["files"][role]["sha256"] for role in ("exact", "studies")}
 
 

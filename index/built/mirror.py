@@ -46,14 +46,14 @@ def fetched(folder: Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Return the folder of this user's copies, made where it is not there."""
+    """Return the folder of this user's copies; it is made if need be."""
     folder = Path.home() / ".cache" / "precedent"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def _copy(source: Path, copy: Path) -> None:
-    """Make a folder hold what an address holds now, and nothing else; its manifest comes last."""
+    """Make a folder a copy of what an address holds now, with nothing else in it; the manifest comes last."""
     remedy = f"run: precedent index EMBEDDINGS --out {source}"
     manifest = load_index_manifest(source)
     there = {path.name for path in source.iterdir()}

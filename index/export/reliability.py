@@ -46,11 +46,11 @@ class Agreement:
 
     queries: int
     precision: Interval
-    """By drawing patients again."""
+    """By bootstrap over patients."""
     chance: float
     """The share among all other patients' studies of the sample."""
     above_chance: Interval
-    """By dealing the labels anew among the patients."""
+    """By permuting the labels among the patients."""
     pixels: Interval | None
     """The same share of neighbours by the films' layouts alone, brightness and edges on a grid of 8 x 8; None where
     the export has none."""
@@ -58,7 +58,7 @@ class Agreement:
 
     @property
     def fault(self) -> str:
-        """What speaks against the vectors, "" where nothing does."""
+        """Why the neighbours may mean little, "" where nothing says so."""
         if self.above_chance.low <= 0:
             return "that is not shown to be more than chance"
         if self.above_pixels is not None and self.above_pixels.low <= 0:
@@ -80,7 +80,7 @@ def facts_of(trained: bool | None, agreement: Agreement | None) -> dict[str, Any
 
 
 def kept_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts of another manifest, and its films' version, to be kept; none from before there were any."""
+    """Return those facts of another manifest, and by which version its films were read, as far as it has them."""
     return {name: manifest[name] for name in ("encoder_trained", "agreement", "reading") if name in manifest}
 
 

@@ -40,7 +40,7 @@ from index.vectors import Embeddings, as_embeddings
 SCHEMA_VERSION = "1"
 MANIFEST = "_manifest.json"
 FAILED = "_failed.parquet"
-"""A folder, as Spark writes tables: a glob `*.parquet` of polars or DuckDB passes by what lies in it."""
+"""A folder, as Spark writes tables, so that a glob `*.parquet` of polars or DuckDB does not take in what is in it."""
 _FAILED_LIST = "failed.pq"
 _OLD_MANIFEST, _OLD_FAILED = "manifest.json", "failed.parquet"
 """What older versions called them. Every reader of a folder took those for two more shards."""

@@ -36,7 +36,7 @@ _KEPT = {
     "raw": "films for processing, not for display, taken only where a study has no other",
     "derived": "films made after the exam, such as without bones, taken only where a study has no other",
     "colour": "films in colour, taken only where a study has no other; a grey one can be read",
-    "age": "films whose age is none, left blank",
+    "age": "films whose age cannot be read, left blank",
     "issuer": "films without the issuer of their patient's id, taken for that of others where these name one alone",
 }
 PLACEHOLDERS = ("{patient}", "{study}")

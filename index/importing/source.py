@@ -30,7 +30,7 @@ _A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}
 
 @dataclass(frozen=True)
 class Notice:
-    """Something an importer met and got over: how many times, and the first few examples."""
+    """Something an importer met that did not stop it: how many times, and the first few examples."""
 
     kind: str
     sentence: str

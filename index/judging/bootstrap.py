@@ -1,4 +1,4 @@
-"""Intervals by drawing patients again: how often each row counts in each draw, and what the draws say."""
+"""Bootstrap intervals, by drawing patients with replacement: how often each row counts in each draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Retrieval judged: exact ranking of a pool of studies, hits held against a rule, figures with intervals."""
+"""Evaluation of retrieval: exact ranking of a pool of studies, hits judged by a rule, metrics with intervals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ class Pool:
         queries: Rows | None = None,
         candidates: Rows | None = None,
     ) -> Self:
-        """Return the pool of studies, row for row; every study is both unless told otherwise."""
+        """Return the pool of studies, row for row; by default every study is both query and candidate."""
         every = np.arange(len(embeddings))
         order = np.empty(len(embeddings), dtype=np.int64)
         order[np.argsort(np.asarray(study_ids, dtype=str), kind="stable")] = every

@@ -52,16 +52,16 @@ _FACTS = {
     "last": None,
     "sum": re.compile(r"[0-9a-f]{64}"),
 }
-"""What each fact looks like; None: a whole number. A name is part of a path, and may be somebody else's."""
+"""What each fact looks like; None: a whole number. A name becomes part of a path, so it is checked."""
 _LATER = {"former": "", "also": "", "origin": "{}"}
-"""Facts that files of before have not, and what they come to then."""
+"""Facts that files of older versions lack, and the values they are given then."""
 _PATIENCE = 30.0
 """Seconds that a writer waits for another; each holds the file for the milliseconds of its own transaction."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The last thing that happened to a study: it was added with a row and a vector, or deleted (both None)."""
+    """The latest change of a study: it was added with a row and a vector, or deleted (both None)."""
 
     sequence: int
     study_id: str
@@ -132,7 +132,7 @@ class Changes:
 
     def _require_facts(self, fingerprint: str, embedding_dim: int) -> None:
         if self._value("PRAGMA application_id") != APPLICATION:
-            raise ArtefactError(f"{str(self._path)!r} is no file of ours; {REMEDY}")
+            raise ArtefactError(f"{str(self._path)!r} was not written by Precedent; {REMEDY}")
         version = self._value("PRAGMA user_version")
         if version != VERSION:
             raise ArtefactError(
@@ -163,7 +163,7 @@ class Changes:
         return (own, former) if self._is_at_origin(facts) else ([], [*own, *former])
 
     def settle(self, becomes: Path | None = None) -> None:
-        """See to it that films can be added: a copy gets a folder for them of its own, and its former one is another's.
+        """Make it safe to add films: a copied collection gets a folder of its own for them.
 
         Args:
             becomes: where its folder is about to be moved to, which is a copy then in any case.
@@ -178,7 +178,7 @@ class Changes:
                 facts |= {"also": "", "former": former} | new_films(self._path.parent, becomes)
 
     def claim(self) -> None:
-        """Take all films that it has ever named for its own: it was moved, and is no copy."""
+        """Treat all films that it has ever named as its own: the collection was moved, not copied."""
         with self.writing():
             facts = self._facts
             facts |= {"also": _joined(facts["also"], facts["former"]), "former": ""}
@@ -188,15 +188,15 @@ class Changes:
         return is_at_origin(self._path.parent, _origin(facts), films_of(facts["name"]))
 
     def version(self) -> int:
-        """Return a number that differs from the one before exactly if somebody else has changed the file since."""
+        """Return a number that changes whenever another process has changed the file."""
         with sqlite_errors(self._path):
             return self._value("PRAGMA data_version")
 
     def since(self, sequence: int, *, whole: bool = False) -> tuple[int, list[Change]]:
-        """Return up to where changes were cleared away, and every change after `sequence`, oldest first.
+        """Return the number of the last change that was removed, and every change after `sequence`, oldest first.
 
         Args:
-            whole: read all that is kept, and miss what is not there.
+            whole: read every change, and check that none is missing.
 
         Raises:
             ArtefactError: a change is not what was written or, of the whole, one is missing.
@@ -214,7 +214,7 @@ class Changes:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the file against other writers; on leaving, all that was put is on the disk, after an error nothing.
+        """Lock the file against other writers; on leaving, all that was put is on the disk, after an error nothing.
 
         Raises:
             WriteFailed: the disk is full or does not take it, or another writer does not come to an end.
@@ -261,7 +261,7 @@ class Changes:
         mark_changed(folder)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     @contextmanager
@@ -275,13 +275,13 @@ class Changes:
                 self._connection.execute("ROLLBACK")
 
     def _rows(self, asked: str, given: Any) -> list[tuple[Any, ...]]:
-        """Return rows; pages that lead to each other over and over would give them without end."""
+        """Return rows, of no more bytes than the file has: in a damaged one, a circle of pages would never end."""
         room = sum(beside.stat().st_size for beside in self._path.parent.glob(f"{CHANGES}*"))
         found: list[tuple[Any, ...]] = []
         for row in self._connection.execute(asked, (given,)):
             room -= sum(len(value) for value in row if isinstance(value, str | bytes))
             if room < 0:
-                raise ArtefactError(f"{str(self._path)!r} gives more than it holds; {REMEDY}")
+                raise ArtefactError(f"{str(self._path)!r} is damaged: its rows are longer than the file; {REMEDY}")
             found.append(row)
         return found
 
@@ -294,7 +294,9 @@ class Changes:
             row = None if text is None else parse_json(text)
             vector = None if blob is None else np.frombuffer(blob, dtype="<f4")
         except (ValueError, TypeError) as error:
-            raise ArtefactError(f"change {sequence} in {str(self._path)!r} is none ({error}); {REMEDY}") from error
+            raise ArtefactError(
+                f"change {sequence} in {str(self._path)!r} cannot be read ({error}); {REMEDY}"
+            ) from error
         if row is None and vector is None:
             return Change(sequence, study_id)
         fits = isinstance(row, dict) and row.get("study_id") == study_id
@@ -318,7 +320,9 @@ class Changes:
             value = found.get(name)
             fits = isinstance(value, int) if expected is None else isinstance(value, str) and expected.fullmatch(value)
             if not fits:
-                raise ArtefactError(f"{str(self._path)!r} says {name} {str(value)[:40]!r}, which is none; {REMEDY}")
+                raise ArtefactError(
+                    f"{str(self._path)!r} says {name} {str(value)[:40]!r}, which is not valid; {REMEDY}"
+                )
         return found
 
     def _value(self, statement: str) -> Any:
@@ -327,7 +331,7 @@ class Changes:
 
 
 def _joined(*names: str) -> str:
-    """Return names as one fact, the latest first; those beyond what one holds are let go."""
+    """Return names as one fact, the latest first; those for which there is no room are dropped."""
     return " ".join(" ".join(names).split()[:MOST_NAMES])
 
 

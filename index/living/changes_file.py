@@ -82,10 +82,10 @@ def sqlite_errors(path: Path) -> Iterator[None]:
 
 
 def require_plain_files(folder: Path) -> None:
-    """Refuse what is no file in the place of the changes' files, and what SQLite would follow out of the folder.
+    """Refuse links, pipes and folders in place of the files of changes, and what would lead SQLite out of the folder.
 
-    It writes to what a link leads to. A rollback journal can name a further file, which SQLite removes, wherever that
-    lies, before any table is read; ours are in WAL mode and never have one.
+    SQLite writes to what a link leads to. A rollback journal can name a further file, which SQLite removes, wherever
+    that lies, before any table is read; ours are in WAL mode and never have one.
 
     Raises:
         ArtefactError: there is a link, a pipe, a device or a folder, or a rollback journal.
@@ -146,7 +146,7 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove what kills have left of files that were to be the first, once there is one."""
+    """Remove unfinished first files that killed processes have left, once there is a finished one."""
     for path in folder.glob(f".{CHANGES}.*"):
         if _FRESH.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -158,7 +158,7 @@ def save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None
 
 
 def new_films(folder: Path, becomes: Path | None = None) -> dict[str, str]:
-    """Return facts of a folder of films that no other collection has, named for the collection in `folder`.
+    """Return the facts of a new folder of films for the collection in `folder`, by a name that no other collection has.
 
     Args:
         becomes: where that is about to be moved to.
@@ -168,7 +168,7 @@ def new_films(folder: Path, becomes: Path | None = None) -> dict[str, str]:
 
 
 def origin_text(folder: Path, name: str, becomes: Path | None = None) -> str:
-    """Return where a folder of films was named, as a fact is written."""
+    """Return where the folder of films was named, as JSON."""
     return json.dumps(origin_of(folder, films_of(name), becomes))
 
 
@@ -192,6 +192,6 @@ def digest(sequence: Any, study_id: Any, text: Any, blob: Any) -> str:
 
 
 def summed(total: str, added: Sequence[str], gone: Sequence[str] = ()) -> str:
-    """Return a sum of digests, modulo 2^256 and in hex, with some more and some less: the same in any order."""
+    """Return a sum of digests, modulo 2^256 and in hex, with some added and some removed, in whatever order."""
     value = int(total, 16) + sum(int(one, 16) for one in added) - sum(int(one, 16) for one in gone)
     return f"{value % 2**256:064x}"

@@ -30,7 +30,7 @@ from index.vectors import Embeddings, as_embeddings
 
 
 class Generation(Searchable):
-    """One state of a collection. Immutable: a change makes another, at the cost of what was added, not of all."""
+    """One state of a collection. Immutable: a change makes another, at a cost that grows with what was added alone."""
 
     def __init__(self, collection: Collection, sequence: int = 0) -> None:
         """Take a collection as it was built; `sequence` is that of the last change which it holds."""
@@ -43,7 +43,7 @@ class Generation(Searchable):
         self._parts = [self._built]
 
     def after(self, changes: Sequence[Change]) -> Self:
-        """Return the generation in which these, oldest first, have happened as well."""
+        """Return the generation after these changes, oldest first."""
         if not changes:
             return self
         following = type(self).__new__(type(self))
@@ -75,7 +75,7 @@ class Generation(Searchable):
         return rows
 
     def _as_kept(self, embedding: Any) -> Embeddings:
-        """Return a vector as (1, D) in the index's precision: the next compaction changes no similarity."""
+        """Return a vector as (1, D) in the index's precision, so that compaction changes no similarity."""
         vector = as_embeddings(embedding, self.embedding_dim)
         return vector.astype(np.float16).astype(np.float32) if self.collection.vectors.precision == "fp16" else vector
 
@@ -139,7 +139,7 @@ def _ordered(hits: Iterable[Hit]) -> list[Hit]:
 
 
 class State(NamedTuple):
-    """What is searched, and by what it is seen that another index lies there."""
+    """What is searched, with a stamp of its manifest that shows when another index has replaced it."""
 
     stamp: tuple[int, ...]
     generation: Generation
@@ -147,7 +147,7 @@ class State(NamedTuple):
 
 
 def read_state(folder: Path) -> State:
-    """Read index and changes that belong together, however often others compact the folder meanwhile.
+    """Return an index and the changes that belong to it, however often others compact the folder meanwhile.
 
     Raises:
         ArtefactError: there is none, or a file of it is missing, damaged or of another state.
@@ -174,5 +174,5 @@ def _read(folder: Path) -> State:
 
 
 def stamp_of(folder: Path) -> tuple[int, ...]:
-    """Return what differs between two manifests, which are renamed into place and never rewritten."""
+    """Return a stamp of the manifest in a folder, which differs as soon as another one replaces it."""
     return stamp(folder / MANIFEST)

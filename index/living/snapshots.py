@@ -96,7 +96,7 @@ def restore_snapshot(snapshot: Path, out: Path) -> None:
 
 
 def _require_whole(folder: Path, manifest: dict[str, Any]) -> None:
-    """Read every change of a copy, so that no snapshot vouches for damaged ones. Raises ArtefactError."""
+    """Read every change of a copy, so that no damaged one gets into a snapshot. Raises ArtefactError."""
     copied = Changes.open(folder, manifest["fingerprint"], manifest["embedding_dim"])
     assert copied is not None
     with closing(copied):
@@ -116,7 +116,7 @@ def held_alone_or_missing(folder: Path, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def _made(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` to fill; on leaving, it is brought to the disk and takes that name."""
+    """Yield a folder beside `out` to fill; on leaving, it is written to the disk and renamed to `out`."""
     require_here(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"expected a new or empty folder, got {str(out)!r}; name another")

@@ -1,6 +1,6 @@
-"""Everything that can be wrong with a collection on disk, looked for: digests, rows, vectors, ids, changes, films.
+"""Checks everything that can be wrong with a collection on disk: digests, rows, vectors, ids, changes, films.
 
-Nothing is mended.
+Nothing is repaired.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,14 +31,14 @@ _BLOCK = 1 << 14
 
 @dataclass
 class Verdict:
-    """What was found."""
+    """The outcome of a verification."""
 
     studies: int = 0
-    """That can be found now."""
+    """Number of studies that a search can find."""
     faults: list[str] = field(default_factory=list)
     """What is wrong, a sentence each."""
     notes: list[str] = field(default_factory=list)
-    """What is right but need not be there, a sentence each."""
+    """What is no fault but could be removed, a sentence each."""
 
 
 def verify(folder: Path, image_root: Path | None = None, *, trusted: bool = False) -> Verdict:

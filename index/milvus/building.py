@@ -67,7 +67,7 @@ def build_on_milvus(
         kind: of KIND_NAMES.
         consistency: of CONSISTENCIES: of which changes a search is sure to know. A collection that is there takes it.
         drop_old: remove what the address meant before, and what it meant before that.
-        advance: told of so many rows more that are there.
+        advance: called with the number of rows that were added, for a progress bar.
 
     Raises:
         ArtefactError: the export is unfinished or has changed. CollectionError: it is empty, the kind or consistency

@@ -1,4 +1,4 @@
-"""The one way to a Milvus server: bounded calls, connected again after a loss, refused in our sentences.
+"""Every call to a Milvus server: within a time limit, connected again after a loss, its errors put into our words.
 
 pymilvus is imported when it is first needed.
 """
@@ -131,7 +131,7 @@ class MilvusServer:
             ) from error
 
     def _load(self, name: str, seconds: float | None) -> None:
-        """Have a collection loaded; one caller waits for it, the others are told at once. Raises BackendLoading."""
+        """Have a collection loaded; one caller waits for it, the others are refused at once. Raises BackendLoading."""
         loading = BackendLoading(f"Milvus on {self._where} is still loading {name!r}; try again in some seconds")
         if not self._loading.acquire(blocking=False):
             raise loading

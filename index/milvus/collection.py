@@ -99,7 +99,7 @@ class MilvusCollection(MilvusSearch, Writable):
         return remembered_root(self.address, self.manifest, trusted=trusted)
 
     def _films(self) -> str:
-        """Return the name of the folder of added films; where it may be a copy's, one that is told by its address."""
+        """Return the name of the folder of added films; where it may be a copy's, one derived from its address."""
         named = str(self.manifest.get("films"))
         if NAME.fullmatch(named) and is_at_origin(self.address, self.manifest.get(FILMS_ORIGIN), named):
             return named

@@ -1,4 +1,4 @@
-"""What a collection on Milvus tells of itself in its properties: how it was built, and whether it is whole."""
+"""The properties of a collection on Milvus, which say how it was built and whether it is complete."""
 
 import json
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def property_of(described: Mapping[str, Any], name: str) -> Any:
         return None if text is None else json.loads(text)
     except ValueError as error:
         raise ArtefactError(
-            f"collection {described.get('collection_name')!r} tells {name} in words that are not ours; index it anew"
+            f"collection {described.get('collection_name')!r} has a {name} that Precedent did not write; index it anew"
         ) from error
 
 
@@ -62,7 +62,7 @@ def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]
         raise ArtefactError(f"{str(address)!r} is no collection of ours of version {VERSION}; {remedy}")
     manifest = {"reading": 1} | found  # collections from before there was a second
     if not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
-        raise ArtefactError(f"{str(address)!r} tells of itself in words that are not ours; {remedy}")
+        raise ArtefactError(f"{str(address)!r} has a manifest that Precedent did not write; {remedy}")
     return found
 
 

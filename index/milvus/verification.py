@@ -1,6 +1,6 @@
-"""What can be wrong with a collection on Milvus, looked for: each row, vector, digest and id, and the added films.
+"""Checks what can be wrong with a collection on Milvus: each row, vector, digest and id, and the added films.
 
-Nothing is mended.
+Nothing is repaired.
 """
 
 from functools import partial

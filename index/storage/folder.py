@@ -1,6 +1,6 @@
-"""The folder of an index: the files that say that it was changed, and a hold on it by one process.
+"""The folder of an index: which files show that it was changed, and a lock for whoever rebuilds, compacts or copies it.
 
-Who rebuilds, compacts or copies an index holds its folder; searches need no hold.
+Searches need no lock.
 """
 
 import fcntl
@@ -15,9 +15,9 @@ from index.storage.places import require_here
 CHANGES = "changes.sqlite"
 """What was added to an index and deleted from it since it was built."""
 CHANGES_MARKER = "changes.kept"
-"""Says that there is such a file, since without it what was deleted would be found again."""
+"""Shows that there must be such a file: without it, studies that were deleted would be found again."""
 CHANGE_FILES = (CHANGES, f"{CHANGES}-wal", CHANGES_MARKER)
-"""Any of which says that something was changed; the second is SQLite's log, of which another file must know nothing."""
+"""Any of them shows that something was changed; the second is SQLite's log."""
 
 
 def was_changed(folder: Path) -> bool:
@@ -27,10 +27,10 @@ def was_changed(folder: Path) -> bool:
 
 @contextmanager
 def held_alone(folder: Path, *, patient: bool = False) -> Iterator[None]:
-    """Hold a folder until leaving; a process that dies lets go of it.
+    """Lock a folder until leaving; when a process dies, its lock is gone.
 
     Args:
-        patient: wait until nobody else holds it.
+        patient: wait until nobody else has locked it.
 
     Raises:
         CollectionError: another process holds it, or it lies at an address.

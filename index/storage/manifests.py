@@ -11,7 +11,7 @@ _ANYTHING_ELSE = ConfigDict(extra="allow", allow_inf_nan=False)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(max_length=128)]
-"""Of a file in the same folder, where its reader takes the names alone that it gives."""
+"""Of a file in the same folder; whoever opens it checks the name first."""
 Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Dim = Annotated[int, Field(ge=1, le=MOST_DIM)]
 Text = Annotated[str, Field(max_length=4096)]

@@ -22,7 +22,7 @@ from index.errors import BackendUnavailable, PlaceError
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SECRET = re.compile(r"[^/]*:[^/]*@|.*[?#]|.*::", re.DOTALL)
 _ONE_REQUEST: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
-"""With what an object is read in one request; s3fs would ask for its size first, to fetch large ones in parts."""
+"""Options to read an object in one request; s3fs would ask for its size first, to fetch large ones in parts."""
 _AGAIN = "then run the same command again, which goes on where this one stopped"
 
 
@@ -99,7 +99,7 @@ def _opened(scheme: str, rest: str) -> "Place":
 
 @dataclass(frozen=True)
 class PlaceStat:
-    """What is asked of the `stat` of a file."""
+    """Size and time of an object, as `stat` gives them of a file."""
 
     st_size: int
     st_mtime: float
@@ -175,7 +175,7 @@ class Place:
         return isinstance(other, Place) and self._prefix == other._prefix and self._path.is_relative_to(other._path)
 
     def relative_to(self, other: "Place") -> PurePosixPath:
-        """Return the way from another to it."""
+        """Return the relative path from another place to it."""
         return self._path.relative_to(other._path)
 
     def read_bytes(self) -> bytes:
@@ -213,7 +213,7 @@ class Place:
                 raise
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing: an object needs no folder. A bucket is made by who pays for it."""
+        """Do nothing: an object needs no folder, and buckets are never made here."""
 
     def exists(self) -> bool:
         """Return whether there is an object, or one below."""
@@ -249,11 +249,11 @@ class Place:
         yield from (self._at(path) for path in map(PurePosixPath, found) if path != self._path)
 
     def glob(self, pattern: str) -> "Iterator[Place]":
-        """Yield what lies here under a name that fits; one listing."""
+        """Yield what lies here under a name that matches, by one listing."""
         return (one for one in self.iterdir() if fnmatchcase(one.name, pattern))
 
     def files_below(self) -> list[str]:
-        """Return the ways from here to all objects, in order; a listing a thousand objects."""
+        """Return the relative paths of all objects below, in order, by one listing for each thousand."""
         with store_errors(self):
             found = self._store.find(str(self._path))
         return [str(PurePosixPath(path).relative_to(self._path)) for path in sorted(found)]
@@ -298,13 +298,13 @@ def missing(address: object) -> FileNotFoundError:
 
 
 def code_of(error: BaseException) -> str:
-    """Return the word of S3 for what was wrong, "" where there is none."""
+    """Return the error code of S3, "" without one."""
     said = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
     return str(said.get("Error", {}).get("Code", ""))
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what is raised where a store is out of reach; the packages that raise it are loaded by then."""
+    """Return the errors that mean that a store is out of reach; the packages that define them are loaded by then."""
     botocore = "botocore.exceptions"
     named = ((botocore, "BotoCoreError"), (botocore, "ClientError"), ("aiohttp", "ClientError"))
     return (OSError, EOFError, *(getattr(sys.modules[room], name) for room, name in named if room in sys.modules))

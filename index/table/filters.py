@@ -53,7 +53,7 @@ def filter_mask(where: Where, studies: pa.Table) -> Mask:
 
 
 def require_filter(where: Where, schema: pa.Schema, columns: Collection[str] | None = None) -> None:
-    """Refuse what is no filter of a schema's columns, or of some of them, before a row is looked at.
+    """Refuse what is not a filter over a schema's columns, or some of them, before any row is looked at.
 
     Raises:
         FilterError: as `filter_mask`; to its sentences the schema's other columns are not there.

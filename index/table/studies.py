@@ -58,7 +58,7 @@ ID_LENGTH = 512
 _NO_ADDRESS = re.compile(r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|^~/")
 """What a browser, a proxy or a server makes another address of, or takes for a path of this machine."""
 _ROW_NAMES = re.compile(r"__index_level_\d+__")
-"""What pandas calls the names of rows that it writes as a column."""
+"""The column in which pandas writes the names of rows."""
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
 
 Value = str | float | int | None
@@ -238,7 +238,7 @@ def _none_if_not_finite(value: Any) -> Any:
 
 
 def id_fault(name: str, key: str) -> str:
-    """Return why an id is none; "" where it is one that tables, addresses and the command line can all carry.
+    """Return why an id cannot be used; "" where tables, addresses and the command line can all carry it.
 
     Args:
         name: not blank.
@@ -257,7 +257,7 @@ def id_fault(name: str, key: str) -> str:
 
 
 def require_ids(table: pa.Table) -> None:
-    """Raise StudiesError where a study_id or patient_id is none."""
+    """Raise StudiesError where a study_id or patient_id cannot be used."""
     for key in ("study_id", "patient_id"):
         for row, name in enumerate(table[key].to_pylist()):
             if not name:

@@ -1,4 +1,7 @@
-"""A collection by its address: a folder, an address that files lie behind, or one on Milvus."""
+"""A collection by its address: a folder, an address that files lie behind, or one on Milvus.
+
+The one place that knows all backends; it must not know who asks, nor read an environment.
+"""
 
 from pathlib import Path
 

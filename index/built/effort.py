@@ -1,4 +1,7 @@
-"""How much of a collection an approximate search looks at: lists, probes and the length of its shortlist."""
+"""How much of a collection an approximate search looks at: lists, probes and the length of its shortlist.
+
+Knows sizes alone; it must not know how a list or a code is made.
+"""
 
 from dataclasses import dataclass
 from math import log2

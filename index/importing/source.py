@@ -1,4 +1,7 @@
-"""What every importer shares: its notices, what it gives back, and reading the text of somebody's CSV."""
+"""What every importer shares: its notices, what it gives back, and reading the text of somebody's CSV.
+
+It must not know any one source's columns or paths; those are in the importer of that source.
+"""
 
 import csv
 import os
@@ -30,7 +33,7 @@ _A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}
 
 @dataclass(frozen=True)
 class Notice:
-    """Something an importer met that did not stop it: how many times, and the first few examples."""
+    """Something an importer met and got over: how many times, and the first few places."""
 
     kind: str
     sentence: str
@@ -71,15 +74,15 @@ class Notices:
     strict: bool = False
     met: list[Notice] = field(default_factory=list)
     shown: int = 3
-    """Examples that a notice names; 0 where one, such as a file's name, may name a patient."""
+    """Places that a notice names; 0 where a place, such as a file's name, may name a patient."""
 
-    def add(self, kind: str, sentence: str, examples: Iterable[object]) -> None:
-        """Note the examples, if there are any.
+    def add(self, kind: str, sentence: str, places: Iterable[object]) -> None:
+        """Note the places, if there are any.
 
         Raises:
-            StudiesError: the import is strict and there is at least one example.
+            StudiesError: the import is strict and there is at least one place.
         """
-        found = [str(example) for example in examples]
+        found = [str(place) for place in places]
         if not found:
             return
         notice = Notice(kind, sentence, len(found), tuple(found[: self.shown]))

@@ -1,4 +1,7 @@
-"""Bootstrap intervals, by drawing patients with replacement: how often each row counts in each draw."""
+"""Intervals by drawing patients again: how often each row counts in each draw, and what the draws say.
+
+Knows patient ids and values; it must not know which figure is being judged.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Retrieval metrics of ranked hits, each with what a random ranking would reach."""
+"""Retrieval metrics of ranked hits, each with what a random ranking would reach.
+
+Knows arrays alone; it must not know what makes a hit relevant, nor studies or vectors.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""What makes a hit relevant: named rules over label matrices."""
+"""What makes a hit relevant: named rules over label matrices.
+
+Knows which labels a study has; it must not know vectors, ranks or metrics.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""What is added to a collection: a study with the vector of its films, as a row, and whether it is there already."""
+"""What is added to a collection: a study with the vector of its films, as a row, and whether it is there already.
+
+Knows studies and vectors; it must not know where they are kept.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -33,7 +36,7 @@ class Addition:
     embedding: npt.NDArray[np.float32]
     """(D,) of unit norm."""
     joins: Study | None = None
-    """The stored study that this one replaces, with the further film that `joined` has put to it."""
+    """The stored study that it is with a further film, as `joined` says; it takes the place of that one alone."""
 
 
 class Writable(Searchable):
@@ -48,7 +51,7 @@ class Writable(Searchable):
         films: Mapping[str, bytes] | None = None,
         image_root: Path | None = None,
     ) -> list[bool]:
-        """Add studies, all or none, durably; return for each whether anything was new.
+        """Add studies, all or none; return of each whether anything was new. They are kept, and found, then.
 
         A study that is there with the same content is left as it is.
 
@@ -95,7 +98,7 @@ class Writable(Searchable):
 
     @abstractmethod
     def close(self) -> None:
-        """Close files and connections."""
+        """Let go of files and connections."""
 
 
 def as_rows(additions: Sequence[Addition], schema: pa.Schema) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Addresses of collections on Milvus: a server's, or a file's that Milvus Lite keeps."""
+"""Addresses of collections on Milvus: a server's, or a file's that Milvus Lite keeps.
+
+Knows words; it must not connect to anything.
+"""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The columns of a studies table as fields of a Milvus collection, and rows of the one as entities of the other."""
+"""The columns of a studies table as fields of a Milvus collection, and rows of the one as entities of the other.
+
+Knows types and names; it must not know vectors' meaning nor where the server is.
+"""
 
 import hashlib
 import json
@@ -35,10 +38,10 @@ class Columns:
     schema: pa.Schema
 
     @classmethod
-    def from_json(cls, columns: list[list[str]]) -> Self:
-        """Return the columns that `as_json` gave."""
+    def from_json(cls, told: list[list[str]]) -> Self:
+        """Return the columns that `as_json` told."""
         kinds = {_LIST: pa.list_(pa.string())}
-        return cls(pa.schema([pa.field(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns]))
+        return cls(pa.schema([pa.field(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in told]))
 
     def as_json(self) -> list[list[str]]:
         """Return names and types, in order."""
@@ -76,12 +79,9 @@ class Columns:
                 continue
             if pa.types.is_list(one.type):
                 made.add_field(
-                    self.fields[one.name],
-                    kinds.ARRAY,
-                    element_type=kinds.VARCHAR,
-                    max_capacity=MOST_ITEMS,
+                    self.fields[one.name], kinds.ARRAY, element_type=kinds.VARCHAR, max_capacity=MOST_ITEMS,
                     max_length=MOST_BYTES,
-                )
+                )  # fmt: skip
             else:
                 made.add_field(self.fields[one.name], nullable=True, **_kind_of(one.type, kinds, text))
         return made

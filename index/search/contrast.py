@@ -1,4 +1,7 @@
-"""Contrast retrieval: for one finding, the most similar study that has it and the most similar one that has not."""
+"""Contrast retrieval: for one finding, the most similar study that has it and the most similar one that has not.
+
+Knows a retriever and its filters; it must not know films or how probable the finding is.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The first k that pass, of whatever finds nearest vectors: fetched in growing portions until the answer is sure."""
+"""The first k that pass, of whatever finds nearest vectors: fetched in growing portions until the answer is sure.
+
+Knows similarities, patients and counts; it must not know where vectors are kept nor how they are compared.
+"""
 
 from collections.abc import Callable
 from operator import index

@@ -1,4 +1,7 @@
-"""Similar-case search: filters, patient rules and ties on top of a collection."""
+"""Similar-case search: filters, patient rules and ties on top of a collection.
+
+Knows studies and vectors; knows nothing of films, encoders or HTTP.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""What can be asked for similar studies, and what it answers: the face that one collection and its changes share."""
+"""What can be asked for similar studies, and what it answers: the face that one collection and its changes share.
+
+Knows studies and similarities; it must not know how the nearest are found.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ from index.export.shards import ExportPlan, ShardFolder
 from scripts.benches.films import KINDS, write_collection
 from scripts.benches.measured import interleaved, machine_facts, medians, text_table
 from scripts.terminal import say, say_json
-from scripts.verbs.export import export
+from scripts.work.local_export import export
 from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
 
 CHEXPERT_FILMS = 223_414

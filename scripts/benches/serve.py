@@ -28,7 +28,7 @@ from scripts.benches.export import embedder_of
 from scripts.benches.films import KINDS, draw
 from scripts.benches.measured import interleaved, machine_facts, text_table
 from scripts.terminal import say, say_json
-from scripts.verbs.export import export
+from scripts.work.local_export import export
 from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
 
 CLIENTS = (1, 8, 32)

@@ -18,7 +18,7 @@ from encoder.embedder import Embedder
 from encoder.films.image import READING
 from encoder.runtime.runtimes import RUNTIMES
 from index.errors import StudiesError, UntrustedRoot
-from index.export.reliability import require_reading, warning_of
+from index.export.training import require_reading, warning_of
 from index.living.additions import Addition, Writable, joined
 from index.opening import Address
 from index.table.studies import Study, label_names, load_studies
@@ -26,7 +26,7 @@ from scripts.options.body_parts import ignored_parts
 from scripts.options.paths import CollectionAddress, opened
 from scripts.options.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json, say_warning
-from scripts.verbs.export import FAILED_EXIT_CODE
+from scripts.work.local_export import FAILED_EXIT_CODE
 from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
 
 

@@ -5,7 +5,7 @@ Each subject is a room of `scripts.benches`.
 
 import click
 
-from scripts.benches import bombs, capacity, encode, export, living, probe, search, serve
+from scripts.benches import bombs, encode, export, living, probe, search, serve
 
 
 @click.group()
@@ -13,5 +13,5 @@ def command() -> None:
     """Measure the parts that are meant to be fast."""
 
 
-for subject in (encode, export, search, living, serve, probe, bombs, capacity):
+for subject in (encode, export, search, living, serve, probe, bombs):
     command.add_command(subject.command)

@@ -3,7 +3,7 @@
 precedent probe embeddings/ --out probe/ --findings 'Edema,Pleural Effusion'
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,12 @@ from scripts.options.labelled_exports import Embedded, Wanted, label_options
 from scripts.options.places import Anywhere, Here
 from scripts.reports.probe import publish
 from scripts.reports.probe_scores import Predictions, evidence_of, scored
+from scripts.work.learning import INNER_FOLDS, Learning
 
 SPLIT = {"train": 0.7, "valid": 0.1, "test": 0.2}
 VALID_SHARE = 0.125
 """Share of the learning patients that calibrate, where no part of the split is for that."""
-INNER_FOLDS = 3
 _PATH = Here()
-
-
-@dataclass(frozen=True)
-class Learning:
-    """How a probe is learnt."""
-
-    class_weight: ClassWeight
-    calibration: Method
-    split_seed: int
-
-    def probe(self, export: Embedded, wanted: Wanted, train: Rows, valid: Rows) -> LinearProbe:
-        """Return the probe that is learnt from `train` and calibrated on `valid`. Raises EncoderError."""
-        names, targets = wanted.names(export.studies), wanted.targets(export.studies)
-        patients = [export.patients[row] for row in train]
-        folds = np.zeros(len(train), dtype=np.int64)
-        for fold, rows in enumerate(folds_by_patient(patients, INNER_FOLDS, self.split_seed, targets[train])):
-            folds[rows] = fold
-        probe = LinearProbe.fit(
-            export.embeddings[train], targets[train], names,
-            folds=folds, fingerprint=export.fingerprint, class_weight=self.class_weight,
-        )  # fmt: skip
-        columns = [names.index(name) for name in probe.findings]
-        probe = replace(probe, labels=wanted.labelling.as_object())
-        return probe.calibrated(export.embeddings[valid], targets[valid][:, columns], self.calibration)
 
 
 @click.command()

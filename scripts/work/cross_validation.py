@@ -16,7 +16,7 @@ from index.table.splits import folds_by_patient
 from scripts.options.labelled_exports import Embedded
 from scripts.reports.probe import publish
 from scripts.reports.probe_scores import Predictions, evidence_of, scored
-from scripts.verbs.probe import Learning
+from scripts.work.learning import Learning
 from scripts.work.material import Material, Parts
 
 DRAWS = 1000

@@ -19,7 +19,7 @@ from index.export.shards import ExportPlan, ShardFolder
 from index.storage.files import sha256_of
 from index.storage.places import place
 from index.table.studies import load_rows
-from scripts.verbs.export import ExportTask, shard_bar
+from scripts.work.local_export import ExportTask, shard_bar
 from scripts.work.ray_cluster import PACKAGE, Crew, RayRefused, crew_of, joined_cluster
 from scripts.work.shard_writing import FilmReader, one_torch_thread, write_shards
 from service.silence import keep_private

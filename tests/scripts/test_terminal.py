@@ -8,15 +8,13 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pyarrow as pa
 import pydicom
 import pytest
-from command_line import done, refusal
+from command_line import done, refusal, verbs
 from export_files import save_export
 from film_files import dicom
 from folders import ROOT
@@ -122,17 +120,6 @@ def test_the_command_line_finds_an_id_as_it_stands(name: str, tmp_path: Path, un
     assert [hit["study_id"] for hit in hits] == [name]
     assert name in done("search", tmp_path / "index", "--study", name).stdout
     assert "1 deleted; 1 studies now" in done("delete", tmp_path / "index", "--", name).stdout
-
-
-def verbs(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
-    """Yield every verb of the command line, those of groups too."""
-    if not isinstance(command, click.Group):
-        yield name, command
-        return
-    for one in command.list_commands(click.Context(command)):
-        found = command.get_command(click.Context(command), one)
-        assert found is not None
-        yield from verbs(found, f"{name} {one}")
 
 
 def test_every_verb_has_json() -> None:

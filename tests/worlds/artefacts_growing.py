@@ -1,4 +1,7 @@
-"""Artefacts that are not written once and whole: how each is made, and what it answers, to be compared."""
+"""Artefacts that are not written once and whole: how each is made, and what it answers, to be compared.
+
+Knows the real writers and readers; it must not know what is done to the files between.
+"""
 
 import shutil
 from collections.abc import Callable

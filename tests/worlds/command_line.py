@@ -1,8 +1,10 @@
 """The `precedent` command as a user meets it: what it prints, or the one line it refuses with."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -27,3 +29,14 @@ def refusal(*words: str | Path) -> str:
     assert line.startswith("precedent: ")
     assert "\n" not in line
     return line
+
+
+def verbs(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every verb of the command line, those of groups too."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for one in command.list_commands(click.Context(command)):
+        found = command.get_command(click.Context(command), one)
+        assert found is not None
+        yield from verbs(found, f"{name} {one}")

@@ -1,4 +1,7 @@
-"""Films of every kind that is read, and endless damaged ones made of them, each by its number."""
+"""Films of every kind that is read, and endless damaged ones made of them, each by its number.
+
+Knows files alone; it must not know who reads them.
+"""
 
 import io
 import random

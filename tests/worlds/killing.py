@@ -1,4 +1,7 @@
-"""Work in a child process that is killed at a random moment, as by SIGKILL or a power switch that spares the disk."""
+"""Work in a child process that is killed at a random moment, as by SIGKILL or a power switch that spares the disk.
+
+Knows processes; it must not know what they do.
+"""
 
 import multiprocessing
 import random

@@ -1,4 +1,7 @@
-"""A collection of simulated films on disk, with all that `precedent serve` takes, and the server over it."""
+"""A collection of simulated films on disk, with all that `precedent serve` takes, and the server over it.
+
+Knows the real parts; it must not know what is asked of them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

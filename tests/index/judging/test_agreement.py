@@ -12,7 +12,8 @@ from export_files import planted, save_export
 from encoder.films.image import READING
 from index.built.collection import build_collection, load_collection
 from index.errors import ArtefactError
-from index.export.reliability import (
+from index.export.shards import MANIFEST, load_manifest
+from index.export.training import (
     LEAST_QUERIES,
     UNTRAINED,
     Agreement,
@@ -23,7 +24,6 @@ from index.export.reliability import (
     kept_facts,
     warning_of,
 )
-from index.export.shards import MANIFEST, load_manifest
 from index.judging.agreement import agreement_of
 from index.table.studies import FINDINGS, studies_schema
 

@@ -17,7 +17,7 @@ from index.judging.bootstrap import Draws, patient_draws
 from index.table.splits import require_disjoint_patients
 from scripts.reports.probe_scores import POINTS
 from scripts.verbs import evaluate, probe
-from scripts.verbs.probe import Learning
+from scripts.work.learning import Learning
 
 FAST = ("--findings", "Pneumonia,Edema", "--draws", "500")
 VERBS = ("probe", "evaluate")

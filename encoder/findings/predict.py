@@ -174,14 +174,14 @@ def meaning_of(call: Call, probability: float, points: OperatingPoints, set_on: 
     """
     low, high = sorted((points.rule_out, points.rule_in))
     if call == "possible":
-        return f"{probability:.2f} lies from {low:.2f} up to {high:.2f}, where it is neither ruled out nor in"
+        return f"{probability:.2f} lies between the thresholds {low:.2f} and {high:.2f}: neither ruled out nor ruled in"
     if call == "ruled in":
-        kept = f"at or above {high:.2f}: at least {_RULE_IN} of {set_on[1]:,} validation studies without it"
+        kept = f"at or above {high:.2f}: at least {_RULE_IN} of {set_on[1]:,} validation studies without the finding"
         yet = "; even so it is likelier absent than present" if probability < 0.5 else ""
-        return f"{probability:.2f} is {kept} stand below that{yet}"
-    kept = f"below {low:.2f}: at least {_RULE_OUT} of {set_on[0]:,} validation studies with it"
+        return f"{probability:.2f} is {kept} lie below that{yet}"
+    kept = f"below {low:.2f}: at least {_RULE_OUT} of {set_on[0]:,} validation studies with the finding"
     yet = "; even so it is likelier present than absent" if probability >= 0.5 else ""
-    return f"{probability:.2f} is {kept} stand at or above that{yet}"
+    return f"{probability:.2f} is {kept} lie at or above that{yet}"
 
 
 def too_few(call: Call, set_on: tuple[int, int]) -> str | None:
@@ -196,17 +196,17 @@ def too_few(call: Call, set_on: tuple[int, int]) -> str | None:
 def why_no_call(points: OperatingPoints | None, evidence: Evidence | None) -> str | None:
     """Return why no call on a finding could be believed, or None where one can."""
     if evidence is None:
-        return "how well the probe tells it apart is not known; run: precedent probe again"
+        return "how well the probe recognises it is not known; run: precedent probe again"
     if points is None:
         return "no thresholds: the validation studies had none with it, or none without it"
     if evidence.above_chance:
         return None
     if evidence.low is None or evidence.high is None:
-        return f"how well the probe tells it apart is not known: {evidence.sentence}"
+        return f"how well the probe recognises it is not known: {evidence.sentence}"
     interval = f"the interval of its AUROC, {evidence.low:.2f}-{evidence.high:.2f},"
-    holds = f"{interval} {'holds' if evidence.high >= CHANCE else 'lies below'} {CHANCE}"
+    holds = f"{interval} {'contains' if evidence.high >= CHANCE else 'lies below'} {CHANCE}"
     few = f"so few studies reach an AUROC of {evidence.needed:.2f} by chance"
-    return f"not told apart from chance: {holds if evidence.low <= CHANCE else few}"
+    return f"not shown to be better than chance: {holds if evidence.low <= CHANCE else few}"
 
 
 def _draws(

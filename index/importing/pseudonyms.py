@@ -55,7 +55,7 @@ def make_key(path: Path) -> None:
     """Write a new key of 256 random bits, as 64 hex digits, into a file that only its owner can read.
 
     Raises:
-        StudiesError: there is a file already; a key that is lost parts every patient from what they were before.
+        StudiesError: there is a file already; without the old key no patient gets the pseudonym of before again.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -91,5 +91,6 @@ def require_apart(path: Path, folders: Iterable[Path]) -> None:
     for folder in folders:
         if resolved.is_relative_to(folder.resolve()):
             raise StudiesError(
-                f"expected {path.name!r} outside {str(folder)!r}, which is read or passed on whole; keep it elsewhere"
+                f"expected {path.name!r} outside the folder {str(folder)!r}, whose files are read as films or given to "
+                "others; keep the key in a folder of its own"
             )

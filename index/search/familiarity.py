@@ -52,12 +52,12 @@ class Familiarity:
         """The percentile in words."""
         if self.measure == "layout":
             return (
-                f"{self.percentile:.1f} % of the collection's own films are as unlike every other patient's as "
-                "this one is, or more"
+                f"{self.percentile:.1f} % of the collection's films look at least as unusual as this one, compared "
+                "with films of other patients"
             )
         return (
-            f"its nearest study is at {self.similarity:.2f}; {self.percentile:.1f} % of the collection's own studies "
-            "are no nearer to another patient's"
+            f"the most similar study has a similarity of {self.similarity:.2f}; for {self.percentile:.1f} % of the "
+            "collection's studies the most similar one of another patient is no closer"
         )
 
 

@@ -148,7 +148,7 @@ def _of_calls(report: Report) -> Iterator[str]:
 def _vote_cell(vote: Vote | None) -> str:
     if vote is None:
         return NOT_DEFINED
-    return f"{vote.share:.2f} ({vote.low:.2f}\u2013{vote.high:.2f}) of {vote.effective:.1f}"
+    return f"{vote.share:.2f} ({vote.low:.2f}\u2013{vote.high:.2f})"
 
 
 def _how(report: Report) -> str:
@@ -160,7 +160,11 @@ def _how(report: Report) -> str:
 def _sentences(around: Surroundings | None) -> Iterator[str]:
     if around is None:
         return
-    yield f"vote: weighted share with 95 % interval, of the effective number of neighbours; {around.labels}"
+    counted = max((vote.neighbours for vote in around.votes.values() if vote), default=0)
+    yield (
+        f"neighbours' vote: of the most similar studies with a label for the finding, up to {counted}, the share that "
+        f"has it, weighted by similarity, with its 95 % interval; {around.labels}"
+    )
     yield familiarity_line(around.familiarity)
     if around.contrast is not None:
         for side, one in (("with", around.contrast.present), ("without", around.contrast.absent)):

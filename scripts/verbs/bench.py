@@ -10,7 +10,7 @@ from scripts.benches import bombs, encode, export, living, probe, search, serve
 
 @click.group()
 def command() -> None:
-    """Measure the parts that are meant to be fast."""
+    """Measure speed on this machine, beside the usual programs and the machine's limits."""
 
 
 for subject in (encode, export, search, living, serve, probe, bombs):

@@ -28,8 +28,9 @@ from scripts.terminal import say, say_json
 def command(index: Path, images: Path | None, moved: bool, trusted: bool, as_json: bool) -> None:
     """Compact the folder INDEX, which may be served and changed meanwhile.
 
-    A service goes on searching the old index and its changes, which is the same, until it is told to take up the new
-    one (SIGHUP, or POST /v1/indexes/NAME/activate) or changes it. A copy of an index removes no films.
+    Until a service is told to load the compacted index (SIGHUP, or POST /v1/indexes/NAME/activate) or is asked to
+    change it, it answers from the old one and its changes. Both hold the same studies, so answers do not differ. A
+    copy of an index removes no films.
 
     \b
     precedent compact index/

@@ -20,7 +20,7 @@ from scripts.terminal import say, say_json, say_warning
 @click.argument("index", type=CollectionAddress("no map is made of one"))
 @click.option("--json", "as_json", is_flag=True, help="Print the map's manifest as JSON.")
 def command(index: Path, as_json: bool) -> None:
-    """Lay the studies of INDEX onto the plane in which they differ most, and keep their places beside the index.
+    """Place the studies of INDEX on a map that shows most of their differences; it is kept beside the index.
 
     \b
     precedent map index/

@@ -33,6 +33,7 @@ SCOPE_OF = {
     "POST /": "read",
     "GET /film/{study_id}": "read",
     "GET /docs": "read",
+    "GET /docs/guide": "read",
     "GET /openapi.json": "read",
     "GET /info": "read",
     "GET /readyz": "metrics",

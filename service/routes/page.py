@@ -1,14 +1,16 @@
-"""The page, the reading room of the API's documentation, and the API's own description.
+"""The page, the documentation of the API with the guide to the service, and the API's own description.
 
 The page is rendered here, whole, with a refusal as a sentence; its scripts add what needs a mouse, and ask the API.
 """
 
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Literal
 
 from flask import Blueprint, Response, current_app, render_template, request, url_for
 from flask_openapi3 import APIBlueprint
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 from pydantic import Field
 from werkzeug.exceptions import HTTPException
 
@@ -115,6 +117,12 @@ def docs() -> str:
     return render_template("docs.html")
 
 
+@api.get("/docs/guide", responses={200: content("text/html")})
+def guide() -> str:
+    """The guide to the service: requests, tokens, limits, audit"""
+    return render_template("guide.html", guide=_guide())
+
+
 @api.get("/openapi.json", responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}})
 def openapi_json() -> dict[str, Any]:
     """This document"""
@@ -123,6 +131,13 @@ def openapi_json() -> dict[str, Any]:
     if request.script_root:
         document = document | {"servers": [{"url": request.script_root}]}
     return with_scopes(document, scopes()) if locked() else document
+
+
+@cache
+def _guide() -> Markup:
+    """Return service/README.md as HTML; a tag in it is shown as text."""
+    text = (files("service") / "README.md").read_text(encoding="utf-8")
+    return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
 
 
 def _uploaded(search: Search) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ def test_the_map_lists_the_query_first_and_marks_its_hits(reader: Reader) -> Non
     reader.press("m")
     reader.find("#map-list li")
 
-    assert "studies. The axes hold" in reader.text("#map-status")
+    assert "studies. Similar studies often lie close together" in reader.text("#map-status")
     assert reader.text("#map-list li").startswith(QUERY)
     rows = {row.text.split()[0]: row.text for row in reader.all("#map-list li")}
     assert "hit 1" in rows[first]
@@ -90,7 +90,7 @@ def test_a_call_stands_with_its_reason_on_the_page_and_in_the_report(reader: Rea
 
     assert re.search(r"AUROC 0\.\d\d \(0\.\d\d\u2013\d\.\d\d\) on \d+ with, \d+ without", words)
     [call] = re.findall(r"(ruled in|ruled out|possible)$", words, re.MULTILINE)
-    reason = {"ruled in": "is at or above", "ruled out": "is below", "possible": "lies from"}[call]
+    reason = {"ruled in": "is at or above", "ruled out": "is below", "possible": "lies between"}[call]
     assert reason in words
     assert re.search(f"Pleural Effusion {call}: 0\\.\\d\\d {reason}", sheet)
 

@@ -70,6 +70,7 @@ CASES = {
     "token revoke": "alice --tokens {new}/tokens.json",
     "audit verify": "audit.jsonl",
     "doctor": "index --encoder encoder.safetensors --trust-collection",
+    "help": "index",
     "bench bombs": "--repeat 1",
     "bench encode": "--encoder encoder.safetensors --no-compile --count 2 --batch 2 --repeat 1",
     "bench export": "--encoder encoder.safetensors --runtime torch --kind small --films 4 --repeat 1",

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from service_world import FINGERPRINT, build_client
 
-PAGES = ["/", "/docs", "/?study=patient00001/study1"]
+PAGES = ["/", "/docs", "/docs/guide", "/?study=patient00001/study1"]
 
 
 @pytest.fixture

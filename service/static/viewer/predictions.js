@@ -77,7 +77,7 @@ function show(found, options) {
     more.remove();
   });
   const legend = known.length
-    ? "Bar: probability; ticks: thresholds to rule out and in. Line below: the neighbours' vote with its 95 % interval."
+    ? "Bar: probability by the probe, a model trained on labelled studies. Marks: below the first ruled out, from the second on ruled in. Thin line: the vote, which is the share of similar studies that have it, with its 95 % interval."
     : `${found.notice ?? ""} Line: the share of neighbours that have it, with its 95 % interval.`;
   panel.replaceChildren(
     heading(options), element("p", { className: "hint" }, legend), list, ...(rest.length ? [more] : []),

@@ -146,14 +146,14 @@ def test_a_call_needs_the_stricter_threshold_where_they_cross(
 @pytest.mark.parametrize(
     ("evidence", "why"),
     [
-        (None, "how well the probe tells it apart is not known; run: precedent probe again"),
+        (None, "how well the probe recognises it is not known; run: precedent probe again"),
         (
             Evidence(12, 300, 0.55, 0.43, 0.67),
-            "not told apart from chance: the interval of its AUROC, 0.43-0.67, holds 0.5",
+            "not shown to be better than chance: the interval of its AUROC, 0.43-0.67, contains 0.5",
         ),
         (
             Evidence(60, 300, 0.3, 0.2, 0.4),
-            "not told apart from chance: the interval of its AUROC, 0.20-0.40, lies below",
+            "not shown to be better than chance: the interval of its AUROC, 0.20-0.40, lies below",
         ),
         (Evidence(2, 50, 0.85, 0.7, 1.0), "so few studies reach an AUROC of 0.91 by chance"),
         (Evidence(0, 300, None, None, None), "not known: no AUROC, judged on 0 with it and 300 without"),
@@ -180,11 +180,15 @@ def test_no_call_is_made_on_what_the_probe_does_not_tell_from_chance(
         (
             0.15,
             "ruled in",
-            "0.15 is at or above 0.12: at least 90% of 90 validation studies without it stand below that; "
+            "0.15 is at or above 0.12: at least 90% of 90 validation studies without the finding lie below that; "
             "even so it is likelier absent than present",
         ),
-        (0.01, "ruled out", "0.01 is below 0.05: at least 90% of 20 validation studies with it stand at or above that"),
-        (0.07, "possible", "0.07 lies from 0.05 up to 0.12, where it is neither ruled out nor in"),
+        (
+            0.01,
+            "ruled out",
+            "0.01 is below 0.05: at least 90% of 20 validation studies with the finding lie at or above that",
+        ),
+        (0.07, "possible", "0.07 lies between the thresholds 0.05 and 0.12: neither ruled out nor ruled in"),
     ],
 )
 def test_a_call_says_what_its_threshold_means(probability: float, call: str, words: str) -> None:

@@ -112,7 +112,7 @@ def test_the_less_familiar_of_two_films_counts_and_twice(rng: np.random.Generato
     assert both is not None
     assert 0 < one.percentile < 100
     assert both.percentile == min(100, 2 * one.percentile)
-    assert both.sentence.startswith(f"{both.percentile:.1f} % of the collection's own films are as unlike")
+    assert both.sentence.startswith(f"{both.percentile:.1f} % of the collection's films look at least as unusual")
 
 
 def test_one_patient_alone_gives_nothing_to_compare(rng: np.random.Generator) -> None:

@@ -136,12 +136,14 @@ def test_a_call_stands_with_its_reason_and_with_how_well_the_probe_tells_the_fin
     assert by_name["Edema"]["call"] is not None
     assert by_name["Edema"]["evidence"] == {"positives": 60, "negatives": 300, "auroc": 0.8, "low": 0.7, "high": 0.9}
     assert (by_name["viral"]["call"], by_name["Fracture"]["call"]) == (None, None)
-    assert by_name["viral"]["no_call"].startswith("not told apart from chance: the interval of its AUROC, 0.40-0.80")
+    assert by_name["viral"]["no_call"].startswith(
+        "not shown to be better than chance: the interval of its AUROC, 0.40-0.80"
+    )
     assert "0.80 (0.70\u20130.90)" in output
     for words in (
         "60/300",
         f"Edema {by_name['Edema']['call']}: {by_name['Edema']['meaning']}",
-        "no call on viral: not told",
+        "no call on viral: not shown",
     ):
         assert words in output
 
@@ -210,7 +212,7 @@ def test_the_table_says_how_it_came_about(world: Path) -> None:
         "±",
         "neighbours' vote",
         "4 dropout passes",
-        "familiarity: 100.0 % of the collection's own films",
+        "familiarity: 100.0 % of the collection's films",
         "nearest study without Edema",
     ):
         assert words in output

@@ -259,7 +259,7 @@ def test_requests_at_the_same_time_get_what_each_gets_alone(app: OpenAPI) -> Non
 def test_an_uploaded_film_is_told_how_familiar_it_is(client: FlaskClient, world: Path) -> None:
     answer = client.post("/v1/search", data=upload(world, k="1")).get_json()
 
-    assert answer["familiarity"]["sentence"].startswith("100.0 % of the collection's own films are as unlike")
+    assert answer["familiarity"]["sentence"].startswith("100.0 % of the collection's films look at least as unusual")
 
 
 def test_a_stored_study_is_told_so_too_unless_a_filter_hides_what_is_nearest(client: FlaskClient) -> None:
@@ -269,7 +269,7 @@ def test_a_stored_study_is_told_so_too_unless_a_filter_hides_what_is_nearest(cli
     posted, filtered = (client.post("/v1/search", json=study | words).get_json() for words in ({}, {"filter": only}))
     read = client.get("/v1/studies/patient00001/study1/similar").get_json()
 
-    assert posted["familiarity"]["sentence"].startswith("its nearest study is at")
+    assert posted["familiarity"]["sentence"].startswith("the most similar study has a similarity of")
     assert read["familiarity"] == posted["familiarity"]
     assert filtered["familiarity"] is None
 

@@ -1,4 +1,4 @@
 """Keeps studies and vectors, and finds neighbours.
 
-Knows numpy, pandas, pyarrow and FAISS; imports and works where torch is absent.
+It works where torch is not installed.
 """

@@ -1,6 +1,6 @@
-"""Every refusal of the index wing.
+"""What the index refuses.
 
-Each is a `ValueError` whose message says what was expected, what was found, and the remedy; nothing here knows HTTP.
+Each is a `ValueError` whose message says what was expected, what was found, and the remedy.
 """
 
 
@@ -57,7 +57,7 @@ class UntrustedRoot(CollectionError):
 
 
 class PlaceError(CollectionError):
-    """An address that cannot be used, or a place that cannot be used for what is asked of it."""
+    """An address that cannot be used, or not for what is asked of it."""
 
 
 class BackendUnavailable(CollectionError):

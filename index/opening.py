@@ -1,7 +1,4 @@
-"""A collection by its address: a folder, an address that files lie behind, or one on Milvus.
-
-The one place that knows all backends; it must not know who asks, nor read an environment.
-"""
+"""A collection by its address: a folder, an address that files lie behind, or one on Milvus."""
 
 from pathlib import Path
 

@@ -1,7 +1,4 @@
-"""The one gate that every vector passes, and what can be said of a set of vectors without labels.
-
-Knows numpy alone; knows nothing of studies, files or FAISS.
-"""
+"""The check that every vector passes, and figures that describe a set of vectors without labels."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """A collection on disk: FAISS files and the studies they index, bound together by one manifest.
 
 File names carry their content's SHA-256 and the manifest is renamed into place last, so a reader sees the old
-collection or the new one, never a mixture. Knows nothing of how a vector was made.
+collection or the new one, never a mixture.
 """
 
 import os
@@ -23,10 +23,8 @@ from index.built.effort import EFFORTS, Effort
 from index.built.kinds import KINDS, most_bytes, resolve_kind
 from index.built.vector_index import Rows, VectorIndex
 from index.errors import ArtefactError, CollectionError, StudiesError
-from index.export.layouts import sample_layouts
-from index.export.shards import FAILED, load_manifest, load_shards
-from index.export.training import kept_facts
-from index.living.change_faults import FILES as CHANGES
+from index.export.reliability import kept_facts
+from index.export.shards import FAILED, load_manifest, load_shards, sample_layouts
 from index.storage.files import (
     MOST_BYTES,
     load_json,
@@ -37,8 +35,8 @@ from index.storage.files import (
     sha256_of,
     written_whole,
 )
-from index.storage.folder import held_alone
-from index.storage.manifests import INDEX
+from index.storage.folder import held_alone, was_changed
+from index.storage.manifests import INDEX_SHAPE
 from index.storage.origin import is_root_ours, rooted
 from index.storage.parquet import read_parquet
 from index.storage.places import Place, place
@@ -49,8 +47,8 @@ FORMAT = "precedent-index"
 VERSION = 1
 MANIFEST = "manifest.json"
 _SUFFIXES = {"exact": ".faiss", "approximate": ".faiss", "studies": ".parquet", "layouts": ".parquet"}
-OWN_NAME = re.compile("|".join(rf"{role}-[0-9a-f]{{16}}\{suffix}" for role, suffix in _SUFFIXES.items()))
-_LEFT = re.compile(rf"\.({OWN_NAME.pattern})\.partial")
+INDEX_FILE = re.compile("|".join(rf"{role}-[0-9a-f]{{16}}\{suffix}" for role, suffix in _SUFFIXES.items()))
+_LEFT = re.compile(rf"\.({INDEX_FILE.pattern})\.partial")
 KIND_NAMES = ("auto", *KINDS)
 ENOUGH_RECALL = 0.99
 _HELD_ROWS = 200
@@ -66,7 +64,7 @@ class Collection:
     studies: pa.Table
     vectors: VectorIndex
     layouts: pa.Table | None = None
-    """Of a sample of its films, by patient; None where it was exported without."""
+    """Layouts of a sample of its films, by patient; None where the export has none."""
 
 
 def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_root: str | None = None) -> Collection:
@@ -100,7 +98,7 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_r
 
 @contextmanager
 def _held_to_write(out: Path) -> Iterator[Path]:
-    """Yield the folder itself, held alone, or for an address a folder whose files are put there on leaving."""
+    """Yield the folder itself, locked; for an address, a temporary folder whose files are uploaded on leaving."""
     if not isinstance(out, Place):
         with held_alone(out):
             yield out
@@ -111,7 +109,7 @@ def _held_to_write(out: Path) -> Iterator[Path]:
 
 
 def _put(folder: Path, out: Place) -> None:
-    """Put an index to an address, its manifest last; then remove what the one before it there was made of."""
+    """Upload an index to an address, its manifest last; then remove the files of the one before it."""
     try:
         before = load_index_manifest(cast(Path, out))["files"]
     except ArtefactError:
@@ -120,7 +118,7 @@ def _put(folder: Path, out: Place) -> None:
     for name in (*sorted(named), MANIFEST):
         (out / name).upload(folder / name)
     for entry in before.values():
-        if OWN_NAME.fullmatch(name := str(entry["name"])) and name not in named:
+        if INDEX_FILE.fullmatch(name := str(entry["name"])) and name not in named:
             (out / name).unlink(missing_ok=True)
 
 
@@ -151,8 +149,8 @@ def save_collection(
 
 
 def _require_no_changes(out: Path) -> None:
-    """Refuse to put an export in the place of studies that no export holds."""
-    if _was_changed(out):
+    """Refuse to replace an index whose changes no export holds."""
+    if was_changed(out):
         raise CollectionError(
             f"studies were added to or deleted from {str(out)!r} after it was built, of which an export knows nothing; "
             "give another folder with --out, or remove this one to give up those changes"
@@ -191,8 +189,8 @@ def _load(folder: Path) -> Collection:
 
 
 def require_own_name(name: Any, remedy: str) -> str:
-    """Return the name that a manifest gives to a file of an index. Raises ArtefactError: it is none that we give."""
-    if not isinstance(name, str) or not OWN_NAME.fullmatch(name):
+    """Return the name that a manifest gives to a file of an index. Raises ArtefactError: it is no such name."""
+    if not isinstance(name, str) or not INDEX_FILE.fullmatch(name):
         raise ArtefactError(f"expected the name of a file of an index, got {str(name)[:80]!r}; {remedy}")
     return name
 
@@ -203,19 +201,15 @@ def load_index_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {_remedy(folder)}")
     require_shape(
-        manifest, INDEX, f"{str(folder / MANIFEST)!r} is not as the index manifest is written", _remedy(folder)
+        manifest, INDEX_SHAPE, f"{str(folder / MANIFEST)!r} is not as the index manifest is written", _remedy(folder)
     )
     return manifest
 
 
 def _remedy(folder: Path) -> str:
-    if not isinstance(folder, Place) and _was_changed(folder):
+    if not isinstance(folder, Place) and was_changed(folder):
         return "restore a snapshot: no export knows what was added to this index and deleted from it"
     return f"run: precedent index EMBEDDINGS --out {folder}"
-
-
-def _was_changed(folder: Path) -> bool:
-    return any((folder / name).exists() for name in CHANGES)
 
 
 def _save_files(
@@ -234,7 +228,7 @@ def _save_files(
 
 
 def _named(out: Path, role: str, fresh: Path) -> dict[str, str]:
-    """Give a file the name that tells its content, and return what the manifest says of it."""
+    """Name a file by its SHA-256, and return its entry of the manifest."""
     sha256 = sha256_of(fresh)
     name = f"{role}-{sha256[:16]}{_SUFFIXES[role]}"
     with written_whole(out / name) as partial:
@@ -250,7 +244,7 @@ def _remove(paths: Iterable[Path]) -> None:
 def _remove_unnamed(out: Path, manifest: dict[str, Any]) -> None:
     """Remove files of collections that this one replaced, and of builds that were killed; open files stay readable."""
     named = {entry["name"] for entry in manifest["files"].values()}
-    ours = (path for path in out.iterdir() if OWN_NAME.fullmatch(path.name) or _LEFT.fullmatch(path.name))
+    ours = (path for path in out.iterdir() if INDEX_FILE.fullmatch(path.name) or _LEFT.fullmatch(path.name))
     _remove(path for path in ours if path.name not in named)
 
 

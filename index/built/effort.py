@@ -1,7 +1,4 @@
-"""How much of a collection an approximate search looks at: lists, probes and the length of its shortlist.
-
-Knows sizes alone; it must not know how a list or a code is made.
-"""
+"""How much of a collection an approximate search looks at: lists, probes and the length of its shortlist."""
 
 from dataclasses import dataclass
 from math import log2

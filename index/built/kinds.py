@@ -1,7 +1,4 @@
-"""The kinds of index there are: one table of how each is built, and how it is asked.
-
-Knows FAISS and sizes; knows nothing of files, studies or who is searching.
-"""
+"""The kinds of index there are: one table of how each is built, and how it is asked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,9 +24,25 @@ _FILE_BYTES = 1 << 20
 _BYTES_A_ROW = 1024
 """Of links, codes and numbers, beside a vector."""
 _SIZES = (
-    "d", "metric_type", "code_size", "nlist", "bbs", "M", "M2", "ksub", "nbits", "by_residual", "qb",
-    "centered", "implem", "qbs", "qbs2", "skip", "max_codes", "parallel_mode",
-)  # fmt: skip
+    "d",
+    "metric_type",
+    "code_size",
+    "nlist",
+    "bbs",
+    "M",
+    "M2",
+    "ksub",
+    "nbits",
+    "by_residual",
+    "qb",
+    "centered",
+    "implem",
+    "qbs",
+    "qbs2",
+    "skip",
+    "max_codes",
+    "parallel_mode",
+)
 """What a search reckons with, and no index of a kind has otherwise."""
 
 
@@ -145,7 +158,7 @@ def empty_store(kind: str, dim: int, room: int = 0) -> faiss.Index:
 
 
 def require_sound(store: faiss.Index, quick: faiss.Index | None, kind: str) -> None:
-    """Raise ArtefactError unless what was read from files is an index as `kind` builds it: else a search may end us.
+    """Raise ArtefactError unless what was read from files is an index as `kind` builds it: a search might crash else.
 
     Looked at are types, sizes, and every row number that a search follows.
     """
@@ -188,10 +201,13 @@ def _require_graph(found: faiss.Index, store: faiss.Index) -> None:
     links, levels, starts, sums, usual = (
         faiss.vector_to_array(one).astype(np.int64)
         for one in (
-            graph.neighbors, graph.levels, graph.offsets, graph.cum_nneighbor_per_level,
+            graph.neighbors,
+            graph.levels,
+            graph.offsets,
+            graph.cum_nneighbor_per_level,
             expected.hnsw.cum_nneighbor_per_level,
         )
-    )  # fmt: skip
+    )
     if len(levels) != rows or len(starts) != rows + 1 or not np.array_equal(sums, usual[: len(sums)]) or not rows:
         raise _unsound("a graph of other sizes")
     tops = levels[graph.entry_point] - 1 if 0 <= graph.entry_point < rows else -1

@@ -1,7 +1,6 @@
-"""The map of a collection: its vectors laid onto the plane in which they differ most, worked out once and kept.
+"""The map of a collection: its vectors projected onto the plane in which they differ most, computed once and kept.
 
-Knows a collection on disk; it must not know how a vector was made, nor how a map is drawn. A film's own projection
-(AP, PA) is another thing, and a column of the studies.
+A film's own projection (AP, PA) is another thing, and a column of the studies.
 """
 
 import json
@@ -31,8 +30,7 @@ from index.storage.files import (
     sha256_of,
     written_whole,
 )
-from index.storage.manifests import MAP as SHAPE
-from index.storage.manifests import PLANE
+from index.storage.manifests import MAP_SHAPE, PLANE_SHAPE
 from index.storage.parquet import read_parquet
 from index.storage.places import place, require_here
 from index.table.labels import label_columns
@@ -40,8 +38,8 @@ from index.vectors import Embeddings
 
 FORMAT = "precedent-map"
 VERSION = 1
-MANIFEST = "map.json"
-OWN_NAME = re.compile(r"map-[0-9a-f]{16}\.parquet")
+MAP_MANIFEST = "map.json"
+MAP_FILE = re.compile(r"map-[0-9a-f]{16}\.parquet")
 _PLANE = b"precedent.plane"
 _POINT = [pa.string(), pa.float32(), pa.float32()]
 _BLOCK = 8192
@@ -104,7 +102,7 @@ class CollectionMap:
 
 
 def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
-    """Work out the map of the collection in a folder, and keep it there beside the index.
+    """Compute the map of the collection in a folder, and save it beside the index.
 
     Args:
         plane: that of an earlier state, on which studies stay where they were; None takes the collection's own.
@@ -115,10 +113,10 @@ def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
     require_here(folder)
     collection = load_collection(folder)
     plane = plane or Plane.of(collection.vectors)
-    places = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])
+    positions = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])
     points = collection.studies.select(["study_id", *label_columns(collection.studies)])
     for position, name in enumerate("xy"):
-        points = points.add_column(1 + position, name, pa.array(places[:, position]))
+        points = points.add_column(1 + position, name, pa.array(positions[:, position]))
     found = CollectionMap(points, plane, collection.manifest["fingerprint"])
     _save(folder, found, collection.manifest)
     return found
@@ -131,23 +129,23 @@ def load_map(folder: str | os.PathLike[str]) -> CollectionMap | None:
         ArtefactError: the map has changed since it was written. StaleMap: it is of another state of the index.
     """
     folder = place(folder)
-    return read_settled(folder / MANIFEST, partial(_load, folder))
+    return read_settled(folder / MAP_MANIFEST, partial(_load, folder))
 
 
 def plane_of(folder: Path, fingerprint: str) -> Plane | None:
     """Return the plane of the map in a folder, of whichever state of the index; None without one of that encoder."""
-    found = read_settled(folder / MANIFEST, partial(_load, folder, stale=True))
+    found = read_settled(folder / MAP_MANIFEST, partial(_load, folder, stale=True))
     return found.plane if found is not None and found.fingerprint == fingerprint else None
 
 
 def _load(folder: Path, *, stale: bool = False) -> CollectionMap | None:
-    if not (folder / MANIFEST).exists():
+    if not (folder / MAP_MANIFEST).exists():
         return None
     remedy = f"run: precedent map {folder}"
-    manifest = load_json(folder / MANIFEST, "map manifest", remedy)
+    manifest = load_json(folder / MAP_MANIFEST, "map manifest", remedy)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"expected a map of version {VERSION} in {str(folder)!r}; {remedy}")
-    require_shape(manifest, SHAPE, f"{str(folder / MANIFEST)!r} is not as a map is written", remedy)
+    require_shape(manifest, MAP_SHAPE, f"{str(folder / MAP_MANIFEST)!r} is not as a map is written", remedy)
     if not stale and manifest["of"] != _identity(load_index_manifest(folder)):
         raise StaleMap(f"the map in {str(folder)!r} is of another state of the index; {remedy}")
     path = folder / require_map_name(manifest["name"], remedy)
@@ -157,7 +155,7 @@ def _load(folder: Path, *, stale: bool = False) -> CollectionMap | None:
 
 
 def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
-    """Return the plane that a map's table tells. Raises ArtefactError: it tells none, or has no such points."""
+    """Return the plane that a map's table holds. Raises ArtefactError: it holds none, or no such points."""
     sentence = f"{str(path)!r} is not as a map is written"
     if points.schema.names[:3] != ["study_id", "x", "y"] or points.schema.types[:3] != _POINT:
         raise ArtefactError(f"{sentence} (expected study_id, x and y, got {points.schema.names[:3]}); {remedy}")
@@ -165,7 +163,7 @@ def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
         plane = parse_json((points.schema.metadata or {}).get(_PLANE, b""))
     except ValueError as error:
         raise ArtefactError(f"{sentence} ({error}); {remedy}") from error
-    require_shape(plane, PLANE, sentence, remedy)
+    require_shape(plane, PLANE_SHAPE, sentence, remedy)
     mean, axes = np.array(plane["mean"]), np.array(plane["axes"]) if len(set(map(len, plane["axes"]))) == 1 else None
     if axes is None or axes.shape != (2, len(mean)):
         raise ArtefactError(f"{sentence} (expected two axes of {len(mean)} numbers, got others); {remedy}")
@@ -173,16 +171,14 @@ def _plane_of(points: pa.Table, path: Path, remedy: str) -> Plane:
 
 
 def require_map_name(name: Any, remedy: str) -> str:
-    """Return the name that a map's manifest gives to its file. Raises ArtefactError: it is none that we give."""
-    if not isinstance(name, str) or not OWN_NAME.fullmatch(name):
+    """Return the name that a map's manifest gives to its file. Raises ArtefactError: it is no such name."""
+    if not isinstance(name, str) or not MAP_FILE.fullmatch(name):
         raise ArtefactError(f"expected the name of a map's file, got {str(name)[:80]!r}; {remedy}")
     return name
 
 
 def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) -> None:
-    plane = {
-        "mean": found.plane.mean.tolist(), "axes": found.plane.axes.tolist(), "shares": found.plane.shares
-    }  # fmt: skip
+    plane = {"mean": found.plane.mean.tolist(), "axes": found.plane.axes.tolist(), "shares": found.plane.shares}
     table = found.points.replace_schema_metadata({_PLANE: json.dumps(plane)})
     fresh = folder / ".map.new"
     fresh.unlink(missing_ok=True)  # a link there would be written through
@@ -195,20 +191,26 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
     finally:
         fresh.unlink(missing_ok=True)
     save_json(
-        folder / MANIFEST,
+        folder / MAP_MANIFEST,
         {
-            "format": FORMAT, "version": VERSION, "name": name, "sha256": sha256, "rows": len(found),
-            "shares": found.plane.shares, "fingerprint": found.fingerprint, "of": _identity(index_manifest),
+            "format": FORMAT,
+            "version": VERSION,
+            "name": name,
+            "sha256": sha256,
+            "rows": len(found),
+            "shares": found.plane.shares,
+            "fingerprint": found.fingerprint,
+            "of": _identity(index_manifest),
         },
         sealed=True,
-    )  # fmt: skip
+    )
     for old in folder.glob("map-*.parquet"):
-        if old.name != name and OWN_NAME.fullmatch(old.name):
+        if old.name != name and MAP_FILE.fullmatch(old.name):
             old.unlink()
 
 
 def _identity(manifest: dict[str, Any]) -> dict[str, str]:
-    """Return what names one state of an index: the content of its vectors and of its studies."""
+    """Return what identifies one state of an index: the SHA-256 of its vectors and of its studies."""
     return {role: manifest["files"][role]["sha256"] for role in ("exact", "studies")}
 
 

@@ -1,7 +1,4 @@
-"""Indexes that lie in an object store, copied to a folder of this machine, whose files FAISS can map.
-
-Knows the names that an index' manifests say and the SHA-256 of each; it must not know what is in a file.
-"""
+"""Indexes that lie in an object store, copied to a folder of this machine, whose files FAISS can map."""
 
 import hashlib
 import os
@@ -11,13 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from index.built.collection import MANIFEST, load_index_manifest, require_own_name
-from index.built.map import MANIFEST as MAP
-from index.built.map import require_map_name
+from index.built.map import MAP_MANIFEST, require_map_name
 from index.errors import ArtefactError
-from index.living.change_faults import FILES as CHANGES
-from index.storage.files import MOST_JSON, load_json, read_regular, sha256_of, written_whole
-from index.storage.folder import held_alone
-from index.storage.manifests import MAP as MAP_SHAPE
+from index.storage.files import MOST_JSON, load_json, read_regular, require_digest, sha256_of, written_whole
+from index.storage.folder import CHANGE_FILES, held_alone
+from index.storage.manifests import MAP_SHAPE
 from index.storage.places import Place, is_local
 
 
@@ -51,30 +46,34 @@ def fetched(folder: Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Return the folder of this user's copies, made where it is not there."""
+    """Return the folder of this user's copies; it is made if need be."""
     folder = Path.home() / ".cache" / "precedent"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def _copy(source: Path, copy: Path) -> None:
-    """Make a folder hold what an address holds now, and nothing else; its manifest comes last."""
+    """Make a folder a copy of what an address holds now, with nothing else in it; the manifest comes last."""
     remedy = f"run: precedent index EMBEDDINGS --out {source}"
     manifest = load_index_manifest(source)
     there = {path.name for path in source.iterdir()}
-    if there & {*CHANGES}:
+    if there & {*CHANGE_FILES}:
         raise ArtefactError(
             f"{str(source)!r} holds studies added or deleted since the index was built, which cannot be searched "
-            f"there; run precedent compact where it comes from, and copy all of that folder but {' and '.join(CHANGES)}"
+            "there; run precedent compact where it comes from, and copy all of that folder but "
+            f"{' and '.join(CHANGE_FILES)}"
         )
     wanted = {require_own_name(entry["name"], remedy): entry["sha256"] for entry in manifest["files"].values()}
     said = [MANIFEST]
-    if MAP in there:
+    if MAP_MANIFEST in there:
         found = load_json(
-            source / MAP, "map manifest", "run precedent map on this machine, and copy the index again", MAP_SHAPE
+            source / MAP_MANIFEST,
+            "map manifest",
+            "run precedent map on this machine, and copy the index again",
+            MAP_SHAPE,
         )
         wanted[require_map_name(found["name"], remedy)] = found["sha256"]
-        said.insert(0, MAP)
+        said.insert(0, MAP_MANIFEST)
     for name, sha256 in wanted.items():
         _fetch(source / name, copy / name, sha256, remedy)
     for name in said:
@@ -96,8 +95,4 @@ def _fetch(source: Path, target: Path, sha256: str, remedy: str) -> None:
             source.download(partial)
         except FileNotFoundError as error:
             raise ArtefactError(f"{source.name!r} is missing from {str(source.parent)!r}; {remedy}") from error
-        if (found := sha256_of(partial)) != sha256:
-            raise ArtefactError(
-                f"{str(source)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {found[:12]}); "
-                f"{remedy}"
-            )
+        require_digest(source, sha256_of(partial), sha256, remedy)

@@ -1,7 +1,4 @@
-"""Nearest rows by inner product; with its table of kinds the only place that imports FAISS.
-
-Knows vectors and row numbers; knows nothing of studies, patients or filters' grammar.
-"""
+"""Nearest rows by inner product, found by FAISS."""
 
 import os
 import threading
@@ -16,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from index.built.effort import EFFORTS, Effort
-from index.built.kinds import EXACT_UP_TO, KINDS, Wanted, empty_store, lists_by_row, require_sound
+from index.built.kinds import KINDS, Wanted, empty_store, lists_by_row, require_sound
 from index.errors import ArtefactError
 from index.vectors import Embeddings
 
 Similarities = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-
-__all__ = ["EXACT_SHARE", "EXACT_UP_TO", "Mask", "Rows", "Selection", "Similarities", "VectorIndex"]
 
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""
@@ -208,8 +203,8 @@ class VectorIndex:
         if not (among.few and KINDS[self.kind].half):
             return self._exact.search(queries, k, params=faiss.SearchParameters(sel=among.selector))
         copied = self._copied(among.rows) if among.copied is None else among.copied
-        similarities, places = copied.search(queries, k)
-        return similarities, np.append(among.rows, -1)[places]
+        similarities, positions = copied.search(queries, k)
+        return similarities, np.append(among.rows, -1)[positions]
 
     def _copied(self, rows: Rows) -> faiss.Index:
         """Return an index of some rows in half precision, where FAISS would look at all to filter them."""

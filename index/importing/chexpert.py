@@ -1,6 +1,6 @@
 """CheXpert's tables (`train.csv`, `valid.csv`) and any table written in their layout, as a table of studies.
 
-It must not know other sources, nor open an image: that a file is there is all it asks.
+No image is opened: that a file is there is all that is asked.
 """
 
 import re
@@ -101,14 +101,14 @@ def _refuse_repeats(films: pd.DataFrame) -> None:
 def _settle_prefix(films: pd.DataFrame, images: Path, check_images: bool) -> str:
     """Set column "path", relative to the image root, and say which of the two layouts was found."""
     films["path"] = films["Path"]
-    places = films[["prefix", "split"]].drop_duplicates()
-    if all((images / prefix / split).is_dir() for prefix, split in places.itertuples(index=False)):
+    folders = films[["prefix", "split"]].drop_duplicates()
+    if all((images / prefix / split).is_dir() for prefix, split in folders.itertuples(index=False)):
         return "the paths of the table lead from the images folder as they stand"
-    if all((images / split).is_dir() for split in places["split"]):
+    if all((images / split).is_dir() for split in folders["split"]):
         lengths = films["prefix"].str.len()
         films["path"] = [path[n:] for path, n in zip(films["Path"], lengths, strict=True)]
         return "the images folder is the data set's own; the prefix of the paths was taken off"
-    prefix, split = places.iloc[0]
+    prefix, split = folders.iloc[0]
     if check_images:
         raise StudiesError(
             f"expected folder {prefix}{split} or {split} below {str(images)!r}, got neither; "
@@ -173,15 +173,15 @@ def _as_labels(texts: pd.Series) -> pa.Array | None:
 def _note_differences(ordered: pd.DataFrame, leads: pd.DataFrame, notices: Notices) -> None:
     compared = ["Sex", "Age", *FINDINGS, *extra_names(ordered)]
     codes = ordered["code"].to_numpy()
-    places: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
     for name in compared:
         differs = ordered[name].to_numpy() != leads[name].to_numpy()[codes]
         for study in ordered.loc[differs, "study_id"].unique():
-            places.setdefault(study, []).append(name.removeprefix(EXTRA))
+            differing.setdefault(study, []).append(name.removeprefix(EXTRA))
     notices.add(
         "rows differ",
         "studies whose rows differ, the first frontal's kept",
-        [f"{study}: {' + '.join(names)}" for study, names in places.items()],
+        [f"{study}: {' + '.join(names)}" for study, names in differing.items()],
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from index.errors import StudiesError
 from index.importing.dicom_header import ALTERED, FILM_MODALITIES, Elsewhere, Film, OverBudget, read_film
-from index.importing.pseudonyms import Pseudonyms, told_age
+from index.importing.pseudonyms import Pseudonyms, capped_age
 from index.importing.source import Imported, NothingUsable, Notices, plain_id
 from index.table.studies import CORE_COLUMNS, FINDINGS, ID_ENDINGS, as_studies, id_fault, studies_schema
 
@@ -36,7 +36,7 @@ _KEPT = {
     "raw": "films for processing, not for display, taken only where a study has no other",
     "derived": "films made after the exam, such as without bones, taken only where a study has no other",
     "colour": "films in colour, taken only where a study has no other; a grey one can be read",
-    "age": "films whose age is none, left blank",
+    "age": "films whose age cannot be read, left blank",
     "issuer": "films without the issuer of their patient's id, taken for that of others where these name one alone",
 }
 PLACEHOLDERS = ("{patient}", "{study}")
@@ -93,10 +93,10 @@ def import_dicom(
         StudiesError: no folder, a pattern without a placeholder, or two ids with one pseudonym.
         NothingUsable: no film that can be used.
     """
-    place = None if ids_from is None else _place(ids_from)
+    pattern = None if ids_from is None else _expression(ids_from)
     files = _files(folder)
     notices = Notices(strict, shown=3 if pseudonyms is None else 0)
-    films = _sorted_out(folder, watch(files), place, elsewhere, keep_burned_in, notices)
+    films = _sorted_out(folder, watch(files), pattern, elsewhere, keep_burned_in, notices)
     films = _identified(films, notices)
     fate = "left out" if unknown_view == "skip" else "kept, the frontal of a study without one"
     notices.add("view", f"films of unknown view, {fate}", [film.path for film in films if not film.view])
@@ -112,12 +112,12 @@ def import_dicom(
     if not kept:
         sentence = f"expected DICOM films below {str(folder)!r}, got none that can be used"
         raise NothingUsable(sentence, len(files), notices.met)
-    table = _table([_row(group, told=pseudonyms is not None) for group in _grouped(kept)])
+    table = _table([_row(group, capped=pseudonyms is not None) for group in _grouped(kept)])
     whose = "the copies' below their folder" if copies else "the files' own below the folder"
     return Imported(table, tuple(notices.met), len(files), f"the paths are {whose}")
 
 
-def _place(pattern: str) -> re.Pattern[str]:
+def _expression(pattern: str) -> re.Pattern[str]:
     """Return the expression of a pattern of ids."""
     if not any(one in pattern for one in PLACEHOLDERS) or any(pattern.count(one) > 1 for one in PLACEHOLDERS):
         raise StudiesError(f"expected a pattern of ids such as {{patient}}/{{study}}/*, got {pattern!r}")
@@ -136,14 +136,14 @@ def _table(rows: list[dict[str, object]]) -> pa.Table:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise StudiesError(f"expected a folder of DICOM files, got {str(folder)!r}")
-    found = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    found = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
     return sorted(file for file in found if file.is_file())  # a pipe would block whoever opens it
 
 
 def _sorted_out(
     folder: Path,
     files: Iterable[Path],
-    place: re.Pattern[str] | None,
+    pattern: re.Pattern[str] | None,
     elsewhere: Elsewhere,
     keep_burned_in: bool,
     notices: Notices,
@@ -153,16 +153,16 @@ def _sorted_out(
     left: dict[str, list[str]] = {reason: [] for reason in _REASONS}
     for file in files:
         path = file.relative_to(folder).as_posix()
-        if (told := path.encode("utf-8", "replace").decode()) != path:
-            left["name"].append(told)
+        if (printable := path.encode("utf-8", "replace").decode()) != path:
+            left["name"].append(printable)
             continue
         try:
             film = read_film(file, path, elsewhere)
         except OverBudget:
             left["budget"].append(path)
             continue
-        if film is not None and place is not None:
-            film = _placed(film, place)
+        if film is not None and pattern is not None:
+            film = _placed(film, pattern)
         reason = "no DICOM" if film is None else _reason_against(film, keep_burned_in)
         if film is not None and not reason and film.instance in films:
             reason = "repeated"
@@ -175,9 +175,9 @@ def _sorted_out(
     return list(films.values())
 
 
-def _placed(film: Film, place: re.Pattern[str]) -> Film:
-    """The film under the ids that its path names; under none where it does not fit."""
-    found = place.fullmatch(film.path)
+def _placed(film: Film, pattern: re.Pattern[str]) -> Film:
+    """Return the film under the ids that its path names; under none where it does not fit."""
+    found = pattern.fullmatch(film.path)
     if found is None:
         return replace(film, placed=False)
     named = found.groupdict()
@@ -223,10 +223,10 @@ def _identified(films: list[Film], notices: Notices) -> list[Film]:
 
 def _patient_id(film: Film) -> str:
     """The patient's id as HL7 version 2 writes it with its issuer (CX): no id has ^^^ without one."""
-    told = plain_id(film.patient)
-    if not film.issuer and "^^^" not in told:
-        return told
-    return told.replace("^", "%5E") + (f"^^^{plain_id(film.issuer)}" if film.issuer else "")
+    patient = plain_id(film.patient)
+    if not film.issuer and "^^^" not in patient:
+        return patient
+    return patient.replace("^", "%5E") + (f"^^^{plain_id(film.issuer)}" if film.issuer else "")
 
 
 def _study_part(study: str) -> str:
@@ -298,7 +298,7 @@ def _choice(film: Film) -> tuple[object, ...]:
     return film.colour, film.raw, film.derived, film.number, film.path
 
 
-def _row(group: list[Film], told: bool) -> dict[str, object]:
+def _row(group: list[Film], capped: bool) -> dict[str, object]:
     frontals = [film for film in group if film.view in ("frontal", "")]
     frontal = min(frontals, key=lambda film: (film.colour, not film.view), default=None)  # the first of as good ones
     lateral = next((film for film in group if film.view == "lateral"), None)
@@ -313,6 +313,6 @@ def _row(group: list[Film], told: bool) -> dict[str, object]:
         "other_paths": [film.path for film in group if film not in (frontal, lateral)],
         "projection": lead.projection or None,
         "sex": next((film.sex for film in first if film.sex), None),
-        "age": told_age(age) if told else age,
+        "age": capped_age(age) if capped else age,
         "split": None,
     }

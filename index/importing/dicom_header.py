@@ -41,12 +41,38 @@ _WORDS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescr
 _WORDS_OF_THE_STUDY = ("PerformedProcedureStepDescription", "StudyDescription", "RequestedProcedureDescription")
 _DATES = ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate")
 _VALUES = _tags(
-    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "PresentationIntentType",
-    "DerivationDescription", "PatientID", "IssuerOfPatientID", "UniversalEntityID", "PatientBirthDate", "PatientSex",
-    "PatientAge", "BodyPartExamined", "ViewPosition", "StudyInstanceUID", "SeriesNumber", "InstanceNumber",
-    "PatientOrientation", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
-    "BitsAllocated", "BurnedInAnnotation", "CodeValue", "CodeMeaning", *_DATES, *_WORDS, *_WORDS_OF_THE_STUDY,
-)  # fmt: skip
+    "SpecificCharacterSet",
+    "ImageType",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "PresentationIntentType",
+    "DerivationDescription",
+    "PatientID",
+    "IssuerOfPatientID",
+    "UniversalEntityID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PatientAge",
+    "BodyPartExamined",
+    "ViewPosition",
+    "StudyInstanceUID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "PatientOrientation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BurnedInAnnotation",
+    "CodeValue",
+    "CodeMeaning",
+    *_DATES,
+    *_WORDS,
+    *_WORDS_OF_THE_STUDY,
+)
 _SEQUENCES = _tags(
     "AnatomicRegionSequence", "IssuerOfPatientIDQualifiersSequence", "ViewCodeSequence", "ViewModifierCodeSequence"
 )
@@ -369,11 +395,11 @@ class _Walk:
 
     def _head(self, end: int | None, implicit: bool) -> tuple[int, bytes, int] | None:
         """Return tag, VR and length of the next element, with the file at its value; None at the end."""
-        place = self._file.tell()
+        start = self._file.tell()
         self._left -= 1
-        if self._left < 0 or place - self._start > MOST_BYTES:
+        if self._left < 0 or start - self._start > MOST_BYTES:
             raise OverBudget(f"expected a DICOM header of at most {MOST_ELEMENTS} elements, got more")
-        head = self._file.read(8) if end is None or place + 8 <= end else b""
+        head = self._file.read(8) if end is None or start + 8 <= end else b""
         if len(head) < 8:
             return None
         group, element, vr = struct.unpack(("<" if self._little else ">") + "HH2s2x", head)

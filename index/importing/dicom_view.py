@@ -104,23 +104,23 @@ def view_of(
         series: words about this film, the first that say a view count.
     """
     words = _first(said_by_words(text) for text in series)
-    places = [_said_by_codes(codes), said_by_words(position), _said_by_axes(orientation), words]
+    said = [_said_by_codes(codes), said_by_words(position), _said_by_axes(orientation), words]
     every_word = _words(" ".join((position, *series, *study)))
-    if not any(place.view for place in places):
+    if not any(one.view for one in said):
         lying = Said(FRONTAL, "AP") if every_word & _LYING else Said()
-        places = [_first((*(said_by_words(text) for text in study), lying))]
-    views = [place.view for place in places if place.view]
+        said = [_first((*(said_by_words(text) for text in study), lying))]
+    views = [one.view for one in said if one.view]
     if words.view == NEITHER and LATERAL not in views:
         view, disputed = NEITHER, False
     else:
         counts = Counter(views)
         view = max(views, key=lambda one: counts[one], default="")
         disputed = len(counts) > 1
-    told = [place.projection for place in places if place.view == view and place.projection]
-    projection = told[0] if told else ""
-    if not told and view in ("", FRONTAL) and every_word & (_PORTABLE | _LYING):
+    projections = [one.projection for one in said if one.view == view and one.projection]
+    projection = projections[0] if projections else ""
+    if not projections and view in ("", FRONTAL) and every_word & (_PORTABLE | _LYING):
         projection = "AP"
-    return View("" if view == NEITHER else view, projection, disputed or len(set(told)) > 1)
+    return View("" if view == NEITHER else view, projection, disputed or len(set(projections)) > 1)
 
 
 def said_by_words(text: str) -> Said:

@@ -1,6 +1,6 @@
 """Several tables of studies as one, so that one encoder can learn from, or one index hold, several archives.
 
-It must not know where the tables came from, nor open an image: their paths must lead from one folder already.
+The paths of all of them must lead from one folder already.
 """
 
 from collections.abc import Collection, Mapping

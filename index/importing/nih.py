@@ -1,6 +1,6 @@
 """NIH ChestX-ray14's table (`Data_Entry_2017.csv`, or the 2020 one) as a table of studies.
 
-It must not know other sources, nor open an image: that a file of that name is there is all it asks.
+No image is opened: that a file of that name is there is all that is asked.
 """
 
 import os
@@ -101,9 +101,11 @@ def _films(offered: pd.DataFrame, notices: Notices) -> pd.DataFrame:
 
 
 def _find_images(films: pd.DataFrame, images: Path, notices: Notices) -> pd.DataFrame:
-    places = _places(images)
+    paths_of = _paths_by_name(images)
     stems = films["Image Index"].str.rsplit(".", n=1).str[0]
-    found = [places.get(name) or places.get(stem) or [] for name, stem in zip(films["Image Index"], stems, strict=True)]
+    found = [
+        paths_of.get(name) or paths_of.get(stem) or [] for name, stem in zip(films["Image Index"], stems, strict=True)
+    ]
     films["path"] = [paths[0] if paths else "" for paths in found]
     several = [len(paths) > 1 for paths in found]
     notices.add("several images", "images that are there more than once, the first taken", films["path"][several])
@@ -118,14 +120,14 @@ def _find_images(films: pd.DataFrame, images: Path, notices: Notices) -> pd.Data
     return films[there].reset_index(drop=True)
 
 
-def _places(images: Path) -> dict[str, list[str]]:
-    """Where each file lies below the folder, by its name and by its name without suffix, in path order."""
-    places: dict[str, list[str]] = {}
+def _paths_by_name(images: Path) -> dict[str, list[str]]:
+    """Return where each file lies below the folder, by its name and by its name without suffix, in path order."""
+    found: dict[str, list[str]] = {}
     for path in sorted(_files(images), key=lambda path: (path.parent.parts, path.name)):
         if path.suffix.lower() in _SUFFIXES:
-            places.setdefault(path.name, []).append(path.as_posix())
-            places.setdefault(path.stem, []).append(path.as_posix())
-    return places
+            found.setdefault(path.name, []).append(path.as_posix())
+            found.setdefault(path.stem, []).append(path.as_posix())
+    return found
 
 
 def _files(images: Path) -> Iterator[PurePath]:

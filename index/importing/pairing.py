@@ -13,7 +13,7 @@ from index.importing.dicom_header import Film, OverBudget, parse_film, read_film
 
 Source = bytes | Path
 """A film's bytes or its file."""
-Films = Mapping[str, Source]
+FilmsByView = Mapping[str, Source]
 """By view: frontal, lateral or both."""
 _SAYS, _LOOKS = "is, as its DICOM header says,", "looks, beside this collection's films, like"
 
@@ -30,31 +30,32 @@ def require_one_patient(frontal: Source | None, lateral: Source | None) -> None:
         )
 
 
-def film_notices(films: Films, looks: Mapping[str, str] | None = None, *, same: bool = False) -> list[str]:
+def film_notices(films: FilmsByView, looks: Mapping[str, str] | None = None, *, same: bool = False) -> list[str]:
     """Return what a reader should know of the films beside their answer, each in a sentence.
 
     Args:
         films: as they were given.
-        looks: view by place, as the films look beside those of the collection; a header that names a view counts first.
+        looks: by the view that each was given as, the view that it looks like beside those of the collection; a
+            header that names a view counts first.
         same: whether the two look as one film does.
     """
-    headers = {place: _header(film) for place, film in films.items()}
+    headers = {view: _header(film) for view, film in films.items()}
     notices = []
     one, other = headers.get("frontal"), headers.get("lateral")
     if len(films) == 2 and (same or films["frontal"] == films["lateral"] or _is_one_instance(one, other)):
         return ["Both places hold the same film. Take one out, or put the other view in its place."]
     if one and other and one.study and other.study and one.study != other.study:
         notices.append("The two films are of two studies, as their DICOM headers say.")
-    seen = {place: (header.view if header else "") or (looks or {}).get(place, "") for place, header in headers.items()}
-    wrong = [place for place, view in seen.items() if view and view != place]
+    seen = {given: (header.view if header else "") or (looks or {}).get(given, "") for given, header in headers.items()}
+    wrong = [given for given, view in seen.items() if view and view != given]
     if len(wrong) == 2:
         return [*notices, "Each of the two films seems to be in the other's place. Exchange them."]
-    for place in wrong:
-        header = headers[place]
+    for given in wrong:
+        header = headers[given]
         how = _SAYS if header and header.view else _LOOKS
-        two = "Two frontals: the" if place == "lateral" and len(films) == 2 else "The"
-        two = "Two laterals: the" if place == "frontal" and len(films) == 2 else two
-        notices.append(f"{two} film in the {place}'s place {how} a {seen[place]}.")
+        two = "Two frontals: the" if given == "lateral" and len(films) == 2 else "The"
+        two = "Two laterals: the" if given == "frontal" and len(films) == 2 else two
+        notices.append(f"{two} film in the {given}'s place {how} a {seen[given]}.")
     return notices
 
 

@@ -1,6 +1,6 @@
 """Pseudonyms of patients, studies and films: keyed hashes of their ids, and the file that holds the key.
 
-It must not know DICOM, tables or pixels; the key is used here and goes nowhere else.
+The key is used here and goes nowhere else.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Pseudonyms:
         return pseudonym
 
 
-def told_age(years: float | None) -> float | None:
+def capped_age(years: float | None) -> float | None:
     """Return the age in years as it may stand beside a pseudonym: 90 for everyone over 89."""
     return None if years is None else OLDEST_TOLD + 1 if years > OLDEST_TOLD else years
 

@@ -1,7 +1,4 @@
-"""What every importer shares: its notices, what it gives back, and reading the text of somebody's CSV.
-
-It must not know any one source's columns or paths; those are in the importer of that source.
-"""
+"""What every importer shares: its notices, what it gives back, and reading the text of somebody's CSV."""
 
 import csv
 import os
@@ -33,7 +30,7 @@ _A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}
 
 @dataclass(frozen=True)
 class Notice:
-    """Something an importer met and got over: how many times, and the first few places."""
+    """Something an importer met that did not stop it: how many times, and the first few examples."""
 
     kind: str
     sentence: str
@@ -74,15 +71,15 @@ class Notices:
     strict: bool = False
     met: list[Notice] = field(default_factory=list)
     shown: int = 3
-    """Places that a notice names; 0 where a place, such as a file's name, may name a patient."""
+    """Examples that a notice names; 0 where one, such as a file's name, may name a patient."""
 
-    def add(self, kind: str, sentence: str, places: Iterable[object]) -> None:
-        """Note the places, if there are any.
+    def add(self, kind: str, sentence: str, examples: Iterable[object]) -> None:
+        """Note the examples, if there are any.
 
         Raises:
-            StudiesError: the import is strict and there is at least one place.
+            StudiesError: the import is strict and there is at least one example.
         """
-        found = [str(place) for place in places]
+        found = [str(example) for example in examples]
         if not found:
             return
         notice = Notice(kind, sentence, len(found), tuple(found[: self.shown]))

@@ -1,13 +1,10 @@
-"""Measured: how often neighbours share a finding, beside chance and beside what films show from afar.
-
-Knows studies, vectors and layouts; nothing of how a vector was made.
-"""
+"""How often neighbours share a finding, measured beside chance and beside what the films' layouts alone would find."""
 
 import numpy as np
 import pyarrow as pa
 
 from index.errors import StudiesError
-from index.export.training import LEAST_QUERIES, Agreement, Interval, K
+from index.export.reliability import LEAST_QUERIES, Agreement, Interval, K
 from index.judging.bootstrap import estimates, patient_draws
 from index.judging.evaluation import Pool, Rows, judge, rank
 from index.judging.metrics import Values, chance_of_precision, precision_at
@@ -63,13 +60,13 @@ def _shuffled(labels: Labels, patients: Rows, ranked: Rows) -> Values:
     order = np.argsort(patients, kind="stable")
     sizes = np.bincount(patients)
     firsts = np.cumsum(sizes) - sizes
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order)) - np.repeat(firsts, sizes)
+    within = np.empty_like(order)
+    within[order] = np.arange(len(order)) - np.repeat(firsts, sizes)
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(_DRAWS):
         other = rng.permutation(len(sizes))[patients]
-        dealt = labels[order[firsts[other] + place % sizes[other]]]
+        dealt = labels[order[firsts[other] + within % sizes[other]]]
         found = (np.einsum("nc,nkc->nk", dealt, dealt[ranked]) > 0) & (ranked >= 0)
         shares.append(found[dealt.any(axis=1)].mean())
     return np.array(shares)

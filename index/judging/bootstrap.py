@@ -1,7 +1,4 @@
-"""Intervals by drawing patients again: how often each row counts in each draw, and what the draws say.
-
-Knows patient ids and values; it must not know which figure is being judged.
-"""
+"""Bootstrap intervals, by drawing patients with replacement: how often each row counts in each draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Retrieval judged: exact ranking of a pool of studies, hits held against a rule, figures with intervals.
-
-Knows vectors, patients and rules; it must not know files, reports or how a vector was made.
-"""
+"""Evaluation of retrieval: exact ranking of a pool of studies, hits judged by a rule, metrics with intervals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +11,7 @@ from index.errors import VectorsError
 from index.judging.bootstrap import Draws, Estimate, estimates
 from index.judging.metrics import METRICS, Judged, chance_of_reciprocal_rank, reciprocal_rank
 from index.judging.relevance import Rule
-from index.search.retriever import SIMILARITY_DECIMALS
+from index.search.first_k import SIMILARITY_DECIMALS
 from index.vectors import Embeddings
 
 Rows = npt.NDArray[np.int64]
@@ -31,25 +28,31 @@ class Pool:
     patients: Rows
     """(N,) a number for each patient."""
     order: Rows
-    """(N,) place of each study in the order of study ids, which breaks ties."""
+    """(N,) position of each study in the order of study ids, which breaks ties."""
     queries: Rows
     candidates: Rows
 
     @classmethod
     def of(
-        cls, embeddings: Embeddings, study_ids: Sequence[str], patient_ids: Sequence[str],
-        queries: Rows | None = None, candidates: Rows | None = None,
-    ) -> Self:  # fmt: skip
-        """Return the pool of studies, row for row; every study is both unless told otherwise."""
+        cls,
+        embeddings: Embeddings,
+        study_ids: Sequence[str],
+        patient_ids: Sequence[str],
+        queries: Rows | None = None,
+        candidates: Rows | None = None,
+    ) -> Self:
+        """Return the pool of studies, row for row; by default every study is both query and candidate."""
         every = np.arange(len(embeddings))
         order = np.empty(len(embeddings), dtype=np.int64)
         order[np.argsort(np.asarray(study_ids, dtype=str), kind="stable")] = every
         patients = np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)[1]
         return cls(
-            embeddings, patients, order,
+            embeddings,
+            patients,
+            order,
             every if queries is None else queries,
             every if candidates is None else candidates,
-        )  # fmt: skip
+        )
 
     def seen_by(self, embeddings: Embeddings) -> Self:
         """Return the same pool with other vectors of the same studies."""
@@ -85,7 +88,7 @@ def rank(pool: Pool, k: int, exclude: Excluded = "patient") -> Rows:
 
 
 def judge(pool: Pool, ranked: Rows, rule: Rule) -> tuple[Rows, Judged]:
-    """Return which queries the rule applies to (places in `pool.queries`), and their hits judged by it."""
+    """Return which queries the rule applies to (positions in `pool.queries`), and their hits judged by it."""
     asked = np.flatnonzero(rule.labels[pool.queries].any(axis=1))
     depth = ranked.shape[1]
     part = replace(pool, queries=pool.queries[asked])
@@ -159,7 +162,7 @@ def same_patient_first(pool: Pool, draws: Draws) -> Estimate:
 
 
 def _blocks(pool: Pool) -> Iterator[tuple[Rows, Rows]]:
-    """Yield places in `pool.queries`, and the rows there, few enough for a block against all candidates."""
+    """Yield positions in `pool.queries`, and the rows there, few enough for a block against all candidates."""
     size = max(_BLOCK_CELLS // max(len(pool.candidates), 1), 1)
     for start in range(0, len(pool.queries), size):
         block = np.arange(start, min(start + size, len(pool.queries)))
@@ -167,7 +170,7 @@ def _blocks(pool: Pool) -> Iterator[tuple[Rows, Rows]]:
 
 
 def _similarities(pool: Pool, exclude: Excluded) -> Iterator[tuple[Rows, Rows, npt.NDArray[np.float64]]]:
-    """Yield places in `pool.queries`, the rows there, and their similarities (q, n), minus infinity if excluded."""
+    """Yield positions in `pool.queries`, the rows there, and their similarities (q, n), minus infinity if excluded."""
     candidates = pool.embeddings[pool.candidates].T.astype(np.float64)
     for block, queries in _blocks(pool):
         similar = pool.embeddings[queries].astype(np.float64) @ candidates
@@ -183,12 +186,12 @@ def _excluded(pool: Pool, queries: Rows, exclude: Excluded) -> npt.NDArray[np.bo
 
 
 def _nearest(order: Rows, similar: npt.NDArray[np.float64], lowest: np.float64, k: int) -> Rows:
-    """Return the places of the k most similar, by similarity and then by order; `lowest` is the kth similarity."""
+    """Return the positions of the k most similar, by similarity and then by order; `lowest` is the kth similarity."""
     above, tied = np.flatnonzero(similar > lowest), np.flatnonzero((similar == lowest) & (lowest > -np.inf))
     if len(tied) > k:
         tied = tied[np.argpartition(order[tied], k - 1)[:k]]
-    places = np.concatenate([above, tied])
-    return places[np.lexsort((order[places], -similar[places]))][:k]
+    positions = np.concatenate([above, tied])
+    return positions[np.lexsort((order[positions], -similar[positions]))][:k]
 
 
 def _gains_of(rule: Rule, queries: Rows, hits: Rows) -> npt.NDArray[np.float32]:

@@ -1,7 +1,4 @@
-"""Retrieval metrics of ranked hits, each with what a random ranking would reach.
-
-Knows arrays alone; it must not know what makes a hit relevant, nor studies or vectors.
-"""
+"""Retrieval metrics of ranked hits, each with what a random ranking would reach."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,4 @@
-"""What makes a hit relevant: named rules over label matrices.
-
-Knows which labels a study has; it must not know vectors, ranks or metrics.
-"""
+"""What makes a hit relevant: named rules over label matrices."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

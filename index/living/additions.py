@@ -1,7 +1,4 @@
-"""What is added to a collection: a study with the vector of its films, as a row, and whether it is there already.
-
-Knows studies and vectors; it must not know where they are kept.
-"""
+"""What is added to a collection: a study with the vector of its films, as a row, and whether it is there already."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -36,7 +33,7 @@ class Addition:
     embedding: npt.NDArray[np.float32]
     """(D,) of unit norm."""
     joins: Study | None = None
-    """The stored study that it is with a further film, as `joined` says; it takes the place of that one alone."""
+    """The stored study that this one replaces, with the further film that `joined` has put to it."""
 
 
 class Writable(Searchable):
@@ -51,7 +48,7 @@ class Writable(Searchable):
         films: Mapping[str, bytes] | None = None,
         image_root: Path | None = None,
     ) -> list[bool]:
-        """Add studies, all or none; return of each whether anything was new. They are kept, and found, then.
+        """Add studies, all or none, durably; return for each whether anything was new.
 
         A study that is there with the same content is left as it is.
 
@@ -98,7 +95,7 @@ class Writable(Searchable):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
 def as_rows(additions: Sequence[Addition], schema: pa.Schema) -> list[dict[str, Any]]:

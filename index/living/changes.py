@@ -1,6 +1,6 @@
 """Studies that were added or deleted since an index was built, in one SQLite file beside it.
 
-SQLite alone makes a change durable and orders writers; it must not know what is searched, nor what a row means.
+SQLite makes a change durable and orders writers.
 """
 
 import json
@@ -17,21 +17,26 @@ import numpy.typing as npt
 
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch, WriteFailed
 from index.living.added_films import MOST_NAMES, NAME, NAMES
-from index.living.change_digests import NOTHING, digest, seal, summed
-from index.living.change_faults import FILE, FILES, GIVE_UP, REMEDY, told
 from index.living.changes_file import (
     APPLICATION,
+    GIVE_UP,
+    NOTHING,
+    REMEDY,
     VERSION,
-    bear_witness,
+    digest,
     films_of,
+    mark_changed,
     new_films,
     origin_text,
     require_plain_files,
     require_tables,
     save_facts,
     set_up,
+    sqlite_errors,
+    summed,
 )
-from index.storage.files import finite, parse_json
+from index.storage.files import finite, parse_json, seal_of
+from index.storage.folder import CHANGES, was_changed
 from index.storage.origin import is_at_origin
 from index.storage.places import require_here
 
@@ -47,16 +52,16 @@ _FACTS = {
     "last": None,
     "sum": re.compile(r"[0-9a-f]{64}"),
 }
-"""What each fact looks like; None: a whole number. A name is part of a path, and may be somebody else's."""
+"""What each fact looks like; None: a whole number. A name becomes part of a path, so it is checked."""
 _LATER = {"former": "", "also": "", "origin": "{}"}
-"""Facts that files of before have not, and what they come to then."""
+"""Facts that files of older versions lack, and the values they are given then."""
 _PATIENCE = 30.0
 """Seconds that a writer waits for another; each holds the file for the milliseconds of its own transaction."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """The last thing that happened to a study: it was added with a row and a vector, or deleted (both None)."""
+    """The latest change of a study: it was added with a row and a vector, or deleted (both None)."""
 
     sequence: int
     study_id: str
@@ -84,14 +89,14 @@ class Changes:
             ArtefactError: the file is missing, damaged, of another version, or no file of ours.
             FingerprintMismatch: its vectors are of another encoder.
         """
-        path = folder / FILE
+        path = folder / CHANGES
         require_plain_files(folder)
-        expected = any((folder / name).exists() for name in FILES)  # looked at first: a first writer may be at work
+        expected = was_changed(folder)  # looked at first: a first writer may be at work
         if not path.exists():
             if expected:
-                raise ArtefactError(f"{FILE} is missing from {str(folder)!r}; {REMEDY}")
+                raise ArtefactError(f"{CHANGES} is missing from {str(folder)!r}; {REMEDY}")
             return None
-        with told(path):
+        with sqlite_errors(path):
             connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=rw", _PATIENCE, isolation_level=None, check_same_thread=False, uri=True
             )
@@ -114,20 +119,20 @@ class Changes:
 
         Raises WriteFailed: it cannot be made; PlaceError: the index lies at an address; and what `open` raises.
         """
-        path = require_here(folder) / FILE
+        path = require_here(folder) / CHANGES
         try:
-            if not any((folder / name).exists() for name in FILES):
+            if not was_changed(folder):
                 set_up(path, applied, {"fingerprint": fingerprint, "embedding_dim": embedding_dim})
             found = cls.open(folder, fingerprint, embedding_dim)
             assert found is not None  # nobody removes the file
-            bear_witness(folder)
+            mark_changed(folder)
         except OSError as error:
             raise WriteFailed(f"{str(path)!r} cannot be made: {error}") from error
         return found
 
     def _require_facts(self, fingerprint: str, embedding_dim: int) -> None:
         if self._value("PRAGMA application_id") != APPLICATION:
-            raise ArtefactError(f"{str(self._path)!r} is no file of ours; {REMEDY}")
+            raise ArtefactError(f"{str(self._path)!r} was not written by Precedent; {REMEDY}")
         version = self._value("PRAGMA user_version")
         if version != VERSION:
             raise ArtefactError(
@@ -144,7 +149,7 @@ class Changes:
     @property
     def name(self) -> str:
         """The folder that films are added to, once the changes are `settle`d; no other collection has it."""
-        with told(self._path):
+        with sqlite_errors(self._path):
             return str(self._read_facts()["name"])
 
     def film_folders(self) -> tuple[list[str], list[str]]:
@@ -152,18 +157,18 @@ class Changes:
 
         Where the folder of the collection is a copy, or may be one, all are another's.
         """
-        with told(self._path):
+        with sqlite_errors(self._path):
             facts = self._read_facts()
         own, former = [facts["name"], *facts["also"].split()], facts["former"].split()
         return (own, former) if self._is_at_origin(facts) else ([], [*own, *former])
 
     def settle(self, becomes: Path | None = None) -> None:
-        """See to it that films can be added: a copy gets a folder for them of its own, and its former one is another's.
+        """Make it safe to add films: a copied collection gets a folder of its own for them.
 
         Args:
             becomes: where its folder is about to be moved to, which is a copy then in any case.
         """
-        with told(self._path):
+        with sqlite_errors(self._path):
             if becomes is None and self._is_at_origin(self._read_facts()):
                 return
         with self.writing():
@@ -173,7 +178,7 @@ class Changes:
                 facts |= {"also": "", "former": former} | new_films(self._path.parent, becomes)
 
     def claim(self) -> None:
-        """Take all films that it has ever named for its own: it was moved, and is no copy."""
+        """Treat all films that it has ever named as its own: the collection was moved, not copied."""
         with self.writing():
             facts = self._facts
             facts |= {"also": _joined(facts["also"], facts["former"]), "former": ""}
@@ -183,20 +188,20 @@ class Changes:
         return is_at_origin(self._path.parent, _origin(facts), films_of(facts["name"]))
 
     def version(self) -> int:
-        """Return a number that differs from the one before exactly if somebody else has changed the file since."""
-        with told(self._path):
+        """Return a number that changes whenever another process has changed the file."""
+        with sqlite_errors(self._path):
             return self._value("PRAGMA data_version")
 
     def since(self, sequence: int, *, whole: bool = False) -> tuple[int, list[Change]]:
-        """Return up to where changes were cleared away, and every change after `sequence`, oldest first.
+        """Return the number of the last change that was removed, and every change after `sequence`, oldest first.
 
         Args:
-            whole: read all that is kept, and miss what is not there.
+            whole: read every change, and check that none is missing.
 
         Raises:
             ArtefactError: a change is not what was written or, of the whole, one is missing.
         """
-        with told(self._path), self._transaction("BEGIN"):
+        with sqlite_errors(self._path), self._transaction("BEGIN"):
             facts = self._read_facts()
             asked = (
                 "SELECT sequence, study_id, row, embedding, sha256 FROM changes WHERE sequence > ? ORDER BY sequence"
@@ -209,12 +214,12 @@ class Changes:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the file against other writers; on leaving, all that was put is on the disk, after an error nothing.
+        """Lock the file against other writers; on leaving, all that was put is on the disk, after an error nothing.
 
         Raises:
             WriteFailed: the disk is full or does not take it, or another writer does not come to an end.
         """
-        with told(self._path), self._transaction("BEGIN IMMEDIATE"):
+        with sqlite_errors(self._path), self._transaction("BEGIN IMMEDIATE"):
             before = self._read_facts()
             self._facts = dict(before)
             yield
@@ -240,23 +245,23 @@ class Changes:
             self._connection.execute("DELETE FROM changes WHERE sequence <= ?", (sequence,))
             self._facts["cleared"] = max(self._facts["cleared"], sequence)
             self._facts["sum"] = summed(self._facts["sum"], [], gone)
-        with told(self._path):
+        with sqlite_errors(self._path):
             self._value("PRAGMA wal_checkpoint(TRUNCATE)")  # SQLite's log holds them too
 
     def faults(self) -> list[str]:
         """Return what SQLite finds wrong with the file, a sentence each."""
-        with told(self._path):
+        with sqlite_errors(self._path):
             found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check")]
-        return [f"{FILE}: {one}" for one in found if one != "ok"]
+        return [f"{CHANGES}: {one}" for one in found if one != "ok"]
 
     def copy_to(self, folder: Path) -> None:
         """Write the file as it is at this moment, with all that was acknowledged, to another folder."""
-        with told(folder / FILE), closing(sqlite3.connect(folder / FILE)) as other:
+        with sqlite_errors(folder / CHANGES), closing(sqlite3.connect(folder / CHANGES)) as other:
             self._connection.backup(other)
-        bear_witness(folder)
+        mark_changed(folder)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     @contextmanager
@@ -270,13 +275,13 @@ class Changes:
                 self._connection.execute("ROLLBACK")
 
     def _rows(self, asked: str, given: Any) -> list[tuple[Any, ...]]:
-        """Return rows; pages that lead to each other over and over would give them without end."""
-        room = sum(beside.stat().st_size for beside in self._path.parent.glob(f"{FILE}*"))
+        """Return rows, of no more bytes than the file has: in a damaged one, a circle of pages would never end."""
+        room = sum(beside.stat().st_size for beside in self._path.parent.glob(f"{CHANGES}*"))
         found: list[tuple[Any, ...]] = []
         for row in self._connection.execute(asked, (given,)):
             room -= sum(len(value) for value in row if isinstance(value, str | bytes))
             if room < 0:
-                raise ArtefactError(f"{str(self._path)!r} gives more than it holds; {REMEDY}")
+                raise ArtefactError(f"{str(self._path)!r} is damaged: its rows are longer than the file; {REMEDY}")
             found.append(row)
         return found
 
@@ -289,7 +294,9 @@ class Changes:
             row = None if text is None else parse_json(text)
             vector = None if blob is None else np.frombuffer(blob, dtype="<f4")
         except (ValueError, TypeError) as error:
-            raise ArtefactError(f"change {sequence} in {str(self._path)!r} is none ({error}); {REMEDY}") from error
+            raise ArtefactError(
+                f"change {sequence} in {str(self._path)!r} cannot be read ({error}); {REMEDY}"
+            ) from error
         if row is None and vector is None:
             return Change(sequence, study_id)
         fits = isinstance(row, dict) and row.get("study_id") == study_id
@@ -306,14 +313,16 @@ class Changes:
 
     def _read_facts(self) -> dict[str, Any]:
         found = dict(self._connection.execute("SELECT name, value FROM facts LIMIT 100"))
-        if not (told := found.pop("seal", None)) or told != seal(found):
+        if not (kept := found.pop("seal", None)) or kept != seal_of(found):
             raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
         found = _LATER | found
         for name, expected in _FACTS.items():
             value = found.get(name)
             fits = isinstance(value, int) if expected is None else isinstance(value, str) and expected.fullmatch(value)
             if not fits:
-                raise ArtefactError(f"{str(self._path)!r} says {name} {str(value)[:40]!r}, which is none; {REMEDY}")
+                raise ArtefactError(
+                    f"{str(self._path)!r} says {name} {str(value)[:40]!r}, which is not valid; {REMEDY}"
+                )
         return found
 
     def _value(self, statement: str) -> Any:
@@ -322,7 +331,7 @@ class Changes:
 
 
 def _joined(*names: str) -> str:
-    """Return names as one fact, the latest first; those beyond what one holds are let go."""
+    """Return names as one fact, the latest first; those for which there is no room are dropped."""
     return " ".join(" ".join(names).split()[:MOST_NAMES])
 
 

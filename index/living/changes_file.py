@@ -1,29 +1,29 @@
-"""What a file of changes looks like, and how an empty one comes to lie beside an index.
+"""The file of changes: its tables and facts, what SQLite refuses of it, and how an empty one is made beside an index.
 
-Knows the tables and the facts; it must not know what a change is.
+A change that was turned, moved or lost is noticed by the SHA-256 of each, by their sum, and by a seal on the facts.
 """
 
+import hashlib
 import json
 import os
 import re
 import secrets
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from index.errors import ArtefactError
-from index.living.change_digests import NOTHING, seal
-from index.living.change_faults import FILE, REMEDY, WITNESS, told
-from index.storage.files import sync
+from index.errors import ArtefactError, WriteFailed
+from index.storage.files import seal_of, sync
+from index.storage.folder import CHANGES, CHANGES_MARKER
 from index.storage.origin import origin_of
 
 VERSION = 2
 APPLICATION = 0x50524543  # "PREC": tells the file from any other SQLite database
 MOST_VALUE = 1 << 24
 """Bytes of a row or a vector: a study's columns as JSON have a few thousand."""
-_FRESH = re.compile(rf"\.{re.escape(FILE)}\.[0-9a-f]{{16}}\.new(-wal|-shm|-journal)?")
+_FRESH = re.compile(rf"\.{re.escape(CHANGES)}\.[0-9a-f]{{16}}\.new(-wal|-shm|-journal)?")
 _TABLES = f"""
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
@@ -36,25 +36,70 @@ CREATE TABLE changes (
     sha256 TEXT NOT NULL
 );
 """
+NOTHING = 64 * "0"
+"""The sum of no changes."""
+GIVE_UP = (
+    f"stop what uses the folder and move {CHANGES}* and {CHANGES_MARKER} away to give up what was added or deleted "
+    "since the index was built"
+)
+REMEDY = f"restore a snapshot, or {GIVE_UP}"
+_AT_PRESENT = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+)
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Raise our errors for those of SQLite.
+
+    Raises:
+        WriteFailed: the disk does not take it, at present or for this user. ArtefactError: the file is damaged.
+    """
+    try:
+        yield
+    except sqlite3.ProgrammingError:  # ours, never the file's
+        raise
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_CANTOPEN:
+            raise WriteFailed(
+                f"{str(path)!r} cannot be opened; SQLite writes beside it also for those who only search: let this "
+                "user write to the folder, or compact the collection and copy it without its changes"
+            ) from error
+        if code in _AT_PRESENT:
+            raise WriteFailed(
+                f"{str(path)!r} cannot be used at present ({error}); nothing was changed, try again"
+            ) from error
+        raise ArtefactError(f"{str(path)!r} is damaged ({error}); {REMEDY}") from error
 
 
 def require_plain_files(folder: Path) -> None:
-    """Refuse what is no file in the place of the changes' files, and what SQLite would follow out of the folder.
+    """Refuse links, pipes and folders in place of the files of changes, and what would lead SQLite out of the folder.
 
-    It writes to what a link leads to. A rollback journal can name a further file, which SQLite removes, wherever that
-    lies, before any table is read; ours are in WAL mode and never have one.
+    SQLite writes to what a link leads to. A rollback journal can name a further file, which SQLite removes, wherever
+    that lies, before any table is read; ours are in WAL mode and never have one.
 
     Raises:
         ArtefactError: there is a link, a pipe, a device or a folder, or a rollback journal.
     """
-    names = (FILE, *(f"{FILE}-{ending}" for ending in ("wal", "shm", "journal")), WITNESS)
+    names = (CHANGES, *(f"{CHANGES}-{ending}" for ending in ("wal", "shm", "journal")), CHANGES_MARKER)
     for path in (folder / name for name in names):
         if path.is_symlink():
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
         if path.exists() and not path.is_file():  # never opened and closed here: that would drop SQLite's own locks
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got none; {REMEDY}")
-    if (folder / f"{FILE}-journal").exists():
-        raise ArtefactError(f"expected no {FILE}-journal in {str(folder)!r}, got one, which is none of ours; {REMEDY}")
+    if (folder / f"{CHANGES}-journal").exists():
+        raise ArtefactError(
+            f"expected no {CHANGES}-journal in {str(folder)!r}, got one, which is none of ours; {REMEDY}"
+        )
 
 
 def require_tables(connection: sqlite3.Connection, path: Path) -> None:
@@ -71,10 +116,10 @@ def require_tables(connection: sqlite3.Connection, path: Path) -> None:
         raise ArtefactError(f"{str(path)!r} holds other tables than ours; {REMEDY}")
 
 
-def bear_witness(folder: Path) -> None:
+def mark_changed(folder: Path) -> None:
     """Note beside the changes of a folder that they are there; any number of processes may do so at once."""
-    with suppress(FileExistsError), (folder / WITNESS).open("x", encoding="utf-8") as file:
-        file.write(f"{FILE} holds what was added to this index and deleted from it.\n")
+    with suppress(FileExistsError), (folder / CHANGES_MARKER).open("x", encoding="utf-8") as file:
+        file.write(f"{CHANGES} holds what was added to this index and deleted from it.\n")
         sync(folder)
 
 
@@ -85,9 +130,9 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
         applied: up to where the index beside it holds all changes.
         facts: the fingerprint and the embedding_dim of its vectors.
     """
-    fresh = path.with_name(f".{FILE}.{new_name()}.new")
+    fresh = path.with_name(f".{CHANGES}.{new_name()}.new")
     try:
-        with told(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        with sqlite_errors(fresh), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
             connection.executescript(_TABLES)
             said = {"former": "", "also": "", "cleared": applied, "last": applied, "sum": NOTHING}
             save_facts(connection, {**facts, **new_films(path.parent), **said})
@@ -101,19 +146,19 @@ def set_up(path: Path, applied: int, facts: Mapping[str, Any]) -> None:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove what kills have left of files that were to be the first, once there is one."""
-    for path in folder.glob(f".{FILE}.*"):
+    """Remove unfinished first files that killed processes have left, once there is a finished one."""
+    for path in folder.glob(f".{CHANGES}.*"):
         if _FRESH.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def save_facts(connection: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
     """Write facts and their seal, within the caller's transaction."""
-    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal_of(facts))])
 
 
 def new_films(folder: Path, becomes: Path | None = None) -> dict[str, str]:
-    """Return facts of a folder of films that no other collection has, named for the collection in `folder`.
+    """Return the facts of a new folder of films for the collection in `folder`, by a name that no other collection has.
 
     Args:
         becomes: where that is about to be moved to.
@@ -123,7 +168,7 @@ def new_films(folder: Path, becomes: Path | None = None) -> dict[str, str]:
 
 
 def origin_text(folder: Path, name: str, becomes: Path | None = None) -> str:
-    """Return where a folder of films was named, as a fact is written."""
+    """Return where the folder of films was named, as JSON."""
     return json.dumps(origin_of(folder, films_of(name), becomes))
 
 
@@ -135,3 +180,18 @@ def films_of(name: str) -> str:
 def new_name() -> str:
     """Return a name that no other collection has."""
     return secrets.token_hex(8)
+
+
+def digest(sequence: Any, study_id: Any, text: Any, blob: Any) -> str:
+    """Return the SHA-256 of a change, 64 hex digits; "" where its parts are of types that no change has."""
+    try:
+        parts = (str(sequence).encode(), study_id.encode(), (text or "").encode(), bytes(memoryview(blob or b"")))
+    except (AttributeError, TypeError):
+        return ""
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "little") + part for part in parts)).hexdigest()
+
+
+def summed(total: str, added: Sequence[str], gone: Sequence[str] = ()) -> str:
+    """Return a sum of digests, modulo 2^256 and in hex, with some added and some removed, in whatever order."""
+    value = int(total, 16) + sum(int(one, 16) for one in added) - sum(int(one, 16) for one in gone)
+    return f"{value % 2**256:064x}"

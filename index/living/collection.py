@@ -1,7 +1,6 @@
-"""A collection that lives: studies are added to and deleted from a folder while any number of processes search it.
+"""A collection in a folder that changes: studies are added and deleted while any number of processes search it.
 
-An acknowledged change is on the disk and found by the next search, here and in every other process. Knows the index and
-its changes on disk; it must not know how a vector was made.
+An acknowledged change is on the disk and found by the next search, here and in every other process.
 """
 
 import threading
@@ -22,8 +21,7 @@ from index.living.additions import Addition, Writable, as_rows, is_same
 from index.living.changes import Changes
 from index.living.changes_file import remove_left_over
 from index.living.compaction import mend_map, save_generation
-from index.living.generation import Generation
-from index.living.state import State, read_state, stamp_of
+from index.living.generation import Generation, State, read_state, stamp_of
 from index.search.familiarity import FamiliarityGate
 from index.search.searchable import Answer, Choices
 from index.storage.folder import held_alone
@@ -68,7 +66,7 @@ class LivingCollection(Writable):
             return self._generation
 
     def reload(self) -> None:
-        """Take up the index that lies in the folder now; searches go on in the old one until it is there.
+        """Load the index that is in the folder now; searches go on in the old one until it is loaded.
 
         Raises:
             FingerprintMismatch: it is of another encoder than the one before, with which queries are embedded.
@@ -92,7 +90,7 @@ class LivingCollection(Writable):
         films: Mapping[str, bytes] | None = None,
         image_root: Path | None = None,
     ) -> list[bool]:
-        """Add studies, as `Writable` says; return of each whether anything was new. They are on the disk then."""
+        """Add studies, as `Writable` says; return for each whether anything was new. They are on the disk then."""
         with self._written() as (before, changes):
             rows = as_rows(additions, self.schema)
             vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
@@ -128,7 +126,7 @@ class LivingCollection(Writable):
             return film_path(changes.name, content, suffix)
 
     def compact(self, image_root: Path | None = None, *, moved: bool = False) -> dict[str, Any]:
-        """Write a new index that holds the changes, forget them, and search it; return its manifest.
+        """Write a new index that holds the changes, remove them from their file, and search it; return its manifest.
 
         Searches, adds and deletes go on meanwhile, here and in other processes.
 
@@ -177,7 +175,7 @@ class LivingCollection(Writable):
         return remembered_root(self._source, self.manifest, trusted=trusted)
 
     def _follow(self) -> None:
-        """Take up the index that lies in the folder, where another process has put one there. Raises as `reload`."""
+        """Load the index in the folder if another process has replaced it. Raises as `reload`."""
         if stamp_of(self.folder) != self._stamp:
             self.reload()
 
@@ -190,7 +188,7 @@ class LivingCollection(Writable):
 
     @contextmanager
     def _written(self) -> Iterator[tuple[Generation, Changes]]:
-        """Hold the folder's changes against all other writers; yield what they led to, and where to put more."""
+        """Lock the folder's changes against other writers; yield the generation they make, and where to put more."""
         with self._writing:
             self._follow()
             with closing(self._make_changes()) as changes, changes.writing():
@@ -207,7 +205,7 @@ class LivingCollection(Writable):
         self.embedding_dim = self._generation.embedding_dim
 
     def close(self) -> None:
-        """Let go of the changes' file; what was searched last can still be searched."""
+        """Close the file of changes; what was searched last can still be searched."""
         if self._changes is not None:
             self._changes.close()
 

@@ -1,7 +1,4 @@
-"""A generation written to its folder as a new index, in place of the one it was built on, with the changes in it.
-
-Knows what an index is made of; it must not know what becomes of the changes' file.
-"""
+"""A generation written to its folder as a new index, in place of the one it was built on, with the changes in it."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +12,7 @@ from index.built.kinds import resolve_kind
 from index.built.map import build_map, load_map, plane_of
 from index.built.vector_index import Rows, VectorIndex
 from index.errors import CollectionError, StaleMap
-from index.export.training import kept_facts
+from index.export.reliability import kept_facts
 from index.living.generation import Generation
 from index.storage.origin import ORIGIN, is_root_ours, rooted
 from index.vectors import Embeddings
@@ -49,7 +46,7 @@ def save_generation(folder: Path, generation: Generation) -> None:
 
 
 def mend_map(folder: Path) -> None:
-    """Work out anew, on its own plane, a map that a killed compaction has left of another state of the index.
+    """Rebuild, on the same plane, a map that a killed compaction has left behind for an older state of the index.
 
     Raises:
         ArtefactError: the map has changed since it was written.
@@ -61,7 +58,7 @@ def mend_map(folder: Path) -> None:
 
 
 def _kind_of(built: Collection, count: int) -> str:
-    """Return the kind that was chosen for the index; where size had chosen it, what the new size does."""
+    """Return the kind of index to build: the one that was asked for, or what suits the new size."""
     kind: str = built.manifest["kind"]
     return resolve_kind("auto", count) if kind == resolve_kind("auto", len(built.vectors)) else kind
 
@@ -74,7 +71,7 @@ def _blocks(generation: Generation, rows: Rows) -> Iterator[Embeddings]:
 
 
 def _layouts_of(built: Collection, studies: pa.Table) -> pa.Table | None:
-    """Return the sample of films less those of patients who are gone; an added study has no layout in it."""
+    """Return the sample of layouts without those of patients who are gone; added studies have none in it."""
     if built.layouts is None:
         return None
     return built.layouts.filter(_among(built.layouts["patient_id"], studies["patient_id"].unique().to_pylist()))

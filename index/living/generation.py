@@ -1,33 +1,36 @@
 """A collection at one moment: the index as it was built, without what was deleted since, and what was added since.
 
-Both parts are searched and their answers made one, as if all had been indexed together. Knows no file.
+Both parts are searched and their answers made one, as if all had been indexed together. `read_state` reads them from a
+folder so that they belong together, whoever else is at work there.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.built.collection import Collection
+from index.built.collection import MANIFEST, Collection, load_collection
 from index.built.vector_index import VectorIndex
-from index.errors import ArtefactError
+from index.errors import ArtefactError, CollectionError
 from index.living.added_films import PATH as ADDED_FILM
-from index.living.changes import Change
+from index.living.changes import Change, Changes
 from index.search.first_k import require_options
 from index.search.retriever import Retriever
 from index.search.searchable import Answer, Choices, Hit, Searchable
+from index.storage.files import read_settled, stamp
 from index.table.studies import Study, require_studies
 from index.vectors import Embeddings, as_embeddings
 
 
 class Generation(Searchable):
-    """One state of a collection. Immutable: a change makes another, at the cost of what was added, not of all."""
+    """One state of a collection. Immutable: a change makes another, at a cost that grows with what was added alone."""
 
     def __init__(self, collection: Collection, sequence: int = 0) -> None:
         """Take a collection as it was built; `sequence` is that of the last change which it holds."""
@@ -40,7 +43,7 @@ class Generation(Searchable):
         self._parts = [self._built]
 
     def after(self, changes: Sequence[Change]) -> Self:
-        """Return the generation in which these, oldest first, have happened as well."""
+        """Return the generation after these changes, oldest first."""
         if not changes:
             return self
         following = type(self).__new__(type(self))
@@ -72,7 +75,7 @@ class Generation(Searchable):
         return rows
 
     def _as_kept(self, embedding: Any) -> Embeddings:
-        """Return a vector as (1, D) in the index's precision: the next compaction changes no similarity."""
+        """Return a vector as (1, D) in the index's precision, so that compaction changes no similarity."""
         vector = as_embeddings(embedding, self.embedding_dim)
         return vector.astype(np.float16).astype(np.float32) if self.collection.vectors.precision == "fp16" else vector
 
@@ -133,3 +136,43 @@ class Generation(Searchable):
 
 def _ordered(hits: Iterable[Hit]) -> list[Hit]:
     return sorted(hits, key=lambda hit: (-hit.similarity, hit.study.study_id))
+
+
+class State(NamedTuple):
+    """What is searched, with a stamp of its manifest that shows when another index has replaced it."""
+
+    stamp: tuple[int, ...]
+    generation: Generation
+    changes: Changes | None
+
+
+def read_state(folder: Path) -> State:
+    """Return an index and the changes that belong to it, however often others compact the folder meanwhile.
+
+    Raises:
+        ArtefactError: there is none, or a file of it is missing, damaged or of another state.
+    """
+    return read_settled(folder / MANIFEST, partial(_read, folder))
+
+
+def _read(folder: Path) -> State:
+    seen, collection = stamp_of(folder), load_collection(folder)
+    generation = Generation(collection, collection.manifest.get("applied", 0))
+    changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
+    if changes is None:
+        return State(seen, generation, None)
+    try:
+        cleared, since = changes.since(generation.sequence, whole=True)
+        if cleared > generation.sequence:
+            raise ArtefactError(
+                f"the index in {str(folder)!r} lacks studies that were added to it and compacted; restore a snapshot"
+            )
+        return State(seen, generation.after(since), changes)
+    except CollectionError:
+        changes.close()
+        raise
+
+
+def stamp_of(folder: Path) -> tuple[int, ...]:
+    """Return a stamp of the manifest in a folder, which differs as soon as another one replaces it."""
+    return stamp(folder / MANIFEST)

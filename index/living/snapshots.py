@@ -1,6 +1,6 @@
 """Copies of a collection at one moment, and collections made of such a copy.
 
-Films are not in a folder and not in a snapshot.
+Films are neither in the folder of a collection nor in a snapshot.
 """
 
 import os
@@ -11,19 +11,13 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from index.built.collection import MANIFEST, load_index_manifest, require_own_name
-from index.built.collection import OWN_NAME as INDEX_FILE
-from index.built.map import MANIFEST as MAP
-from index.built.map import OWN_NAME as MAP_FILE
-from index.built.map import require_map_name
+from index.built.collection import INDEX_FILE, MANIFEST, load_index_manifest, require_own_name
+from index.built.map import MAP_FILE, MAP_MANIFEST, require_map_name
 from index.errors import ArtefactError, CollectionError
-from index.living.change_faults import FILE as CHANGES
-from index.living.change_faults import WITNESS
 from index.living.changes import Changes
 from index.storage.files import load_json, open_regular, require_shape, require_unchanged, save_json, sha256_of, sync
-from index.storage.folder import held_alone
-from index.storage.manifests import MAP as MAP_SHAPE
-from index.storage.manifests import SNAPSHOT as SHAPE
+from index.storage.folder import CHANGES, CHANGES_MARKER, held_alone
+from index.storage.manifests import MAP_SHAPE, SNAPSHOT_SHAPE
 from index.storage.origin import ORIGIN, is_root_ours, rooted
 from index.storage.places import require_here
 
@@ -32,7 +26,7 @@ VERSION = 1
 SNAPSHOT = "snapshot.json"
 _BLOCK = 1 << 20
 _COPIED = re.compile(
-    "|".join([*map(re.escape, (MANIFEST, MAP, CHANGES, WITNESS)), INDEX_FILE.pattern, MAP_FILE.pattern])
+    "|".join([*map(re.escape, (MANIFEST, MAP_MANIFEST, CHANGES, CHANGES_MARKER)), INDEX_FILE.pattern, MAP_FILE.pattern])
 )
 _MADE = re.compile(
     rf"{_COPIED.pattern}|{re.escape(CHANGES)}-(wal|shm|journal)|{re.escape(SNAPSHOT)}|\.{re.escape(SNAPSHOT)}\.partial"
@@ -58,9 +52,9 @@ def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
             with closing(changes):
                 changes.copy_to(partial)
                 _require_whole(partial, manifest)
-        if (folder / MAP).exists():
-            found = load_json(folder / MAP, "map manifest", remedy, MAP_SHAPE)
-            _copy(folder / MAP, partial)
+        if (folder / MAP_MANIFEST).exists():
+            found = load_json(folder / MAP_MANIFEST, "map manifest", remedy, MAP_SHAPE)
+            _copy(folder / MAP_MANIFEST, partial)
             _copy(folder / require_map_name(found["name"], remedy), partial, found["sha256"], remedy)
         _copy(folder / MANIFEST, partial)
         files = {
@@ -85,15 +79,15 @@ def restore_snapshot(snapshot: Path, out: Path) -> None:
     content = load_json(snapshot / SNAPSHOT, "snapshot", remedy)
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         raise ArtefactError(f"{str(snapshot)!r} is no snapshot of version {VERSION}; {remedy}")
-    require_shape(content, SHAPE, f"{str(snapshot)!r} is not as a snapshot is written", remedy)
+    require_shape(content, SNAPSHOT_SHAPE, f"{str(snapshot)!r} is not as a snapshot is written", remedy)
     with _made(out) as partial:
         for name, entry in content["files"].items():
             if not _COPIED.fullmatch(name):
                 raise ArtefactError(f"expected files of a collection in {str(snapshot)!r}, got {name[:80]!r}; {remedy}")
             _copy(snapshot / name, partial, entry["sha256"], remedy)
         manifest = load_index_manifest(partial)
-        told = {"image_root": manifest.get("image_root"), ORIGIN: content.get(ORIGIN)}
-        if is_root_ours(snapshot, told):
+        origin = {"image_root": manifest.get("image_root"), ORIGIN: content.get(ORIGIN)}
+        if is_root_ours(snapshot, origin):
             save_json(partial / MANIFEST, manifest | rooted(partial, manifest, out), sealed=True)
         changes = Changes.open(partial, manifest["fingerprint"], manifest["embedding_dim"])
         if changes is not None:
@@ -102,7 +96,7 @@ def restore_snapshot(snapshot: Path, out: Path) -> None:
 
 
 def _require_whole(folder: Path, manifest: dict[str, Any]) -> None:
-    """Read every change of a copy, so that no snapshot vouches for damaged ones. Raises ArtefactError."""
+    """Read every change of a copy, so that no damaged one gets into a snapshot. Raises ArtefactError."""
     copied = Changes.open(folder, manifest["fingerprint"], manifest["embedding_dim"])
     assert copied is not None
     with closing(copied):
@@ -122,7 +116,7 @@ def held_alone_or_missing(folder: Path, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def _made(out: Path) -> Iterator[Path]:
-    """Yield a folder beside `out` to fill; on leaving, it is brought to the disk and takes that name."""
+    """Yield a folder beside `out` to fill; on leaving, it is written to the disk and renamed to `out`."""
     require_here(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CollectionError(f"expected a new or empty folder, got {str(out)!r}; name another")

@@ -1,6 +1,6 @@
-"""Everything that can be wrong with a collection on disk, looked for: digests, rows, vectors, ids, changes, films.
+"""Checks everything that can be wrong with a collection on disk: digests, rows, vectors, ids, changes, films.
 
-Knows the files of a folder and what they must agree on; it mends nothing.
+Nothing is repaired.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,17 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from index.built.collection import MANIFEST, Collection, load_collection
-from index.built.map import MANIFEST as MAP
-from index.built.map import load_map
+from index.built.map import MAP_MANIFEST, load_map
 from index.built.mirror import fetched
 from index.built.vector_index import VectorIndex
 from index.errors import BackendUnavailable, CollectionError, StaleMap, UntrustedRoot
 from index.living.added_films import changed_films, left_films, unnamed_films
-from index.living.change_faults import FILE as CHANGES
-from index.living.change_faults import WITNESS
 from index.living.changes import Change, Changes
-from index.living.generation import Generation
-from index.living.state import stamp_of
+from index.living.generation import Generation, stamp_of
+from index.storage.folder import CHANGES, CHANGES_MARKER
 from index.storage.origin import remembered_root
 from index.table.studies import as_studies
 from index.vectors import as_embeddings
@@ -34,14 +31,14 @@ _BLOCK = 1 << 14
 
 @dataclass
 class Verdict:
-    """What was found."""
+    """The outcome of a verification."""
 
     studies: int = 0
-    """That can be found now."""
+    """Number of studies that a search can find."""
     faults: list[str] = field(default_factory=list)
     """What is wrong, a sentence each."""
     notes: list[str] = field(default_factory=list)
-    """What is right but need not be there, a sentence each."""
+    """What is no fault but could be removed, a sentence each."""
 
 
 def verify(folder: Path, image_root: Path | None = None, *, trusted: bool = False) -> Verdict:
@@ -58,7 +55,7 @@ def verify(folder: Path, image_root: Path | None = None, *, trusted: bool = Fals
     try:
         with fetched(folder) as here:
             for _ in range(_ATTEMPTS):
-                before, found = stamp_of(here), _verdict(here, Films(folder, image_root, trusted))
+                before, found = stamp_of(here), _verdict(here, _AddedFilms(folder, image_root, trusted))
                 if not found.faults or stamp_of(here) == before:  # else it was compacted beside this
                     break
     except BackendUnavailable:
@@ -68,7 +65,7 @@ def verify(folder: Path, image_root: Path | None = None, *, trusted: bool = Fals
     return found
 
 
-def _verdict(folder: Path, films: "Films") -> Verdict:
+def _verdict(folder: Path, films: "_AddedFilms") -> Verdict:
     found = Verdict()
     try:
         collection = _look(folder, films, found)
@@ -82,7 +79,7 @@ def _verdict(folder: Path, films: "Films") -> Verdict:
 
 
 @dataclass(frozen=True)
-class Films:
+class _AddedFilms:
     """Where the added films are to be looked for."""
 
     where: Path
@@ -100,7 +97,7 @@ class Films:
         return root if root is not None and root.is_dir() else None
 
 
-def _look(folder: Path, films: Films, found: Verdict) -> Collection:
+def _look(folder: Path, films: _AddedFilms, found: Verdict) -> Collection:
     collection = load_collection(folder)  # every SHA-256, and the manifest's own
     found.faults += _of_rows(collection.studies) + _of_vectors(collection.vectors)
     generation = Generation(collection, collection.manifest.get("applied", 0))
@@ -122,14 +119,14 @@ def _look(folder: Path, films: Films, found: Verdict) -> Collection:
 
 def _of_rows(studies: pa.Table) -> list[str]:
     apart = [name for name in ("views",) if name in studies.column_names]
-    return _told(partial(as_studies, studies.drop_columns(apart)))
+    return refusals(partial(as_studies, studies.drop_columns(apart)))
 
 
 def _of_vectors(vectors: VectorIndex) -> list[str]:
     faults: list[str] = []
     for start in range(0, len(vectors), _BLOCK):
         block = vectors.vectors(np.arange(start, min(start + _BLOCK, len(vectors))))
-        faults += [f"rows from {start:,}: {one}" for one in _told(partial(as_embeddings, block))]
+        faults += [f"rows from {start:,}: {one}" for one in refusals(partial(as_embeddings, block))]
     return faults
 
 
@@ -147,7 +144,7 @@ def _of_change(change: Change, generation: Generation) -> Iterator[str]:
     if change.row is None or change.embedding is None:
         return
     for fault in (
-        *_told(partial(as_embeddings, change.embedding, generation.embedding_dim)),
+        *refusals(partial(as_embeddings, change.embedding, generation.embedding_dim)),
         *_of_rows(pa.Table.from_pylist([change.row], generation.schema)),
     ):
         yield f"{CHANGES}: change {change.sequence} ({change.study_id!r}): {fault}"
@@ -167,12 +164,12 @@ def _strangers(folder: Path, collection: Collection) -> Iterator[Path]:
     """Yield the files that a kill may have left."""
     named = {entry["name"] for entry in collection.manifest["files"].values()}
     for path in sorted(folder.iterdir()):
-        ours = path.name in {*named, MANIFEST, MAP, WITNESS} or path.name.startswith((CHANGES, "map-"))
+        ours = path.name in {*named, MANIFEST, MAP_MANIFEST, CHANGES_MARKER} or path.name.startswith((CHANGES, "map-"))
         if not ours and path.is_file():
             yield path
 
 
-def _told(check: Callable[[], object]) -> list[str]:
+def refusals(check: Callable[[], object]) -> list[str]:
     """Return the sentence that a check refuses with; nothing where it does not."""
     try:
         check()

@@ -1,7 +1,4 @@
-"""Addresses of collections on Milvus: a server's, or a file's that Milvus Lite keeps.
-
-Knows words; it must not connect to anything.
-"""
+"""Addresses of collections on Milvus: a server's, or a file's that Milvus Lite keeps."""
 
 import re
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """A collection on Milvus, filled from an export a shard at a time and put in the place of the one before.
 
 What it is made of names it, its manifest is written last and the alias is moved after that, so a killed build goes on
-where it stopped and no search ever sees half of one. Knows exports and Milvus; nothing of how a vector was made.
+where it stopped and no search ever sees half of one.
 """
 
 import base64
@@ -18,8 +18,8 @@ import pyarrow as pa
 from index.built.effort import lists_of
 from index.built.kinds import resolve_kind
 from index.errors import ArtefactError, CollectionError
+from index.export.reliability import kept_facts
 from index.export.shards import FAILED, load_layouts, load_manifest, load_shards
-from index.export.training import kept_facts
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
 from index.milvus.columns import KEY, VECTOR, Columns
@@ -67,7 +67,7 @@ def build_on_milvus(
         kind: of KIND_NAMES.
         consistency: of CONSISTENCIES: of which changes a search is sure to know. A collection that is there takes it.
         drop_old: remove what the address meant before, and what it meant before that.
-        advance: told of so many rows more that are there.
+        advance: called with the number of rows that were added, for a progress bar.
 
     Raises:
         ArtefactError: the export is unfinished or has changed. CollectionError: it is empty, the kind or consistency
@@ -128,9 +128,15 @@ def _require_no_changes(server: MilvusServer, name: str) -> None:
 
 
 def _fill(
-    server: MilvusServer, name: str, described: dict[str, Any] | None, embeddings: Path, export: dict[str, Any],
-    kind: str, advance: Callable[[int], object], consistency: str,
-) -> dict[str, Any]:  # fmt: skip
+    server: MilvusServer,
+    name: str,
+    described: dict[str, Any] | None,
+    embeddings: Path,
+    export: dict[str, Any],
+    kind: str,
+    advance: Callable[[int], object],
+    consistency: str,
+) -> dict[str, Any]:
     """Insert what is not there yet, index it, and write the manifest."""
     layouts = _sampled_layouts(embeddings, export["rows"])
     done = 0 if described is None else int(property_of(described, BUILDING) or 0)
@@ -223,12 +229,24 @@ def _finish(
     probes, recall = with_enough_probes(server, name, rows, lists) if kind == "ivf" else (0, 1.0)
     films = secrets.token_hex(8)
     manifest = {
-        "format": FORMAT, "version": VERSION, "address": server.address.collection, "kind": kind, "precision": "fp32",
-        "rows": rows, "embedding_dim": export["embedding_dim"], "fingerprint": export["fingerprint"],
-        "image_root": export.get("image_root"), "lists": lists, "probes": probes, "recall_at_10": recall,
-        "films": films, CONSISTENCY: consistency, FILMS_ORIGIN: origin_of(server.address, films),
-        "built_at": datetime.now(UTC).isoformat(timespec="seconds"), "columns": columns.as_json(),
-    }  # fmt: skip
+        "format": FORMAT,
+        "version": VERSION,
+        "address": server.address.collection,
+        "kind": kind,
+        "precision": "fp32",
+        "rows": rows,
+        "embedding_dim": export["embedding_dim"],
+        "fingerprint": export["fingerprint"],
+        "image_root": export.get("image_root"),
+        "lists": lists,
+        "probes": probes,
+        "recall_at_10": recall,
+        "films": films,
+        CONSISTENCY: consistency,
+        FILMS_ORIGIN: origin_of(server.address, films),
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "columns": columns.as_json(),
+    }
     manifest |= kept_facts(export)
     if root_ours:
         manifest |= rooted(server.address, manifest)

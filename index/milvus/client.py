@@ -1,6 +1,6 @@
-"""The one way to a Milvus server: bounded calls, connected again after a loss, refused in our sentences.
+"""Every call to a Milvus server: within a time limit, connected again after a loss, its errors put into our words.
 
-Knows pymilvus, which is imported when it is first needed; it must not know studies.
+pymilvus is imported when it is first needed.
 """
 
 import logging
@@ -88,14 +88,14 @@ class MilvusServer:
 
         Milvus Lite, and who says no number, pass.
         """
-        told = str(self.call("get_server_version"))
-        number = re.search(r"(\d+)\.(\d+)", told)
-        if told.startswith("milvus_lite") or number is None or tuple(map(int, number.groups())) >= LEAST_VERSION:
+        version = str(self.call("get_server_version"))
+        number = re.search(r"(\d+)\.(\d+)", version)
+        if version.startswith("milvus_lite") or number is None or tuple(map(int, number.groups())) >= LEAST_VERSION:
             return
         least = ".".join(map(str, LEAST_VERSION))
         raise CollectionError(
-            f"expected Milvus {least} or later on {self._where}, got {told[:40]!r}, which keeps no nulls; nothing was "
-            "created there; upgrade it"
+            f"expected Milvus {least} or later on {self._where}, got {version[:40]!r}, which keeps no nulls; nothing "
+            "was created there; upgrade it"
         )
 
     def describe(self, name: str) -> dict[str, Any] | None:
@@ -121,7 +121,7 @@ class MilvusServer:
         try:
             yield
         except self._pymilvus.MilvusException as error:
-            raise self._told(error) from error
+            raise self._refusal(error) from error
         except (grpc.RpcError, ValueError) as error:  # pymilvus lets both through; the latter for a closed channel
             if isinstance(error, CollectionError):
                 raise
@@ -131,7 +131,7 @@ class MilvusServer:
             ) from error
 
     def _load(self, name: str, seconds: float | None) -> None:
-        """Have a collection loaded; one caller waits for it, the others are told at once. Raises BackendLoading."""
+        """Have a collection loaded; one caller waits for it, the others are refused at once. Raises BackendLoading."""
         loading = BackendLoading(f"Milvus on {self._where} is still loading {name!r}; try again in some seconds")
         if not self._loading.acquire(blocking=False):
             raise loading
@@ -209,7 +209,7 @@ class MilvusServer:
                     raise
             return self._client
 
-    def _told(self, error: Any) -> CollectionError:
+    def _refusal(self, error: Any) -> CollectionError:
         if error.code in (_NOT_FOUND, _NO_ALIAS):
             return NotOnMilvus(
                 f"no collection {self.address.collection!r} on {self._where}; run: precedent index EMBEDDINGS "

@@ -1,7 +1,6 @@
 """A collection on a Milvus server, or in a file of Milvus Lite: searched, added to and deleted from as one in a folder.
 
-A change is kept by Milvus when it is acknowledged, and found by every later search. It must not know how a vector was
-made.
+A change is kept by Milvus when it is acknowledged, and found by every later search.
 """
 
 import base64
@@ -15,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from index.errors import UntrustedRoot
-from index.export.layouts import LayoutGate
 from index.living.added_films import FOLDER, NAME, film_path, is_added, remove_films, save_film
 from index.living.additions import Addition, Writable, as_rows, is_same
 from index.milvus.address import MilvusAddress
@@ -24,7 +22,7 @@ from index.milvus.filters import ALL, among, any_of, literal
 from index.milvus.manifest import CHANGED, CONSISTENCIES, FILMS_ORIGIN, property_of
 from index.milvus.search import MilvusSearch
 from index.search.familiarity import SAMPLE as GATE_SAMPLE
-from index.search.familiarity import FamiliarityGate
+from index.search.familiarity import FamiliarityGate, LayoutGate
 from index.storage.origin import is_at_origin, origin_of, remembered_root
 from index.storage.places import is_local
 from index.vectors import as_embedding
@@ -101,7 +99,7 @@ class MilvusCollection(MilvusSearch, Writable):
         return remembered_root(self.address, self.manifest, trusted=trusted)
 
     def _films(self) -> str:
-        """Return the name of the folder of added films; where it may be a copy's, one that is told by its address."""
+        """Return the name of the folder of added films; where it may be a copy's, one derived from its address."""
         named = str(self.manifest.get("films"))
         if NAME.fullmatch(named) and is_at_origin(self.address, self.manifest.get(FILMS_ORIGIN), named):
             return named

@@ -1,7 +1,4 @@
-"""The columns of a studies table as fields of a Milvus collection, and rows of the one as entities of the other.
-
-Knows types and names; it must not know vectors' meaning nor where the server is.
-"""
+"""The columns of a studies table as fields of a Milvus collection, and rows of the one as entities of the other."""
 
 import hashlib
 import json
@@ -38,10 +35,10 @@ class Columns:
     schema: pa.Schema
 
     @classmethod
-    def from_json(cls, told: list[list[str]]) -> Self:
-        """Return the columns that `as_json` told."""
+    def from_json(cls, columns: list[list[str]]) -> Self:
+        """Return the columns that `as_json` gave."""
         kinds = {_LIST: pa.list_(pa.string())}
-        return cls(pa.schema([pa.field(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in told]))
+        return cls(pa.schema([pa.field(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns]))
 
     def as_json(self) -> list[list[str]]:
         """Return names and types, in order."""
@@ -79,9 +76,12 @@ class Columns:
                 continue
             if pa.types.is_list(one.type):
                 made.add_field(
-                    self.fields[one.name], kinds.ARRAY, element_type=kinds.VARCHAR, max_capacity=MOST_ITEMS,
+                    self.fields[one.name],
+                    kinds.ARRAY,
+                    element_type=kinds.VARCHAR,
+                    max_capacity=MOST_ITEMS,
                     max_length=MOST_BYTES,
-                )  # fmt: skip
+                )
             else:
                 made.add_field(self.fields[one.name], nullable=True, **_kind_of(one.type, kinds, text))
         return made

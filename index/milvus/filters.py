@@ -1,6 +1,6 @@
 """The filter grammar as an expression of Milvus, which passes the rows that `index.table.filters` passes.
 
-Knows grammar and columns; it must not know a server. Nothing is negated as a whole: a null is neither true nor false
+Nothing is negated as a whole: a null is neither true nor false
 to Milvus, so each condition has its own opposite, which says what becomes of a null.
 """
 
@@ -126,9 +126,11 @@ def _bound(name: str, bound: float, whole: pa.DataType | None) -> tuple[str, str
         return sign, repr(bound)
     limits = np.iinfo(whole.to_pandas_dtype())
     least, most = int(limits.min), min(int(limits.max), _MOST_INT)
-    edge = (math.ceil(bound) - 1 if name == "lt" else math.floor(bound)) if upper else (
-        math.floor(bound) + 1 if name == "gt" else math.ceil(bound)
-    )  # fmt: skip
+    edge = (
+        (math.ceil(bound) - 1 if name == "lt" else math.floor(bound))
+        if upper
+        else (math.floor(bound) + 1 if name == "gt" else math.ceil(bound))
+    )
     if (edge < least) if upper else (edge > most):
         return None
     if (edge >= most) if upper else (edge <= least):

@@ -1,7 +1,4 @@
-"""What a collection on Milvus tells of itself in its properties: how it was built, and whether it is whole.
-
-Knows properties; it must not connect to anything.
-"""
+"""The properties of a collection on Milvus, which say how it was built and whether it is complete."""
 
 import json
 from collections.abc import Mapping
@@ -45,7 +42,7 @@ def property_of(described: Mapping[str, Any], name: str) -> Any:
         return None if text is None else json.loads(text)
     except ValueError as error:
         raise ArtefactError(
-            f"collection {described.get('collection_name')!r} tells {name} in words that are not ours; index it anew"
+            f"collection {described.get('collection_name')!r} has a {name} that Precedent did not write; index it anew"
         ) from error
 
 
@@ -63,13 +60,13 @@ def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]
         )
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ArtefactError(f"{str(address)!r} is no collection of ours of version {VERSION}; {remedy}")
-    told = {"reading": 1} | found  # collections from before there was a second
-    if not all(isinstance(told.get(name), kind) for name, kind in _KINDS.items()):
-        raise ArtefactError(f"{str(address)!r} tells of itself in words that are not ours; {remedy}")
+    manifest = {"reading": 1} | found  # collections from before there was a second
+    if not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
+        raise ArtefactError(f"{str(address)!r} has a manifest that Precedent did not write; {remedy}")
     return found
 
 
 def consistency_of(manifest: Mapping[str, Any]) -> str:
-    """Return which of CONSISTENCIES a collection's searches have; those that tell none were made strong."""
-    told = manifest.get(CONSISTENCY)
-    return told if told in CONSISTENCIES else "strong"
+    """Return which of CONSISTENCIES a collection's searches have; those that say none were made strong."""
+    found = manifest.get(CONSISTENCY)
+    return found if found in CONSISTENCIES else "strong"

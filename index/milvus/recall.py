@@ -1,7 +1,4 @@
-"""How many lists a search on Milvus has to read so that it finds what comparing every vector finds.
-
-Knows a filled collection; it must not know studies.
-"""
+"""How many lists a search on Milvus has to read so that it finds what comparing every vector finds."""
 
 from typing import Any
 
@@ -23,9 +20,13 @@ def search_params(probes: int) -> dict[str, Any]:
 def with_enough_probes(server: MilvusServer, name: str, rows: int, lists: int) -> tuple[int, float]:
     """Return the fewest lists that find 99 % of the ten nearest, or the most that are tried, and what they find."""
     found = server.call(
-        "query", name, filter=f"{SAMPLE} is not null", limit=_ASKED, output_fields=[KEY, VECTOR],
+        "query",
+        name,
+        filter=f"{SAMPLE} is not null",
+        limit=_ASKED,
+        output_fields=[KEY, VECTOR],
         consistency_level="Strong",
-    )  # fmt: skip
+    )
     asked = {one[KEY]: one[VECTOR] for one in found}
     truth = _nearest(server, name, asked, lists, rows)
     for effort in EFFORTS:
@@ -39,10 +40,16 @@ def with_enough_probes(server: MilvusServer, name: str, rows: int, lists: int) -
 def _nearest(server: MilvusServer, name: str, asked: dict[str, Any], probes: int, rows: int) -> list[set[str]]:
     """Return the ids nearest to each query, itself left out."""
     found = server.call(
-        "search", name, seconds=BUILD_SECONDS, data=list(asked.values()), anns_field=VECTOR,
-        limit=min(_NEAREST, rows), output_fields=[KEY], search_params=search_params(probes),
+        "search",
+        name,
+        seconds=BUILD_SECONDS,
+        data=list(asked.values()),
+        anns_field=VECTOR,
+        limit=min(_NEAREST, rows),
+        output_fields=[KEY],
+        search_params=search_params(probes),
         consistency_level="Strong",
-    )  # fmt: skip
+    )
     return [{hit[KEY] for hit in hits} - {own} for own, hits in zip(asked, found, strict=True)]
 
 

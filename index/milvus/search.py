@@ -1,7 +1,7 @@
 """Search in a collection on a Milvus server, or in a file of Milvus Lite, that answers as one in a folder does.
 
 Milvus finds candidates; similarities are computed here from the vectors it keeps, and ties and patients are settled
-here, so that answers are those of every other backend. It must not know how a vector was made, and changes nothing.
+here, so that answers are those of every other backend.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,9 +106,13 @@ class MilvusSearch(Searchable):
         passing = all_of([wanted, *(f"{field} != {literal(value)}" for field, value in left.items())])
         matched = self._matched(wanted, passing, left)
         rows, similarities, exact = first_k(
-            lambda count, exactly: self._fetch(vector, passing, count, exactly), k, start=k + SLACK, passing=matched,
-            one_a_patient=group_by == "patient", exact=exact or self.manifest["kind"] == "flat",
-        )  # fmt: skip
+            lambda count, exactly: self._fetch(vector, passing, count, exactly),
+            k,
+            start=k + SLACK,
+            passing=matched,
+            one_a_patient=group_by == "patient",
+            exact=exact or self.manifest["kind"] == "flat",
+        )
         near = [
             (Study.from_row(self._columns.as_row(entity), self._labels), float(similarity))
             for entity, similarity in zip(rows, similarities, strict=True)
@@ -129,8 +133,8 @@ class MilvusSearch(Searchable):
         if not entities:
             return Fetched(0, np.empty(0, object), np.empty(0), np.empty(0, object))
         similarities = similarities_of(self._vectors_of(entities), vector)
-        order = sorted(range(len(entities)), key=lambda place: (-similarities[place], entities[place][KEY]))
-        ordered = np.array([entities[place] for place in order], dtype=object)
+        order = sorted(range(len(entities)), key=lambda hit: (-similarities[hit], entities[hit][KEY]))
+        ordered = np.array([entities[hit] for hit in order], dtype=object)
         patients = np.array([one[PATIENT] for one in ordered])
         return Fetched(len(entities), ordered, similarities[order], patients)
 
@@ -146,10 +150,16 @@ class MilvusSearch(Searchable):
         """Return the hits of each query as pymilvus has them, the nearest first by its own reckoning."""
         probes = self.manifest["lists"] if exact and self.manifest["probes"] else self.manifest["probes"]
         found = self._server.call(
-            "search", self._name, data=list(vectors), anns_field=VECTOR, limit=count, output_fields=list(fields),
-            filter="" if passing == ALL else passing, search_params=search_params(probes),
+            "search",
+            self._name,
+            data=list(vectors),
+            anns_field=VECTOR,
+            limit=count,
+            output_fields=list(fields),
+            filter="" if passing == ALL else passing,
+            search_params=search_params(probes),
             consistency_level=self._level,
-        )  # fmt: skip
+        )
         answers = [list(hits) for hits in found]
         if len(answers) != len(vectors) or any(len(hits) > count for hits in answers):
             raise self._nonsense(f"{len(answers)} answers of up to {max(map(len, answers), default=0)} hits")

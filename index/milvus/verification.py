@@ -1,17 +1,16 @@
-"""What can be wrong with a collection on Milvus, looked for: each row, vector, digest and id, and the added films.
+"""Checks what can be wrong with a collection on Milvus: each row, vector, digest and id, and the added films.
 
-Knows what a collection must agree on; it mends nothing.
+Nothing is repaired.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from index.errors import CollectionError, UntrustedRoot
+from index.errors import UntrustedRoot
 from index.living.added_films import changed_films, unnamed_films
-from index.living.verification import Verdict
+from index.living.verification import Verdict, refusals
 from index.milvus.collection import MilvusCollection
 from index.table.studies import SHARD_COLUMNS, as_studies
 from index.vectors import as_embeddings
@@ -38,7 +37,7 @@ def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = Non
         if collection.digest(row, vector) != digest:
             found.faults.append(f"{study_id!r} is not what was written; delete it and add it again")
         found.faults += [
-            f"{study_id!r}: {one}" for one in _told(partial(as_embeddings, vector, collection.embedding_dim))
+            f"{study_id!r}: {one}" for one in refusals(partial(as_embeddings, vector, collection.embedding_dim))
         ]
         seen.add(study_id)
         films.update(collection.own_films(row))
@@ -59,7 +58,7 @@ def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = Non
 def _of_rows(rows: list[dict[str, object]], collection: MilvusCollection) -> list[str]:
     table = pa.Table.from_pylist(rows, collection.schema)
     apart = [name for name in SHARD_COLUMNS if name in table.column_names]
-    return _told(partial(as_studies, table.drop_columns(apart)))
+    return refusals(partial(as_studies, table.drop_columns(apart)))
 
 
 def _look_at_films(
@@ -75,12 +74,3 @@ def _look_at_films(
     found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, films)]
     for path in unnamed_films(root, collection.films, films):
         found.notes.append(f"{path.relative_to(root)} belongs to no study; remove it")
-
-
-def _told(check: Callable[[], object]) -> list[str]:
-    """Return the sentence that a check refuses with; nothing where it does not."""
-    try:
-        check()
-    except CollectionError as refusal:
-        return [str(refusal)]
-    return []

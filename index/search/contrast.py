@@ -1,7 +1,4 @@
-"""Contrast retrieval: for one finding, the most similar study that has it and the most similar one that has not.
-
-Knows a retriever and its filters; it must not know films or how probable the finding is.
-"""
+"""Contrast retrieval: for one finding, the most similar study that has it and the most similar one that has not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""The first k that pass, of whatever finds nearest vectors: fetched in growing portions until the answer is sure.
-
-Knows similarities, patients and counts; it must not know where vectors are kept nor how they are compared.
-"""
+"""The first k that pass, of whatever finds nearest vectors: fetched in growing portions until the answer is sure."""
 
 from collections.abc import Callable
 from operator import index

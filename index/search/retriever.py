@@ -1,7 +1,4 @@
-"""Similar-case search: filters, patient rules and ties on top of a collection.
-
-Knows studies and vectors; knows nothing of films, encoders or HTTP.
-"""
+"""Similar-case search: filters, patient rules and ties on top of a collection."""
 
 import hashlib
 import json

@@ -1,7 +1,4 @@
-"""What can be asked for similar studies, and what it answers: the face that one collection and its changes share.
-
-Knows studies and similarities; it must not know how the nearest are found.
-"""
+"""What can be asked for similar studies, and what it answers: the face that one collection and its changes share."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""The neighbours' vote: how many of the studies nearest to a query have a finding, and how sure that share is.
-
-Knows hits and targets; it must not know films, encoders or probes, whose probability it is only told.
-"""
+"""The neighbours' vote: how many of the studies nearest to a query have a finding, and how sure that share is."""
 
 import math
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and the SHA-256 that is checked before one is parsed.
 
-Knows bytes on a disk or in an object store; knows nothing of what is in them.
+A manifest states the SHA-256 of the files that it names. A file that no manifest names yet says its own: JSON that of
+its content, so that it may be laid out anew, and Parquet that of its bytes, so that nobody has to parse it first.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
@@ -30,7 +31,7 @@ Read = TypeVar("Read")
 _ATTEMPTS = 8
 _UNKNOWN = f"{16 * '0'}:{64 * '0'}"
 UNSEALED = f"{SEAL}:{_UNKNOWN}"
-"""What a Parquet file says under that key until `seal` has put its length and its SHA-256 in."""
+"""What a Parquet file says under that key until `seal_parquet` has put its length and its SHA-256 in."""
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def save_json(path: Path, content: dict[str, Any], *, sealed: bool = False) -> N
     """
     content = finite(content)
     if sealed:
-        content = content | {SEAL: _digest(content)}
+        content = content | {SEAL: seal_of(content)}
     with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -143,7 +144,7 @@ def load_json(
         raise ArtefactError(f"{str(path)!r} is no longer readable as the {what} ({error}); {remedy}") from error
     if not isinstance(content, dict):
         raise ArtefactError(f"expected a JSON object in {str(path)!r}, got {type(content).__name__}; {remedy}")
-    if (told := content.pop(SEAL, None)) is not None and told != _digest(content):
+    if (seal := content.pop(SEAL, None)) is not None and seal != seal_of(content):
         raise ArtefactError(f"the {what} {str(path)!r} has changed since it was written; {remedy}")
     if shape is not None:
         require_shape(content, shape, f"{str(path)!r} is not as the {what} is written", remedy)
@@ -219,33 +220,37 @@ def require_shape(content: Any, shape: TypeAdapter[Any], sentence: str, remedy: 
         shape.validate_python(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:200] or "the whole"
-        raise ArtefactError(f"{sentence} ({place!r}: {first['msg']}); {remedy}") from None
+        part = ".".join(map(str, first["loc"]))[:200] or "the whole"
+        raise ArtefactError(f"{sentence} ({part!r}: {first['msg']}); {remedy}") from None
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def seal_of(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what JSON can say, 64 hex digits; "" where it cannot say it."""
+    try:
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    except TypeError:
+        return ""
 
 
-def seal(path: Path) -> None:
-    """Put the SHA-256 of a file into it, where it says UNSEALED."""
+def seal_parquet(path: Path) -> None:
+    """Put the SHA-256 of a file into it, where its metadata say UNSEALED."""
     content = read_regular(path)
-    place, digest = _sealed(content)
+    start, seal = _sealed(content)
     with path.open("r+b") as file:
-        file.seek(place)
-        file.write(digest)
+        file.seek(start)
+        file.write(seal)
 
 
-def read_sealed(path: Path, remedy: str) -> bytes:
-    """Return the content of a file. Raises ArtefactError where it is not as it was sealed.
+def read_sealed_parquet(path: Path, remedy: str) -> bytes:
+    """Return the content of a Parquet file. Raises ArtefactError where it is not as it was sealed.
 
     One without a seal, of an older version, passes, and so does one of another length than its seal says: whoever
     reads a table and saves other rows takes the metadata along. A file that was cut off is no Parquet file any more.
     """
     content = read_regular(path)
-    place, told = _sealed(content)
-    found = content[place : place + len(told)]
-    if place >= 0 and found[:16] == told[:16] and found != told:
+    start, seal = _sealed(content)
+    found = content[start : start + len(seal)]
+    if start >= 0 and found[:16] == seal[:16] and found != seal:
         raise ArtefactError(f"{str(path)!r} has changed since it was written; {remedy}")
     return content
 
@@ -253,11 +258,11 @@ def read_sealed(path: Path, remedy: str) -> bytes:
 def _sealed(content: bytes) -> tuple[int, bytes]:
     """Return where a file's seal begins, -1 where it has none, and what it should be."""
     key, unknown = f"{SEAL}:".encode(), _UNKNOWN.encode()
-    place = content.rfind(key) + len(key)
-    if place < len(key):
+    start = content.rfind(key) + len(key)
+    if start < len(key):
         return -1, b""
-    sha256 = hashlib.sha256(content[:place] + unknown + content[place + len(unknown) :])
-    return place, f"{len(content):016d}:{sha256.hexdigest()}".encode()
+    sha256 = hashlib.sha256(content[:start] + unknown + content[start + len(unknown) :])
+    return start, f"{len(content):016d}:{sha256.hexdigest()}".encode()
 
 
 def sha256_of(path: Path, most_bytes: int | None = None) -> str:
@@ -274,7 +279,7 @@ def require_unchanged(path: Path, sha256: str, remedy: str, most_bytes: int = MO
         found = sha256_of(path, most_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}") from error
-    _require_digest(path, found, sha256, remedy)
+    require_digest(path, found, sha256, remedy)
 
 
 def read_unchanged(path: Path, sha256: str, remedy: str) -> bytes:
@@ -283,11 +288,12 @@ def read_unchanged(path: Path, sha256: str, remedy: str) -> bytes:
         content = read_regular(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}") from error
-    _require_digest(path, hashlib.sha256(content).hexdigest(), sha256, remedy)
+    require_digest(path, hashlib.sha256(content).hexdigest(), sha256, remedy)
     return content
 
 
-def _require_digest(path: Path, found: str, sha256: str, remedy: str) -> None:
+def require_digest(path: Path, found: str, sha256: str, remedy: str) -> None:
+    """Raise ArtefactError unless the SHA-256 found of a file is the one that its manifest states."""
     if found != sha256:
         raise ArtefactError(
             f"{str(path)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {found[:12]}); "
@@ -296,7 +302,7 @@ def _require_digest(path: Path, found: str, sha256: str, remedy: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

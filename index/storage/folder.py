@@ -1,6 +1,6 @@
-"""The folder of an index, held by one process that rebuilds, compacts or copies it; searches need no leave.
+"""The folder of an index: which files show that it was changed, and a lock for whoever rebuilds, compacts or copies it.
 
-Knows a folder; it must not know what is in it.
+Searches need no lock.
 """
 
 import fcntl
@@ -12,13 +12,25 @@ from pathlib import Path
 from index.errors import CollectionError
 from index.storage.places import require_here
 
+CHANGES = "changes.sqlite"
+"""What was added to an index and deleted from it since it was built."""
+CHANGES_MARKER = "changes.kept"
+"""Shows that there must be such a file: without it, studies that were deleted would be found again."""
+CHANGE_FILES = (CHANGES, f"{CHANGES}-wal", CHANGES_MARKER)
+"""Any of them shows that something was changed; the second is SQLite's log."""
+
+
+def was_changed(folder: Path) -> bool:
+    """Return whether studies were added to an index, or deleted from it, since it was built."""
+    return any((folder / name).exists() for name in CHANGE_FILES)
+
 
 @contextmanager
 def held_alone(folder: Path, *, patient: bool = False) -> Iterator[None]:
-    """Hold a folder until leaving; a process that dies lets go of it.
+    """Lock a folder until leaving; when a process dies, its lock is gone.
 
     Args:
-        patient: wait until nobody else holds it.
+        patient: wait until nobody else has locked it.
 
     Raises:
         CollectionError: another process holds it, or it lies at an address.

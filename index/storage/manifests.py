@@ -1,7 +1,4 @@
-"""What the manifests of exports, indexes, maps and snapshots must say, and of which types, before they are believed.
-
-Knows names, types and ranges; it must not know the files that a manifest speaks of.
-"""
+"""What the manifests of exports, indexes, maps and snapshots must say, and of which types, before they are believed."""
 
 from typing import Annotated, Any, NotRequired
 
@@ -14,7 +11,7 @@ _ANYTHING_ELSE = ConfigDict(extra="allow", allow_inf_nan=False)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(max_length=128)]
-"""Of a file in the same folder, where its reader takes the names alone that it gives."""
+"""Of a file in the same folder; whoever opens it checks the name first."""
 Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Dim = Annotated[int, Field(ge=1, le=MOST_DIM)]
 Text = Annotated[str, Field(max_length=4096)]
@@ -142,11 +139,11 @@ class _ShardMetadata(TypedDict):
     failures: list[_Failure]
 
 
-EXPORT: TypeAdapter[Any] = TypeAdapter(_Export)
-INDEX: TypeAdapter[Any] = TypeAdapter(_Index)
-MAP: TypeAdapter[Any] = TypeAdapter(_Map)
-PLANE: TypeAdapter[Any] = TypeAdapter(_Plane)
-SNAPSHOT: TypeAdapter[Any] = TypeAdapter(_Snapshot)
-SHARD_METADATA: TypeAdapter[Any] = TypeAdapter(_ShardMetadata)
-PARTS: TypeAdapter[Any] = TypeAdapter(dict[str, list[str]])
+EXPORT_SHAPE: TypeAdapter[Any] = TypeAdapter(_Export)
+INDEX_SHAPE: TypeAdapter[Any] = TypeAdapter(_Index)
+MAP_SHAPE: TypeAdapter[Any] = TypeAdapter(_Map)
+PLANE_SHAPE: TypeAdapter[Any] = TypeAdapter(_Plane)
+SNAPSHOT_SHAPE: TypeAdapter[Any] = TypeAdapter(_Snapshot)
+SHARD_SHAPE: TypeAdapter[Any] = TypeAdapter(_ShardMetadata)
+SPLIT_SHAPE: TypeAdapter[Any] = TypeAdapter(dict[str, list[str]])
 """Of a split: the study ids of each part."""

@@ -1,4 +1,4 @@
-"""Where a collection was made: by what one's own is told from a copy, and from one that somebody gave us.
+"""Where a collection was made, by which the original is known from a copy and from one that somebody else made.
 
 A folder that is moved on its disk, or mounted elsewhere, keeps its inode; a copy has another, and so has what was
 unpacked from an archive. A mark is a SHA-256 over the machine and the place, so that nobody else can make one.
@@ -16,13 +16,13 @@ from index.errors import ArtefactError, UntrustedRoot
 from index.storage.places import place
 
 ORIGIN = "origin"
-"""Key of a manifest under which it tells where it was made."""
+"""Key of a manifest under which it says where it was made."""
 _MACHINE = Path("/etc/machine-id")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def origin_of(where: Any, said: str, becomes: Path | None = None) -> dict[str, Any]:
-    """Return what a collection tells of where it is made, to be judged by `is_at_origin`.
+    """Return where a collection is made, as its manifest keeps it for `is_at_origin`.
 
     Args:
         where: its folder, or the address by which it is asked for.
@@ -32,13 +32,13 @@ def origin_of(where: Any, said: str, becomes: Path | None = None) -> dict[str, A
     return {"path": str(_resolved(becomes or where)), "marks": _marks(where, said, _machine(), becomes)}
 
 
-def is_at_origin(where: Any, told: Any, said: str) -> bool:
-    """Return whether a collection lies where `origin_of` was asked, on this machine; False for whatever else is told.
+def is_at_origin(where: Any, origin: Any, said: str) -> bool:
+    """Return whether a collection lies where `origin_of` was asked, on this machine; False for whatever else is given.
 
     A folder is the same by its inode, and by its path or its disk: moved it has another path, after a start of the
     machine its disk may have another number, and the copy of a disk has both others.
     """
-    marks = told.get("marks") if isinstance(told, dict) else None
+    marks = origin.get("marks") if isinstance(origin, dict) else None
     return isinstance(marks, list) and any(mark in marks for mark in _marks(where, said, _machine()))
 
 
@@ -72,7 +72,7 @@ def is_root_ours(where: Any, manifest: Mapping[str, Any]) -> bool:
 
 
 def rooted(where: Any, manifest: Mapping[str, Any], becomes: Path | None = None) -> dict[str, Any]:
-    """Return what a manifest tells of where its image root was named, for `is_root_ours`; nothing where it has none."""
+    """Return what a manifest says of where its image root was named, for `is_root_ours`; {} without an image root."""
     return {ORIGIN: origin_of(where, _root_of(manifest), becomes)} if manifest.get("image_root") else {}
 
 
@@ -99,7 +99,7 @@ def _resolved(where: Any) -> Any:
 
 
 def _machine() -> str:
-    """Return what no other machine says; in a container that has no id of its own, until the host is started anew."""
+    """Return an id of this machine; a container without one has the host's until that is started anew."""
     for path in (_MACHINE, _BOOT):
         if path.is_file() and (text := path.read_text(encoding="ascii", errors="replace").strip()):
             return text
@@ -107,7 +107,7 @@ def _machine() -> str:
 
 
 def _is_owned(where: Any) -> bool:
-    """Return whether a folder and the manifests in it are this user's or root's; an address tells no owner."""
+    """Return whether a folder and the manifests in it are this user's or root's; an address has no owner."""
     if not isinstance(where, Path):
         return True
     return {path.stat().st_uid for path in (where, *where.glob("*.json"))} <= {os.geteuid(), 0}

@@ -1,9 +1,8 @@
-"""Parquet tables of anybody, sized before they are read.
+"""Parquet tables from anyone, whose size in memory is checked before they are read.
 
 A few bytes of Parquet can stand for any number of rows, or of the same long text. The thread that asks reads alone:
 Arrow's own keep what they have read from for a moment after the answer, and where that is memory of Python's and Python
-ends meanwhile, the one that gives it back aborts the process. Knows types and sizes; it must not know what a column
-means.
+ends meanwhile, the one that gives it back aborts the process.
 """
 
 import io
@@ -22,9 +21,9 @@ from index.storage.files import open_regular
 from index.storage.places import is_local
 
 FREE_BYTES = 1 << 28
-"""That a table may take in memory, however small its file is."""
+"""Bytes that a table may take in memory, however small its file is."""
 MOST_TIMES = 64
-"""The size of its file that it may take beyond them: 224,000 studies of CheXpert take 12 times theirs."""
+"""Times the size of its file that it may take beyond them: 224,000 studies of CheXpert take 12 times theirs."""
 MOST_COLUMNS = 4096
 _MOST_WIDE = 1 << 16
 """Numbers of a vector."""

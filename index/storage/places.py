@@ -1,26 +1,29 @@
 """Where files lie: on this machine's disk, or in an object store that fsspec knows, behind an address like s3://bucket.
 
-Knows addresses, and what goes wrong on the way to them; it must not know what is in a file. Credentials come from the
-environment of the store's own library, and no address or sentence holds any.
+Credentials come from the environment of the store's own library, and no address or sentence holds any. What goes wrong
+on the way to a store is said in sentences of ours, which repeat nothing that a server has said.
 """
 
+import errno
 import io
 import os
 import posixpath
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from index.errors import PlaceError
-from index.storage.place_faults import code_of, missing, told
+from index.errors import BackendUnavailable, PlaceError
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _SECRET = re.compile(r"[^/]*:[^/]*@|.*[?#]|.*::", re.DOTALL)
 _ONE_REQUEST: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
-"""With what an object is read in one request; s3fs would ask for its size first, to fetch large ones in parts."""
+"""Options to read an object in one request; s3fs would ask for its size first, to fetch large ones in parts."""
+_AGAIN = "then run the same command again, which goes on where this one stopped"
 
 
 def place(text: str | os.PathLike[str]) -> Path:
@@ -96,7 +99,7 @@ def _opened(scheme: str, rest: str) -> "Place":
 
 @dataclass(frozen=True)
 class PlaceStat:
-    """What is asked of the `stat` of a file."""
+    """Size and time of an object, as `stat` gives them of a file."""
 
     st_size: int
     st_mtime: float
@@ -172,12 +175,12 @@ class Place:
         return isinstance(other, Place) and self._prefix == other._prefix and self._path.is_relative_to(other._path)
 
     def relative_to(self, other: "Place") -> PurePosixPath:
-        """Return the way from another to it."""
+        """Return the relative path from another place to it."""
         return self._path.relative_to(other._path)
 
     def read_bytes(self) -> bytes:
         """Return the object, by one request."""
-        with told(self):
+        with store_errors(self):
             scheme = self._prefix.partition(":")[0]
             return bytes(self._store.cat_file(str(self._path), **_ONE_REQUEST.get(scheme, {})))
 
@@ -192,25 +195,25 @@ class Place:
 
     def download(self, target: Path) -> None:
         """Write the object to a file of this machine, of any size."""
-        with told(self):
+        with store_errors(self):
             self._store.get_file(str(self._path), str(target))
 
     def upload(self, source: Path) -> None:
         """Put a file of this machine here, of any size; readers see the old object or the new one."""
-        with told(self):
+        with store_errors(self):
             self._store.put_file(str(source), str(self._path))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object."""
         try:
-            with told(self):
+            with store_errors(self):
                 self._store.rm_file(str(self._path))
         except FileNotFoundError:
             if not missing_ok:
                 raise
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing: an object needs no folder. A bucket is made by who pays for it."""
+        """Do nothing: an object needs no folder, and buckets are never made here."""
 
     def exists(self) -> bool:
         """Return whether there is an object, or one below."""
@@ -236,7 +239,7 @@ class Place:
 
     def iterdir(self) -> "Iterator[Place]":
         """Yield what lies here, as the store lists it; nothing where there is nothing."""
-        with told(self):
+        with store_errors(self):
             try:
                 found = self._store.ls(str(self._path), detail=False)
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -246,18 +249,62 @@ class Place:
         yield from (self._at(path) for path in map(PurePosixPath, found) if path != self._path)
 
     def glob(self, pattern: str) -> "Iterator[Place]":
-        """Yield what lies here under a name that fits; one listing."""
+        """Yield what lies here under a name that matches, by one listing."""
         return (one for one in self.iterdir() if fnmatchcase(one.name, pattern))
 
     def files_below(self) -> list[str]:
-        """Return the ways from here to all objects, in order; a listing a thousand objects."""
-        with told(self):
+        """Return the relative paths of all objects below, in order, by one listing for each thousand."""
+        with store_errors(self):
             found = self._store.find(str(self._path))
         return [str(PurePosixPath(path).relative_to(self._path)) for path in sorted(found)]
 
     def _info(self) -> dict[str, Any] | None:
         try:
-            with told(self):
+            with store_errors(self):
                 return dict(self._store.info(str(self._path)))
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+@contextmanager
+def store_errors(address: object) -> Iterator[None]:
+    """Raise FileNotFoundError where nothing is at an address, and BackendUnavailable for all else that goes wrong.
+
+    A film that is missing is left out; of a store that is out of reach nothing can be said, and work on it has to stop.
+    """
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        if code_of(error) == "NoSuchBucket":
+            raise BackendUnavailable(
+                f"{str(address)!r}: there is no such bucket; make it or mend the address"
+            ) from error
+        raise missing(address) from error
+    except PermissionError as error:
+        raise BackendUnavailable(
+            f"{str(address)!r}: the store refuses these credentials ({code_of(error) or 'no permission'}); give them "
+            f"the right to list, read and write there, {_AGAIN}"
+        ) from error
+    except _failures() as error:
+        raise BackendUnavailable(
+            f"{str(address)!r} cannot be reached ({code_of(error) or type(error).__name__}); see that the store "
+            f"answers and that its address and credentials are in the environment, {_AGAIN}"
+        ) from error
+
+
+def missing(address: object) -> FileNotFoundError:
+    """Return the error for an address at which there is nothing."""
+    return FileNotFoundError(errno.ENOENT, "there is no such object", str(address))
+
+
+def code_of(error: BaseException) -> str:
+    """Return the error code of S3, "" without one."""
+    said = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    return str(said.get("Error", {}).get("Code", ""))
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return the errors that mean that a store is out of reach; the packages that define them are loaded by then."""
+    botocore = "botocore.exceptions"
+    named = ((botocore, "BotoCoreError"), (botocore, "ClientError"), ("aiohttp", "ClientError"))
+    return (OSError, EOFError, *(getattr(sys.modules[room], name) for room, name in named if room in sys.modules))

@@ -1,7 +1,4 @@
-"""The filter grammar: which studies may be hits, as JSON or as the command line's words.
-
-Knows the columns of a studies table; knows nothing of vectors or of the order of hits.
-"""
+"""The filter grammar: which studies may be hits, as JSON or as the command line's words."""
 
 import json
 import operator
@@ -27,8 +24,11 @@ Mask = npt.NDArray[np.bool_]
 
 _CLAUSES = ("must", "should", "must_not")
 _BOUNDS: dict[str, Callable[[Any, Any], Any]] = {
-    "gt": pc.greater, "gte": pc.greater_equal, "lt": pc.less, "lte": pc.less_equal,
-}  # fmt: skip
+    "gt": pc.greater,
+    "gte": pc.greater_equal,
+    "lt": pc.less,
+    "lte": pc.less_equal,
+}
 _WORD = re.compile(r"^(?P<key>[^<>=!]+)(?P<sign>!=|<=|>=|=|<|>)(?P<value>.*)$", re.DOTALL)
 _SIGNS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 MAX_DEPTH = 8
@@ -53,7 +53,7 @@ def filter_mask(where: Where, studies: pa.Table) -> Mask:
 
 
 def require_filter(where: Where, schema: pa.Schema, columns: Collection[str] | None = None) -> None:
-    """Refuse what is no filter of a schema's columns, or of some of them, before a row is looked at.
+    """Refuse what is not a filter over a schema's columns, or some of them, before any row is looked at.
 
     Raises:
         FilterError: as `filter_mask`; to its sentences the schema's other columns are not there.

@@ -1,6 +1,6 @@
 """What a label counts for when it is used: policies for uncertain and blank, and targets as plain arrays.
 
-It must not know who learns from the targets, nor write anything back: the table keeps its labels raw.
+Nothing is written back: the table keeps its labels raw.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -118,30 +118,30 @@ class Labelling:
         return {"policy": policy, "classes": {name: list(words) for name, words in self.classes.items()}}
 
     @classmethod
-    def of_probe(cls, told: Any) -> tuple[Self, str]:
-        """Return how a probe's labels were read, and that in words; where it does not tell, the usual way.
+    def of_probe(cls, kept: Any) -> tuple[Self, str]:
+        """Return how a probe's labels were read, and that in words; where it does not say, the usual way.
 
         Args:
-            told: what `as_object` gave when it was learnt; None where an older version learnt it.
+            kept: what `as_object` gave when it was learnt; None where an older version learnt it.
 
         Raises:
             StudiesError: something else.
         """
-        if told is not None:
-            found = cls.from_object(told)
+        if kept is not None:
+            found = cls.from_object(kept)
             return found, found.sentence()
         usual = cls(LabelPolicy.named("known-good"))
         return usual, f"{usual.sentence()}; how the probe was taught is not known"
 
     @classmethod
-    def from_object(cls, told: Any) -> Self:
+    def from_object(cls, kept: Any) -> Self:
         """Return what `as_object` gave. Raises StudiesError: it is something else."""
         try:
-            classes = {str(name): [str(word) for word in words] for name, words in told["classes"].items()}
-            return cls(LabelPolicy(**told["policy"]), classes)
+            classes = {str(name): [str(word) for word in words] for name, words in kept["classes"].items()}
+            return cls(LabelPolicy(**kept["policy"]), classes)
         except (KeyError, TypeError, AttributeError) as error:
             raise StudiesError(
-                f"expected how labels were read, got {str(told)[:80]!r}; learn the probe again"
+                f"expected how labels were read, got {str(kept)[:80]!r}; learn the probe again"
             ) from error
 
 

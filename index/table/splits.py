@@ -1,7 +1,4 @@
-"""Splits and folds that never part the studies of one patient, balanced over the targets.
-
-Knows patient ids, target arrays and the file of a split; it must not know embeddings or who asks.
-"""
+"""Splits and folds that never part the studies of one patient, balanced over the targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +8,7 @@ import numpy.typing as npt
 
 from index.errors import StudiesError
 from index.storage.files import load_json, save_json
-from index.storage.manifests import PARTS
+from index.storage.manifests import SPLIT_SHAPE
 
 Rows = npt.NDArray[np.int64]
 """Row numbers of the table, ascending."""
@@ -125,7 +122,7 @@ def load_parts(path: Path, study_ids: Sequence[str]) -> dict[str, Rows]:
         ArtefactError: no such file, or no parts of study ids in it. StudiesError: a study in two parts.
     """
     remedy = 'expected {"train": [study ids], "test": [...]}'
-    named = load_json(path, "split", remedy, PARTS, most_bytes=_MOST_BYTES)
+    named = load_json(path, "split", remedy, SPLIT_SHAPE, most_bytes=_MOST_BYTES)
     part_of: dict[str, str] = {}
     for name, ids in named.items():
         for study_id in ids:

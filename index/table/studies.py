@@ -1,7 +1,4 @@
-"""The table of studies, one row a study, and the one way it is written to and read from Parquet.
-
-It must not know where a row came from (the importers do), nor anything of vectors, pixels or HTTP.
-"""
+"""The table of studies, one row a study, and the one way it is written to and read from Parquet."""
 
 import math
 import os
@@ -16,7 +13,7 @@ import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, StudiesError
 from index.printable import is_visible
-from index.storage.files import SEAL, UNSEALED, read_sealed, seal, written_whole
+from index.storage.files import SEAL, UNSEALED, read_sealed_parquet, seal_parquet, written_whole
 from index.storage.parquet import opened_parquet, read_parquet
 from index.storage.places import place
 
@@ -61,7 +58,7 @@ ID_LENGTH = 512
 _NO_ADDRESS = re.compile(r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|^~/")
 """What a browser, a proxy or a server makes another address of, or takes for a path of this machine."""
 _ROW_NAMES = re.compile(r"__index_level_\d+__")
-"""What pandas calls the names of rows that it writes as a column."""
+"""The column in which pandas writes the names of rows."""
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
 
 Value = str | float | int | None
@@ -193,7 +190,7 @@ def save_studies(table: pa.Table, path: str | os.PathLike[str]) -> None:
     checked = checked.replace_schema_metadata(checked.schema.metadata | {SEAL: UNSEALED})
     with written_whole(place(path)) as partial:
         pq.write_table(checked, partial, compression="zstd")
-        seal(partial)
+        seal_parquet(partial)
 
 
 def load_studies(path: str | os.PathLike[str]) -> pa.Table:
@@ -206,7 +203,7 @@ def load_studies(path: str | os.PathLike[str]) -> pa.Table:
     source = place(path)
     if not source.exists():
         raise ArtefactError(f"expected a studies table at {str(path)!r}, got none; run: precedent import")
-    table = read_parquet(read_sealed(source, "import it again"), source.name, "import it again")
+    table = read_parquet(read_sealed_parquet(source, "import it again"), source.name, "import it again")
     version = (table.schema.metadata or {}).get(VERSION_KEY, SCHEMA_VERSION.encode()).decode(errors="replace")
     if version != SCHEMA_VERSION:
         raise ArtefactError(
@@ -241,7 +238,7 @@ def _none_if_not_finite(value: Any) -> Any:
 
 
 def id_fault(name: str, key: str) -> str:
-    """Return why an id is none; "" where it is one that tables, addresses and the command line can all carry.
+    """Return why an id cannot be used; "" where tables, addresses and the command line can all carry it.
 
     Args:
         name: not blank.
@@ -260,7 +257,7 @@ def id_fault(name: str, key: str) -> str:
 
 
 def require_ids(table: pa.Table) -> None:
-    """Raise StudiesError where a study_id or patient_id is none."""
+    """Raise StudiesError where a study_id or patient_id cannot be used."""
     for key in ("study_id", "patient_id"):
         for row, name in enumerate(table[key].to_pylist()):
             if not name:

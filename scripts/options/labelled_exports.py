@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from encoder.films.image import READING
 from index.errors import FingerprintMismatch, StudiesError
+from index.export.reliability import warning_of
 from index.export.shards import FAILED, load_embeddings, load_manifest
-from index.export.training import warning_of
 from index.table.filters import filter_mask, parse_where
 from index.table.labels import Labelling, LabelPolicy, Targets, label_columns
 from index.vectors import Embeddings

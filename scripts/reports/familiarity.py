@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder.films.dicom import reading_notices
-from index.export.layouts import Layout
-from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, paired
+from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, Layout, paired
 
 
 def familiarity_object(found: Familiarity | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from encoder.embedder import Embedder
 from encoder.films.image import READING
 from encoder.runtime.runtimes import RUNTIMES
 from index.errors import StudiesError, UntrustedRoot
-from index.export.training import require_reading, warning_of
+from index.export.reliability import require_reading, warning_of
 from index.living.additions import Addition, Writable, joined
 from index.opening import Address
 from index.table.studies import Study, label_names, load_studies

@@ -114,7 +114,7 @@ def neighbours(folder: Path) -> Iterator[Check]:
     """Yield how an index's neighbours agree and its films were read; nothing of one that cannot be read."""
     from encoder.films.image import READING
     from index.built.collection import load_index_manifest
-    from index.export.training import NOT_MEASURED, agreement_in, other_reading, warning_of
+    from index.export.reliability import NOT_MEASURED, agreement_in, other_reading, warning_of
 
     try:
         manifest = load_index_manifest(folder)

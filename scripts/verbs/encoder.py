@@ -20,7 +20,7 @@ from encoder.network.backbone import input_statistics, load_backbone_weights
 from encoder.network.checkpoint import fingerprint_of, load_encoder, save_encoder
 from encoder.network.config import EncoderConfig
 from encoder.network.model import DualEfficientNetEncoder, StudyEncoder, count_parameters
-from index.export.training import UNTRAINED
+from index.export.reliability import UNTRAINED
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.places import Anywhere

@@ -14,7 +14,7 @@ from encoder.films.layout import study_layouts
 from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import DEFAULT_METHOD, METHODS, Explainer, OpenStudy
 from encoder.maps.overlay import COLOURS
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
 from index.opening import Address
 from index.storage.files import save_json

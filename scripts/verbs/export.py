@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from encoder.network.checkpoint import trained_of
 from encoder.runtime.runtimes import RUNTIMES
 from index.errors import StudiesError
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.places import Anywhere, Here

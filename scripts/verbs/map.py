@@ -10,8 +10,8 @@ import click
 
 from encoder.films.image import READING
 from index.built.collection import load_index_manifest
-from index.built.map import MANIFEST, build_map
-from index.export.training import warning_of
+from index.built.map import MAP_MANIFEST, build_map
+from index.export.reliability import warning_of
 from scripts.options.paths import CollectionAddress
 from scripts.terminal import say, say_json, say_warning
 
@@ -28,7 +28,7 @@ def command(index: Path, as_json: bool) -> None:
     found = build_map(index)
     warning = warning_of(load_index_manifest(index), reading=READING)
     if as_json:
-        say_json(json.loads((index / MANIFEST).read_text(encoding="utf-8")) | {"warning": warning})
+        say_json(json.loads((index / MAP_MANIFEST).read_text(encoding="utf-8")) | {"warning": warning})
         return
     first, second = found.plane.shares
     say(

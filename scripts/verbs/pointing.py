@@ -18,7 +18,7 @@ from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import DEFAULT_METHOD, METHODS, VIEWS, Explainer, OpenStudy
 from encoder.maps.pointing import Box, grown, peak_in_box
 from index.errors import ArtefactError
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from index.importing.source import MOST_LINE
 from index.search.votes import wilson_interval
 from index.storage.files import open_regular

@@ -20,13 +20,12 @@ from encoder.films.variants import PLAIN, TEST_TIME, VARIANTS
 from encoder.findings.predict import MAX_PASSES, Options, Prediction, Predictor
 from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import Explainer, OpenStudy
-from index.export.layouts import Layout
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
 from index.living.additions import Writable
 from index.opening import Address
 from index.search.contrast import Subject, contrast
-from index.search.familiarity import NO_CALL
+from index.search.familiarity import NO_CALL, Layout
 from index.search.searchable import Searchable
 from index.search.votes import votes_on
 from index.table.labels import Labelling

@@ -14,10 +14,10 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from encoder.films.image import READING
-from index.export.layouts import Layout
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
 from index.opening import Address
+from index.search.familiarity import Layout
 from index.search.searchable import Answer, Hit, Searchable
 from index.table.filters import parse_where
 from index.table.studies import Study

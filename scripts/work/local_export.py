@@ -11,8 +11,8 @@ import pyarrow as pa
 from encoder.embedder import Embedder
 from encoder.films.image import READING
 from encoder.runtime.runtimes import Runtime
+from index.export.reliability import NOT_MEASURED, facts_of, warning_of
 from index.export.shards import FAILED, ExportPlan, ShardFolder
-from index.export.training import NOT_MEASURED, facts_of, warning_of
 from index.judging.agreement import agreement_of
 from index.storage.files import sha256_of
 from index.vectors import space_health

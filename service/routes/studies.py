@@ -14,7 +14,7 @@ from werkzeug.routing import PathConverter
 from encoder.films.bare import untagged
 from encoder.films.image import READING
 from index.errors import StudyExists
-from index.export.training import require_reading
+from index.export.reliability import require_reading
 from index.living.additions import VIEWS, Addition, joined
 from index.storage.places import is_local
 from index.table.studies import FINDINGS, ID_ENDINGS, Study

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from encoder.films.image import READING
 from index.built.map import CollectionMap, load_map
 from index.errors import FingerprintMismatch, StaleMap
-from index.export.training import is_trained, warning_of
+from index.export.reliability import is_trained, warning_of
 from index.living.additions import Writable
 from index.living.collection import LivingCollection
 from index.opening import Address, open_collection

@@ -27,9 +27,9 @@ from encoder.network.checkpoint import load_encoder
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError
 from index.importing.source import read_source_csv
-from index.living.change_digests import digest, seal, summed
 from index.living.changes import Changes
-from index.storage.files import load_json, save_json, sha256_of
+from index.living.changes_file import digest, summed
+from index.storage.files import load_json, save_json, seal_of, sha256_of
 from index.storage.parquet import read_parquet
 from index.table.splits import load_parts
 from index.vectors import Embeddings
@@ -40,9 +40,24 @@ from service.guard.tokens import read_tokens
 EVERY = KINDS | GROWING
 GONE = object()
 STRANGE = [
-    GONE, None, True, -1, 1 << 70, 1.5, 1e300, "", "x", "../../etc/passwd", "\x1b[2J", [], [[[]]], {}, {"a": {"b": []}},
-    "f" * 64, "A" * 5000,
-]  # fmt: skip
+    GONE,
+    None,
+    True,
+    -1,
+    1 << 70,
+    1.5,
+    1e300,
+    "",
+    "x",
+    "../../etc/passwd",
+    "\x1b[2J",
+    [],
+    [[[]]],
+    {},
+    {"a": {"b": []}},
+    "f" * 64,
+    "A" * 5000,
+]
 WITH_JSON = {
     "export": "_manifest.json",
     "index": "manifest.json",
@@ -115,9 +130,20 @@ def test_whatever_a_manifest_says_it_is_refused_in_a_sentence_or_answers(most: i
 
 @pytest.mark.parametrize(
     "text",
-    [b"[" * 100_000, b'{"a": NaN}', b'{"a": 1e999}', b'{"a": 1, "a": 2}', b"\xef\xbb\xbf{}", b"\xff\xfe", b"null", b"3",
-     b'{"a": "\\ud800"}', b'{"a": ' + b"9" * 5000 + b"}", b""],
-)  # fmt: skip
+    [
+        b"[" * 100_000,
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": 1, "a": 2}',
+        b"\xef\xbb\xbf{}",
+        b"\xff\xfe",
+        b"null",
+        b"3",
+        b'{"a": "\\ud800"}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b"",
+    ],
+)
 @pytest.mark.parametrize("kind", WITH_JSON)
 def test_what_is_no_json_object_of_ours_is_refused(text: bytes, kind: str, world: World) -> None:
     make, answer = EVERY[kind]
@@ -236,7 +262,7 @@ def write_change(connection: sqlite3.Connection, number: int, row: Any, embeddin
     connection.execute("UPDATE changes SET row = ?, embedding = ?, sha256 = ? WHERE sequence = ?", kept)
     facts = dict(connection.execute("SELECT name, value FROM facts WHERE name != 'seal'"))
     facts["sum"] = summed("0" * 64, [one for (one,) in connection.execute("SELECT sha256 FROM changes")])
-    connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+    connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal_of(facts))])
 
 
 def test_whatever_a_change_says_it_is_refused_in_a_sentence_or_answers(world: World) -> None:

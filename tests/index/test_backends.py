@@ -60,8 +60,12 @@ def backend(request: pytest.FixtureRequest, world: World) -> Writable:
 def queries(world: World) -> Iterator[tuple[Embeddings, dict[str, Any]]]:
     """Yield queries and options of every sort."""
     rng = np.random.default_rng(3)
-    wheres = [None, {"must": [{"key": "No Finding", "match": {"any": [1, None]}}]},
-              {"must_not": [{"key": "age", "range": {"gte": 60}}]}, {"must": [{"key": "dose", "range": {"gt": 1e9}}]}]  # fmt: skip
+    wheres = [
+        None,
+        {"must": [{"key": "No Finding", "match": {"any": [1, None]}}]},
+        {"must_not": [{"key": "age", "range": {"gte": 60}}]},
+        {"must": [{"key": "dose", "range": {"gt": 1e9}}]},
+    ]
     for row in (0, 40, 99):
         for where in wheres:
             for group in (None, "patient"):

@@ -12,7 +12,7 @@ from training_films import save_collection
 from encoder.films.image import READING
 from index.built.collection import MANIFEST, load_collection, load_index_manifest
 from index.errors import ArtefactError
-from index.export.training import warning_of
+from index.export.reliability import warning_of
 from index.storage.files import save_json
 from service.loader import load
 from service.served.mounts import parse_mounts

@@ -8,7 +8,7 @@ import pytest
 from command_line import done
 from training_films import save_collection
 
-from index.export.training import UNTRAINED
+from index.export.reliability import UNTRAINED
 from scripts.verbs.doctor import training
 
 

@@ -1,7 +1,4 @@
-"""An encoder, two indexes of it, and a link that leads to one of them or to the other; nothing is served.
-
-Knows the real files; it must not know what is made of them.
-"""
+"""An encoder, two indexes of it, and a link that leads to one of them or to the other; nothing is served."""
 
 import os
 import time

@@ -1,7 +1,4 @@
-"""One artefact of every kind on disk: how each is made, and what it answers, to be compared.
-
-Knows the real writers and readers; it must not know what is done to the files between.
-"""
+"""One artefact of every kind on disk: how each is made, and what it answers, to be compared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Artefacts that are not written once and whole: how each is made, and what it answers, to be compared.
-
-Knows the real writers and readers; it must not know what is done to the files between.
-"""
+"""Artefacts that are not written once and whole: how each is made, and what it answers, to be compared."""
 
 import shutil
 from collections.abc import Callable

@@ -72,12 +72,19 @@ def named_film(names: Dataset, number: int, *, jpeg: bool = False, **elements: A
     film.update(names)
     pixels = film_pixels(number)
     told = {
-        "PatientID": f"{MARKER}{number // 2}", "StudyInstanceUID": f"{MARKER}.{number}",
-        "SOPInstanceUID": f"{MARKER}.{number}.1", "InstanceNumber": number,
-        "Rows": pixels.shape[0], "Columns": pixels.shape[1], "SamplesPerPixel": 1, "PixelRepresentation": 0,
-        "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7,
+        "PatientID": f"{MARKER}{number // 2}",
+        "StudyInstanceUID": f"{MARKER}.{number}",
+        "SOPInstanceUID": f"{MARKER}.{number}.1",
+        "InstanceNumber": number,
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "SamplesPerPixel": 1,
+        "PixelRepresentation": 0,
+        "BitsAllocated": 8,
+        "BitsStored": 8,
+        "HighBit": 7,
         "PixelData": encapsulate([commented_jpeg(pixels)]) if jpeg else pixels.tobytes(),
-    }  # fmt: skip
+    }
     for keyword, value in (told | elements).items():
         # A new element each, for the others are those of `names`.
         film.add_new(keyword, "OB" if keyword == "PixelData" else dictionary_VR(keyword), value)

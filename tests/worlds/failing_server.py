@@ -1,6 +1,6 @@
 """A server in a process of its own, as `precedent serve` runs it, whose application fails in every way that it can be told.
 
-Run with the kind of failure in the path: /fail/KIND. It must not know what is expected of it.
+Run with the kind of failure in the path: /fail/KIND.
 """
 
 import sys

@@ -1,7 +1,4 @@
-"""Damaged films, read one after another in a child process, so that a death is noticed and told by its number.
-
-Knows processes and the reader of films; it must not know how the films are damaged.
-"""
+"""Damaged films, read one after another in a child process, so that a death is noticed and told by its number."""
 
 import multiprocessing
 import os

@@ -1,7 +1,4 @@
-"""Films of every kind that is read, and endless damaged ones made of them, each by its number.
-
-Knows files alone; it must not know who reads them.
-"""
+"""Films of every kind that is read, and endless damaged ones made of them, each by its number."""
 
 import io
 import random

@@ -1,7 +1,4 @@
-"""Work in a child process that is killed at a random moment, as by SIGKILL or a power switch that spares the disk.
-
-Knows processes; it must not know what they do.
-"""
+"""Work in a child process that is killed at a random moment, as by SIGKILL or a power switch that spares the disk."""
 
 import multiprocessing
 import random

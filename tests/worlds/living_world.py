@@ -37,9 +37,15 @@ def addition(study_id: str, vector: Embeddings, rng: np.random.Generator | None 
     if rng is not None:
         sex, age, edema = ("Female", "Male")[rng.integers(2)], float(rng.integers(1, 90)), int(rng.integers(-1, 2))
     study = Study(
-        study_id, study_id.split("/")[0], f"{study_id}/view1_frontal.png", sex=sex, age=age, projection="PA",
-        findings=dict.fromkeys(FINDINGS) | {"Edema": edema}, extra={"Etiology": None},
-    )  # fmt: skip
+        study_id,
+        study_id.split("/")[0],
+        f"{study_id}/view1_frontal.png",
+        sex=sex,
+        age=age,
+        projection="PA",
+        findings=dict.fromkeys(FINDINGS) | {"Edema": edema},
+        extra={"Etiology": None},
+    )
     return Addition(study, ("frontal",), vector)
 
 

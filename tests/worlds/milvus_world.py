@@ -71,17 +71,25 @@ def hostile_studies(rng: np.random.Generator, count: int) -> pa.Table:
 
     rows = [
         {
-            "study_id": f"p{number % 40}/{SEEN[number % len(SEEN)]}{number}", "patient_id": f"p{number % 40}",
-            "frontal_path": f"{number}.png", "lateral_path": maybe(f"{number}l.png"),
-            "other_paths": maybe([BELOW_ROOT[rng.integers(len(BELOW_ROOT))]] * int(rng.integers(3))), "projection": text(),
-            "sex": text(), "age": maybe(float(np.float32(rng.choice([0.1, 40, 59.9, 60, 89])))), "split": text(),
-            "Etiology": text(), EXTRA[1].name: text(), "not in": maybe(int(rng.choice([-(2**53), -1, 0, 7, 2**53]))),
-            "$meta": maybe(float(np.float32(rng.choice([-1.5, 0.1, 1e30])))), "count(*)": maybe(int(rng.choice([0, 255]))),
+            "study_id": f"p{number % 40}/{SEEN[number % len(SEEN)]}{number}",
+            "patient_id": f"p{number % 40}",
+            "frontal_path": f"{number}.png",
+            "lateral_path": maybe(f"{number}l.png"),
+            "other_paths": maybe([BELOW_ROOT[rng.integers(len(BELOW_ROOT))]] * int(rng.integers(3))),
+            "projection": text(),
+            "sex": text(),
+            "age": maybe(float(np.float32(rng.choice([0.1, 40, 59.9, 60, 89])))),
+            "split": text(),
+            "Etiology": text(),
+            EXTRA[1].name: text(),
+            "not in": maybe(int(rng.choice([-(2**53), -1, 0, 7, 2**53]))),
+            "$meta": maybe(float(np.float32(rng.choice([-1.5, 0.1, 1e30])))),
+            "count(*)": maybe(int(rng.choice([0, 255]))),
             "dose": maybe(float(rng.choice([-1e308, 5e-324, 0.1, 2.0]))),
             **{name: maybe(int(rng.integers(-1, 2))) for name in FINDINGS},
         }
         for number in range(count)
-    ]  # fmt: skip
+    ]
     return pa.Table.from_pylist(rows, studies_schema(EXTRA))
 
 

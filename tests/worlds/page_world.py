@@ -33,9 +33,17 @@ QUERY, ONE_VIEW = "patient00001/study2", "patient00001/study1"
 """Of the phantoms of seed 7: a study with both views, and one with its frontal film alone."""
 PATIENCE = 30.0
 FLAGS = (
-    "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-    "disable-component-update", "disable-sync", "window-size=1280,800", "force-device-scale-factor=1",
-)  # fmt: skip
+    "headless=new",
+    "no-sandbox",
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "window-size=1280,800",
+    "force-device-scale-factor=1",
+)
 
 
 def build_collection(folder: Path) -> Path:

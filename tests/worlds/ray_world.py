@@ -15,10 +15,15 @@ from tempfile import TemporaryDirectory
 from folders import ROOT
 
 ENVIRONMENT = {
-    **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # a cluster of one machine alone leaves 0 in this process
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,11 @@ def _start(nodes: list[Node], *words: str) -> None:
     if "--head" not in words:
         common.remove("--disable-usage-stats")
     process = subprocess.Popen(
-        [ray, "start", *words, *common], env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL,
+        [ray, "start", *words, *common],
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     nodes.append(Node(process.pid))
     assert process.wait() == 0

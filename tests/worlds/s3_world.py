@@ -1,7 +1,4 @@
-"""A real S3 server in a process of its own on loopback, and a gate before it that can be shut.
-
-Knows sockets and processes; it must not know what is kept there.
-"""
+"""A real S3 server in a process of its own on loopback, and a gate before it that can be shut."""
 
 import http.client
 import socket
@@ -74,9 +71,14 @@ def s3_server(home: str) -> Iterator[Gate]:
 
 def _environment(port: int, home: str) -> dict[str, str]:
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "hush-hush",
-        "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1", "AWS_EC2_METADATA_DISABLED": "true", "HOME": home,
-    }  # fmt: skip
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "hush-hush",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "HOME": home,
+    }
 
 
 def _make_bucket(port: int, process: "subprocess.Popen[bytes]") -> None:

@@ -1,7 +1,4 @@
-"""A collection of simulated films on disk, with all that `precedent serve` takes, and the server over it.
-
-Knows the real parts; it must not know what is asked of them.
-"""
+"""A collection of simulated films on disk, with all that `precedent serve` takes, and the server over it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -102,7 +102,7 @@ def test_a_build_that_dies_leaves_the_old_collection(embeddings: Path, tmp_path:
     build_collection(embeddings, tmp_path / "index")
     before = (tmp_path / "index" / "manifest.json").read_text()
     code = (
-        "import os, pathlib, index.collection as c; c.save_json = lambda *_, **__: os._exit(9);"
+        "import os, pathlib, index.built.collection as c; c.save_json = lambda *_, **__: os._exit(9);"
         f"c.build_collection(pathlib.Path({str(embeddings)!r}), pathlib.Path({str(tmp_path / 'index')!r}), kind='hnsw')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
@@ -158,7 +158,7 @@ def test_the_manifest_names_each_file_with_its_digest(embeddings: Path, tmp_path
 def test_the_index_wing_works_where_torch_is_absent(embeddings: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['timm'] = None\n"
-        "import index.importing.chexpert, index.nih, index.dicom\n"
+        "import index.importing.chexpert, index.importing.nih, index.importing.dicom\n"
         "from index.built.collection import build_collection; from index.search.retriever import Retriever; from pathlib import Path\n"
         f"r = Retriever(build_collection(Path({str(embeddings)!r}), Path({str(tmp_path / 'index')!r})))\n"
         "print(len(r.similar(r._studies['study_id'][0].as_py(), 3).hits))"

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from unit_vectors_world import DIM
 
+from index.built.collection import build_collection, load_collection
 from index.errors import ArtefactError, FingerprintMismatch, VectorsError
-from index.export.shards import ExportPlan, Failure, ShardFolder, load_embeddings, load_shards
+from index.export.shards import ExportPlan, Failure, ShardFolder, load_embeddings, load_shards, sample_layouts
 from index.storage.files import load_json, save_json
 from index.vectors import Embeddings
 
@@ -146,3 +147,49 @@ def by_duckdb(folder: Path) -> Any:
 def test_the_folder_of_an_export_opens_as_a_table(opened: Callable[[Path], Any], export: Path) -> None:
     assert len(opened(export)) == 196
     assert len(pq.read_table(export / "_failed.parquet")) == 4
+
+
+def save_with_layouts(folder: Path, studies: pa.Table, vectors: Embeddings, layouts: list[list[bytes] | None]) -> Path:
+    """Write an export of two shards; one without any layout is as older versions wrote it."""
+    plan = ExportPlan("f" * 64, vectors.shape[1], "0" * 64, studies.num_rows, studies.num_rows // 2)
+    shards = ShardFolder(folder, plan)
+    for shard in range(plan.shard_count):
+        part = plan.slice_of(shard)
+        rows = studies.slice(part.start, part.stop - part.start)
+        films = [film for film in layouts[part] if film is not None] or None
+        views = [["frontal", "lateral"][: len(film or "one")] for film in layouts[part]]
+        shards.save_shard(shard, rows, views, vectors[part], [], films)
+    shards.finish(image_root="")
+    return folder
+
+
+def test_a_collection_keeps_the_films_of_a_sample_and_no_column_of_them(
+    tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings
+) -> None:
+    layouts: list[list[bytes] | None] = [[bytes([n, 1]), bytes([n, 2])][: 1 + n % 2] for n in range(200)]
+    folder = save_with_layouts(tmp_path / "export", studies, unit_vectors, layouts)
+    built = build_collection(folder, tmp_path / "index")
+    loaded = load_collection(tmp_path / "index").layouts
+    owners = {(row[0], studies["patient_id"][row[0]].as_py()) for films in layouts for row in films or ()}
+    few = sample_layouts(folder, sample=50)
+
+    assert loaded is not None
+    assert loaded.equals(built.layouts)
+    assert {(row["layout"][0], row["patient_id"]) for row in loaded.to_pylist()} == owners
+    assert loaded.num_rows == 300
+    assert all(row["view"] == ("frontal" if row["layout"][1] == 1 else "lateral") for row in loaded.to_pylist())
+    assert few is not None
+    assert len({row["layout"][0] for row in few.to_pylist()}) == 50
+    assert "layouts" not in load_embeddings(folder)[0].column_names
+
+
+@pytest.mark.parametrize(("without", "kept"), [(100, 100), (200, None)])
+def test_shards_of_an_older_export_have_no_layouts(
+    tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings, without: int, kept: int | None
+) -> None:
+    layouts: list[list[bytes] | None] = [None if n < without else [bytes([n])] for n in range(200)]
+    found = build_collection(save_with_layouts(tmp_path / "export", studies, unit_vectors, layouts), tmp_path / "index")
+
+    assert (found.layouts and found.layouts.num_rows) == kept
+    assert ("layouts" in found.manifest["files"]) is (kept is not None)
+    assert load_collection(tmp_path / "index").manifest == found.manifest

@@ -105,10 +105,16 @@ def test_further_columns_pass_through_with_their_type(tmp_path: Path) -> None:
 
 
 def test_a_further_column_of_labels_alone_is_one_of_labels(tmp_path: Path) -> None:
-    films = [a_film(FRONTAL.replace("study1", f"study{number}"), **further) for number, further in enumerate((
-        {"Infiltration": "1.0", "Mass": "-1", "count": "1", "empty": ""},
-        {"Infiltration": "", "Mass": "0", "count": "2", "empty": ""},
-    ), 1)]  # fmt: skip
+    films = [
+        a_film(FRONTAL.replace("study1", f"study{number}"), **further)
+        for number, further in enumerate(
+            (
+                {"Infiltration": "1.0", "Mass": "-1", "count": "1", "empty": ""},
+                {"Infiltration": "", "Mass": "0", "count": "2", "empty": ""},
+            ),
+            1,
+        )
+    ]
     table = import_chexpert(a_csv(tmp_path, *films), tmp_path, check_images=False).table
 
     assert label_names(table.schema) == [*FINDINGS, "Infiltration", "Mass"]
@@ -145,8 +151,9 @@ def test_a_missing_image_leaves_out_its_film_and_a_study_of_none(tmp_path: Path)
         {"study_id": "patient00001/study1", "frontal_path": None, "lateral_path": LATERAL}
     ]
     assert [(notice.kind, notice.count) for notice in found.notices] == [
-        ("missing image", 2), ("study without image", 1)
-    ]  # fmt: skip
+        ("missing image", 2),
+        ("study without image", 1),
+    ]
     assert str(found.notices[0]).endswith(f"images folder: 2 ({FRONTAL}, {gone})")
 
 

@@ -71,8 +71,9 @@ def test_images_are_found_by_name_in_any_folder_and_with_any_suffix(tmp_path: Pa
     found = import_nih(a_csv(tmp_path, a_film(), other), tmp_path)
 
     assert found.table["frontal_path"].to_pylist() == [
-        "images_001/images/00000427_003.png", "images_002/00000428_000.JPG"
-    ]  # fmt: skip
+        "images_001/images/00000427_003.png",
+        "images_002/00000428_000.JPG",
+    ]
     assert found.notices == ()
 
 

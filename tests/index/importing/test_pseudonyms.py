@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.errors import StudiesError
-from index.importing.pseudonyms import LEAST_KEY, MOST_KEY, Pseudonyms, load_key, make_key, require_apart, told_age
+from index.importing.pseudonyms import LEAST_KEY, MOST_KEY, Pseudonyms, capped_age, load_key, make_key, require_apart
 
 KEY = bytes(range(LEAST_KEY))
 
@@ -41,9 +41,9 @@ def test_two_ids_with_one_pseudonym_are_refused() -> None:
         _ = [crowded.of("patient", f"P{number}") for number in range(17)]
 
 
-@pytest.mark.parametrize(("years", "told"), [(None, None), (0.5, 0.5), (89.0, 89.0), (89.1, 90.0), (120.0, 90.0)])
-def test_over_89_everyone_is_90(years: float | None, told: float | None) -> None:
-    assert told_age(years) == told
+@pytest.mark.parametrize(("years", "given"), [(None, None), (0.5, 0.5), (89.0, 89.0), (89.1, 90.0), (120.0, 90.0)])
+def test_over_89_everyone_is_90(years: float | None, given: float | None) -> None:
+    assert capped_age(years) == given
 
 
 def test_a_new_key_is_random_and_only_its_owners(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from export_files import planted, save_export
 from encoder.films.image import READING
 from index.built.collection import build_collection, load_collection
 from index.errors import ArtefactError
-from index.export.shards import MANIFEST, load_manifest
-from index.export.training import (
+from index.export.reliability import (
     LEAST_QUERIES,
     UNTRAINED,
     Agreement,
@@ -24,6 +23,7 @@ from index.export.training import (
     kept_facts,
     warning_of,
 )
+from index.export.shards import MANIFEST, load_manifest
 from index.judging.agreement import agreement_of
 from index.table.studies import FINDINGS, studies_schema
 

@@ -10,11 +10,11 @@ import pytest
 from living_world import addition, build_of, ids_of, units
 
 from index.errors import ArtefactError, FingerprintMismatch, StudyNotFound
-from index.living.change_faults import FILE, FILES, WITNESS
 from index.living.collection import LivingCollection
 from index.living.compaction import save_generation
 from index.living.verification import verify
 from index.storage.files import load_json, save_json
+from index.storage.folder import CHANGE_FILES, CHANGES, CHANGES_MARKER
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
     ],
 )
 def test_a_change_that_is_turned_moved_or_lost_is_refused(folder: Path, statement: str) -> None:
-    with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+    with closing(sqlite3.connect(folder / CHANGES)) as connection, connection:
         assert connection.execute(statement).rowcount != 0
 
     with pytest.raises(ArtefactError, match="changes"):
@@ -57,13 +57,13 @@ def test_a_change_that_is_turned_moved_or_lost_is_refused(folder: Path, statemen
 def test_a_file_that_is_missing_is_not_begun_anew(folder: Path) -> None:
     with closing(LivingCollection(folder)) as living:
         held = ids_of(living)
-    (folder / FILE).rename(folder / "away")
+    (folder / CHANGES).rename(folder / "away")
 
-    with pytest.raises(ArtefactError, match=rf"{FILE} is missing.*move {FILE}\* and {WITNESS} away"):
+    with pytest.raises(ArtefactError, match=rf"{CHANGES} is missing.*move {CHANGES}\* and {CHANGES_MARKER} away"):
         LivingCollection(folder)
     assert verify(folder).faults
 
-    (folder / "away").rename(folder / FILE)
+    (folder / "away").rename(folder / CHANGES)
     with closing(LivingCollection(folder)) as living:
         assert ids_of(living) == held
 
@@ -72,23 +72,23 @@ def test_a_file_that_goes_while_it_is_searched_is_not_begun_anew_by_a_writer(
     folder: Path, rng: np.random.Generator
 ) -> None:
     with closing(LivingCollection(folder)) as living:
-        (folder / FILE).unlink()
+        (folder / CHANGES).unlink()
 
         with pytest.raises(ArtefactError, match="is missing"):
             living.add([addition("patient99/study1", units(rng, 1)[0])])
-    assert not (folder / FILE).exists()
+    assert not (folder / CHANGES).exists()
 
 
 def test_a_log_that_was_left_behind_is_not_taken_for_another_file_s(folder: Path, tmp_path: Path) -> None:
     with closing(LivingCollection(folder)) as living:
         living.delete(["patient4/study1"])
-        for path in folder.glob(f"{FILE}*"):  # as a kill leaves them
+        for path in folder.glob(f"{CHANGES}*"):  # as a kill leaves them
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    (folder / FILE).unlink()
-    (folder / WITNESS).unlink()
-    (folder / f"{FILE}-wal").write_bytes((tmp_path / f"{FILE}-wal").read_bytes())
+    (folder / CHANGES).unlink()
+    (folder / CHANGES_MARKER).unlink()
+    (folder / f"{CHANGES}-wal").write_bytes((tmp_path / f"{CHANGES}-wal").read_bytes())
 
-    with pytest.raises(ArtefactError, match=rf"move {FILE}\* and"):
+    with pytest.raises(ArtefactError, match=rf"move {CHANGES}\* and"):
         LivingCollection(folder)
 
 
@@ -97,7 +97,7 @@ def test_a_row_that_is_lost_after_a_compaction_was_cut_off_is_missed(folder: Pat
         save_generation(living.folder, living.now())  # and is killed before the changes are cleared
     with closing(LivingCollection(folder)) as living:
         living.delete(["patient5/study1", "patient6/study1"])
-    with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+    with closing(sqlite3.connect(folder / CHANGES)) as connection, connection:
         connection.execute("DELETE FROM changes WHERE study_id = 'patient5/study1'")
 
     with pytest.raises(ArtefactError, match="does not hold all"):
@@ -110,7 +110,7 @@ def test_a_study_that_is_not_there_makes_no_file(tmp_path: Path, rng: np.random.
     with closing(LivingCollection(folder)) as living, pytest.raises(StudyNotFound):
         living.delete(["patient2/study1"])
 
-    assert not any((folder / name).exists() for name in FILES)
+    assert not any((folder / name).exists() for name in CHANGE_FILES)
 
 
 def test_an_index_of_another_encoder_is_not_taken_up_by_a_write(folder: Path, rng: np.random.Generator) -> None:
@@ -128,11 +128,11 @@ def test_an_index_of_another_encoder_is_not_taken_up_by_a_write(folder: Path, rn
             with pytest.raises(FingerprintMismatch, match="activate it with its encoder"):
                 change()
         assert ids_of(living) == ["patient1/study1"]
-    assert not any((bare / name).exists() for name in FILES)
+    assert not any((bare / name).exists() for name in CHANGE_FILES)
 
 
 def test_what_a_kill_left_of_a_first_file_goes_with_the_next_compaction(folder: Path) -> None:
-    for name in (f".{FILE}.0123456789abcdef.new", f".{FILE}.0123456789abcdef.new-wal"):
+    for name in (f".{CHANGES}.0123456789abcdef.new", f".{CHANGES}.0123456789abcdef.new-wal"):
         (folder / name).touch()
     assert len(verify(folder).notes) == 2
 
@@ -142,11 +142,11 @@ def test_what_a_kill_left_of_a_first_file_goes_with_the_next_compaction(folder: 
 
 
 def test_a_kill_before_the_witness_is_mended_by_the_next_writer(folder: Path) -> None:
-    (folder / WITNESS).unlink()
+    (folder / CHANGES_MARKER).unlink()
 
     with closing(LivingCollection(folder)) as living:
         living.delete(["patient4/study1"])
-    assert (folder / WITNESS).exists()
+    assert (folder / CHANGES_MARKER).exists()
 
 
 def test_what_is_damaged_beside_changes_is_not_to_be_indexed_again(folder: Path) -> None:

@@ -125,9 +125,11 @@ def test_a_collection_that_grew_answers_as_one_that_was_built_whole(seed: int, s
     with closing(grown(rng, spare / secrets.token_hex(8))) as living:
         whole = whole_of(living)
         options: dict[str, Any] = {
-            "where": [None, FEMALE][rng.integers(2)], "group_by": [None, "patient"][rng.integers(2)],
-            "min_similarity": [None, 0.2, -1.0][rng.integers(3)], "exact": bool(rng.integers(2)),
-        }  # fmt: skip
+            "where": [None, FEMALE][rng.integers(2)],
+            "group_by": [None, "patient"][rng.integers(2)],
+            "min_similarity": [None, 0.2, -1.0][rng.integers(3)],
+            "exact": bool(rng.integers(2)),
+        }
         for query in (*np.eye(DIM, dtype=np.float32)[:4], unit(rng)):
             k = int(rng.integers(1, 12))
             assert living.search(query, k, **options) == whole.search(query, k, **options)

@@ -17,13 +17,11 @@ from living_world import addition, build_of, unit, units
 
 from index.built.map import build_map
 from index.errors import ArtefactError, CollectionError, WriteFailed
-from index.living.change_digests import seal
-from index.living.change_faults import FILE, WITNESS
 from index.living.collection import LivingCollection
 from index.living.snapshots import restore_snapshot, save_snapshot
 from index.living.verification import verify
-from index.storage.files import load_json, save_json
-from index.storage.folder import held_alone
+from index.storage.files import load_json, save_json, seal_of
+from index.storage.folder import CHANGES, CHANGES_MARKER, held_alone
 from scripts.cli import precedent
 
 
@@ -46,9 +44,9 @@ def root(tmp_path: Path) -> Path:
 
 def say(folder: Path, **said: Any) -> None:
     """Have a collection say other facts, sealed as its author would."""
-    with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+    with closing(sqlite3.connect(folder / CHANGES)) as connection, connection:
         facts = dict(connection.execute("SELECT name, value FROM facts WHERE name != 'seal'")) | said
-        connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal(facts))])
+        connection.executemany("REPLACE INTO facts VALUES (?, ?)", [*facts.items(), ("seal", seal_of(facts))])
 
 
 @pytest.mark.parametrize("kind", ["absolute", "..", ".", "", "upper", "long", 7])
@@ -84,7 +82,7 @@ def test_a_compaction_removes_files_of_our_own_naming_alone(folder: Path, root: 
     left = [ours, ours.with_name(f".{64 * '1'}.jpg.partial"), ours.with_name(f"{64 * '2'}.png")]
     for path in (*others, *left):
         path.write_bytes(b"film")
-    strangers = [folder / name for name in ("exact-notes.faiss", "map-of-ward.parquet", f".{FILE}.mine.new")]
+    strangers = [folder / name for name in ("exact-notes.faiss", "map-of-ward.parquet", f".{CHANGES}.mine.new")]
     for path in strangers:
         path.touch()
     living.compact(root)
@@ -112,12 +110,12 @@ def test_films_are_neither_written_nor_removed_through_a_link(
     assert [one for one in elsewhere.rglob("*") if one.is_file()] == [victim]
 
 
-@pytest.mark.parametrize("name", [FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal", WITNESS])
+@pytest.mark.parametrize("name", [CHANGES, f"{CHANGES}-wal", f"{CHANGES}-shm", f"{CHANGES}-journal", CHANGES_MARKER])
 def test_changes_are_not_written_through_a_link(folder: Path, tmp_path: Path, name: str) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     (folder / name).unlink(missing_ok=True)
-    (folder / name).symlink_to(victim if name != WITNESS else tmp_path / "dangling")
+    (folder / name).symlink_to(victim if name != CHANGES_MARKER else tmp_path / "dangling")
 
     for verb in (["compact", folder], ["delete", folder, "patient1/study1"], ["search", folder, "--study", "x"]):
         assert "got a link" in refusal(*verb)
@@ -132,7 +130,7 @@ def test_a_planted_journal_of_sqlite_removes_no_file_that_it_names(folder: Path,
     summed = sum(name).to_bytes(4, "big")  # as SQLite ends the journal of a transaction over several files
     ending = bytes(4) + name + len(name).to_bytes(4, "big") + summed + bytes.fromhex("d9d505f920a163d7")
     for verb in (["search", folder, "--study", "x"], ["verify", folder], ["compact", folder]):
-        (folder / f"{FILE}-journal").write_bytes(b"\1" * 512 + ending)
+        (folder / f"{CHANGES}-journal").write_bytes(b"\1" * 512 + ending)
         CliRunner().invoke(precedent, [str(word) for word in verb])
         assert victim.exists(), verb
 
@@ -163,7 +161,7 @@ def test_a_manifest_that_names_other_files_is_refused(folder: Path, tmp_path: Pa
         assert "expected the name of a file of an index" in refusal(*verb)
 
 
-@pytest.mark.parametrize("name", ["../victim", "..", ".bashrc", f"{FILE}-wal"])
+@pytest.mark.parametrize("name", ["../victim", "..", ".bashrc", f"{CHANGES}-wal"])
 def test_a_snapshot_that_names_other_files_is_not_restored(folder: Path, tmp_path: Path, name: str) -> None:
     save_snapshot(folder, tmp_path / "snapshot")
     content = load_json(tmp_path / "snapshot" / "snapshot.json", "", "")

@@ -36,9 +36,12 @@ class Writers:
         self.reader = LivingCollection(self.folder)
         """Searches on through every kill, as a service does, and is told of an index only now and then."""
         self.process = subprocess.Popen(
-            [sys.executable, str(WORLDS / "killed_writer.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, str(WORLDS / "killed_writer.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={"PYTHONPATH": f"{WORLDS}:{ROOT}", "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
     def run(self, **when: Any) -> list[dict[str, Any]]:
         """Have a writer work until it dies, and return what it logged."""

@@ -17,8 +17,17 @@ from index.living.snapshots import restore_snapshot, save_snapshot
 from index.living.verification import verify
 
 OPERATIONS, OPERATIONS_LONG = 5_000, 250_000
-SHARES = {"search": 0.60, "add": 0.14, "replace": 0.06, "again": 0.04, "delete": 0.12, "similar": 0.0319, "compact": 0.005,
-          "restart": 0.0025, "snapshot": 0.0006}  # fmt: skip
+SHARES = {
+    "search": 0.60,
+    "add": 0.14,
+    "replace": 0.06,
+    "again": 0.04,
+    "delete": 0.12,
+    "similar": 0.0319,
+    "compact": 0.005,
+    "restart": 0.0025,
+    "snapshot": 0.0006,
+}
 MOST = 400
 Options = dict[str, Any]
 
@@ -79,10 +88,12 @@ class Story:
         sexes = {"key": "sex", "match": {"value": ["Female", "Male"][self.rng.integers(2)]}}
         ages = {"key": "age", "range": {"gte": float(self.rng.integers(90))}}
         return {
-            "where": [None, {"must": [sexes]}, {"must": [ages]}, {"must": [sexes], "must_not": [ages]}][self.rng.integers(4)],
+            "where": [None, {"must": [sexes]}, {"must": [ages]}, {"must": [sexes], "must_not": [ages]}][
+                self.rng.integers(4)
+            ],
             "group_by": [None, "patient"][self.rng.integers(2)],
             "min_similarity": [None, None, 0.5][self.rng.integers(3)],
-        }  # fmt: skip
+        }
 
     def search(self) -> None:
         query = self.sites[self.rng.integers(6)] if self.rng.random() < 0.5 else unit(self.rng)

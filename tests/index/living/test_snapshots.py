@@ -12,14 +12,12 @@ from living_world import addition, build, ids_of, unit
 from index.built.collection import build_collection
 from index.built.map import build_map, load_map
 from index.errors import ArtefactError, CollectionError, FingerprintMismatch
-from index.living.change_faults import FILE as CHANGES
-from index.living.change_faults import WITNESS
 from index.living.collection import LivingCollection
 from index.living.generation import Generation
 from index.living.snapshots import restore_snapshot, save_snapshot
 from index.living.verification import verify
 from index.storage.files import load_json, save_json
-from index.storage.folder import held_alone
+from index.storage.folder import CHANGES, CHANGES_MARKER, held_alone
 from index.vectors import Embeddings
 
 
@@ -134,9 +132,9 @@ def test_a_file_of_changes_that_is_none_is_refused(living: LivingCollection, con
 def test_after_the_changes_were_given_up_new_ones_are_kept(living: LivingCollection, rng: np.random.Generator) -> None:
     living.close()
     (living.folder / CHANGES).unlink()
-    with pytest.raises(ArtefactError, match=rf"{CHANGES} is missing.*move {CHANGES}\* and {WITNESS} away"):
+    with pytest.raises(ArtefactError, match=rf"{CHANGES} is missing.*move {CHANGES}\* and {CHANGES_MARKER} away"):
         LivingCollection(living.folder)
-    (living.folder / WITNESS).unlink()
+    (living.folder / CHANGES_MARKER).unlink()
     again = LivingCollection(living.folder)
     again.add([addition("patient90003/study1", unit(rng))])
 
@@ -190,7 +188,7 @@ def test_verify_finds_nothing_wrong_with_what_is_right(living: LivingCollection)
 
 def test_verify_finds_a_flipped_bit_in_every_file(living: LivingCollection, rng: np.random.Generator) -> None:
     living.close()  # its last connection: the changes are in one file now
-    for path in sorted({*living.folder.iterdir()} - {living.folder / WITNESS}):  # whose name says all
+    for path in sorted({*living.folder.iterdir()} - {living.folder / CHANGES_MARKER}):  # whose name says all
         whole = path.read_bytes()
         places = [whole.index(b"patient90002/study1")] if path.name == CHANGES else rng.integers(len(whole), size=5)
         for position in places:

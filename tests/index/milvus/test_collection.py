@@ -157,9 +157,17 @@ def test_what_milvus_cannot_hold_or_give_is_refused_by_name(
 
 @pytest.mark.parametrize(
     "text",
-    ["milvus+http://host", "milvus+http://host/a/b", "milvus+http://host:port/cases", "milvus+ftp://host/cases",
-     "milvus+http://host/no-name", "milvus+file:///cases.txt/cases", "milvus+http:///cases", "cases.db"],
-)  # fmt: skip
+    [
+        "milvus+http://host",
+        "milvus+http://host/a/b",
+        "milvus+http://host:port/cases",
+        "milvus+ftp://host/cases",
+        "milvus+http://host/no-name",
+        "milvus+file:///cases.txt/cases",
+        "milvus+http:///cases",
+        "cases.db",
+    ],
+)
 def test_what_is_no_address_is_told_what_one_is(text: str) -> None:
     with pytest.raises(CollectionError, match=r"expected an address such as milvus\+http://HOST:19530/COLLECTION"):
         parse_milvus(text)
@@ -320,7 +328,7 @@ def test_while_a_collection_is_loading_it_is_said_at_once_and_once_it_is_loaded_
     partly, loaded = pymilvus.MilvusException(103, "not fully loaded"), {"state": LoadState.Loaded}
     server, client = scripted(
         monkeypatch, absent, loading, partly, absent, {"state": LoadState.NotLoad}, None, loading, loaded, ["found"]
-    )  # fmt: skip
+    )
     for _ in range(2):
         with pytest.raises(BackendLoading, match=r"is still loading 'cases'.*try again in some seconds"):
             server.call("query", "cases")
@@ -373,10 +381,17 @@ def test_a_server_that_stalls_keeps_no_more_threads_than_may_wait_for_it(monkeyp
 
 @pytest.mark.parametrize(
     "changes",
-    [{"embedding": [1.0]}, {"embedding": [np.nan] * DIM}, {"embedding": None}, {"embedding": [9.0] * DIM},
-     {"study_id": 7}, {"study_id": ""}, {"patient_id": None}],
+    [
+        {"embedding": [1.0]},
+        {"embedding": [np.nan] * DIM},
+        {"embedding": None},
+        {"embedding": [9.0] * DIM},
+        {"study_id": 7},
+        {"study_id": ""},
+        {"patient_id": None},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_a_server_gives_that_is_no_study_of_the_collection_is_refused_in_a_sentence(
     collection: MilvusCollection, monkeypatch: pytest.MonkeyPatch, vectors: Embeddings, changes: dict[str, Any]
 ) -> None:

@@ -32,14 +32,20 @@ def test_any_number_is_read_as_that_number(number: float) -> None:
         ({}, ALL),
         ({"must": [{"key": "No Finding", "match": {"any": []}}]}, NONE),
         ({"must": [{"key": "No Finding", "range": {"gte": -128}}]}, "c1_No_Finding is not null"),
-        ({"must": [{"key": "No Finding", "range": {"gt": 0.5, "lt": 1.5}}]}, "(c1_No_Finding >= 1) and (c1_No_Finding <= 1)"),
+        (
+            {"must": [{"key": "No Finding", "range": {"gt": 0.5, "lt": 1.5}}]},
+            "(c1_No_Finding >= 1) and (c1_No_Finding <= 1)",
+        ),
         ({"must": [{"key": "No Finding", "range": {"gt": 127}}]}, NONE),
-        ({"must_not": [{"key": "No Finding", "match": {"value": 1}}]}, "(c1_No_Finding not in [1]) or (c1_No_Finding is null)"),
+        (
+            {"must_not": [{"key": "No Finding", "match": {"value": 1}}]},
+            "(c1_No_Finding not in [1]) or (c1_No_Finding is null)",
+        ),
         ({"must": [{"key": "dose", "match": {"value": 0.1}}]}, "c2_dose in [0.10000000149011612]"),
         ({"must": [{"key": "dose", "range": {"lt": float("inf")}}]}, "c2_dose is not null"),
         ({"must_not": [{"key": "dose", "range": {"lt": float("nan")}}]}, ALL),
     ],
-)  # fmt: skip
+)
 def test_a_condition_says_what_becomes_of_a_null(where: dict[str, object], expression: str) -> None:
     assert as_expression(where, COLUMNS) == expression
 

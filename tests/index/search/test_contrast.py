@@ -49,9 +49,10 @@ def test_a_normal_study_lacks_the_finding_but_not_against_its_own_label() -> Non
 
 def test_a_normal_study_is_contrasted_with_a_disease_and_not_with_a_device() -> None:
     rows = (
-        row("normal", 10, None, **{"No Finding": 1}), row("device", 5, None, **{"Support Devices": 1}),
+        row("normal", 10, None, **{"No Finding": 1}),
+        row("device", 5, None, **{"Support Devices": 1}),
         row("ill", 20, None, Pneumonia=1),
-    )  # fmt: skip
+    )
     found = contrast(collection(*rows), HERE, "No Finding")
     assert (name_of(found.present), name_of(found.absent)) == ("normal", "ill")
 
@@ -59,10 +60,12 @@ def test_a_normal_study_is_contrasted_with_a_disease_and_not_with_a_device() -> 
 def test_the_counterpart_is_matched_where_it_can_be() -> None:
     like = {"sex": "Female", "age": 60.0, "projection": "PA"}
     rows = (
-        row("man", 5, 1, **(like | {"sex": "Male"})), row("old", 6, 1, **(like | {"age": 66.0})),
-        row("bed", 7, 1, **(like | {"projection": "AP"})), row("both", 8, 1, **like, lateral_path="l.jpg"),
+        row("man", 5, 1, **(like | {"sex": "Male"})),
+        row("old", 6, 1, **(like | {"age": 66.0})),
+        row("bed", 7, 1, **(like | {"projection": "AP"})),
+        row("both", 8, 1, **like, lateral_path="l.jpg"),
         row("like", 30, 1, **(like | {"age": 65.0})),
-    )  # fmt: skip
+    )
     found = contrast(collection(*rows), HERE, "Edema", Subject(views=("frontal",), **like))
     assert name_of(found.present) == "like"
     assert found.present is not None
@@ -73,9 +76,11 @@ def test_the_counterpart_is_matched_where_it_can_be() -> None:
 def test_demands_are_given_up_in_the_stated_order_and_said() -> None:
     subject = Subject(views=("frontal",), projection="PA", sex="Female", age=60.0)
     ladder = (
-        row("view", 5, 1, lateral_path="l.jpg"), row("projection", 10, 1, projection="AP", sex="Female", age=60.0),
-        row("sex", 20, 1, projection="PA", sex="Male", age=60.0), row("age", 30, 1, projection="PA", sex="Female"),
-    )  # fmt: skip
+        row("view", 5, 1, lateral_path="l.jpg"),
+        row("projection", 10, 1, projection="AP", sex="Female", age=60.0),
+        row("sex", 20, 1, projection="PA", sex="Male", age=60.0),
+        row("age", 30, 1, projection="PA", sex="Female"),
+    )
     given_up = ("age", "sex", "projection", "views")
     for count, name in enumerate(("age", "sex", "projection", "view"), start=1):
         found = contrast(collection(*(dict(one) for one in ladder[: 5 - count])), HERE, "Edema", subject).present

@@ -3,17 +3,28 @@
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
 from index.built.collection import Collection
 from index.built.vector_index import VectorIndex
-from index.export.layouts import LayoutGate
 from index.search import familiarity
-from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate
+from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, LayoutGate, are_alike
 from index.vectors import Embeddings
 
+Layouts = npt.NDArray[np.int8]
 PATIENTS = [f"p{n:04d}" for n in range(2000)]
+
+
+@pytest.fixture
+def layouts(rng: np.random.Generator) -> Layouts:
+    """Return 60 layouts (60, 12) of as many films, of columns with unlike spreads."""
+    return np.rint(rng.normal(size=(60, 12)) * np.arange(1, 13) * 3).astype(np.int8)
+
+
+def layouts_table(layouts: Layouts, patients: list[str]) -> pa.Table:
+    return pa.table({"patient_id": patients, "layout": [row.tobytes() for row in layouts]})
 
 
 def collection_of(vectors: Embeddings, patients: list[str], kind: str = "flat") -> Collection:
@@ -118,3 +129,51 @@ def test_the_less_familiar_of_two_films_counts_and_twice(rng: np.random.Generato
 def test_one_patient_alone_gives_nothing_to_compare(rng: np.random.Generator) -> None:
     gate = FamiliarityGate.build(collection_of(cone(rng, 20), ["p"] * 20))
     assert gate.judge(0.9) is None
+
+
+def test_a_percentile_is_the_share_of_films_as_far_from_other_patients(layouts: Layouts) -> None:
+    patients = [f"p{n // 2}" for n in range(60)]
+    gate = LayoutGate.build(layouts_table(layouts, patients))
+    scaled = layouts.astype(float) / (layouts.astype(float).std(axis=0) + 1)
+    apart = np.linalg.norm(scaled[:, None] - scaled, axis=2)
+    own = np.where(np.arange(60)[:, None] // 2 == np.arange(60) // 2, np.inf, apart).min(axis=1)
+    assert gate is not None
+    for film in range(0, 60, 7):
+        assert gate.percentile(layouts[film], patients[film]) == pytest.approx(100 * np.mean(own >= own[film] - 1e-4))
+
+
+def test_only_another_patients_films_are_neighbours(layouts: Layouts) -> None:
+    gate = LayoutGate.build(layouts_table(layouts, [f"p{n}" for n in range(60)]))
+    assert gate is not None
+    assert gate.percentile(layouts[3]) == 100
+    assert gate.percentile(layouts[3], "p3") < 100
+    assert gate.percentile(np.full(12, 127, dtype=np.int8)) == 0
+
+
+def test_layouts_of_one_patient_give_nothing_to_compare(layouts: Layouts) -> None:
+    assert LayoutGate.build(None) is None
+    assert LayoutGate.build(layouts_table(layouts, ["p"] * 60)) is None
+
+
+@pytest.mark.parametrize(("laterals", "seen"), [(30, ("frontal", "lateral")), (19, (None, None))])
+def test_a_film_is_of_the_view_that_those_nearest_to_it_are_of(
+    rng: np.random.Generator, laterals: int, seen: tuple[str | None, ...]
+) -> None:
+    frontal, lateral = np.zeros(12), np.r_[np.full(6, 60), np.zeros(6)]
+    places = np.vstack([np.tile(frontal, (60, 1)), np.tile(lateral, (laterals, 1))])
+    rows = np.rint(places + rng.normal(size=places.shape) * 4).astype(np.int8)
+    named = layouts_table(rows, [f"p{n}" for n in range(len(rows))])
+    gate = LayoutGate.build(named.append_column("view", pa.array(["frontal"] * 60 + ["lateral"] * laterals)))
+    unnamed = LayoutGate.build(named)
+
+    asked = [place.astype(np.int8) for place in (frontal, lateral)]
+    assert gate is not None
+    assert unnamed is not None
+    assert [gate.view_of(one) for one in asked] == list(seen)
+    assert [unnamed.view_of(one) for one in asked] == [None, None]
+
+
+def test_layouts_of_one_film_written_anew_are_alike(layouts: Layouts) -> None:
+    assert are_alike(layouts[0], layouts[0] + np.int8(3))
+    assert not are_alike(np.full(12, 127, np.int8), np.full(12, -128, np.int8))
+    assert not are_alike(layouts[0], layouts[1])

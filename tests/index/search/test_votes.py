@@ -55,11 +55,14 @@ def test_what_does_not_count_has_no_vote() -> None:
 @pytest.mark.parametrize(
     ("policy", "share", "neighbours"),
     [
-        (LabelPolicy("ignore", "ignore"), 0.5, 2), (LabelPolicy("zeros", "ignore"), 1 / 3, 3),
-        (LabelPolicy("ones", "ignore"), 2 / 3, 3), (LabelPolicy("ignore", "zeros"), 1 / 3, 3),
-        (LabelPolicy("ones", "zeros"), 0.5, 4), (LabelPolicy("ignore", "zeros", {"Edema": "ones"}), 0.5, 4),
+        (LabelPolicy("ignore", "ignore"), 0.5, 2),
+        (LabelPolicy("zeros", "ignore"), 1 / 3, 3),
+        (LabelPolicy("ones", "ignore"), 2 / 3, 3),
+        (LabelPolicy("ignore", "zeros"), 1 / 3, 3),
+        (LabelPolicy("ones", "zeros"), 0.5, 4),
+        (LabelPolicy("ignore", "zeros", {"Edema": "ones"}), 0.5, 4),
     ],
-)  # fmt: skip
+)
 def test_uncertain_and_blank_count_as_the_policy_says(policy: LabelPolicy, share: float, neighbours: int) -> None:
     found = edema_vote(policy, 1, 0, -1, None)
     assert found is not None

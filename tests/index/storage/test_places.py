@@ -18,8 +18,7 @@ from index.importing.nih import SOURCE_COLUMNS, import_nih
 from index.living.collection import LivingCollection
 from index.living.verification import verify
 from index.storage.files import load_json, save_json
-from index.storage.place_faults import told
-from index.storage.places import below, is_local, place
+from index.storage.places import below, is_local, place, store_errors
 from index.table.studies import load_studies, save_studies
 from index.vectors import Embeddings
 
@@ -81,7 +80,10 @@ def test_a_package_that_is_missing_is_named_by_its_extra(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("fault", [PermissionError("hush"), TimeoutError("hush"), ConnectionError("hush"), EOFError()])
 def test_a_store_out_of_reach_is_no_missing_file_and_its_words_are_not_repeated(fault: Exception) -> None:
-    with pytest.raises(BackendUnavailable, match="run the same command again") as refused, told("s3://bucket/x"):
+    with (
+        pytest.raises(BackendUnavailable, match="run the same command again") as refused,
+        store_errors("s3://bucket/x"),
+    ):
         raise fault
     assert "hush" not in str(refused.value)
 

@@ -14,18 +14,39 @@ Row = dict[str, Any]
 CASES: list[tuple[dict[str, Any], Callable[[Row], bool]]] = [
     ({}, lambda row: True),
     ({"must": [{"key": "sex", "match": {"value": "Female"}}]}, lambda row: row["sex"] == "Female"),
-    ({"must": [{"key": "age", "range": {"gte": 40, "lt": 60}}]}, lambda row: row["age"] is not None and 40 <= row["age"] < 60),
+    (
+        {"must": [{"key": "age", "range": {"gte": 40, "lt": 60}}]},
+        lambda row: row["age"] is not None and 40 <= row["age"] < 60,
+    ),
     ({"must_not": [{"key": "age", "range": {"gt": 40}}]}, lambda row: row["age"] is None or row["age"] <= 40),
     ({"must": [{"key": "Edema", "match": {"value": -1}}]}, lambda row: row["Edema"] == -1),
     ({"must": [{"key": "Edema", "match": {"value": None}}]}, lambda row: row["Edema"] is None),
     ({"must": [{"key": "Edema", "match": {"any": [1, None]}}]}, lambda row: row["Edema"] in (1, None)),
-    ({"should": [{"key": "Edema", "match": {"value": 1}}, {"key": "Fracture", "match": {"value": 1}}]},
-     lambda row: row["Edema"] == 1 or row["Fracture"] == 1),
-    ({"must": [{"key": "Etiology", "match": {"value": "virus"}}], "must_not": [{"key": "sex", "match": {"value": "Male"}}]},
-     lambda row: row["Etiology"] == "virus" and row["sex"] != "Male"),
-    ({"must": [{"should": [{"key": "projection", "match": {"value": "AP"}}, {"key": "projection", "match": {"value": None}}]}]},
-     lambda row: row["projection"] in ("AP", None)),
-]  # fmt: skip
+    (
+        {"should": [{"key": "Edema", "match": {"value": 1}}, {"key": "Fracture", "match": {"value": 1}}]},
+        lambda row: row["Edema"] == 1 or row["Fracture"] == 1,
+    ),
+    (
+        {
+            "must": [{"key": "Etiology", "match": {"value": "virus"}}],
+            "must_not": [{"key": "sex", "match": {"value": "Male"}}],
+        },
+        lambda row: row["Etiology"] == "virus" and row["sex"] != "Male",
+    ),
+    (
+        {
+            "must": [
+                {
+                    "should": [
+                        {"key": "projection", "match": {"value": "AP"}},
+                        {"key": "projection", "match": {"value": None}},
+                    ]
+                }
+            ]
+        },
+        lambda row: row["projection"] in ("AP", None),
+    ),
+]
 
 
 @pytest.mark.parametrize(("where", "passes"), CASES)
@@ -159,11 +180,17 @@ def test_whole_numbers_of_64_bits_are_told_apart_and_compared() -> None:
     table = pa.table({"accession": [2**53, 2**53 + 1, None, 2**62 + 1]})
 
     assert filter_mask({"must": [{"key": "accession", "match": {"value": 2**53 + 1}}]}, table).tolist() == [
-        False, True, False, False
-    ]  # fmt: skip
+        False,
+        True,
+        False,
+        False,
+    ]
     assert filter_mask({"must": [{"key": "accession", "range": {"gt": 2**60}}]}, table).tolist() == [
-        False, False, False, True
-    ]  # fmt: skip
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,18 @@ def test_how_labels_were_read_comes_back_from_plain_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"policy": {}}, {"policy": {"uncertain": "perhaps"}, "classes": {}}, {"policy": 1, "classes": {}},
-             {"policy": {"per_label": 3}, "classes": {}}, {"policy": {}, "classes": {"a": 3}}, "zeros", None],
-)  # fmt: skip
+    "told",
+    [
+        {},
+        {"policy": {}},
+        {"policy": {"uncertain": "perhaps"}, "classes": {}},
+        {"policy": 1, "classes": {}},
+        {"policy": {"per_label": 3}, "classes": {}},
+        {"policy": {}, "classes": {"a": 3}},
+        "zeros",
+        None,
+    ],
+)
 def test_what_does_not_tell_how_labels_were_read_is_refused(told: object) -> None:
     with pytest.raises(StudiesError, match="expected"):
         Labelling.from_object(told)

@@ -1,7 +1,5 @@
-"""What a manifest says of its vectors: whether their encoder was trained, how often neighbours share a finding, and by
-which version their films were read.
-
-Knows figures and sentences; nothing of how they were measured.
+"""Whether neighbours can be relied on, by what a manifest says of its vectors: whether their encoder was trained, how
+often neighbours share a finding, and by which version their films were read.
 """
 
 from collections.abc import Mapping
@@ -48,11 +46,11 @@ class Agreement:
 
     queries: int
     precision: Interval
-    """By drawing patients again."""
+    """By bootstrap over patients."""
     chance: float
     """The share among all other patients' studies of the sample."""
     above_chance: Interval
-    """By dealing the labels anew among the patients."""
+    """By permuting the labels among the patients."""
     pixels: Interval | None
     """The same share of neighbours by the films' layouts alone, brightness and edges on a grid of 8 x 8; None where
     the export has none."""
@@ -60,7 +58,7 @@ class Agreement:
 
     @property
     def fault(self) -> str:
-        """What speaks against the vectors, "" where nothing does."""
+        """Why the neighbours may mean little, "" where nothing says so."""
         if self.above_chance.low <= 0:
             return "that is not shown to be more than chance"
         if self.above_pixels is not None and self.above_pixels.low <= 0:
@@ -82,7 +80,7 @@ def facts_of(trained: bool | None, agreement: Agreement | None) -> dict[str, Any
 
 
 def kept_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts of another manifest, and its films' version, to be kept; none from before there were any."""
+    """Return those facts of another manifest, and by which version its films were read, as far as it has them."""
     return {name: manifest[name] for name in ("encoder_trained", "agreement", "reading") if name in manifest}
 
 
@@ -97,10 +95,10 @@ def agreement_in(manifest: Mapping[str, Any]) -> Agreement | None:
     return Agreement(**parts)
 
 
-def is_trained(manifest: Mapping[str, Any], told: bool | None = None) -> bool | None:
-    """Return whether the encoder of a manifest's vectors was trained, as it is `told` or else as the manifest says."""
+def is_trained(manifest: Mapping[str, Any], trained: bool | None = None) -> bool | None:
+    """Return whether the encoder of a manifest's vectors was trained, as `trained` says or else the manifest."""
     said: bool | None = manifest.get("encoder_trained")
-    return said if told is None else told
+    return said if trained is None else trained
 
 
 def warning_of(manifest: Mapping[str, Any], trained: bool | None = None, reading: int | None = None) -> str | None:

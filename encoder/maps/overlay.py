@@ -1,7 +1,5 @@
 """Maps as pictures: a grey PNG, or laid over their film in colour."""
 
-from typing import Literal
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +8,6 @@ from encoder.errors import EncoderError
 from encoder.films.image import Image
 from encoder.maps.cam import Map
 
-Colours = Literal["inferno", "viridis", "jet"]
 COLOURS: dict[str, int] = {
     "inferno": cv2.COLORMAP_INFERNO,  # even steps of heat look even, also in grey and to the colour-blind
     "viridis": cv2.COLORMAP_VIRIDIS,

@@ -41,7 +41,7 @@ def _declare_missing_torchvision_operators() -> None:
 
 _declare_missing_torchvision_operators()
 
-import timm  # noqa: E402  (only importable once the operators above are declared)
+import timm.utils  # noqa: E402  (only importable once the operators above are declared)
 from timm.layers import SelectAdaptivePool2d  # noqa: E402
 
 _COUNTER = "num_batches_tracked"  # of batch normalisation; older files lack it and nothing here reads it

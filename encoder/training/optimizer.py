@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from encoder.network.backbone import timm
 from encoder.training.options import OptimizerOptions, ScheduleOptions
 
 
@@ -101,26 +103,17 @@ def held_statistics(network: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-class RunningAverage:
-    """An exponential average of a network's floating state, batch statistics included."""
+def running_average(network: nn.Module, decay: float) -> Any:
+    """Return timm's exponential average (ModelEmaV3) of a network's weights and batch statistics, as its `module`.
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state = {
-            name: value.detach().clone().float()
-            for name, value in network.state_dict().items()
-            if value.is_floating_point()
-        }
-        self.steps = 0
-
-    @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Take one step towards the network; the first steps count more, so that it starts near it."""
-        self.steps += 1
-        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        live = network.state_dict()
-        for name, value in self.state.items():
-            value.lerp_(live[name].detach().float(), weight)
+    The n-th `update`, from 1 on, decays by (1 + n) / (10 + n) where that is less than `decay`: the first steps count
+    more, so that the average starts near the network.
+    """
+    average = timm.utils.ModelEmaV3(
+        network, decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0, update_after_step=-2
+    )
+    average.module.requires_grad_(False)
+    return average
 
 
 def _cosine(share: float, minimum: float) -> float:

@@ -3,7 +3,6 @@
 No pickle: tensors are safetensors, the rest is JSON, TOML and CSV, and each file appears whole or not at all.
 """
 
-import csv
 import dataclasses
 import json
 import tomllib
@@ -139,24 +138,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:100]}..."
 
 
-def load_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's metrics.csv, one an epoch."""
-    with (folder / METRICS).open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 def _tensors_of(trainer: Trainer) -> dict[str, Tensor]:
     tensors = {f"network.{name}": value for name, value in trainer.network.state_dict().items()}
     for number, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     if trainer.average is not None:
-        tensors |= {f"average.{name}": value for name, value in trainer.average.state.items()}
+        tensors |= {f"average.{name}": value for name, value in trainer.average.module.state_dict().items()}
     return tensors | {f"chance.{name}": value for name, value in trainer.chance.items()}
 
 
 def _numbers_of(trainer: Trainer) -> dict[str, Any]:
-    steps = trainer.average.steps if trainer.average else 0
-    return {"progress": dataclasses.asdict(trainer.progress), "average_steps": steps}
+    return {"progress": dataclasses.asdict(trainer.progress), "average_steps": trainer.average_steps}
 
 
 def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
@@ -169,9 +161,9 @@ def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[s
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
     if trainer.average is not None:
-        for name, value in _under(tensors, "average.").items():
-            trainer.average.state[name].copy_(value)
-        trainer.average.steps = int(numbers["average_steps"])
+        averaged = trainer.average.module  # older states lack its counts of batches
+        averaged.load_state_dict({**averaged.state_dict(), **_under(tensors, "average.")})
+        trainer.average_steps = int(numbers["average_steps"])
     trainer.progress = Progress(**numbers["progress"])
     trainer.chance = _under(tensors, "chance.")
     if trainer.progress.batches and not {"films", "layers"} <= trainer.chance.keys():

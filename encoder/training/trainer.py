@@ -18,11 +18,11 @@ from encoder.training.depthwise import speed_up_depthwise
 from encoder.training.film_store import FilmStore, Normalizer, TrainingStudies
 from encoder.training.losses import class_loss, label_weights, multilabel_loss, prefix_contrastive_loss
 from encoder.training.optimizer import (
-    RunningAverage,
     build_optimizer,
     freeze_stages,
     held_statistics,
     rate_factor,
+    running_average,
     set_rate,
 )
 from encoder.training.recipe import Recipe
@@ -65,7 +65,9 @@ class Trainer:
         self.network = _build_network(recipe, studies).to(self.device)
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
         decay = recipe.optimizer.ema_decay
-        self.average = RunningAverage(self.network, decay) if decay else None
+        self.average = running_average(self.network, decay) if decay else None
+        self.average_steps = 0
+        """Steps of the optimizer that the running average has seen."""
         self.progress = Progress()
         self.chance: dict[str, Tensor] = {}
         """States of the sources of chance where the run stands within an epoch."""
@@ -77,6 +79,12 @@ class Trainer:
         )
         self._weights = weights.to(self.device)
         self._started = time.monotonic()
+
+    @property
+    def validated(self) -> Classifier:
+        """The network that is validated and kept: the running average where there is one."""
+        averaged: Classifier = self.network if self.average is None else self.average.module
+        return averaged
 
     @property
     def finished(self) -> bool:
@@ -109,11 +117,11 @@ class Trainer:
 
     def encoder_state(self) -> dict[str, Tensor]:
         """Return the state dict of the encoder as it is validated: the running average where there is one."""
-        return self._part("encoder.")
+        return self.validated.encoder.state_dict()
 
     def head_state(self) -> dict[str, Tensor]:
         """Return the head's weight, bias and scale as they are validated."""
-        return {**self._part("head."), "scale": self._validated_state()["scale"]}
+        return {**self.validated.head.state_dict(), "scale": self.validated.scale.detach()}
 
     def take(self, encoder: StudyEncoder) -> None:
         """Put an encoder's weights in place of those that the run stands at, for `embed`; the run ends with it."""
@@ -122,17 +130,14 @@ class Trainer:
 
     def embed(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return embeddings (B, D) and logits (B, C) of studies, without augmentation, as validated."""
-        live = self._swap_in_average()
-        self.network.eval()
+        network = self.validated.eval()
         parts: list[tuple[Tensor, Tensor]] = []
         with torch.inference_mode():
             for start in range(0, len(rows), self.recipe.run.batch_size):
                 planes, *seen = self._films(rows[start : start + self.recipe.run.batch_size])
                 with self._precision():
-                    embeddings = self.network.encoder.forward_rows(self._normalize(planes), *seen)
-                parts.append((embeddings.cpu(), self.network.logits(embeddings).cpu()))
-        if live is not None:
-            self.network.load_state_dict(live)
+                    embeddings = network.encoder.forward_rows(self._normalize(planes), *seen)
+                parts.append((embeddings.cpu(), network.logits(embeddings).cpu()))
         embedded, logits = zip(*parts, strict=True)
         return torch.cat(embedded), torch.cat(logits)
 
@@ -235,7 +240,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(self.network)
+            self.average_steps += 1
+            self.average.update(self.network, self.average_steps)
 
     def _set_mode(self) -> None:
         """Put the network into training mode, its frozen stages excepted: their batch statistics stay, too."""
@@ -274,20 +280,6 @@ class Trainer:
             progress.reduction = max(progress.reduction * schedule.factor, schedule.minimum)
             progress.since_reduced = 0
         return False
-
-    def _part(self, prefix: str) -> dict[str, Tensor]:
-        state = self._validated_state()
-        return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
-
-    def _validated_state(self) -> dict[str, Tensor]:
-        return {**self.network.state_dict(), **(self.average.state if self.average else {})}
-
-    def _swap_in_average(self) -> dict[str, Tensor] | None:
-        if self.average is None:
-            return None
-        live = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.network.load_state_dict(self._validated_state())
-        return live
 
 
 def _build_network(recipe: Recipe, studies: TrainingStudies) -> Classifier:

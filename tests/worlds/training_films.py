@@ -1,5 +1,6 @@
 """Films with something to learn in them and trainers over them, for tests of training."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from encoder.training.film_store import FilmStore, TrainingStudies
 from encoder.training.recipe import Recipe
+from encoder.training.run_folder import METRICS
 from encoder.training.trainer import Trainer
 from index.table.studies import FINDINGS, save_studies, studies_schema
 
@@ -82,6 +84,12 @@ def train_words(folder: Path, *changes: str) -> list[str]:
     small = [*SMALL[:-1], "targets.findings=['Lung Lesion']", "targets.blank=ignore", *changes]
     words = ["train", str(folder / "studies.parquet"), "--images", str(folder), "--recipe", "phantom"]
     return [*words, "--threads", "1", *(word for change in small for word in ("--set", change))]
+
+
+def load_metrics(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's metrics.csv, one an epoch."""
+    with (folder / METRICS).open(encoding="utf-8", newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _made(folder: Path) -> Path:

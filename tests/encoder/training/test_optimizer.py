@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from encoder.network.backbone import create_backbone
 from encoder.training.optimizer import (
-    RunningAverage,
     build_optimizer,
     freeze_stages,
     held_statistics,
     rate_factor,
+    running_average,
     set_rate,
     stages_of,
 )
@@ -96,19 +96,26 @@ def test_freezing_all_but_the_last_stages_and_thawing_again() -> None:
 
 def test_a_running_average_nears_weights_that_stay() -> None:
     network = nn.Linear(2, 2)
-    average = RunningAverage(network, 0.9)
+    average = running_average(network, 0.9)
     started = network.weight.detach().clone()
     with torch.no_grad():
         network.weight.add_(1)
 
     distances = []
-    for _ in range(60):
-        average.update(network)
-        distances.append(float((average.state["weight"] - network.weight.detach()).abs().max()))
+    for step in range(1, 61):
+        average.update(network, step)
+        distances.append(float((average.module.weight - network.weight.detach()).abs().max()))
 
     assert distances == sorted(distances, reverse=True)
     assert 0 < distances[-1] < 0.01
     assert torch.equal(network.weight.detach(), started + 1)
+
+
+def test_a_running_average_decays_less_in_its_first_steps() -> None:
+    average = running_average(nn.Linear(2, 2), 0.9)
+
+    assert [average.get_decay(step) for step in (1, 2, 8)] == pytest.approx([2 / 11, 3 / 12, 9 / 18])
+    assert average.get_decay(1000) == 0.9
 
 
 def normalised_network() -> nn.Sequential:

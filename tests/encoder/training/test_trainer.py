@@ -1,16 +1,19 @@
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from training_films import load_metrics
 
 from encoder.errors import CheckpointError, EncoderError, RecipeError
+from encoder.files import load_tensors, save_tensors
 from encoder.network.checkpoint import load_encoder
 from encoder.training.depthwise import DepthwiseConv2d
 from encoder.training.film_store import FilmStore, TrainingStudies
 from encoder.training.recipe import Recipe
-from encoder.training.run_folder import ENCODER, METRICS, STATE, RunFolder, load_metrics
+from encoder.training.run_folder import ENCODER, METRICS, STATE, RunFolder
 from encoder.training.trainer import Trainer
 
 SMALL = [
@@ -102,10 +105,24 @@ def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(
 
     assert _without_seconds(again) == _without_seconds(whole)
     for state, expected in (
-        (again._validated_state(), whole._validated_state()),
+        (again.validated.state_dict(), whole.validated.state_dict()),
         (again.head_state(), whole.head_state()),
     ):
         assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_a_state_from_before_the_average_counted_batches_is_gone_on_from(films: list[Path], tmp_path: Path) -> None:
+    first, second = (_trainer(films, "optimizer.ema_decay=0.9") for _ in range(2))
+    folder = RunFolder(tmp_path / "run", first.recipe, {})
+    folder.save(first, best=first.epoch())
+    metadata, tensors = load_tensors(folder.path / STATE, "")
+    older = {name: value for name, value in tensors.items() if not re.match(r"average\..*num_batches_tracked", name)}
+    save_tensors(folder.path / STATE, older, metadata)
+
+    assert len(older) < len(tensors)
+    assert folder.resume(second)
+    for one, other in zip(second.validated.parameters(), first.validated.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 class Killed(Exception):
@@ -177,7 +194,7 @@ def test_the_kept_encoder_is_the_one_that_was_validated(films: list[Path], tmp_p
     encoder, preprocessing = load_encoder(tmp_path / "run" / ENCODER)
 
     films_in = torch.randn(4, 3, 64, 64)
-    trainer.network.load_state_dict(trainer._validated_state())
+    trainer.network.load_state_dict(trainer.validated.state_dict())
     with torch.inference_mode():
         expected = trainer.network.encoder.eval()(films_in)
         assert torch.allclose(encoder(films_in), expected, atol=1e-5)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 from command_line import done
-from training_films import save_collection, train_words
+from training_films import load_metrics, save_collection, train_words
 
 from encoder.training import run_curves
-from encoder.training.run_folder import load_metrics
 from index.storage.files import sha256_of
 from scripts.verbs import train
 

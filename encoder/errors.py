@@ -2,7 +2,7 @@
 
 
 class EncoderError(ValueError):
-    """Something given to the encoder wing cannot be used."""
+    """Something given to the encoder cannot be used."""
 
 
 class ImageError(EncoderError):

@@ -21,7 +21,7 @@ MOST_HEADER = 1 << 24
 """Of what stands before the tensors: an EfficientNet-B7's has 180,000 bytes."""
 SEAL = "precedent.seal"
 _UNSEALED = f"{SEAL}:{64 * '0'}"
-"""What a file's metadata say until the digits of the file's own SHA-256, taken with these zeros, are put in."""
+"""Stands in a file's metadata while its SHA-256 is taken; the digits then replace the zeros."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def save_text(path: Path, text: str) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and what is said of them, sealed, whole or not at all. Raises OSError."""
+    """Write tensors and their metadata with a checksum, whole or not at all. Raises OSError."""
     with written_whole(path) as partial:
         try:
             save_file(
@@ -82,7 +82,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """Return the content of a file. Raises as `open_regular`; CheckpointError also where there is more of it."""
+    """Return the content of a file. Raises as `open_regular`; CheckpointError also where it is larger."""
     with open_regular(path) as file:
         content = file.read(most_bytes + 1) if os.fstat(file.fileno()).st_size <= most_bytes else None
     if content is None or len(content) > most_bytes:
@@ -105,10 +105,10 @@ def _refuse_constant(word: str) -> None:
 
 
 def load_tensors(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return the metadata and the tensors of a file, its seal checked before it is parsed.
+    """Return the metadata and the tensors of a file, its checksum verified before it is parsed.
 
-    A file without a seal, of an older version or another's, passes. safetensors itself refuses tensors that overlap,
-    leave gaps or reach beyond the file, so no more is taken than the file has.
+    A file without a checksum, of an older version or another program, passes. safetensors itself refuses tensors that
+    overlap, leave gaps or reach beyond the file, so no more memory is taken than the file has.
 
     Raises:
         FileNotFoundError: no such file. CheckpointError: it cannot be read, has changed since it was written, or has a
@@ -134,7 +134,7 @@ def load_tensors(path: Path, remedy: str) -> tuple[dict[str, str], dict[str, Ten
 
 
 def _seal_of(content: bytes) -> tuple[int, bytes]:
-    """Return where the digits of a file's seal begin, -1 where it has none, and what they should be."""
+    """Return where the digits of a file's checksum begin, -1 where it has none, and what they should be."""
     key, digits = _UNSEALED[:-64].encode(), _UNSEALED[-64:].encode()
     start = content.find(key) + len(key)
     if start < len(key):

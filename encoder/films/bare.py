@@ -1,4 +1,4 @@
-"""Films that are pixels and nothing else: no tag, no overlay, no comment, table or palette comes along."""
+"""Films that are pixels and nothing else: no tag, overlay, comment, table or palette is kept."""
 
 from collections.abc import Container
 

@@ -45,7 +45,7 @@ def is_known_frame(syntax: str) -> bool:
 
 
 def is_lossy(syntax: str) -> bool:
-    """Return whether values of this transfer syntax may be other than they were, and lie beyond their bits."""
+    """Return whether this transfer syntax can be lossy, so that values may exceed their stored bits."""
     return syntax in (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
 
 
@@ -82,7 +82,7 @@ def decode_frame(frame: bytes, syntax: str, shape: tuple[int, ...], size: int) -
 
 
 def _frame_header(frame: bytes, syntax: str) -> tuple[PictureHeader, bytes]:
-    """Return the frame's own header, and the frame without what is no part of the picture."""
+    """Return the frame's own header, and the frame without segments that do not belong to the picture."""
     if syntax in _JPEG_2000:
         return parse_jpeg2000(frame), frame
     if not frame.startswith(JPEG_SIGNATURE):

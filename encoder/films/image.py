@@ -189,7 +189,7 @@ def _read(data: bytes, max_pixels: int, least_side: int | None, ignored_parts: C
 
 
 def _kind(data: bytes) -> str:
-    """Return what a file that is not read is, with a way to one that is."""
+    """Return what an unsupported file is, and how to convert it."""
     named = next((name for begin, name in _KINDS.items() if data.startswith(begin)), "")
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         named = "WebP"
@@ -215,7 +215,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _admit(pixels: int, data: bytes) -> None:
-    """Return once so many pixels of a file may be decoded."""
+    """Wait until ADMISSION lets so many pixels of a file be decoded."""
     ADMISSION.get()(_BYTES_A_PIXEL * pixels + _COPIES * len(data))
 
 

@@ -24,7 +24,7 @@ _WAIT = 30  # seconds by the clock for each of the processor's: a worker that wa
 
 
 def decode_jpegls(frame: bytes, pixels: int) -> npt.NDArray[Any]:
-    """Return what a frame of so many pixels holds, (H, W) or (H, W, samples) of 8 or 16 bits. Safe under threads.
+    """Return the pixels of a frame of known size, (H, W) or (H, W, samples) of 8 or 16 bits. Safe under threads.
 
     Raises:
         ImageError: the frame is damaged.
@@ -44,7 +44,7 @@ def decode_jpegls(frame: bytes, pixels: int) -> npt.NDArray[Any]:
 
 
 class _EndedBefore(Exception):
-    """A worker that was ended while it was idle, by the system for one, or may have been: another is to try."""
+    """A worker was, or may have been, killed while it was idle, such as by the system; another one should try."""
 
 
 class _Worker:
@@ -114,7 +114,7 @@ class _Worker:
         return content
 
     def end(self) -> None:
-        """Kill the process, and leave nothing of it behind."""
+        """Kill the process and release its pipes."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -124,7 +124,7 @@ class _Worker:
 
 
 class _Pool:
-    """The idle workers of this process: of those that were busy at once, no more than there are cores."""
+    """The idle workers of this process, at most one for each core."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
@@ -140,7 +140,7 @@ class _Pool:
         return _Worker()
 
     def give_back(self, worker: _Worker) -> None:
-        """Let another take a worker, or end it where enough are idle."""
+        """Give a worker back, or end it where enough are idle."""
         with self._lock:
             kept = len(self._idle) < (os.cpu_count() or 1)
             if kept:
@@ -160,5 +160,5 @@ class _Pool:
 
 @cache
 def _pool(process: int) -> _Pool:
-    """Return the workers of a process: a fork of it has its own, for it could read another's pixels."""
+    """Return the workers of a process; a fork has its own, because shared pipes could mix up films."""
     return _Pool()

@@ -32,7 +32,7 @@ _SAMPLE_ROWS_A_DIM = 16
 
 @dataclass(frozen=True)
 class Design:
-    """What is learnt from, and the shape of it; one serves any number of problems."""
+    """The design matrix and its principal axes, shared by any number of problems."""
 
     values: Tensor
     """(N, D) float32, centred, about unit variance."""

@@ -33,7 +33,7 @@ _RULE_IN, _RULE_OUT = f"{RULE_IN_SPECIFICITY:.0%}", f"{RULE_OUT_SENSITIVITY:.0%}
 
 @dataclass(frozen=True)
 class Options:
-    """How often, and how changed, a study is looked at."""
+    """Which variants of a study are averaged, and how many dropout passes."""
 
     variants: tuple[str, ...] = (PLAIN,)
     """Names of `encoder.films.variants.VARIANTS`; TEST_TIME there is the usual five."""
@@ -58,7 +58,7 @@ class Prediction:
     spread: float | None
     """Standard deviation of the probability over the passes of all members; None without dropout passes."""
     call: Call | None
-    """None where it could not be believed; `no_call` says why."""
+    """None where a call would not be reliable; `no_call` says why."""
     points: OperatingPoints | None
     """The thresholds behind the call; an ensemble's are the mean of its members'."""
     no_call: str | None = None
@@ -103,7 +103,7 @@ class Predictor:
         self._require_one_labelling()
 
     def _require_one_labelling(self) -> None:
-        """Refuse probes to which one word means two things: their mean would be no probability of either."""
+        """Refuse probes that read labels differently: a mean of their probabilities would fit neither reading."""
         first = self.members[0][1].labels
         for number, (_, probe) in enumerate(self.members[1:], start=2):
             if probe.labels != first:
@@ -185,7 +185,7 @@ def meaning_of(call: Call, probability: float, points: OperatingPoints, set_on: 
 
 
 def too_few(call: Call, set_on: tuple[int, int]) -> str | None:
-    """Return why so few validation studies bear out no such call, or None where they do; as `meaning_of`."""
+    """Return why a call rests on too few validation studies, or None where they suffice; as `meaning_of`."""
     claims = {"ruled out": (set_on[0], "with", "sensitivity"), "ruled in": (set_on[1], "without", "specificity")}
     count, side, share = claims.get(call, (LEAST_STUDIES, "", ""))
     if count >= LEAST_STUDIES:
@@ -194,7 +194,7 @@ def too_few(call: Call, set_on: tuple[int, int]) -> str | None:
 
 
 def why_no_call(points: OperatingPoints | None, evidence: Evidence | None) -> str | None:
-    """Return why no call on a finding could be believed, or None where one can."""
+    """Return why no call on a finding would be reliable, or None where one is."""
     if evidence is None:
         return "how well the probe recognises it is not known; run: precedent probe again"
     if points is None:
@@ -252,7 +252,7 @@ def _fewest(members: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _weakest(members: Sequence[Evidence | None]) -> Evidence | None:
-    """Return the evidence of the member that convinces least; None where one has none."""
+    """Return the evidence of the least convincing member; None where a member has none."""
     known = [evidence for evidence in members if evidence is not None]
     if len(known) < len(members):
         return None

@@ -26,7 +26,7 @@ MOST_TEXT = 4096
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Findings from embeddings of one encoder."""
+    """Predicts findings from the embeddings of one encoder."""
 
     fingerprint: str
     findings: tuple[str, ...]
@@ -171,7 +171,7 @@ class LinearProbe:
     def load(cls, folder: str | os.PathLike[str]) -> Self:
         """Return the probe of a folder. Raises CheckpointError where it is missing, has changed or is none.
 
-        One that an older version wrote does not say how well it tells findings apart, nor how labels were read.
+        One that an older version wrote does not say how well it separates findings, nor how labels were read.
         """
         folder = Path(folder)
         details, arrays, fingerprint = _read(folder)

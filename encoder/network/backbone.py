@@ -178,7 +178,7 @@ def _file_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _is_torchxrayvision(state: dict[str, torch.Tensor]) -> bool:
-    """Tell torchxrayvision's DenseNets by what no other DenseNet-121 has: one grey channel and 18 outputs."""
+    """Return whether weights are torchxrayvision's: no other DenseNet-121 has one grey channel and 18 outputs."""
     first, head = state.get(_FIRST), state.get("classifier.weight")
     return first is not None and head is not None and first.shape[1] == 1 and len(head) == _XRV_OUTPUTS
 

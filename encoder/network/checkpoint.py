@@ -31,7 +31,7 @@ def save_encoder(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write the checkpoint; the file appears whole or not at all. What is known of its training is written with it.
+    """Write the checkpoint; it appears whole or not at all, and says whether the encoder was trained, where known.
 
     Args:
         dtype: precision of the stored weights; float16 halves the file and is what then counts for the fingerprint.

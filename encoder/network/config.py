@@ -57,7 +57,7 @@ class EncoderConfig:
             self._check_single()
 
     def _check_types(self) -> None:
-        """Refuse what a file of another may say, before it is compared with anything or anything is built of it."""
+        """Refuse values of a wrong type or size, which an untrusted file may hold, before anything is built of them."""
         for key in ("dense", "dense_dropout"):  # JSON knows no tuples
             _require(isinstance(getattr(self, key), (tuple, list)), f"a list of numbers as {key}", getattr(self, key))
             object.__setattr__(self, key, tuple(getattr(self, key)))

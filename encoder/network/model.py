@@ -52,7 +52,7 @@ class StudyEncoder(nn.Module):
         return self.backbone_of(branch)(films)
 
     def finish_pooled(self, pooled: Tensor, positions: Tensor | None) -> Tensor:
-        """Return pooled films (M, F) with what else an encoder wants to know of them; here nothing."""
+        """Return pooled films (M, F) with further inputs of an encoder appended; here there are none."""
         return pooled
 
     def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Quantized:
 def quantize(
     encoder: StudyEncoder, studies: Sequence[StudyFilms], *, size: int, fingerprint: str, cache: Path
 ) -> list[Quantized]:
-    """Write the int8 models of a checkpoint into its folder of conversions and return them, one a branch.
+    """Write the int8 models of a checkpoint into its folder of conversions and return them, one for each branch.
 
     A layer takes 8 bits where that hardly turns the embeddings; the others run in bf16 where the processor has it. A
     sixth of the films, at most 48, is not calibrated on: on those each layer's loss is measured.
@@ -78,7 +78,7 @@ def _quantized(model: Any, calibrated: Sequence[Film], judge: "_Judge", path: Pa
 
 
 class _Judge:
-    """Measures by how much another model of one branch turns the embeddings of films."""
+    """Measures how far another model of one branch moves the embeddings of films."""
 
     def __init__(self, encoder: StudyEncoder, branch: int, films: Sequence[Film]) -> None:
         self._encoder, self._branch, self._films = encoder, branch, films

@@ -68,7 +68,7 @@ class MixedModel:
 
 
 def _counts(op: Any) -> bool:
-    """Tell a convolution over a map, with weights to be had, from every other operation."""
+    """Return whether an operation is a convolution over more than one pixel with constant weights."""
     if op.get_type_name() not in _CONVOLUTIONS or op.input(1).get_source_output().get_node().get_type_name() != (
         "Constant"
     ):
@@ -78,7 +78,7 @@ def _counts(op: Any) -> bool:
 
 
 def _takes_bits(op: Any, layers: Mapping[str, Any]) -> bool:
-    """Tell what nncf would give 8 bits though it is none of the layers: products, means, sums of two maps."""
+    """Return whether nncf would quantise an operation that is none of the layers: products, means, sums of two maps."""
     if op.get_friendly_name() in layers or op.get_type_name() in ("Constant", "Parameter", "Result", "Swish", "Relu"):
         return False
     return op.get_type_name() != "Add" or not any(_is_constant(source) for source in op.inputs())
@@ -92,7 +92,7 @@ def _weights_of(layer: Any) -> tuple[Any, Any]:
 
 
 def _bias_input(layer: Any) -> Any:
-    """Return where a convolution's bias comes in, or None."""
+    """Return the input that adds a convolution's bias, or None."""
     readers = [target.get_node() for target in layer.output(0).get_target_inputs()]
     if len(readers) != 1 or readers[0].get_type_name() != "Add":
         return None

@@ -23,7 +23,7 @@ _first_run = threading.Lock()
 
 
 def apart(make: Callable[[], Made]) -> Made:
-    """Return what is made, in a thread of its own, where OpenVINO compiles.
+    """Run `make`, which compiles with OpenVINO, in a thread of its own and return its result.
 
     On processors with AMX it gives the thread that compiles another stack for signals and frees that stack with the
     model: the next signal that Python handles in that thread would end the process.
@@ -39,7 +39,7 @@ class CompiledBranch:
         self._requests = {size: _Requests(model, precision, size) for size in (_CHUNK, 1)}
 
     def start(self, films: Sequence[Film]) -> "Running":
-        """Send films, (C, S, S) each, on their way, in chunks; what is left over goes film by film."""
+        """Start inference of films, (C, S, S) each, in chunks; the rest goes film by film."""
         whole = len(films) - len(films) % _CHUNK
         bounds = [(row, _CHUNK) for row in range(0, whole, _CHUNK)] + [(row, 1) for row in range(whole, len(films))]
         return Running(
@@ -49,7 +49,7 @@ class CompiledBranch:
 
 @dataclass(frozen=True)
 class Running:
-    """Films on their way through a branch, a chunk each."""
+    """Inference that has been started, a request for each chunk of films."""
 
     chunks: Sequence[tuple["_Requests", Any]]
 
@@ -59,7 +59,7 @@ class Running:
 
 
 class _Requests:
-    """A model compiled for one number of films, and its idle requests: each is in one hand at a time."""
+    """A model compiled for one number of films, and its idle requests; one thread at a time uses a request."""
 
     def __init__(self, model: Any, precision: str, size: int) -> None:
         fixed = model.clone()
@@ -70,7 +70,7 @@ class _Requests:
             self.finish(self.start([np.zeros(list(fixed.input(0).shape)[1:], np.float32)] * size))
 
     def start(self, films: Sequence[Film]) -> Any:
-        """Copy films into an idle request, send it on its way and return it."""
+        """Copy films into an idle request, start it and return it."""
         try:
             request = self._idle.get_nowait()
         except queue.Empty:

@@ -154,7 +154,7 @@ class PooledBranch(nn.Module):
 
 
 def _converted(encoder: StudyEncoder, branch: int, size: int, path: Path | None, precision: str) -> CompiledBranch:
-    """Return a branch compiled by OpenVINO, from what was kept where that is of the same network, else made anew."""
+    """Return a branch compiled by OpenVINO: the kept conversion where it fits the network, else a new one."""
     if (kept := _kept_branch(encoder, branch, size, path, precision)) is not None:
         return kept
     model = convert(encoder, branch, size)
@@ -194,10 +194,10 @@ def _kept_branch(
 
 
 def _test_films(channels: int, size: int) -> npt.NDArray[np.float32]:
-    """Return clouds of two finenesses in faint noise (4, C, S, S): two films are the same each time, two others new.
+    """Return test films (4, C, S, S): blurred noise of two scales, two films the same each time and two drawn anew.
 
-    What would be prepared for the first two meets two that nobody could prepare for. Noise alone and coarser
-    clouds are no test: eight bits, which were chosen for films, clip them.
+    A forged model could be fitted to the first two, not to the others. Plain noise and coarser scales are no test:
+    8-bit ranges were calibrated on films and clip them.
     """
     made = []
     for rng in (np.random.default_rng(0), np.random.default_rng()):
@@ -208,7 +208,7 @@ def _test_films(channels: int, size: int) -> npt.NDArray[np.float32]:
 
 
 def _is_plain(model: Any, size: int) -> bool:
-    """Return whether a model is a row of layers, none larger than a network of films this size has."""
+    """Return whether a model has no nested graphs, and no layer larger than a network for films of this size needs."""
     most = _MOST_MAPS * size**2
     for layer in model.get_ops():
         shapes = [out.get_partial_shape().get_max_shape() for out in layer.outputs()]

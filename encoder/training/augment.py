@@ -13,7 +13,7 @@ class Augmentation:
     """How far a film may be changed; each range is symmetric and drawn evenly, a film at a time."""
 
     rotation: float = 8.0
-    """Degrees either way: a patient does not stand straighter than that."""
+    """Degrees either way: how far from straight a patient may stand."""
     shift: float = 0.05
     """Share of the side, either way."""
     scale: float = 0.1

@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
         Args:
             films, frontal_rows, lateral_rows, positions: as for the encoder's `forward_rows`.
-            apart: let a loss on the embeddings teach the dense layers only.
+            apart: keep the gradient of a loss on the embeddings out of the backbones.
         """
         pooled = self.encoder.pool_rows(films, frontal_rows, lateral_rows, positions)
         with torch.autocast(films.device.type, enabled=False):

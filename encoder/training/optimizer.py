@@ -75,7 +75,7 @@ def stages_of(backbone: nn.Module) -> list[list[nn.Module]]:
 
 
 def freeze_stages(backbone: nn.Module, count: int) -> list[nn.Module]:
-    """Stop the first `count` stages from learning, let the others learn, and return the modules that are frozen."""
+    """Freeze the first `count` stages, unfreeze the others, and return the modules that are frozen."""
     frozen: list[nn.Module] = []
     for number, stage in enumerate(stages_of(backbone)):
         for module in stage:

@@ -25,7 +25,7 @@ CLASSIFIER, INPUTS = "classifier.safetensors", "inputs.json"
 
 
 class RunFolder:
-    """One run's folder; opening it a second time goes on with the same run, and only with the same."""
+    """One run's folder; opening it again resumes the run, and refuses another one."""
 
     def __init__(self, path: Path, recipe: Recipe, inputs: Mapping[str, Any]) -> None:
         """Create the folder or check it.
@@ -42,18 +42,18 @@ class RunFolder:
         self._claim(INPUTS, json.dumps(dict(inputs), indent=1, sort_keys=True) + "\n", self._other_inputs)
 
     def save(self, trainer: Trainer, *, best: bool) -> None:
-        """Write the state to go on from, the curves so far, and the encoder if it is the best yet."""
+        """Write the state to resume from, the curves so far, and the encoder if it is the best yet."""
         if best:
             self._save_best(trainer)
         self.save_state(trainer)
         self._write_metrics(trainer.progress.history)
 
     def save_state(self, trainer: Trainer) -> None:
-        """Write the state to go on from, which may be within an epoch."""
+        """Write the state to resume from, which may lie within an epoch."""
         save_tensors(self.path / STATE, _tensors_of(trainer), {"run": json.dumps(_numbers_of(trainer))})
 
     def resume(self, trainer: Trainer) -> bool:
-        """Put a trainer where the folder's run stands and return True; False where nothing has been saved.
+        """Bring a trainer to where the folder's run stands and return True; False where nothing has been saved.
 
         Raises:
             CheckpointError: the saved state is unreadable or does not fit.
@@ -171,7 +171,7 @@ def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[s
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """Return the value as its parameter lies in memory, so that the next step is the same to the last bit."""
+    """Return the value in its parameter's memory layout, so that the next step is the same to the last bit."""
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 

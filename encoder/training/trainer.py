@@ -37,7 +37,7 @@ OnRest = Callable[[int, int], None]
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is numbers, so that it can be written down."""
+    """How far a run has come; all of it is numbers, so that it can be saved as JSON."""
 
     epoch: int = 0
     """Epochs done."""
@@ -70,7 +70,7 @@ class Trainer:
         """Steps of the optimizer that the running average has seen."""
         self.progress = Progress()
         self.chance: dict[str, Tensor] = {}
-        """States of the sources of chance where the run stands within an epoch."""
+        """States of the random generators at the point that a run within an epoch has reached."""
         self._normalize = Normalizer(recipe.preprocessing, self.device)
         weights = label_weights(
             torch.from_numpy(studies.targets[studies.train]),
@@ -100,7 +100,7 @@ class Trainer:
         resumed run repeats it.
 
         Args:
-            on_rest: called after each step of the optimizer, when the run may be written down to go on from there.
+            on_rest: called after each step of the optimizer, when the run may be saved to resume from there.
         """
         self._started = time.monotonic()
         with torch.random.fork_rng(devices=[]):
@@ -124,7 +124,7 @@ class Trainer:
         return {**self.validated.head.state_dict(), "scale": self.validated.scale.detach()}
 
     def take(self, encoder: StudyEncoder) -> None:
-        """Put an encoder's weights in place of those that the run stands at, for `embed`; the run ends with it."""
+        """Replace the trained weights by another encoder's, for `embed`; training cannot go on afterwards."""
         self.average = None
         self.network.encoder.load_state_dict(encoder.state_dict())
 
@@ -173,7 +173,7 @@ class Trainer:
         return rate_factor(self.recipe.schedule, moment, self.recipe.run.epochs) * self.progress.reduction
 
     def _rest(self, batches: int, sums: npt.NDArray[np.float64], generator: torch.Generator) -> None:
-        """Note where the run stands; no gradient waits for a step here."""
+        """Note how far the run has come; every gradient has been applied here."""
         self.progress.batches, self.progress.sums = batches, sums.tolist()
         self.chance = {"films": generator.get_state(), "layers": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -244,7 +244,7 @@ class Trainer:
             self.average.update(self.network, self.average_steps)
 
     def _set_mode(self) -> None:
-        """Put the network into training mode, its frozen stages excepted: their batch statistics stay, too."""
+        """Put the network into training mode, except for its frozen stages, whose batch statistics stay as they are."""
         options = self.recipe.optimizer
         thawed = 0 < options.unfreeze_epoch <= self.progress.epoch
         self.network.train()

@@ -1,11 +1,10 @@
 import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from training_films import load_metrics
+from training_films import load_metrics, save_films
 
 from encoder.errors import CheckpointError, EncoderError, RecipeError
 from encoder.files import load_tensors, save_tensors
@@ -29,14 +28,7 @@ SMALL = [
 @pytest.fixture
 def films(tmp_path: Path) -> list[Path]:
     """Return 24 noisy films; a bright disc in the even ones."""
-    rng = np.random.default_rng(3)
-    paths = [tmp_path / f"{number}.png" for number in range(24)]
-    for number, path in enumerate(paths):
-        film = rng.integers(40, 90, size=(80, 80), dtype=np.uint8)
-        if number % 2 == 0:
-            cv2.circle(film, (40, 40), 22, 230, -1)
-        cv2.imwrite(str(path), film)
-    return paths
+    return save_films(tmp_path)
 
 
 def _trainer(films: list[Path], *changes: str) -> Trainer:

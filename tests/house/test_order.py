@@ -1,8 +1,11 @@
-"""Rules of the house that no single room can check: who imports whom, and that nothing is unpickled."""
+"""Rules that no single folder can check: who imports whom, what files are called, and that nothing is unpickled."""
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,64 @@ FORBIDDEN = {
     "index": {"encoder", "service", "scripts", "torch", "timm", "flask"},
     "service": {"scripts", "torch", "timm", "faiss"},
 }
+WINGS = ("encoder", "index", "service", "scripts")
+ORDER = {
+    "encoder": ["maps training", "findings", "embedder", "runtime", "network", "films", "files", "errors"],
+    "index": [
+        *("opening", "milvus", "living judging", "search", "built", "importing export", "table", "storage"),
+        *("vectors", "errors printable"),
+    ],
+    "scripts": ["cli", "verbs", "benches", "work", "reports", "options", "terminal chest_phantom"],
+}
+"""The parts of a wing, folders and modules, from the top: each imports what stands below it. Parts of a line are apart."""
+MOST_FILES = 24
+TELLING_FOLDERS = {
+    "scripts/verbs": "a file is called as its verb is typed",
+    "scripts/benches": "a file is called as its subject is typed",
+    "scripts/reports": "a file is called as what it reports",
+    "service/routes": "a file is called as the path that it answers",
+    "index/milvus": "a file is called as the one whose part it plays over a server",
+}
+"""Folders whose files need the names that they have, which other folders may have too."""
+TWICE = {
+    "errors.py": "each wing has the errors that it raises",
+    "files.py": "the encoder's safetensors, and the index's files of any kind",
+    "embedder.py": "the encoder's, and the one that the service loads",
+    "dicom.py": "one is read into a film, a folder of them is imported as studies",
+    "collection.py": "built, living, and the simulated one on disk",
+    "labels.py": "those of a table, and how the simulation draws them",
+    "metrics.py": "of retrieval, and of the service for Prometheus",
+    "places.py": "where files lie, and how such a place is typed",
+    "requests.py": "what a request must say, and how requests are measured",
+    "paths.py": "those of the service's URLs, and those that are typed",
+}
+TESTS_OF_ALL_WINGS = {"faults", "house", "page", "privacy", "worlds"}
 UNPICKLES = re.compile(r"\b(import pickle|from pickle|torch\.load\(|joblib\.load|allow_pickle=True|read_pickle)")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return every module of the product by its dotted name."""
+    paths = [path for wing in WINGS for path in sources(wing)]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+@cache
+def imported_modules(module: str) -> frozenset[str]:
+    """Return the modules of the product that one imports, inside its functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules() else node.module for name in full}
+    return frozenset(found & modules().keys())
+
+
+def part_of(module: str) -> str:
+    """Return the folder or module of a wing that a module belongs to: `index.built.map` to `built`."""
+    return module.split(".")[1]
 
 
 def sources(room: str) -> Iterator[Path]:
@@ -37,15 +97,69 @@ def test_a_wing_knows_only_what_it_may(room: str) -> None:
     assert {name: found for name, found in broken.items() if found} == {}
 
 
+@pytest.mark.parametrize("wing", ORDER)
+def test_the_order_of_a_wing_names_all_its_parts(wing: str) -> None:
+    parts = {part_of(module) for module in modules() if module.startswith(f"{wing}.")}
+    assert parts == set(" ".join(ORDER[wing]).split())
+
+
+@pytest.mark.parametrize("wing", ORDER)
+def test_a_part_imports_only_parts_below_it(wing: str) -> None:
+    level = {part: height for height, line in enumerate(ORDER[wing]) for part in line.split()}
+    upward = [
+        f"{modules()[module].relative_to(ROOT)} imports {modules()[other].relative_to(ROOT)}"
+        for module in modules()
+        for other in imported_modules(module)
+        if module.startswith(f"{wing}.") and other.startswith(f"{wing}.") and part_of(module) != part_of(other)
+        if level[part_of(other)] <= level[part_of(module)]
+    ]
+    assert upward == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: imported_modules(module) for module in modules()}).prepare()
+    except CycleError as circle:
+        pytest.fail(" is imported by ".join(str(modules()[module].relative_to(ROOT)) for module in circle.args[1]))
+
+
+def test_every_folder_says_what_it_is_for() -> None:
+    folders = {path.parent / "__init__.py" for path in modules().values()}
+    silent = [path for path in folders if not path.exists() or not ast.get_docstring(ast.parse(path.read_text()))]
+    assert silent == []
+
+
+def test_no_folder_holds_more_files_than_a_reader_takes_in() -> None:
+    """That of the verbs may, which has one file a verb."""
+    held = defaultdict(list)
+    for path in modules().values():
+        held[path.parent.relative_to(ROOT).as_posix()].append(path.name)
+    assert {
+        folder: len(names) for folder, names in held.items() if len(names) > MOST_FILES and folder != "scripts/verbs"
+    } == {}
+
+
+def test_a_file_name_that_stands_twice_has_a_reason() -> None:
+    found = defaultdict(list)
+    for path in modules().values():
+        if path.name != "__init__.py" and path.parent.relative_to(ROOT).as_posix() not in TELLING_FOLDERS:
+            found[path.name].append(path.relative_to(ROOT).as_posix())
+    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in TWICE} == {}
+
+
+def test_tests_lie_where_what_they_test_lies() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    strays = [folder for folder in folders if not (ROOT / folder).is_dir() or folder == Path()]
+    assert {str(folder) for folder in strays} <= TESTS_OF_ALL_WINGS
+
+
 def test_faiss_is_imported_by_the_index_and_its_table_of_kinds_alone() -> None:
-    rooms = ("encoder", "index", "service", "scripts")
-    users = [path.name for room in rooms for path in sources(room) if "faiss" in imported(path)]
+    users = [path.name for room in WINGS for path in sources(room) if "faiss" in imported(path)]
     assert users == ["kinds.py", "vector_index.py"]
 
 
 def test_nothing_is_unpickled() -> None:
-    rooms = ("encoder", "index", "service", "scripts")
-    assert [path for room in rooms for path in sources(room) if UNPICKLES.search(path.read_text())] == []
+    assert [path for room in WINGS for path in sources(room) if UNPICKLES.search(path.read_text())] == []
 
 
 def test_the_top_level_holds_the_agreed_names_and_dotfiles() -> None:

@@ -16,7 +16,7 @@ from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.printable import visible
 from scripts.terminal import at_work, json_alone, say_refusal, show_libraries_words, take_any_terminal
-from service.silence import keep_private, keep_silent
+from service.process import disable_telemetry, keep_files_private
 
 VERBS = {
     "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
@@ -101,12 +101,12 @@ def main() -> None:
 
     With --json it stands on stdout too, as {"error": {"message": ...}}.
     """
-    keep_silent()
+    disable_telemetry()
     show_libraries_words()
     take_any_terminal()
     with json_alone():
         try:
-            keep_private()
+            keep_files_private()
             precedent.main(standalone_mode=True)
         except (EncoderError, CollectionError) as refusal:
             _refuse(str(refusal))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, make_response, render_template, request
+from flask import Flask, Response, jsonify, make_response, render_template, request
 from markupsafe import escape
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
@@ -37,6 +37,7 @@ from index.errors import (
     VectorsError,
     WriteFailed,
 )
+from service.context import request_id
 from service.paths import MAX_WORDS, words_of
 
 log = logging.getLogger("precedent.service")
@@ -174,9 +175,9 @@ def _row_of(error: Exception) -> Refusal:
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), UNEXPECTED)
 
 
-def error_body(code: str, message: str, request_id: str | None = None) -> dict[str, dict[str, str]]:
+def error_body(code: str, message: str, number: str | None = None) -> dict[str, dict[str, str]]:
     """Return the one error body, of the running request where no id is given."""
-    return {"error": {"code": code, "message": message, "request_id": request_id or g.get("request_id", "")}}
+    return {"error": {"code": code, "message": message, "request_id": number or request_id()}}
 
 
 def as_sentence(message: str) -> str:
@@ -204,7 +205,7 @@ def _told(status: int, code: str, message: str) -> Response:
 def _answer(error: Exception) -> tuple[Response, int]:
     status, code, message = refusal_of(error)
     if status >= 500 and not isinstance(error, Stopping):
-        log.error("request %s: %s", g.get("request_id", ""), code, exc_info=error)
+        log.error("request %s: %s", request_id(), code, exc_info=error)
     response = _told(status, code, message)
     if (seconds := _row_of(error).retry_after) is not None:
         response.headers["Retry-After"] = str(seconds)
@@ -249,27 +250,27 @@ class LastResort:
         except BaseException as error:
             if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
                 raise  # a signal's, to end the process
-            request_id = environ.get(REQUEST_ID) or secrets.token_hex(8)
-            log.error("request %s: %s outside of its handler", request_id, UNEXPECTED.code, exc_info=error)
+            number = environ.get(REQUEST_ID) or secrets.token_hex(8)
+            log.error("request %s: %s outside of its handler", number, UNEXPECTED.code, exc_info=error)
             self._count(UNEXPECTED.status)
-            body, kind = _last_words(environ, request_id)
-            headers = {"Content-Type": kind, "Content-Length": str(len(body)), "X-Request-Id": request_id}
+            body, kind = _last_words(environ, number)
+            headers = {"Content-Type": kind, "Content-Length": str(len(body)), "X-Request-Id": number}
             start_response("500 INTERNAL SERVER ERROR", [*(self._headers | headers).items()], sys.exc_info())
             return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
 
 _LAST_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Precedent</title></head>
-<body><p>{message}</p><p><a href="{home}/">To the page</a></p><p>Request {request_id}</p></body></html>
+<body><p>{message}</p><p><a href="{home}/">To the page</a></p><p>Request {number}</p></body></html>
 """
 """Needs no template and no application, for these may be what has failed."""
 
 
-def _last_words(environ: dict[str, Any], request_id: str) -> tuple[bytes, str]:
+def _last_words(environ: dict[str, Any], number: str) -> tuple[bytes, str]:
     """Return body and content type of an unexpected error."""
     message = str(UNEXPECTED.message)
     if not _is_page(BaseRequest(environ)):
-        return json.dumps(error_body(UNEXPECTED.code, message, request_id)).encode(), "application/json"
+        return json.dumps(error_body(UNEXPECTED.code, message, number)).encode(), "application/json"
     home = escape(environ.get("SCRIPT_NAME", ""))
-    page = _LAST_PAGE.format(message=as_sentence(message), home=home, request_id=escape(request_id))
+    page = _LAST_PAGE.format(message=as_sentence(message), home=home, number=escape(number))
     return page.encode(), "text/html; charset=utf-8"

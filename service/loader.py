@@ -11,20 +11,18 @@ from pathlib import Path
 from flask_openapi3 import OpenAPI
 
 from service.app import create_app
-from service.audit import trail as witness
 from service.audit.log import AuditLog
 from service.errors import MountError
-from service.forking import loaded_by_worker
-from service.guard import access as doors
 from service.guard.tokens import TokenFile
+from service.gunicorn import loaded_by_worker
 from service.limits import Limits
 from service.prefix import parse_prefix
-from service.routes.operations import READINESS
-from service.served.activation import ACTIVATION, Activation
+from service.process import disable_telemetry, keep_files_private
 from service.served.decoding import Decoding
 from service.served.mounts import Mount, parse_mounts
+from service.served.readiness import Readiness
 from service.served.sources import Sources
-from service.silence import keep_private, keep_silent
+from service.state import State
 from service.watch.metrics import Metrics
 
 
@@ -35,6 +33,9 @@ def load(
     probe_dir: Path | None = None,
     runtime: str = "torch",
     ignored_parts: Iterable[str] = (),
+    *,
+    tokens: TokenFile | None = None,
+    log: AuditLog | None = None,
 ) -> OpenAPI:
     """Return the application over index folders and the one encoder that made their vectors.
 
@@ -43,6 +44,8 @@ def load(
         probe_dir: the probe that predictions come from; None leaves them to the neighbours.
         runtime: what runs the encoder, of `encoder.runtime.runtimes.RUNTIMES`.
         ignored_parts: what a DICOM header may state of the body part as if it stated none.
+        tokens: of which one is asked for, also on a loopback address; None asks for none.
+        log: where every call is written down.
 
     Raises:
         FingerprintMismatch: an index was built with another encoder.
@@ -54,10 +57,20 @@ def load(
     films = Decoding(limits, ignored_parts)
     sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token)
     served = sources.open()
-    app = create_app(served, limits, metrics, films)
-    app.extensions[READINESS].check(served)  # what later checks compare with
-    app.extensions[ACTIVATION] = Activation(app, sources.open)
-    return app
+    readiness = Readiness(metrics.ready)
+    readiness.check(served)  # what later checks compare with
+    return create_app(
+        State.of(
+            served,
+            limits,
+            tokens=tokens,
+            log=log,
+            metrics=metrics,
+            decoding=films,
+            readiness=readiness,
+            load=sources.open,
+        )
+    )
 
 
 def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
@@ -80,8 +93,8 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
 
 
 def _from_env(environ: Mapping[str, str]) -> OpenAPI:
-    keep_silent()
-    keep_private(environ)
+    disable_telemetry()
+    keep_files_private(environ)
     for name in ("PRECEDENT_INDEX", "PRECEDENT_ENCODER"):
         if not environ.get(name):
             raise MountError(f"expected {name} in the environment, got none; set it to a folder or file")
@@ -97,7 +110,7 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
     limits = Limits(prefix=prefix)
     if hosts := _words(environ.get("PRECEDENT_HOSTS")):
         limits = replace(limits, hosts=tuple(hosts))
-    app = load(
+    return load(
         parse_mounts(
             _words(environ["PRECEDENT_INDEX"]),
             _words(environ.get("PRECEDENT_IMAGES")),
@@ -107,12 +120,9 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
         ignored_parts=_words(environ.get("PRECEDENT_IGNORE_BODY_PARTS")),
+        tokens=known,
+        log=calls,
     )
-    if known is not None:
-        doors.lock(app, known)
-    if calls is not None:
-        witness.register(app, calls)
-    return app
 
 
 def _words(text: str | None) -> list[str]:

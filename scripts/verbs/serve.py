@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -26,9 +25,8 @@ from scripts.options.body_parts import ignored_parts
 from scripts.options.paths import trust_option
 from scripts.terminal import say, say_json
 from scripts.work.waitress_server import closed_by_signals, listen, run, tell_supervisor
-from service.guard import access as doors
-from service.served.activation import ACTIVATION, Activation
-from service.watch.closing import CLOSING
+from service.served.activation import Activation
+from service.state import State, state_of
 
 if TYPE_CHECKING:
     from service.limits import Limits
@@ -98,7 +96,6 @@ def command(
     precedent serve main=index/ nih=nih-index/ --encoder encoder.safetensors --images nih=nih-films/
     precedent serve index/ --encoder encoder.safetensors --tokens tokens.json --audit audit.jsonl
     """
-    from service.audit import trail as witness
     from service.audit.log import AuditLog
     from service.errors import AuditError, MountError, NotReady, TokensError
     from service.guard.tokens import TokenFile
@@ -112,7 +109,7 @@ def command(
     signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))  # which would end it while it loads
     tell_supervisor(f"EXTEND_TIMEOUT_USEC={LOADING_SECONDS}000000")
     give_memory_back()
-    require_doors(host, tokens, public_name, prefix)
+    require_tokens(host, tokens, public_name, prefix)
     try:
         below = parse_prefix(prefix)
         mounts = parse_mounts(indexes, images, trusted=trusted)
@@ -125,14 +122,20 @@ def command(
         hosts = (*Limits.hosts, host, *map(str.lower, public_name))
         limits = replace(limits_for(threads), hosts=hosts, queries_a_day=queries_a_day or Limits.queries_a_day)
         try:
-            app = load(mounts, encoder, replace(limits, prefix=below), probe, runtime="auto", ignored_parts=ignored)
+            app = load(
+                mounts,
+                encoder,
+                replace(limits, prefix=below),
+                probe,
+                runtime="auto",
+                ignored_parts=ignored,
+                tokens=known,
+                log=calls,
+            )
         except MountError as refusal:
             raise click.ClickException(str(refusal)) from None
         except NotReady as fault:
             raise click.ClickException(f"{fault}: {fault.__cause__}") from None
-        doors.lock(app, known)
-        if calls is not None:
-            witness.register(app, calls)
         serve(app, listener, threads=threads, hung_up=hung_up, as_json=as_json)
     if calls is not None:
         say(f"audit log {audit}: {calls.close()}", err=as_json)
@@ -149,7 +152,7 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def require_doors(host: str, tokens: Path | None, public_name: Sequence[str] = (), prefix: str = "") -> None:
+def require_tokens(host: str, tokens: Path | None, public_name: Sequence[str] = (), prefix: str = "") -> None:
     """Refuse an address or a name by which other machines could ask where nobody is asked for a token."""
     try:
         address = ipaddress.IPv4Address("127.0.0.1" if host == "localhost" else host)
@@ -210,20 +213,25 @@ def limits_for(threads: int) -> "Limits":
 
 def serve(
     app: Flask, listener: socket.socket, *, threads: int = THREADS, hung_up: Sequence[int] = (), as_json: bool = False
-) -> None:  # fmt: skip
+) -> None:
     """Serve `app` until SIGINT or SIGTERM; then finish what is in flight, and refuse what comes meanwhile."""
-    body = app.config["MAX_CONTENT_LENGTH"]
-    closing = app.extensions[CLOSING]
-    sender = partial(doors.sender, app)
-    server = listen(app, listener, threads=threads, body_bytes=body, closing=closing, sender=sender)
+    state = state_of(app)
+    server = listen(
+        app,
+        listener,
+        threads=threads,
+        body_bytes=state.limits.body_bytes,
+        closing=state.closing,
+        sender=state.access.sender,
+    )
     host, port = listener.getsockname()[:2]
-    held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in app.extensions["precedent"].finders)
-    with closed_by_signals(server, closing), renewed_by_signals(app.extensions.get(ACTIVATION), hung_up):
+    held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in state.served.now.finders)
+    with closed_by_signals(server, state.closing), renewed_by_signals(state.activation, hung_up):
         address = f"http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}"
-        _say_serving(app, address, held, as_json=as_json)
+        _say_serving(state, address, held, as_json=as_json)
         log.info("serving %s", held)
         tell_supervisor("READY=1")
-        whole = run(server, closing)
+        whole = run(server, state.closing)
     if whole:
         log.info("stopped; every request that had begun was answered")
         return
@@ -231,8 +239,8 @@ def serve(
     leave(1)
 
 
-def _say_serving(app: Flask, address: str, held: str, *, as_json: bool) -> None:
-    asked, finders = app.extensions[doors.EXTENSION].tokens is not None, app.extensions["precedent"].finders
+def _say_serving(state: State, address: str, held: str, *, as_json: bool) -> None:
+    asked, finders = state.access.tokens is not None, state.served.now.finders
     if as_json:
         found = {one.name: len(one.retriever) for one in finders}
         warnings = {one.name: one.warning for one in finders if one.warning is not None}

@@ -22,7 +22,7 @@ from index.table.studies import load_rows
 from scripts.work.local_export import ExportTask, shard_bar
 from scripts.work.ray_cluster import PACKAGE, Crew, RayRefused, crew_of, joined_cluster
 from scripts.work.shard_writing import FilmReader, one_torch_thread, write_shards
-from service.silence import keep_private
+from service.process import keep_files_private
 
 _MOST_TRIES = 5
 """Workers that one shard may outlive: a film that ends a process would otherwise keep the cluster busy for ever."""
@@ -51,7 +51,7 @@ class ShardWorker:
     """Writes shards in a process of the cluster; what goes wrong is a row of its answer, not an end of the process."""
 
     def __init__(self, order: ShardOrder, tries: Any) -> None:
-        keep_private()
+        keep_files_private()
         self._order, self._tries = order, tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:

@@ -1,18 +1,16 @@
-"""A request's body, multipart or JSON, as the models of `service.api.requests`; each refusal is one sentence.
-
-It must not know what becomes of a request.
-"""
+"""A request's body, multipart or JSON, as the models of `service.api.requests`; each refusal is one sentence."""
 
 from io import BytesIO
 from typing import Any, NoReturn, TypeVar
 
-from flask import Request, g
+from flask import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import UnsupportedMediaType
 
 from index.importing.pairing import require_one_patient
 from service.api.requests import AddStudy, FilmOptions, Films, InCollection, Search, StudyOptions, parse_json
+from service.context import call
 from service.errors import RequestError
 
 VIEWS = ("frontal", "lateral")
@@ -72,7 +70,7 @@ def parse_addition(request: Request) -> AddStudy:
     else:
         options = _parse(StudyOptions, _fields(request))
         asked = AddStudy.model_construct(**dict(options), **_films(request))
-    g.fields = {"collection": asked.collection, "study_id": asked.study.study_id}
+    call().fields = {"collection": asked.collection, "study_id": asked.study.study_id}
     return _of_one_patient(asked)
 
 
@@ -129,7 +127,7 @@ def _json_object(request: Request) -> Any:
         raise RequestError(f"expected a JSON object, got text that cannot be read as one: {error}") from None
     if not isinstance(value, dict):
         raise RequestError(f"expected a JSON object, got {_shortened(value)}")
-    g.fields = value  # the audit log names the studies that were asked about
+    call().fields = value  # the audit log names the studies that were asked about
     return value
 
 
@@ -139,8 +137,9 @@ def _fields(request: Request) -> dict[str, str]:
     for view in VIEWS:
         if view in request.form:
             raise RequestError(f"{view}: expected a file part, got a text field; in curl: -F {view}=@film.png")
-    g.fields = {name: value for name, value in request.form.items() if value != ""}
-    return dict(g.fields)
+    given = {name: value for name, value in request.form.items() if value != ""}
+    call().fields = dict(given)
+    return given
 
 
 def _films(request: Request) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a call was, for the audit log: who asked what about which study, when, and with what result.
 
-It must not know the answer: no vector, no hit, no film, no word of a body but names of studies that are there.
+Nothing of the answer is written down: no vector, hit or film, and of a body only names of studies that are there.
 """
 
 import secrets
@@ -10,17 +10,17 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, current_app, g, request
+from flask import Response, current_app, request
 
 from index.errors import CollectionError
 from service.audit.log import AuditLog
+from service.context import call, running
 from service.errors import AuditError, CollectionNotFound, ResultNotWritten
 from service.guard.origins import SAFE
 from service.limits import MAX_DRAWN
 from service.served.mounted import Finder, mounted
 from service.watch.requests import path_template
 
-EXTENSION = "precedent_witness"
 SILENT = frozenset({"/healthz", "/static/{filename}", "/docs/static/{filename}"})
 """What says nothing of any study, to anybody."""
 UNKNOWN = "unknown"
@@ -31,10 +31,10 @@ MOST_REFUSED = 8
 _STUDY_FIELDS = ("study_id", "study", "hit")
 
 
-class Witness:
+class AuditTrail:
     """Writes a line a call, and one before each change: what is about to be done, as far as it is known.
 
-    Refusals beyond a pace, of callers without a valid token, are counted into the next line. The result of a change
+    Refusals beyond a rate, of callers without a valid token, are counted into the next line. The result of a change
     that found no room is written before any later line: until then, and for ever if the process ends, the line of the
     intent alone tells of it.
     """
@@ -48,14 +48,14 @@ class Witness:
     def announce(self, collection: str, studies: Sequence[str]) -> None:
         """Return when it is on disk what the running request is about to change. Raises AuditError."""
         self._append(_facts("intent", collection, studies))
-        g.announced = (collection, list(studies))
+        call().announced = (collection, list(studies))
 
-    def tell(self, response: Response) -> Response:
+    def record(self, response: Response) -> Response:
         """Return the answer once it is written down, or a refusal where it cannot be."""
         route = _route()
         if route in SILENT:
             return response
-        if g.get("beyond_pace"):
+        if call().over_rate:
             with self._lock:
                 self._uncounted += 1
             return response
@@ -63,7 +63,7 @@ class Witness:
         try:
             self._append(record)
         except AuditError as error:
-            if "announced" in g:
+            if call().announced is not None:
                 self._owed.append(record)
                 error = ResultNotWritten(str(error))
             return current_app.make_response(current_app.handle_user_exception(error))
@@ -79,9 +79,13 @@ class Witness:
             AuditError: it could not be announced and was not begun, or its result could not be written.
         """
         facts: dict[str, Any] = {
-            "request_id": secrets.token_hex(8), "principal": None, "method": signal, "route": None, "collection": None,
+            "request_id": secrets.token_hex(8),
+            "principal": None,
+            "method": signal,
+            "route": None,
+            "collection": None,
             "studies": [],
-        }  # fmt: skip
+        }
         self._append({"time": _moment(), "event": "intent", **facts})
         status = change()
         result = {"time": _moment(), "event": "call", **facts, "status": status}
@@ -105,12 +109,6 @@ class Witness:
             raise
 
 
-def register(app: Flask, log: AuditLog) -> None:
-    """Have every call of `app` but the silent ones told to a log before its answer, and a change before it is made."""
-    witness = app.extensions[EXTENSION] = Witness(log)
-    app.after_request(witness.tell)
-
-
 def announce(finder: Finder, studies: Sequence[str] = ()) -> None:
     """Write down what the running request is about to change; whatever changes something calls this first.
 
@@ -120,9 +118,9 @@ def announce(finder: Finder, studies: Sequence[str] = ()) -> None:
     Raises:
         AuditError: it cannot be written, so nothing may be changed.
     """
-    witness: Witness | None = current_app.extensions.get(EXTENSION)
-    if witness is not None:
-        witness.announce(finder.name, studies)
+    trail: AuditTrail | None = running().trail
+    if trail is not None:
+        trail.announce(finder.name, studies)
 
 
 def _route() -> str | None:
@@ -130,7 +128,7 @@ def _route() -> str | None:
 
 
 def _call(status: int) -> dict[str, Any]:
-    collection, studies = g.get("announced") or _asked_about(MAX_DRAWN if status < 400 else MOST_REFUSED)
+    collection, studies = call().announced or _asked_about(MAX_DRAWN if status < 400 else MOST_REFUSED)
     return _facts("call", collection, studies) | {"status": status}
 
 
@@ -138,8 +136,8 @@ def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any
     return {
         "time": _moment(),
         "event": event,
-        "request_id": g.get("request_id", ""),
-        "principal": g.get("principal"),
+        "request_id": call().request_id,
+        "principal": call().principal,
         "method": request.method if request.method in METHODS else UNKNOWN,
         "route": _route(),
         "collection": collection,
@@ -150,7 +148,7 @@ def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any
 def _asked_about(most: int) -> tuple[str, list[str]]:
     """Return the collection and the first studies of a request, each by a name that is known here."""
     path = {"collection": name} if (name := (request.view_args or {}).get("name")) else {}
-    collection = (request.args.to_dict() | g.get("fields", {}) | path).get("collection")
+    collection = (request.args.to_dict() | call().fields | path).get("collection")
     names = _study_names()[:most]
     try:
         finder = mounted().finder(collection if isinstance(collection, str) else None)
@@ -164,7 +162,7 @@ def _asked_about(most: int) -> tuple[str, list[str]]:
 
 
 def _study_names() -> list[str]:
-    given = dict(request.view_args or {}) | g.get("fields", {})
+    given = dict(request.view_args or {}) | call().fields
     names = [given.get(field) for field in _STUDY_FIELDS]
     if request.method in SAFE:
         names += [name for field in ("study", "hit") for name in request.args.getlist(field)]

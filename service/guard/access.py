@@ -1,21 +1,22 @@
 """Who may pass: which scope each route asks for, what a request shows for it, and how often it may come.
 
-It must not know what a route does. On a service without tokens only the machine itself may pass.
+On a service without tokens only the machine itself may pass.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flask import Flask, current_app, g, redirect, request, url_for
+from flask import Flask, redirect, request, url_for
 from werkzeug.datastructures import Authorization, WWWAuthenticate
 from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 from werkzeug.http import parse_cookie
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Response as BaseResponse
 
+from service.context import call, running
 from service.errors import RequestError, SessionsError, TokensError
 from service.guard.origins import require_near, require_own_name, require_own_page
-from service.guard.pace import Pace
+from service.guard.rate_limit import RateLimit
 from service.guard.sessions import Sessions
 from service.guard.tokens import Token, TokenFile, now
 from service.limits import Limits
@@ -62,63 +63,72 @@ SECURE_COOKIE_BELOW = f"__Secure-{COOKIE}"
 OF_COOKIE = frozenset({"read", "vectors"})
 """Scopes of what a page asks. A cookie opens nothing else, so that no foreign page can have anything changed."""
 STRANGERS = ""
-"""Under which all are paced who show no token, or come by a foreign name: no token has that name."""
+"""Under which all are counted together who show no token, or come by a foreign name: no token has that name."""
 NEAR = ""
 """The name of all who ask a service without tokens."""
 MAX_NEXT = 4096
 """Characters of an address to which a browser is led back."""
-EXTENSION = "precedent_doors"
 
 _EXPECTED = "expected a token: Authorization: Bearer TOKEN"
 
 
-@dataclass
-class Doors:
-    """The doors of one application; without tokens they ask for none."""
+@dataclass(frozen=True)
+class AccessControl:
+    """Who may ask one application for what; without tokens whoever is on this machine may ask for all."""
 
-    pace: Pace
+    rate: RateLimit
     hosts: tuple[str, ...]
+    cookie_names: tuple[str, str]
+    """Under which a browser keeps a session: over https, and in the clear."""
     tokens: TokenFile | None = None
     sessions: Sessions | None = None
     """Beside the tokens."""
 
+    @classmethod
+    def of(cls, limits: Limits, tokens: TokenFile | None = None) -> "AccessControl":
+        """Ask for one of these tokens, also on a loopback address; None asks for none."""
+        names = (SECURE_COOKIE_BELOW if limits.prefix else SECURE_COOKIE, COOKIE)
+        rate = RateLimit(limits.calls_a_second, limits.calls_at_once)
+        return cls(rate, limits.hosts, names, tokens, None if tokens is None else Sessions(tokens.path))
 
-def register(app: Flask, limits: Limits) -> None:
-    """Put a door before every route of `app`. Raises LookupError where a route has no scope in the table."""
+    def sender(self, headers: Mapping[str, str]) -> str | None:
+        """Return the name of the token of who sends these headers; None of those who may not come in at all.
+
+        Asked before a body is received, to be spared a stranger's. Without tokens all have one name.
+
+        Args:
+            headers: by WSGI's names without HTTP_.
+        """
+        if self.tokens is None:
+            return NEAR
+        given = Authorization.from_header(headers.get("AUTHORIZATION"))
+        try:
+            if given is not None:
+                token = self.tokens.holder(given.token) if given.token else None
+            else:
+                token = self.of_session(self.session_of(parse_cookie(headers.get("COOKIE"))))
+        except (TokensError, SessionsError):
+            return None
+        return token.name if token is not None and token.state(now()) == "valid" else None
+
+    def session_of(self, cookies: Mapping[str, str]) -> str | None:
+        """Return the session that cookies name."""
+        return next((cookies[name] for name in self.cookie_names if name in cookies), None)
+
+    def of_session(self, session: str | None) -> Token | None:
+        """Return the token that a session stands for, whatever its state. Raises TokensError, SessionsError."""
+        if not session or self.tokens is None or self.sessions is None:
+            return None
+        sha256 = self.sessions.token_of(session)
+        return None if sha256 is None else self.tokens.of_hash(sha256)
+
+
+def register(app: Flask) -> None:
+    """Check every request of `app`. Raises LookupError where a route has no scope in the table."""
     for rule in app.url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
             scope_of(rule, method)
-    app.extensions[EXTENSION] = Doors(Pace(limits.calls_a_second, limits.calls_at_once), limits.hosts)
     app.before_request(_check)
-
-
-def sender(app: Flask, headers: Mapping[str, str]) -> str | None:
-    """Return the name of the token of who sends these headers; None of those who may not come in at all.
-
-    Asked before a body is received, to be spared a stranger's. Without tokens all have one name.
-
-    Args:
-        headers: by WSGI's names without HTTP_.
-    """
-    doors: Doors = app.extensions[EXTENSION]
-    if doors.tokens is None:
-        return NEAR
-    given = Authorization.from_header(headers.get("AUTHORIZATION"))
-    session = session_of(app, parse_cookie(headers.get("COOKIE")))
-    try:
-        if given is not None:
-            token = doors.tokens.holder(given.token) if given.token else None
-        else:
-            token = _of_session(doors, session)
-    except (TokensError, SessionsError):
-        return None
-    return token.name if token is not None and token.state(now()) == "valid" else None
-
-
-def lock(app: Flask, known: TokenFile | None) -> None:
-    """Ask for one of these tokens from now on, also on a loopback address; None asks for none."""
-    doors: Doors = app.extensions[EXTENSION]
-    doors.tokens, doors.sessions = known, None if known is None else Sessions(known.path)
 
 
 def scope_of(rule: Rule | None, method: str) -> str | None:
@@ -144,7 +154,7 @@ def scopes() -> dict[str, str | None]:
 
 def require(scope: str) -> None:
     """Refuse a request whose token lacks a scope beyond its route's. Raises Forbidden."""
-    if locked() and scope not in g.scopes:
+    if locked() and scope not in call().scopes:
         raise Forbidden(f"this token does not hold the scope {scope!r}, which this request needs")
 
 
@@ -155,37 +165,20 @@ def locked() -> bool:
 
 def tokens() -> TokenFile | None:
     """Return the tokens that the running application asks for; None where it asks for none."""
-    return _doors().tokens
+    return access().tokens
 
 
 def sessions() -> Sessions:
     """Return the sessions of the running application, which asks for tokens."""
-    found = _doors().sessions
+    found = access().sessions
     assert found is not None
     return found
 
 
-def cookie_names(app: Flask) -> tuple[str, str]:
-    """Return under which names a browser keeps a session: over https, and in the clear."""
-    return SECURE_COOKIE if app.config["APPLICATION_ROOT"] == "/" else SECURE_COOKIE_BELOW, COOKIE
-
-
-def session_of(app: Flask, cookies: Mapping[str, str]) -> str | None:
-    """Return the session that cookies name."""
-    return next((cookies[name] for name in cookie_names(app) if name in cookies), None)
-
-
-def _of_session(doors: Doors, session: str | None) -> Token | None:
-    """Return the token that a session stands for, whatever its state. Raises TokensError, SessionsError."""
-    if not session or doors.tokens is None or doors.sessions is None:
-        return None
-    sha256 = doors.sessions.token_of(session)
-    return None if sha256 is None else doors.tokens.of_hash(sha256)
-
-
-def _doors() -> Doors:
-    doors: Doors = current_app.extensions[EXTENSION]
-    return doors
+def access() -> AccessControl:
+    """Return that of the running application."""
+    found: AccessControl = running().access
+    return found
 
 
 def _check() -> BaseResponse | None:
@@ -195,7 +188,7 @@ def _check() -> BaseResponse | None:
         _require_own_name()
     scope = scope_of(rule, request.method)
     if scope == OPEN:
-        if rule is not None and rule.endpoint.startswith("entry.") and locked():
+        if rule is not None and rule.endpoint.startswith("login.") and locked():
             _count(STRANGERS)
         return None
     if (known := tokens()) is None:
@@ -203,11 +196,11 @@ def _check() -> BaseResponse | None:
         require_own_page()
         return None
     try:
-        g.scopes = _shown(known, scope).scopes
+        call().scopes = _shown(known, scope).scopes
     except Unauthorized:
-        _count(g.get("principal") or STRANGERS)
+        _count(call().principal or STRANGERS)
         if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
-            return redirect(url_for("entry.login", next=request.full_path.rstrip("?")[:MAX_NEXT]))
+            return redirect(url_for("login.login", next=request.full_path.rstrip("?")[:MAX_NEXT]))
         slow()
         raise
     if scope is not None:
@@ -217,7 +210,7 @@ def _check() -> BaseResponse | None:
 
 def _require_own_name() -> None:
     try:
-        require_own_name(_doors().hosts)
+        require_own_name(access().hosts)
     except RequestError:
         _count(STRANGERS)
         slow()
@@ -225,25 +218,25 @@ def _require_own_name() -> None:
 
 
 def _count(name: str) -> None:
-    """Note whether the holder of a token that is valid no more, or all who show none together, keep to their pace.
+    """Note whether the holder of a token that is valid no more, or all who show none together, keep to their rate.
 
-    Else they could fill the audit log: beyond the pace a request is counted there and not told. The way to the sign-in
+    Else they could fill the audit log: beyond it a request is counted there and not told. The way to the sign-in
     page stays open however many ask, so that nobody can keep others from signing in.
     """
-    g.beyond_pace = not _doors().pace.take(name)
+    call().over_rate = not access().rate.take(name)
 
 
 def slow() -> None:
-    """Refuse a request beyond that pace. Raises TooManyRequests."""
-    if g.get("beyond_pace"):
+    """Refuse a request beyond that rate. Raises TooManyRequests."""
+    if call().over_rate:
         raise TooManyRequests("too many requests without a valid token; ask again in a second", retry_after=1)
 
 
 def admitted(known: TokenFile, secret: str | None) -> Token:
-    """Return the valid token that `secret` is, and note whose it is; from then on its own pace alone counts.
+    """Return the valid token that `secret` is, and note whose it is; from then on its own rate alone counts.
 
     Raises:
-        Unauthorized: it is none. TooManyRequests: beyond that pace.
+        Unauthorized: it is none. TooManyRequests: beyond that rate.
     """
     token = known.holder(secret) if secret else None
     if token is None:
@@ -256,23 +249,23 @@ def _shown(known: TokenFile, scope: str | None) -> Token:
     if "Authorization" in request.headers:
         given = request.authorization
         return admitted(known, given.token if given is not None and given.type == "bearer" else None)
-    if (session := session_of(current_app, request.cookies)) is None:
+    if (session := access().session_of(request.cookies)) is None:
         raise _unauthorized(_EXPECTED)
     if scope is not None and scope not in OF_COOKIE:
         raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")
     require_own_page()
-    token = _of_session(_doors(), session)
+    token = access().of_session(session)
     if token is None:
         raise _unauthorized("this session has ended; sign in again")
     return _valid(token)
 
 
 def _valid(token: Token) -> Token:
-    g.principal = token.name
+    call().principal = token.name
     if (state := token.state(now())) != "valid":
         raise _unauthorized(f"this token is {state}; ask for another")
-    g.beyond_pace = False
-    if not _doors().pace.take(token.name):
+    call().over_rate = False
+    if not access().rate.take(token.name):
         raise TooManyRequests("too many requests with this token; ask again in a second", retry_after=1)
     return token
 

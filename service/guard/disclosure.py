@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flask import Flask, current_app, g, has_request_context
+from flask import has_request_context
 from werkzeug.exceptions import Forbidden, TooManyRequests
 
 from index.search.searchable import Answer
+from service.context import call, running
 from service.guard.access import locked
 
 READ_HITS = 100
@@ -24,7 +25,6 @@ READ_HITS = 100
 SIMILARITY_DECIMALS = 2
 MAP_DECIMALS = 3
 """Of a place on the map: a thousand steps across, which a screen tells apart."""
-EXTENSION = "precedent_budget"
 DAY = 86_400.0
 
 _DECIMALS = {
@@ -59,14 +59,9 @@ class Budget:
             return 0.0
 
 
-def register(app: Flask, queries_a_day: int) -> None:
-    """Give `app` the budget of each of its tokens."""
-    app.extensions[EXTENSION] = Budget(queries_a_day)
-
-
 def exact() -> bool:
     """Return whether the running request may be told exact similarities; outside of a request there is none to hide."""
-    return not has_request_context() or not locked() or "vectors" in g.scopes
+    return not has_request_context() or not locked() or "vectors" in call().scopes
 
 
 def count(*query: str | bytes | None) -> None:
@@ -77,8 +72,8 @@ def count(*query: str | bytes | None) -> None:
     """
     if exact():
         return
-    budget: Budget = current_app.extensions[EXTENSION]
-    seconds = budget.wait(g.principal, _named(query))
+    budget: Budget = running().budget
+    seconds = budget.wait(call().principal or "", _named(query))
     if seconds:
         raise TooManyRequests(
             "as many different studies and films as this token may ask about within a day have been asked about; one "

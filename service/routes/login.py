@@ -5,24 +5,25 @@ The browser keeps a session in a cookie that no script can read; what it opens, 
 
 from urllib.parse import unquote, urlsplit
 
-from flask import current_app, g, make_response, redirect, render_template, request, url_for
+from flask import current_app, make_response, redirect, render_template, request, url_for
 from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, Field
 from werkzeug.exceptions import Forbidden, Unauthorized
 from werkzeug.wrappers import Response as BaseResponse
 
 from service.api.openapi import SERVICE, content, form_body, refusals
+from service.context import call
 from service.errors import RequestError, as_sentence, refusal_of
-from service.guard import access as doors
+from service.guard.access import MAX_NEXT, access, admitted, locked, require, sessions, slow, tokens
 from service.guard.origins import require_own_page
 
-api = APIBlueprint("entry", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 500))
+api = APIBlueprint("login", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 500))
 
 
 class Next(BaseModel):
     """Where to go on after signing in."""
 
-    next: str = Field("/", max_length=doors.MAX_NEXT, description="a path of this service; others are not followed")
+    next: str = Field("/", max_length=MAX_NEXT, description="a path of this service; others are not followed")
 
 
 class LoginForm(Next):
@@ -34,7 +35,7 @@ class LoginForm(Next):
 @api.get("/login", responses={200: content("text/html"), 303: {"description": "nothing to sign in to"}})
 def login(query: Next) -> str | BaseResponse:
     """The page that takes a token"""
-    if not doors.locked():
+    if not locked():
         return redirect(url_for("pages.page"), 303)
     return render_template("login.html", next=query.next)
 
@@ -52,23 +53,21 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
     """Take a token and begin a session, in a cookie that scripts cannot read"""
     if not request.form:
         raise RequestError("expected the form of the sign-in page, got none")
-    tokens = doors.tokens()
-    if tokens is None:
+    known = tokens()
+    if known is None:
         return redirect(url_for("pages.page"), 303)
     require_own_page()
     try:
-        token = doors.admitted(tokens, form.token.strip() or None)
-        g.scopes = token.scopes
-        doors.require("read")
+        token = admitted(known, form.token.strip() or None)
+        call().scopes = token.scopes
+        require("read")
     except (Unauthorized, Forbidden) as refusal:
-        doors.slow()
+        slow()
         return render_template("login.html", next=form.next, message=as_sentence(refusal_of(refusal)[2])), 401
     response, secure = redirect(_own(form.next), 303), _secure()
-    name = doors.cookie_names(current_app)[0 if secure else 1]
+    name = access().cookie_names[0 if secure else 1]
     _end_sessions(response, but=name)
-    response.set_cookie(
-        name, doors.sessions().begin(token), path=_path(), httponly=True, samesite="Strict", secure=secure
-    )
+    response.set_cookie(name, sessions().begin(token), path=_path(), httponly=True, samesite="Strict", secure=secure)
     return response
 
 
@@ -76,18 +75,18 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
 def sign_out() -> BaseResponse:
     """End the session"""
     require_own_page()
-    response = make_response(redirect(url_for("entry.login"), 303))
-    if doors.locked():
+    response = make_response(redirect(url_for("login.login"), 303))
+    if locked():
         _end_sessions(response)
     return response
 
 
 def _end_sessions(response: BaseResponse, but: str = "") -> None:
     """End what the browser's cookies name and have it forget them, but for the cookie `but`. Raises SessionsError."""
-    over_https, _ = names = doors.cookie_names(current_app)
+    over_https, _ = names = access().cookie_names
     for name in names:
         if name in request.cookies:
-            doors.sessions().end(request.cookies[name])
+            sessions().end(request.cookies[name])
             if name != but:
                 response.delete_cookie(name, path=_path(), httponly=True, samesite="Strict", secure=name == over_https)
 

@@ -4,10 +4,9 @@ What is tried for readiness stands in `service.served.readiness`, how another in
 `service.served.activation`.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, cast
+from typing import Any
 
-from flask import Response, current_app
+from flask import Response
 from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, Field
 
@@ -17,13 +16,9 @@ from service.audit.trail import announce
 from service.errors import NotWritable
 from service.guard.disclosure import READ_HITS, exact
 from service.limits import MAX_FILE_BYTES, MAX_HITS, MAX_PIXELS
-from service.served.activation import ACTIVATION, Activation
 from service.served.mounted import Finder, mounted
-from service.served.readiness import Readiness
-from service.watch.metrics import MIMETYPE
-from service.watch.requests import metrics
-
-READINESS = "precedent_readiness"
+from service.state import state
+from service.watch.metrics import MIMETYPE, installed_version
 
 api = APIBlueprint("operations", __name__, abp_tags=[SERVICE], abp_responses=refusals(500))
 
@@ -52,7 +47,7 @@ def healthz() -> dict[str, str]:
 @api.get("/readyz", responses={200: ReadyAnswer, **refusals(429, 503)})
 def readyz() -> dict[str, Any]:
     """A test film is embedded, and found in every collection, as at start; the verdict is at most some seconds old"""
-    return cast(Readiness, current_app.extensions[READINESS]).check(mounted())
+    return state().readiness.check(mounted())
 
 
 @api.get("/info", responses={200: InfoAnswer})
@@ -67,7 +62,7 @@ def info() -> dict[str, Any]:
         "collections": [_facts(finder) for finder in served.finders],
         "limits": {
             "k": MAX_HITS if exact() else READ_HITS,
-            "body_bytes": current_app.config["MAX_CONTENT_LENGTH"],
+            "body_bytes": state().limits.body_bytes,
             "film_bytes": MAX_FILE_BYTES,
             "film_pixels": MAX_PIXELS,
         },
@@ -77,13 +72,13 @@ def info() -> dict[str, Any]:
 @api.get("/metrics", responses={200: content("text/plain")})
 def exposition() -> Response:
     """Counts and times in Prometheus's text format; no label holds a path, a study or a filter"""
-    return Response(metrics().exposition(), content_type=MIMETYPE)
+    return Response(state().metrics.exposition(), content_type=MIMETYPE)
 
 
 @api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400, 404, 409, 429, 503)})
 def activate(path: IndexPath) -> dict[str, object]:
     """Serve what lies in a collection's folder now: a compacted index, or another put in its place"""
-    activation: Activation | None = current_app.extensions.get(ACTIVATION)
+    activation = state().activation
     if activation is None:
         raise NotWritable("the service was not started from folders; start it with precedent serve")
     announce(mounted().finder(path.name))
@@ -116,11 +111,3 @@ def _facts(finder: Finder) -> dict[str, Any]:
         "encoder_trained": finder.trained,
         "warning": finder.warning,
     }
-
-
-def installed_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return version("cxr-precedent")
-    except PackageNotFoundError:
-        return "not installed"

@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.table.studies import Study
-from service.api.narrowing import Narrowing
+from service.api.filters import PageFilters
 from service.api.openapi import SERVICE, content, film_body, refusals, with_scopes
 from service.api.openapi import pages as as_pages
 from service.api.parsing import parse_search
@@ -40,7 +40,7 @@ swagger = Blueprint(
 )
 
 
-class PageQuery(SearchOptions, Narrowing):
+class PageQuery(SearchOptions, PageFilters):
     """A stored study whose similar cases the page shows, and what is open there; without one, the empty page."""
 
     study: StudyId | None = None
@@ -56,14 +56,14 @@ class PageQuery(SearchOptions, Narrowing):
         return self.model_copy(update={"filter": self.narrowed(self.filter), "group_by": group_by})
 
 
-class FilmsQuery(InCollection, Narrowing):
+class FilmsQuery(InCollection, PageFilters):
     """Where and among what the page searches for the films of its form."""
 
 
 @api.get("/", responses={200: content("text/html"), **as_pages(400, 404, 429)})
 def page(query: PageQuery) -> tuple[str, int]:
     """The page: similar cases of a stored study, or two places to drop films"""
-    shown: dict[str, Any] = {"asked": query.study, "narrowing": query, "k": query.k, "each": not query.one_a_patient}
+    shown: dict[str, Any] = {"asked": query.study, "filters": query, "k": query.k, "each": not query.one_a_patient}
     try:
         finder = shown["finder"] = current(query.collection)
         if query.study is not None:
@@ -84,7 +84,7 @@ def page(query: PageQuery) -> tuple[str, int]:
 )
 def page_of_films(query: FilmsQuery) -> tuple[str, int]:
     """The page with the similar cases of one or two films"""
-    shown: dict[str, Any] = {"narrowing": query}
+    shown: dict[str, Any] = {"filters": query}
     try:
         shown["finder"] = current(query.collection)
         search = parse_search(request)
@@ -165,9 +165,9 @@ def _render(finder: Finder | None = None, refused: Exception | None = None, **sh
     finder = finder or current()
     collection = _spoken(finder)
     status, _, message = refusal_of(refused) if refused else (200, "", "")
-    narrowing: Narrowing = shown["narrowing"]
+    filters: PageFilters = shown["filters"]
     given: dict[str, Any] = {"k": PAGE_HITS, "each": False} | shown
-    carried = narrowing.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
+    carried = filters.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
     carried |= {"collection": collection} if collection else {}
     html = render_template(
         "page.html",

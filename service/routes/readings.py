@@ -5,9 +5,9 @@ They hold no rule of their own: parse, ask the reader, serialise.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from flask import current_app, request
+from flask import request
 from flask_openapi3 import APIBlueprint
 
 from index.search.contrast import Subject
@@ -17,13 +17,11 @@ from service.api.parsing import parse_query
 from service.api.requests import Explain, ExplainOptions, Predict, PredictOptions
 from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
 from service.guard import disclosure
-from service.served.departure import departure
+from service.served.disconnect import disconnect_check
 from service.served.mounted import Finder, current
 from service.served.pictures import film_path, read_film
-from service.served.turnstile import Turnstile
+from service.state import state
 from service.watch.requests import stage
-
-TURNSTILE = "precedent_readings"
 
 api = APIBlueprint(
     "readings", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 404, 409, 413, 415, 422, 429, 500, 503)
@@ -75,8 +73,8 @@ def _turn(work: str) -> Iterator[None]:
 
     The work is timed as that stage, without the wait.
     """
-    gone = departure()
-    with cast(Turnstile, current_app.extensions[TURNSTILE]):
+    gone = disconnect_check()
+    with state().readings:
         if gone():
             raise ClientGone
         with stage(work):

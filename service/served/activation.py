@@ -4,27 +4,32 @@ import logging
 import threading
 from collections.abc import Callable
 
-from flask import Flask
-
 from encoder.errors import EncoderError
 from index.errors import BackendUnavailable, CollectionError, FingerprintMismatch
 from service.errors import AuditError, Busy, NotReady, refusal_of
-from service.served.mounted import EXTENSION, Mounted
-
-ACTIVATION = "precedent_activation"
+from service.served.mounted import Mounted, Served
 
 log = logging.getLogger("precedent.service")
 
 
 class Activation:
-    """Swaps what an application serves. Safe under threads: one activation at a time, the next is turned away.
+    """Swaps what is served. Safe under threads: one activation at a time, the next is turned away.
 
     One in the background is not: it waits, so that what lies in the folders when it is asked for is served in the end.
     """
 
-    def __init__(self, app: Flask, load: Callable[[str | None, Mounted], Mounted]) -> None:
-        """Swap in `app` what `load` makes of a collection's name, or of None for all, and of what is served now."""
-        self._app, self._load, self._lock = app, load, threading.Lock()
+    def __init__(
+        self,
+        served: Served,
+        load: Callable[[str | None, Mounted], Mounted],
+        audited: Callable[[str, Callable[[], int]], None] | None = None,
+    ) -> None:
+        """Swap in `served` what `load` makes of a collection's name, or of None for all, and of what is served now.
+
+        Args:
+            audited: writes down what a signal of this name asks for, before and after it is done.
+        """
+        self._served, self._load, self._audited, self._lock = served, load, audited, threading.Lock()
         self._waiting = False
 
     def activate(self, name: str | None = None) -> Mounted:
@@ -44,10 +49,10 @@ class Activation:
 
     def _swap(self, name: str | None) -> Mounted:
         try:
-            served: Mounted = self._app.extensions[EXTENSION]
+            served = self._served.now
             served.finder(name)
             fresh = self._load(name, served)
-            self._app.extensions[EXTENSION] = fresh
+            self._served.now = fresh
         except (FingerprintMismatch, BackendUnavailable):
             raise
         except (CollectionError, EncoderError, OSError) as error:
@@ -70,9 +75,8 @@ class Activation:
     def _try_all(self) -> None:
         with self._lock:
             self._waiting = False
-            witness = self._app.extensions.get("precedent_witness")
             try:
-                self._status() if witness is None else witness.around("SIGHUP", self._status)
+                self._status() if self._audited is None else self._audited("SIGHUP", self._status)
             except AuditError as refusal:
                 log.error("nothing was activated, or it could not be told: %s", refusal, exc_info=refusal)
 

@@ -1,7 +1,4 @@
-"""Films of many requests on their way through one encoder: what gathers while it works goes through it together.
-
-Knows threads and the service's view of an encoder; it must not know HTTP, nor how a vector is made.
-"""
+"""Films of many requests on their way through one encoder: what gathers while it works goes through it together."""
 
 import logging
 import threading
@@ -17,8 +14,8 @@ import numpy.typing as npt
 
 from service.errors import ClientGone, NotReady
 from service.limits import BATCH
+from service.served.concurrency import ConcurrencyLimit
 from service.served.decoding import Decoding
-from service.served.turnstile import Turnstile
 from service.watch.metrics import Metrics
 
 log = logging.getLogger("precedent.service")
@@ -79,7 +76,7 @@ class BatchingEmbedder(Generic[Films]):
         *,
         places: int,
         batch: int = BATCH,
-        departure: Callable[[], Gone] = lambda: stays,
+        disconnect_check: Callable[[], Gone] = lambda: stays,
         metrics: Metrics | None = None,
         films: Decoding | None = None,
     ) -> None:
@@ -87,13 +84,13 @@ class BatchingEmbedder(Generic[Films]):
 
         Args:
             places: studies that may be here at a time, from upload to vector; one more is turned away.
-            departure: asked in the caller's thread; returns what tells whether that caller has gone.
+            disconnect_check: asked in the caller's thread; returns what tells whether that caller has gone.
             metrics: where stages, batches and the queue are counted.
             films: where they are decoded, among others.
         """
-        self._embedder, self._batch, self._departure = embedder, batch, departure
+        self._embedder, self._batch, self._disconnect_check = embedder, batch, disconnect_check
         self.fingerprint, self.embedding_dim = embedder.fingerprint, embedder.embedding_dim
-        self._places = Turnstile("studies to embed", places)
+        self._places = ConcurrencyLimit("studies to embed", places)
         self._metrics = metrics or Metrics()
         self.films = films or Decoding()
         self._lock = threading.Lock()
@@ -120,7 +117,7 @@ class BatchingEmbedder(Generic[Films]):
 
     def _ticket(self, given: tuple[Any, ...]) -> _Ticket[Films]:
         """Read films and put them among those that wait."""
-        gone = self._departure()
+        gone = self._disconnect_check()
         with self._lock:
             self._coming += 1
         ticket = None

@@ -4,16 +4,12 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
-
-from flask import current_app
 
 from encoder.films.body_part import as_parts
 from encoder.films.image import ADMISSION
+from service.context import running
 from service.limits import DEFAULT_LIMITS, Limits
-from service.served.turnstile import Turnstile
-
-EXTENSION = "precedent_decoding"
+from service.served.concurrency import ConcurrencyLimit
 
 
 class Decoding:
@@ -27,7 +23,7 @@ class Decoding:
         """
         self.ignored_parts = as_parts(ignored_parts)
         self._places = threading.BoundedSemaphore((os.cpu_count() or 1) + 1)
-        self._pictures = Turnstile("pictures of films", limits.pictures)
+        self._pictures = ConcurrencyLimit("pictures of films", limits.pictures)
         self._room = self._left = limits.decoding_bytes
         self._first, self._changed = threading.Lock(), threading.Condition()
 
@@ -77,4 +73,5 @@ class Decoding:
 
 def decoding() -> Decoding:
     """Return that of the running application."""
-    return cast(Decoding, current_app.extensions[EXTENSION])
+    found: Decoding = running().decoding
+    return found

@@ -6,11 +6,10 @@ A request looks it up once and keeps it, so that another may take its place; it 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flask import current_app
 
 from index.built.map import CollectionMap
 from index.living.additions import Writable
@@ -18,12 +17,11 @@ from index.search.searchable import Answer, Searchable
 from index.table.filters import require_filter
 from service.api.answers import shown_columns
 from service.api.requests import Search, SearchOptions
+from service.context import running
 from service.errors import CollectionNotFound, NotWritable
 from service.guard import disclosure
 from service.served.embedder import Embedder
 from service.watch.requests import stage
-
-EXTENSION = "precedent"
 
 
 @dataclass(frozen=True)
@@ -165,9 +163,18 @@ class Mounted:
         raise CollectionNotFound(f"no collection {collection!r} is mounted; there are: {', '.join(self.names)}")
 
 
+class Served:
+    """What is served at the moment; a request looks it up once, so that another may take its place meanwhile."""
+
+    def __init__(self, now: Mounted) -> None:
+        """Begin with these collections."""
+        self.now = now
+
+
 def mounted() -> Mounted:
-    """Return the collections of the running application."""
-    return cast(Mounted, current_app.extensions[EXTENSION])
+    """Return the collections that the running application serves now."""
+    served: Served = running().served
+    return served.now
 
 
 def current(collection: str | None = None) -> Finder:

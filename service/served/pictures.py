@@ -9,19 +9,20 @@ import threading
 from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
-from flask import Response, current_app, make_response
+from flask import Response, make_response
 
 from encoder.errors import ImageError
 from encoder.films.image import MAX_FILE_BYTES, read_image
 from index.errors import PlaceError
 from index.storage.places import below
 from index.table.studies import Study
+from service.context import running
 from service.errors import ImageMissing
 from service.served.decoding import decoding
 
@@ -32,7 +33,6 @@ LARGE_SIDE = 2048
 _QUALITY = 88
 KEPT_BYTES = 1 << 26
 """Of small pictures, in memory: about a thousand."""
-EXTENSION = "precedent_small_pictures"
 
 
 class SmallPictures:
@@ -94,7 +94,7 @@ def read_film(path: Path, view: str) -> bytes:
 
 def thumbnail_response(path: Path, view: str) -> Response:
     """Return a film as a small grey JPEG. Raises ImageError, Busy."""
-    kept, key = cast(SmallPictures, current_app.extensions[EXTENSION]), _key_of(path)
+    kept, key = _small_pictures(), _key_of(path)
     if (picture := kept.get(key)) is None:
         with decoding().picture():
             film = _read(read_film(path, view), view, SMALL_SIDE)
@@ -122,6 +122,11 @@ def as_png(image: npt.NDArray[Any]) -> bytes:
     """Return an (H, W) image in [0, 1] as an 8-bit PNG."""
     _, encoded = cv2.imencode(".png", np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
     return encoded.tobytes()
+
+
+def _small_pictures() -> SmallPictures:
+    found: SmallPictures = running().small_pictures
+    return found
 
 
 def _read(film: bytes, view: str, least_side: int) -> npt.NDArray[np.float32]:

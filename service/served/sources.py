@@ -1,6 +1,6 @@
 """The folders and files that are served, opened as one: encoder, probe, and a finder for each mounted index.
 
-It opens them at start and again whenever it is asked, and refuses what does not belong together; it must not know HTTP.
+It opens them at start and again whenever it is asked, and refuses what does not belong together.
 """
 
 import logging
@@ -20,7 +20,7 @@ from index.opening import Address, open_collection
 from index.search.familiarity import FamiliarityGate
 from service.served.batching import BatchingEmbedder
 from service.served.decoding import Decoding
-from service.served.departure import departure
+from service.served.disconnect import disconnect_check
 from service.served.mounted import Finder, Mounted
 from service.served.mounts import Mount
 from service.watch.metrics import Metrics
@@ -87,7 +87,7 @@ class Sources:
 
         embedder = Embedder.load(self.encoder_path, runtime=self.runtime, ignored_parts=self.films.ignored_parts)
         batches = BatchingEmbedder(
-            embedder, places=self.places, departure=departure, metrics=self.metrics, films=self.films
+            embedder, places=self.places, disconnect_check=disconnect_check, metrics=self.metrics, films=self.films
         )
         return _Encoder(stamp, embedder, batches)
 

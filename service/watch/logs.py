@@ -19,6 +19,7 @@ from flask import g, has_request_context
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.printable import visible
+from service.context import call, request_id
 from service.paths import words_of
 from service.watch.requests import rule
 
@@ -102,8 +103,8 @@ def _of_request() -> dict[str, str]:
     """Return the request at hand, without anything it carried."""
     if not has_request_context():
         return {}
-    about = {"request_id": g.get("request_id", ""), "route": rule()}
-    principal = g.get("principal")
+    about = {"request_id": request_id(), "route": rule()}
+    principal = call().principal if "call" in g else None
     return about | ({"principal": str(principal)} if principal is not None else {})
 
 

@@ -1,10 +1,11 @@
 """What the service counts and times of its own work, for Prometheus to collect.
 
-Knows numbers and names; it must not know HTTP, and no label ever holds what a request carried.
+No label ever holds what a request carried.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Protocol
 
@@ -42,6 +43,14 @@ class Rows(Protocol):
         """Of the encoder its vectors are from."""
 
 
+def installed_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("cxr-precedent")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 class Metrics:
     """The counts of one application, in a registry of their own. Safe under threads."""
 
@@ -67,9 +76,9 @@ class Metrics:
         self.ready = Gauge("precedent_ready", "1 where the last check of readiness passed, else 0.", registry=own)
         ProcessCollector(registry=own)
 
-    def tell_of(self, collections: Callable[[], Iterable[Rows]], version: str) -> None:
+    def tell_of(self, collections: Callable[[], Iterable[Rows]]) -> None:
         """Tell, at each scrape, of the collections that are then served."""
-        self._registry.register(_Held(collections, version))
+        self._registry.register(_Held(collections, installed_version()))
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer to a request whose route's rule, never its path, is given."""

@@ -1,20 +1,17 @@
-"""The service's eye on its own requests: each is counted, timed and logged by its route's rule.
-
-It knows requests and their answers; it must not look into either.
-"""
+"""Each request is numbered, counted, timed and logged by its route's rule, never by what it holds."""
 
 import logging
 import re
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
-from typing import cast
 
-from flask import Flask, Response, current_app, g, has_app_context, request
+from flask import Flask, Response, g, has_app_context, request
 from werkzeug.routing import Rule
 
+from service.context import Call, call, running
+from service.errors import REQUEST_ID
 from service.watch.metrics import Metrics
 
-METRICS = "precedent_metrics"
 PROBES = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by machines: one that is answered is counted and not logged."""
 
@@ -24,7 +21,8 @@ _ARGUMENT = re.compile(r"<(?:[^<>:]+:)?([^<>]+)>")
 
 def metrics() -> Metrics:
     """Return the counts of the running application."""
-    return cast(Metrics, current_app.extensions[METRICS])
+    found: Metrics = running().metrics
+    return found
 
 
 def stage(name: str) -> AbstractContextManager[None]:
@@ -32,9 +30,8 @@ def stage(name: str) -> AbstractContextManager[None]:
     return metrics().stage(name) if has_app_context() else nullcontext()
 
 
-def register(app: Flask, counted: Metrics) -> None:
-    """Have every request of `app` counted and logged, from its first handler to its last."""
-    app.extensions[METRICS] = counted
+def register(app: Flask) -> None:
+    """Have every request of `app` numbered, counted and logged, from its first handler to its last."""
     app.before_request(_begin)
     app.after_request(_account)
     app.teardown_request(_end)
@@ -51,19 +48,20 @@ def rule() -> str:
 
 
 def _begin() -> None:
-    g.begun = perf_counter()
+    g.call = Call()
+    request.environ[REQUEST_ID] = g.call.request_id
     metrics().in_flight.inc()
 
 
 def _end(_error: BaseException | None) -> None:
-    if "begun" in g:
+    if "call" in g:
         metrics().in_flight.dec()
 
 
 def _account(response: Response) -> Response:
-    if "begun" not in g:
+    if "call" not in g:
         return response
-    seconds, route, status = perf_counter() - g.begun, rule(), response.status_code
+    seconds, route, status = perf_counter() - call().started, rule(), response.status_code
     method = request.method if request.url_rule is not None else "any"  # of a made-up method there is no end
     metrics().count(route, method, status, seconds)
     if status >= 400 or route not in PROBES:

@@ -10,16 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
-from service_world import ANGLES, build_client, build_finder, build_retriever, film, save_films, study_row
+from service_world import ANGLES, app_over, build_client, build_finder, build_retriever, film, save_films, study_row
 
 from index.built.collection import Collection
 from index.built.vector_index import VectorIndex
 from index.search.retriever import Retriever
 from index.table.studies import as_studies, studies_schema
-from service.api.narrowing import Narrowing
-from service.app import create_app
-from service.limits import Limits
-from service.served.mounted import Mounted
+from service.api.filters import PageFilters
 from service.served.pictures import LARGE_SIDE, SMALL_SIDE, data_url
 
 FIRST, SECOND, THIRD, LAST = ANGLES
@@ -61,7 +58,7 @@ def test_filters_and_cards_come_from_the_collections_own_labels_and_values() -> 
     studies = as_studies(pa.Table.from_pylist(rows, schema))
     vectors = np.tile(np.array([1, 0], np.float32), (4, 1))
     retriever = Retriever(Collection(build_retriever().manifest, studies, VectorIndex.build(vectors, "flat")))
-    client = create_app(Mounted((build_finder(retriever=retriever),)), Limits()).test_client()
+    client = app_over(build_finder(retriever=retriever)).test_client()
     html = client.get(f"/?study={FIRST}&finding=Infiltration").text
 
     offered = re.findall(r'name="finding" value="([^"]+)"', html)
@@ -76,9 +73,9 @@ def test_filters_and_cards_come_from_the_collections_own_labels_and_values() -> 
 def test_words_and_a_filter_hold_together() -> None:
     where = {"must": [{"key": "split", "match": {"value": "test"}}]}
 
-    assert Narrowing().narrowed() is None
-    assert Narrowing().narrowed(where) == {"must": [where]}
-    assert Narrowing(sex="Female", age_to=40.0).narrowed(where) == {
+    assert PageFilters().narrowed() is None
+    assert PageFilters().narrowed(where) == {"must": [where]}
+    assert PageFilters(sex="Female", age_to=40.0).narrowed(where) == {
         "must": [
             {"key": "sex", "match": {"value": "Female"}},
             {"key": "age", "range": {"lte": 40.0}},

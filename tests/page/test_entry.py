@@ -19,7 +19,7 @@ QUERY = "patient00001/study2"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("doors")
+    return tmp_path_factory.mktemp("tokens")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from training_films import save_collection, train_words
 
 from index.errors import CollectionError
 from index.table.studies import load_studies, save_studies, studies_schema
-from service.silence import keep_private
+from service.process import keep_files_private
 
 RUN_ALL = """
 import json, os, sys
@@ -135,7 +135,7 @@ def umask() -> Iterator[int]:
 )
 def test_a_stricter_umask_stays_and_one_that_is_told_counts(umask: int, before: int, told: str, after: int) -> None:
     os.umask(before)
-    keep_private({"PRECEDENT_UMASK": told})
+    keep_files_private({"PRECEDENT_UMASK": told})
     assert os.umask(0o022) == after
     assert resource.getrlimit(resource.RLIMIT_CORE)[0] == 0
 
@@ -143,4 +143,4 @@ def test_a_stricter_umask_stays_and_one_that_is_told_counts(umask: int, before: 
 @pytest.mark.parametrize("told", ["rwx", "9", "-1", "1000"])
 def test_what_is_no_umask_is_refused(umask: int, told: str) -> None:
     with pytest.raises(CollectionError, match="expected PRECEDENT_UMASK to be a umask such as 027, got"):
-        keep_private({"PRECEDENT_UMASK": told})
+        keep_files_private({"PRECEDENT_UMASK": told})

@@ -12,6 +12,7 @@ from service_world import (
     ANGLES,
     FINGERPRINT,
     FakeEmbedder,
+    app_over,
     build_client,
     build_finder,
     build_retriever,
@@ -20,8 +21,8 @@ from service_world import (
 )
 
 from index.built.map import CollectionMap, Plane
-from service.app import create_app
 from service.served.mounted import Mounted
+from service.state import state_of
 
 MAIN, NIH = "patient00001/study1", "patient00001/study1n"
 """The same patient's study, as each of the two collections calls it."""
@@ -37,7 +38,7 @@ def client(tmp_path: Path) -> FlaskClient:
     nih = build_finder(
         "nih", **second, map=CollectionMap(points, plane, FINGERPRINT), built_at="2024-06-07T00:00:00+00:00"
     )
-    return create_app(Mounted((build_finder("main"), nih))).test_client()
+    return app_over(build_finder("main"), nih).test_client()
 
 
 def asked(client: FlaskClient, route: str, study: str, collection: str | None) -> Any:
@@ -134,9 +135,7 @@ def test_readiness_names_the_collection_that_cannot_be_searched(caplog: pytest.L
         def search(self, *_: Any, **__: Any) -> None:
             raise OSError("/srv/secret is gone")
 
-    answer = (
-        create_app(Mounted((build_finder("main"), build_finder("nih", retriever=Torn())))).test_client().get("/readyz")
-    )
+    answer = app_over(build_finder("main"), build_finder("nih", retriever=Torn())).test_client().get("/readyz")
 
     assert answer.status_code == 503
     assert "collection 'nih'" in answer.get_json()["error"]["message"]
@@ -168,13 +167,13 @@ def test_where_one_collection_is_served_no_address_names_it() -> None:
 
 
 def test_a_swapped_collection_is_seen_by_the_next_request_and_not_by_a_running_one(client: FlaskClient) -> None:
-    extensions = client.application.extensions
+    served = state_of(client.application).served
 
     class Swapping(FakeEmbedder):
         def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Any:
-            extensions["precedent"] = Mounted((build_finder("main", retriever=build_retriever("n")),))
+            served.now = Mounted((build_finder("main", retriever=build_retriever("n")),))
             return super().embed_study(frontal, lateral)
 
-    extensions["precedent"] = Mounted((build_finder("main", embedder=Swapping()),))
+    served.now = Mounted((build_finder("main", embedder=Swapping()),))
     running, following = (asked(client, "films", "", "main").get_json()["hits"][0]["study_id"] for _ in range(2))
     assert (running, following) == (MAIN, NIH)

@@ -21,7 +21,7 @@ import pytest
 from export_files import save_export
 from flask.testing import FlaskClient
 from served_world import save_world
-from service_world import ANGLES, FINGERPRINT, build_finder, build_retriever, film
+from service_world import ANGLES, FINGERPRINT, app_over, build_finder, build_retriever, film
 
 from encoder.embedder import Embedder
 from index.export.shards import load_embeddings
@@ -31,8 +31,6 @@ from index.milvus.building import build_on_milvus
 from index.milvus.collection import MilvusCollection
 from scripts.benches.clients import running
 from service.api.answers import search_answer
-from service.app import create_app
-from service.served.mounted import Mounted
 from service.served.mounts import parse_mounts
 
 KNOWN = "patient00001/study1"
@@ -70,7 +68,7 @@ def build(root: Path, address: MilvusAddress) -> None:
 
 def client_of(address: MilvusAddress, images: Path) -> FlaskClient:
     finder = build_finder(retriever=MilvusCollection(address), image_root=images)
-    return create_app(Mounted((finder,))).test_client()
+    return app_over(finder).test_client()
 
 
 def nearest(client: FlaskClient) -> list[str]:

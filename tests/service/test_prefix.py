@@ -6,12 +6,12 @@ from pathlib import Path
 import click
 import pytest
 from flask.testing import FlaskClient
-from service_world import build_client
+from service_world import build_app, build_client, with_tokens
 
-from scripts.verbs.serve import require_doors
+from scripts.verbs.serve import require_tokens
 from service.errors import MountError
-from service.guard.access import COOKIE, SECURE_COOKIE, SECURE_COOKIE_BELOW, lock
-from service.guard.tokens import TokenFile, create_token
+from service.guard.access import COOKIE, SECURE_COOKIE, SECURE_COOKIE_BELOW
+from service.guard.tokens import create_token
 from service.loader import from_env
 from service.prefix import parse_prefix
 
@@ -57,8 +57,7 @@ def secret(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("prefix", ["", PREFIX])
 def test_a_prefix_that_a_request_claims_is_not_believed(tmp_path: Path, secret: str, prefix: str) -> None:
-    client = build_client(prefix=prefix)
-    lock(client.application, TokenFile(tmp_path / "tokens.json"))
+    client = with_tokens(build_app(prefix=prefix), tmp_path / "tokens.json").test_client()
     claims = {"X-Forwarded-Prefix": "//evil.example", "X-Script-Name": "/evil", "Authorization": f"Bearer {secret}"}
     page = client.get("/", headers=BROWSER | claims, environ_overrides={"SCRIPT_NAME": "//evil.example"})
     stranger = client.get("/", headers=BROWSER, environ_overrides={"SCRIPT_NAME": "//evil.example"})
@@ -72,7 +71,7 @@ def test_a_prefix_that_a_request_claims_is_not_believed(tmp_path: Path, secret: 
 def test_signing_in_leads_back_below_the_prefix_with_a_cookie_for_it_alone(
     client: FlaskClient, tmp_path: Path, secret: str, origin: str, name: str
 ) -> None:
-    lock(client.application, TokenFile(tmp_path / "tokens.json"))
+    client = with_tokens(client.application, tmp_path / "tokens.json").test_client()
     asked = client.get(f"{PREFIX}/?study={KNOWN}", headers=BROWSER)
     assert asked.headers["Location"] == f"{PREFIX}/login?next=/?study%3D{KNOWN}"
     sent = {"token": secret, "next": f"/?study={KNOWN}"}
@@ -96,7 +95,7 @@ def test_signing_in_leads_back_below_the_prefix_with_a_cookie_for_it_alone(
 def test_signing_in_leads_to_no_other_service_of_the_host(
     client: FlaskClient, tmp_path: Path, secret: str, elsewhere: str
 ) -> None:
-    lock(client.application, TokenFile(tmp_path / "tokens.json"))
+    client = with_tokens(client.application, tmp_path / "tokens.json").test_client()
     answer = client.post(f"{PREFIX}/login", data={"token": secret, "next": elsewhere})
 
     assert answer.headers["Location"] == f"{PREFIX}/"
@@ -122,7 +121,7 @@ def test_a_slash_at_the_end_is_no_part_of_a_prefix() -> None:
 
 def test_a_prefix_without_tokens_is_refused_at_start(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match="comes by a proxy"):
-        require_doors("127.0.0.1", None, (), PREFIX)
+        require_tokens("127.0.0.1", None, (), PREFIX)
     words = {"PRECEDENT_INDEX": "index", "PRECEDENT_ENCODER": "encoder", "PRECEDENT_PREFIX": PREFIX}
     with pytest.raises(MountError, match="comes by a proxy"):
         from_env(words)

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from folders import ROOT, WORLDS
 
-from scripts.verbs.serve import bind, command, require_doors
+from scripts.verbs.serve import bind, command, require_tokens
 
 RUN = """
 from scripts.verbs.serve import bind, serve
@@ -82,29 +82,29 @@ def test_a_port_in_use_is_told_in_one_line() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "10.0.0.1"])
 def test_an_address_others_can_reach_needs_tokens(host: str) -> None:
     with pytest.raises(click.ClickException, match="precedent token create"):
-        require_doors(host, None)
-    require_doors(host, Path("tokens.json"))
+        require_tokens(host, None)
+    require_tokens(host, Path("tokens.json"))
 
 
 def test_a_name_that_others_ask_for_needs_tokens() -> None:
     with pytest.raises(click.ClickException, match=r"comes by a proxy here.*precedent token create"):
-        require_doors("127.0.0.1", None, ["cases.example"])
-    require_doors("127.0.0.1", Path("tokens.json"), ["cases.example"])
+        require_tokens("127.0.0.1", None, ["cases.example"])
+    require_tokens("127.0.0.1", Path("tokens.json"), ["cases.example"])
 
 
 @pytest.mark.parametrize("host", ["::1", "example.org", ""])
 def test_an_address_is_four_numbers(host: str) -> None:
     with pytest.raises(click.ClickException, match="IPv4"):
-        require_doors(host, Path("tokens.json"))
+        require_tokens(host, Path("tokens.json"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
 def test_a_loopback_address_is_taken(host: str) -> None:
-    require_doors(host, None)
+    require_tokens(host, None)
 
 
 @pytest.mark.parametrize("option", ["--tokens", "--audit"])
-def test_a_bad_file_of_the_doors_is_told_before_anything_is_loaded(tmp_path: Path, option: str) -> None:
+def test_a_bad_file_of_tokens_or_calls_is_told_before_anything_is_loaded(tmp_path: Path, option: str) -> None:
     words = [str(tmp_path), "--encoder", __file__, "--port", "0", option, str(tmp_path / "no" / "file")]
     result = CliRunner().invoke(command, words)
 

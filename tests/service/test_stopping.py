@@ -16,15 +16,13 @@ from folders import ROOT, WORLDS
 from service_world import build_client, film
 
 from scripts.benches.clients import film_request
-from service.watch.closing import CLOSING
+from service.state import state_of
 
 RUN = """
 import sys, time
 from scripts.work import waitress_server as listening
 from scripts.verbs.serve import bind, serve
-from service.app import create_app
-from service.served.mounted import Mounted
-from service_world import FakeEmbedder, build_finder
+from service_world import FakeEmbedder, app_over, build_finder
 
 class Slow(FakeEmbedder):
     def embed_study(self, frontal, lateral):
@@ -33,7 +31,7 @@ class Slow(FakeEmbedder):
         return super().embed_study(frontal, lateral)
 
 listening.DRAIN_SECONDS = 2
-serve(create_app(Mounted((build_finder(embedder=Slow()),))), bind("127.0.0.1", 0))
+serve(app_over(build_finder(embedder=Slow())), bind("127.0.0.1", 0))
 """
 JSON = {"Content-Type": "application/json"}
 STUDY = json.dumps({"study_id": "patient00001/study1"})
@@ -143,7 +141,7 @@ def test_a_server_that_nobody_asks_stops_and_one_that_cannot_finish_ends_with_a_
 
 def test_a_closing_service_lives_and_begins_nothing() -> None:
     client = build_client()
-    client.application.extensions[CLOSING].set()
+    state_of(client.application).closing.set()
 
     assert client.get("/healthz").status_code == 200
     for answer in (client.get("/readyz"), client.get("/"), client.post("/v1/search", data=STUDY, headers=JSON)):

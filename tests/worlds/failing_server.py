@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from flask import Flask, Response, request
-from service_world import build_app
+from service_world import build_app, with_log
 
 from index.errors import BackendUnavailable, CollectionError
 from scripts.verbs.serve import bind, serve
-from service.audit import trail as witness
 from service.audit.log import AuditLog
-from service.guard import access as doors
+from service.guard import access
 from service.watch.logs import configure
 
 THREADS = 2
@@ -119,7 +118,7 @@ def failing_stream(error: BaseException) -> Iterator[bytes]:
 
 def add_failures(app: Flask) -> None:
     """Let /fail/KIND fail."""
-    doors.SCOPE_OF["GET /fail/{kind}"] = doors.OPEN
+    access.SCOPE_OF["GET /fail/{kind}"] = access.OPEN
 
     def fail(kind: str) -> Any:
         if kind.startswith("stream"):
@@ -165,5 +164,5 @@ if __name__ == "__main__":
     with bind("127.0.0.1", 0) as listener:
         served = build_app()
         add_failures(served)
-        witness.register(served, FailingLog(Path(sys.argv[1])))
+        served = with_log(served, FailingLog(Path(sys.argv[1])))
         serve(served, listener, threads=THREADS)

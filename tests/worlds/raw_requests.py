@@ -18,16 +18,16 @@ import sys
 from pathlib import Path
 from scripts.work import waitress_server as listening
 from scripts.verbs.serve import bind, serve
-from service.guard import access as doors
+from service.guard import access
 from service.guard.tokens import TokenFile
-from service_world import build_app
+from service_world import build_app, with_tokens
 app = build_app()
 for word in sys.argv[1:]:
     name, _, value = word.rpartition("=")
     if name:
         setattr(listening, name, int(value))
     else:
-        doors.lock(app, TokenFile(Path(value)))
+        app = with_tokens(app, Path(value))
 serve(app, bind("127.0.0.1", 0), threads=2)
 """
 SEARCH = b'{"study_id": "patient00001/study1"}'

@@ -4,6 +4,7 @@ The fake embedder reads a film's mean brightness: black is the x axis, white the
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from flask import Flask
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 
@@ -21,8 +23,13 @@ from index.built.vector_index import VectorIndex
 from index.search.retriever import Retriever
 from index.table.studies import FINDINGS, Study, as_studies, studies_schema
 from service.app import create_app
-from service.limits import Limits
+from service.audit.log import AuditLog
+from service.audit.trail import AuditTrail
+from service.guard.access import AccessControl
+from service.guard.tokens import TokenFile
+from service.limits import DEFAULT_LIMITS, Limits
 from service.served.mounted import Finder, Mounted
+from service.state import State, state_of
 
 FINGERPRINT = "f" * 64
 ANGLES = {
@@ -95,9 +102,25 @@ def build_finder(name: str = "main", **fields: Any) -> Finder:
     return Finder(name, **({"retriever": build_retriever(), "embedder": FakeEmbedder()} | fields))
 
 
+def app_over(*collections: Finder, limits: Limits = DEFAULT_LIMITS, **parts: Any) -> OpenAPI:
+    """Return the application over collections, with the parts given."""
+    return create_app(State.of(Mounted(collections), limits, **parts))
+
+
 def build_app(image_root: Path | None = None, **limits: Any) -> OpenAPI:
     """Return the application over the four studies."""
-    return create_app(Mounted((build_finder(image_root=image_root),)), Limits(**limits))
+    return app_over(build_finder(image_root=image_root), limits=Limits(**limits))
+
+
+def with_tokens(app: Flask, path: Path) -> OpenAPI:
+    """Return an application of the same parts that asks for the tokens of a file."""
+    state = state_of(app)
+    return create_app(replace(state, access=AccessControl.of(state.limits, TokenFile(path))))
+
+
+def with_log(app: Flask, log: AuditLog) -> OpenAPI:
+    """Return an application of the same parts that writes down every call."""
+    return create_app(replace(state_of(app), trail=AuditTrail(log)))
 
 
 def build_client(image_root: Path | None = None, **limits: Any) -> FlaskClient:

@@ -16,22 +16,20 @@ from flask.testing import FlaskClient
 from full_disk import files_up_to
 from killing import Killer
 from living_world import ids_of
-from service_world import ANGLES, build_app, build_finder, film, save_films, save_index
+from service_world import ANGLES, app_over, build_app, build_finder, film, save_films, save_index, with_log, with_tokens
 from werkzeug.test import TestResponse
 
 from index.errors import BackendLoading, BackendUnavailable
 from index.living.collection import LivingCollection
 from index.search.retriever import Retriever
 from scripts.cli import precedent
-from service.app import create_app
-from service.audit import trail as witness
 from service.audit.chain import unfinished, verify
 from service.audit.log import AuditLog
 from service.errors import AuditError
-from service.guard import access as doors
-from service.guard.tokens import TokenFile, create_token, revoke_token
-from service.served.activation import ACTIVATION, Activation
+from service.guard import access
+from service.guard.tokens import create_token, revoke_token
 from service.served.mounted import Mounted
+from service.state import state_of
 
 STUDY, OTHER = "patient00001/study1", "patient00002/study1"
 
@@ -44,9 +42,7 @@ def log(tmp_path: Path) -> AuditLog:
 @pytest.fixture
 def app(tmp_path: Path, log: AuditLog) -> Flask:
     save_films(tmp_path / "films")
-    app = build_app(tmp_path / "films")
-    witness.register(app, log)
-    return app
+    return with_log(build_app(tmp_path / "films"), log)
 
 
 def told(log: AuditLog) -> list[dict[str, Any]]:
@@ -70,7 +66,7 @@ def test_a_refused_call_fills_no_disk_with_the_names_it_sends(app: Flask, log: A
 
 def test_a_call_is_told_with_who_what_which_study_and_result(tmp_path: Path, app: Flask, log: AuditLog) -> None:
     secret = create_token(tmp_path / "tokens.json", "alice", ["read"])
-    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
+    app = with_tokens(app, tmp_path / "tokens.json")
     answer = app.test_client().get(f"/v1/studies/{STUDY}/similar?k=2", headers={"Authorization": f"Bearer {secret}"})
 
     (line,) = told(log)
@@ -131,10 +127,9 @@ def test_a_call_about_a_study_that_nobody_can_look_up_now_is_told_all_the_same(
 def test_an_added_and_a_deleted_study_are_told_with_who_when_and_result(tmp_path: Path, log: AuditLog) -> None:
     (tmp_path / "films").mkdir()
     living = LivingCollection(save_index(tmp_path / "index"))
-    app = create_app(Mounted((build_finder(retriever=living, image_root=tmp_path / "films"),)))
-    witness.register(app, log)
+    app = with_log(app_over(build_finder(retriever=living, image_root=tmp_path / "films")), log)
     secret = create_token(tmp_path / "tokens.json", "bob", ["write"])
-    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
+    app = with_tokens(app, tmp_path / "tokens.json")
     own = {"Authorization": f"Bearer {secret}"}
     new = {"study_id": "patient00009/study1", "patient_id": "patient00009"}
     for _ in range(2):  # a study that is there is no news, and is told as well
@@ -174,9 +169,8 @@ def test_what_says_nothing_of_a_study_is_not_told(app: Flask, log: AuditLog) -> 
 
 def test_a_refusal_is_told_and_a_flood_of_strangers_is_counted(tmp_path: Path, log: AuditLog) -> None:
     secret = create_token(tmp_path / "tokens.json", "alice", ["read"])
-    app = build_app(calls_at_once=2, calls_a_second=1)
-    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
-    witness.register(app, log)
+    app = with_tokens(build_app(calls_at_once=2, calls_a_second=1), tmp_path / "tokens.json")
+    app = with_log(app, log)
     for _ in range(5):
         app.test_client().get("/info")
     app.test_client().get("/info", headers={"Authorization": f"Bearer {secret}"})
@@ -203,9 +197,8 @@ def test_no_flood_fills_the_log(
     tokens = tmp_path / "tokens.json"
     revoked = create_token(tokens, "bob", ["read"])
     revoke_token(tokens, "bob")
-    app = build_app(calls_at_once=2, calls_a_second=1)
-    doors.lock(app, TokenFile(tokens))
-    witness.register(app, log)
+    app = with_tokens(build_app(calls_at_once=2, calls_a_second=1), tokens)
+    app = with_log(app, log)
 
     given = {name: value.format(revoked=revoked) for name, value in headers.items()}
     found = [app.test_client().get(path, headers=given).status_code for _ in range(20)]
@@ -237,11 +230,9 @@ def living(tmp_path: Path) -> LivingCollection:
 @pytest.fixture
 def changing(tmp_path: Path, living: LivingCollection, log: AuditLog) -> FlaskClient:
     """Return a client of a collection that lives, with a log that is longer than any file of the collection's."""
-    app = create_app(Mounted((build_finder(retriever=living, image_root=tmp_path / "films"),)))
-    app.extensions[ACTIVATION] = Activation(app, lambda name, served: served)
     log.append({"event": "filler", "filler": 2_000_000 * "x"})
-    witness.register(app, log)
-    return app.test_client()
+    found = build_finder(retriever=living, image_root=tmp_path / "films")
+    return app_over(found, log=log, load=lambda _name, served: served).test_client()
 
 
 NEW = {"study_id": "patient00009/study1", "patient_id": "patient00009"}
@@ -260,7 +251,7 @@ def held(living: LivingCollection, root: Path) -> tuple[list[bool], list[Path]]:
 
 
 def test_every_route_that_changes_something_is_among_those_tried_here() -> None:
-    assert set(CHANGES) == {route for route, scope in doors.SCOPE_OF.items() if scope in ("write", "admin")}
+    assert set(CHANGES) == {route for route, scope in access.SCOPE_OF.items() if scope in ("write", "admin")}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -282,7 +273,7 @@ def test_what_is_about_to_be_changed_is_written_down_before_and_the_result_after
 def test_where_the_log_has_no_room_nothing_is_changed(
     changing: FlaskClient, living: LivingCollection, log: AuditLog, tmp_path: Path, change: str
 ) -> None:
-    before, activation = held(living, tmp_path / "films"), changing.application.extensions[ACTIVATION]
+    before, activation = held(living, tmp_path / "films"), state_of(changing.application).activation
     activation._load = None  # which must not be called
     with files_up_to(log.path.stat().st_size):
         refused = CHANGES[change](changing)
@@ -311,7 +302,7 @@ def test_a_result_that_finds_no_room_is_owed_and_written_before_any_later_line(
 
 
 def test_a_swap_that_a_signal_asks_for_is_announced_and_told(changing: FlaskClient, log: AuditLog) -> None:
-    activation = changing.application.extensions[ACTIVATION]
+    activation = state_of(changing.application).activation
     activation._try_all()
     with files_up_to(log.path.stat().st_size):
         activation._load = None  # which must not be called
@@ -337,26 +328,24 @@ def test_a_swap_that_fails_in_whatever_way_is_told_and_leaves_all_as_it_was(
     def fail(*_: object) -> Mounted:
         raise error
 
-    served = changing.application.extensions["precedent"]
-    changing.application.extensions[ACTIVATION] = activation = Activation(changing.application, fail)
+    served, activation = state_of(changing.application).served.now, state_of(changing.application).activation
+    assert activation is not None
+    activation._load = fail
     activation._try_all()
     answer = changing.post("/v1/indexes/main/activate")
 
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (status, code)
     assert answer.headers.get("Retry-After") == ("5" if status == 503 else None)
     assert [line["status"] for line in told(log)[-2:]] == [status, status]
-    assert changing.application.extensions["precedent"] is served
+    assert state_of(changing.application).served.now is served
     assert unfinished(log.path) == []
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from service.audit import trail as witness
-from service.app import create_app
 from service.audit.log import AuditLog
-from service.served.mounted import Mounted
-from service_world import build_finder
+from service_world import app_over, build_finder
 from index.living.collection import LivingCollection
 from test_trail import CHANGES
 
@@ -370,8 +359,7 @@ class Killed(LivingCollection):
 
 folder = Path(sys.argv[1])
 living = Killed(folder / "index")
-app = create_app(Mounted((build_finder(retriever=living, image_root=folder / "films"),)))
-witness.register(app, AuditLog(folder / "audit.jsonl"))
+app = app_over(build_finder(retriever=living, image_root=folder / "films"), log=AuditLog(folder / "audit.jsonl"))
 CHANGES[sys.argv[2]](app.test_client())
 """
 
@@ -400,9 +388,9 @@ def test_a_process_killed_between_a_change_and_its_line_has_left_the_intent(
 def change_and_tell(folder: Path) -> None:
     """Add studies to the collection of a folder and delete every second of them, each told to its audit log."""
     living = LivingCollection(folder / "index")
-    app = create_app(Mounted((build_finder(retriever=living, image_root=folder / "films"),)))
+    app = app_over(build_finder(retriever=living, image_root=folder / "films"))
     log = AuditLog(folder / "audit.jsonl")
-    witness.register(app, log)
+    app = with_log(app, log)
     client = app.test_client()
     for number in range(12):
         name = f"patient{log.head.lines:05d}/study1"

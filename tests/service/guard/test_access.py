@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from service_world import build_app
+from service_world import build_app, with_tokens
 
-from service.guard.access import COOKIE, OF_COOKIE, OPEN, SCOPE_OF, lock, scope_of
-from service.guard.pace import Pace
+from service.guard.access import COOKIE, OF_COOKIE, OPEN, SCOPE_OF, scope_of
+from service.guard.rate_limit import RateLimit
 from service.guard.sessions import Sessions
 from service.guard.tokens import SCOPES, TokenFile, create_token, now, revoke_token
 from service.watch.requests import path_template
@@ -43,9 +43,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def app(secrets: dict[str, str]) -> Flask:
     """Return an application that asks for those tokens, and never to slow down."""
-    app = build_app(calls_at_once=100_000)
-    lock(app, TokenFile(Path(secrets["path"])))
-    return app
+    return with_tokens(build_app(calls_at_once=100_000), Path(secrets["path"]))
 
 
 def ask(app: Flask, method: str, rule: str, **headers: str) -> Any:
@@ -168,7 +166,7 @@ def test_a_search_by_a_vector_needs_the_scope_of_vectors(app: Flask, secrets: di
 def test_a_new_a_revoked_and_a_spoilt_file_take_effect_at_the_next_request(tmp_path: Path) -> None:
     path, app = tmp_path / "tokens.json", build_app()
     first = create_token(path, "first", ["read"])
-    lock(app, TokenFile(path))
+    app = with_tokens(app, path)
     second = create_token(path, "second", ["read"])
 
     assert [ask(app, "GET", "/info", **bearer(one)).status_code for one in (first, second)] == [200, 200]
@@ -183,8 +181,7 @@ def test_a_new_a_revoked_and_a_spoilt_file_take_effect_at_the_next_request(tmp_p
 
 
 def test_a_token_is_held_to_its_pace_and_no_other_pays_for_it(secrets: dict[str, str]) -> None:
-    app = build_app(calls_at_once=3, calls_a_second=1)
-    lock(app, TokenFile(Path(secrets["path"])))
+    app = with_tokens(build_app(calls_at_once=3, calls_a_second=1), Path(secrets["path"]))
     answers = [ask(app, "GET", "/v1/studies/none", **bearer(secrets["read"])) for _ in range(4)]
 
     assert [answer.status_code for answer in answers] == [404, 404, 404, 429]
@@ -197,9 +194,9 @@ def test_a_token_is_held_to_its_pace_and_no_other_pays_for_it(secrets: dict[str,
 
 def test_a_pace_saves_up_no_more_than_its_burst() -> None:
     clock = iter([0.0, 0.0, 0.0, 0.5, 0.6, 100.0, 100.0, 100.0])
-    pace = Pace(2, 2, lambda: next(clock))
+    rate = RateLimit(2, 2, lambda: next(clock))
 
-    assert [pace.take("a") for _ in range(8)] == [True, True, False, True, False, True, True, False]
+    assert [rate.take("a") for _ in range(8)] == [True, True, False, True, False, True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from flask import g
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
-from service_world import FINGERPRINT, FakeEmbedder, build_app, film, study_row
+from service_world import FINGERPRINT, FakeEmbedder, app_over, build_app, film, study_row, with_tokens
 from werkzeug.test import TestResponse
 
 from index.built.collection import Collection
@@ -19,12 +19,11 @@ from index.built.vector_index import VectorIndex
 from index.search.retriever import Retriever
 from index.table.studies import as_studies, studies_schema
 from scripts.benches.drawn import Drawn
-from service.app import create_app
-from service.guard.access import lock
+from service.context import Call
 from service.guard.disclosure import DAY, READ_HITS, Budget, floor_of, place, rounded
-from service.guard.tokens import TokenFile, create_token
+from service.guard.tokens import create_token
 from service.limits import Limits
-from service.served.mounted import Finder, Mounted
+from service.served.mounted import Finder
 
 STUDY, OTHER = "patient00001/study1", "patient00002/study1"
 """20 degrees apart: a cosine of 0.939693."""
@@ -57,11 +56,9 @@ class Holder:
 
 def holders(path: Path, **limits: Any) -> tuple[Holder, Holder]:
     """Return who reads, and who reads vectors too, of the four studies."""
-    app = build_app(**limits)
-    client = app.test_client()
-    both = Holder(client, path, "read"), Holder(client, path, "read", "vectors")
-    lock(app, TokenFile(path))
-    return both
+    create_token(path, "nobody", ["metrics"])
+    client = with_tokens(build_app(**limits), path).test_client()
+    return Holder(client, path, "read"), Holder(client, path, "read", "vectors")
 
 
 def similarity(answer: TestResponse, of: str = OTHER) -> float:
@@ -145,8 +142,8 @@ def test_figures_are_rounded_wherever_they_stand_and_what_is_known_of_a_study_is
     create_token(path, "reader", ["read"])
     with app.test_request_context():
         assert rounded(answer) == answer
-        lock(app, TokenFile(path))
-        g.scopes = ("read",)
+    with with_tokens(app, path).test_request_context():
+        g.call = Call(scopes=("read",))
         assert rounded(answer) == told
         assert (place(0.123456), floor_of(0.5)) == (0.123, pytest.approx(0.49))
     assert floor_of(0.5) == 0.5
@@ -164,7 +161,7 @@ def served(vectors: np.ndarray, **limits: Any) -> OpenAPI:
     studies = as_studies(pa.Table.from_pylist(rows, studies_schema([pa.field("Etiology", pa.string())])))
     manifest = {"fingerprint": FINGERPRINT, "kind": "flat", "recall_at_10": 1.0}
     retriever = Retriever(Collection(manifest, studies, VectorIndex.build(vectors, "flat")))
-    return create_app(Mounted((Finder("main", retriever, FakeEmbedder()),)), Limits(calls_at_once=10**6, **limits))
+    return app_over(Finder("main", retriever, FakeEmbedder()), limits=Limits(calls_at_once=10**6, **limits))
 
 
 def reconstructed(vectors: np.ndarray, holder: Holder, queries: int) -> tuple[float, int]:
@@ -205,9 +202,8 @@ def test_a_persistent_reader_comes_near_a_vector_and_not_to_it(
     reached: tuple[float, float],
 ) -> None:  # fmt: skip
     vectors = np.concatenate(list(Drawn(KNOWN + ASKED, DIM).blocks()))
-    app = served(vectors, **limits)
-    holder = Holder(app.test_client(), path, *scopes)
-    lock(app, TokenFile(path))
+    create_token(path, "nobody", ["metrics"])
+    holder = Holder(with_tokens(served(vectors, **limits), path).test_client(), path, *scopes)
     cosine, queries = reconstructed(vectors, holder, asked)
 
     nearest = float((vectors[KNOWN:] @ vectors[:KNOWN].T).max(axis=1).mean())

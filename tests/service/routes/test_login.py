@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from service_world import build_app, build_client
+from service_world import build_app, build_client, with_tokens
 
-from service.guard.access import COOKIE, SECURE_COOKIE, lock
+from service.guard.access import COOKIE, SECURE_COOKIE
 from service.guard.sessions import KEPT, LIFETIME, Sessions, sessions_path
 from service.guard.tokens import TokenFile, create_token, now, revoke_token
 
@@ -31,9 +31,7 @@ def secret(path: Path) -> str:
 @pytest.fixture
 def client(path: Path, secret: str) -> FlaskClient:
     """Return a client of a service that asks for tokens."""
-    app = build_app()
-    lock(app, TokenFile(path))
-    return app.test_client()
+    return with_tokens(build_app(), path).test_client()
 
 
 def test_a_browser_is_led_to_the_form_and_back_to_what_it_asked_for(client: FlaskClient, secret: str) -> None:
@@ -83,8 +81,7 @@ def test_a_wrong_token_gets_the_form_again_and_no_cookie(client: FlaskClient, to
 
 
 def test_no_flood_of_strangers_keeps_anybody_from_signing_in(path: Path, secret: str) -> None:
-    app = build_app(calls_at_once=2, calls_a_second=1)
-    lock(app, TokenFile(path))
+    app = with_tokens(build_app(calls_at_once=2, calls_a_second=1), path)
     client = app.test_client()
     floods: list[tuple[str, str, dict[str, Any]]] = [
         ("GET", "/login", {}),
@@ -103,8 +100,7 @@ def test_no_flood_of_strangers_keeps_anybody_from_signing_in(path: Path, secret:
 
 
 def test_signing_in_is_held_to_the_pace_of_its_token(path: Path, secret: str) -> None:
-    app = build_app(calls_at_once=2, calls_a_second=1)
-    lock(app, TokenFile(path))
+    app = with_tokens(build_app(calls_at_once=2, calls_a_second=1), path)
     answers = [app.test_client().post("/login", data={"token": secret}).status_code for _ in range(3)]
 
     assert answers == [303, 303, 429]
@@ -192,8 +188,7 @@ def test_a_session_ends_with_the_day_and_the_oldest_of_very_many(path: Path, sec
 
 def test_another_process_takes_the_session_and_its_end(client: FlaskClient, path: Path, secret: str) -> None:
     session = signed_in(client, secret)
-    other = build_app()
-    lock(other, TokenFile(path))
+    other = with_tokens(build_app(), path)
     second = other.test_client()
     second.set_cookie(COOKIE, session)
 

@@ -6,12 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
-from service_world import ANGLES, FINGERPRINT, build_client, build_finder, film
+from service_world import ANGLES, FINGERPRINT, app_over, build_client, build_finder, film
 
 from index.built.map import CollectionMap, Plane
-from service.app import create_app
 from service.routes import map as maps
-from service.served.mounted import Mounted
 
 IDS = list(ANGLES)
 
@@ -25,7 +23,7 @@ def build_points(ids: list[str]) -> CollectionMap:
 
 @pytest.fixture
 def client() -> FlaskClient:
-    return create_app(Mounted((build_finder("main", map=build_points(IDS)), build_finder("bare")))).test_client()
+    return app_over(build_finder("main", map=build_points(IDS)), build_finder("bare")).test_client()
 
 
 def test_a_map_is_answered_as_columns_with_its_plane(client: FlaskClient) -> None:

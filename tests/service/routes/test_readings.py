@@ -14,6 +14,7 @@ from film_files import dicom
 from flask.testing import FlaskClient
 from flask_openapi3 import OpenAPI
 from pyarrow import parquet as pq
+from service_world import with_tokens
 
 from encoder.findings.predict import Predictor
 from encoder.findings.probe import LinearProbe
@@ -21,10 +22,10 @@ from encoder.maps.explain import DEFAULT_METHOD, METHODS
 from index.search.familiarity import NO_CALL
 from index.table.labels import Labelling
 from service.api.requests import MAX_PASSES, ExplainOptions
-from service.guard import access as doors
-from service.guard.tokens import TokenFile, create_token
+from service.guard.tokens import create_token
 from service.loader import load
 from service.served.mounts import parse_mounts
+from service.state import state_of
 
 
 @pytest.fixture(scope="module")
@@ -306,14 +307,11 @@ def test_a_reader_is_told_figures_as_the_page_shows_them_and_asks_about_a_few_st
     own = {"Authorization": f"Bearer {create_token(tmp_path / 'tokens.json', 'reader', ['read'])}"}
     study, hit = {"study_id": "patient00001/study1"}, {"hit": "patient00002/study1"}
     asked = [("/v1/predict", study | {"finding": "Edema"}), ("/v1/explain", study | hit)]
-    monkeypatch.setattr(app.extensions["precedent_budget"], "_a_day", 1)
     exact = [client.post(path, json=one).get_json() for path, one in asked]
-    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
-    try:
-        told = [client.post(path, json=one, headers=own).get_json() for path, one in asked]
-        other = client.post("/v1/predict", json={"study_id": "patient00002/study1"}, headers=own)
-    finally:
-        doors.lock(app, None)
+    monkeypatch.setattr(state_of(app).budget, "_a_day", 1)
+    reader = with_tokens(app, tmp_path / "tokens.json").test_client()
+    told = [reader.post(path, json=one, headers=own).get_json() for path, one in asked]
+    other = reader.post("/v1/predict", json={"study_id": "patient00002/study1"}, headers=own)
 
     assert [figures(answer) == [round(one, 2) for one in figures(answer)] for answer in told] == [True, True]
     assert [figures(answer) == [round(one, 2) for one in figures(answer)] for answer in exact] == [False, False]

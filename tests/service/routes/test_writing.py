@@ -16,21 +16,15 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from served_world import save_world, serving
-from service_world import (
-    FakeEmbedder,
-    build_client,
-    build_finder,
-    film,
-    save_index,
-)
+from service_world import FakeEmbedder, app_over, build_client, build_finder, film, save_index
 from werkzeug.test import TestResponse
 
 from encoder.embedder import Embedder
 from index.errors import StudyExists
 from index.living.additions import Addition, joined
 from index.living.collection import LivingCollection
-from service.app import create_app
-from service.served.mounted import EXTENSION, Finder, Mounted
+from service.served.mounted import Finder, Mounted
+from service.state import state_of
 
 NEW = {"study_id": "patient00009/study1", "patient_id": "patient00009", "sex": "Male", "findings": {"Edema": 1}}
 KNOWN = "patient00001/study1"
@@ -41,7 +35,7 @@ def client(tmp_path: Path) -> FlaskClient:
     """Return a client of a collection that lives, with an empty image root."""
     (tmp_path / "films").mkdir()
     living = LivingCollection(save_index(tmp_path / "index"))
-    return create_app(Mounted((build_finder(retriever=living, image_root=tmp_path / "films"),))).test_client()
+    return app_over(build_finder(retriever=living, image_root=tmp_path / "films")).test_client()
 
 
 def added(client: FlaskClient, study: Any = NEW, content: bytes = film(0), **fields: str) -> TestResponse:
@@ -149,7 +143,7 @@ def test_a_body_that_is_no_json_or_has_no_film_or_none_of_a_film_is_refused(clie
 
 def test_a_collection_without_an_image_root_or_without_a_folder_cannot_be_changed(tmp_path: Path) -> None:
     living = LivingCollection(save_index(tmp_path / "index"))
-    rootless = create_app(Mounted((build_finder(retriever=living),))).test_client()
+    rootless = app_over(build_finder(retriever=living)).test_client()
 
     assert code(added(rootless)) == (409, "not_writable")
     assert "--images" in added(rootless).get_json()["error"]["message"]
@@ -169,7 +163,7 @@ def test_a_full_disk_is_told_and_changes_nothing(client: FlaskClient, tmp_path: 
 def test_compaction_removes_the_films_of_deleted_studies_and_keeps_the_others(
     client: FlaskClient, tmp_path: Path
 ) -> None:
-    living: LivingCollection = client.application.extensions["precedent"].finder().retriever
+    living: LivingCollection = state_of(client.application).served.now.finder().retriever
     added(client)
     added(client, {**NEW, "study_id": "patient00009/study2"}, film(255))
     client.delete("/v1/studies/patient00009/study2")
@@ -255,9 +249,9 @@ class _Both(FakeEmbedder):
 
 def mounted_finder(client: FlaskClient) -> Finder:
     """Return the collection that a client asks, with an embedder in which both films count."""
-    (finder,) = client.application.extensions[EXTENSION].finders
+    (finder,) = state_of(client.application).served.now.finders
     finder = replace(finder, embedder=_Both())
-    client.application.extensions[EXTENSION] = Mounted((finder,))
+    state_of(client.application).served.now = Mounted((finder,))
     return finder
 
 

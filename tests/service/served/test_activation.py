@@ -18,9 +18,10 @@ from encoder.network.model import DualEfficientNetEncoder
 from index.living.collection import LivingCollection
 from service.errors import Busy, NotReady
 from service.loader import load
-from service.served.activation import ACTIVATION, Activation
+from service.served.activation import Activation
 from service.served.mounted import Mounted
 from service.served.mounts import parse_mounts
+from service.state import state_of
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_under_requests_of_eight_threads_indexes_are_swapped_without_a_failed_or
 
 
 def test_while_studies_come_and_go_and_the_folder_is_compacted_no_search_fails(app: OpenAPI, folders: Path) -> None:
-    living, other = LivingCollection(folders / "first"), app.extensions["precedent"].finder("other")
+    living, other = LivingCollection(folders / "first"), state_of(app).served.now.finder("other")
     stop = threading.Event()
 
     def ask() -> None:
@@ -92,7 +93,7 @@ def test_while_studies_come_and_go_and_the_folder_is_compacted_no_search_fails(a
         finally:
             stop.set()
     assert [one.result() for one in asking] == [None] * 4
-    assert app.extensions["precedent"].finder("other") is other
+    assert state_of(app).served.now.finder("other") is other
     assert activated(app).get_json()["studies"] == len(living) == 44
 
 
@@ -108,12 +109,12 @@ def test_what_cannot_be_served_leaves_all_as_it_was(
     if damage == "encoder":
         save_index(folders / "third", studies, "0" * 64, rng)
         turn(folders / "main", "third")
-    before = app.extensions["precedent"]
+    before = state_of(app).served.now
     answer = activated(app)
 
     assert answer.status_code == (409 if damage == "encoder" else 503)
     assert str(folders) not in answer.text
-    assert app.extensions["precedent"] is before
+    assert state_of(app).served.now is before
     assert app.test_client().get("/info").get_json()["collections"][0]["studies"] == 40
 
 
@@ -140,7 +141,7 @@ def test_another_encoder_comes_with_the_indexes_of_its_own(
 
 def test_an_unknown_collection_and_a_second_activation_are_refused(app: OpenAPI) -> None:
     assert activated(app, "ghost").get_json()["error"]["code"] == "collection_not_found"
-    activation: Activation = app.extensions[ACTIVATION]
+    activation: Activation = state_of(app).activation
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(_name: str | None, served: Mounted) -> Mounted:
@@ -155,13 +156,13 @@ def test_an_unknown_collection_and_a_second_activation_are_refused(app: OpenAPI)
         with pytest.raises(Busy):
             activation.activate("main")
         go_on.set()
-        assert first.result() is app.extensions["precedent"]
+        assert first.result() is state_of(app).served.now
 
 
 def test_what_is_asked_for_in_the_background_while_another_is_at_work_is_done_after_it(
     app: OpenAPI, folders: Path
 ) -> None:
-    activation: Activation = app.extensions[ACTIVATION]
+    activation: Activation = state_of(app).activation
     load, begun, go_on, loads = activation._load, threading.Event(), threading.Event(), []
 
     def slow(name: str | None, served: Mounted) -> Mounted:
@@ -185,7 +186,7 @@ def test_what_is_asked_for_in_the_background_while_another_is_at_work_is_done_af
 
 
 def test_a_refusal_in_the_background_goes_to_the_log(app: OpenAPI, caplog: pytest.LogCaptureFixture) -> None:
-    activation: Activation = app.extensions[ACTIVATION]
+    activation: Activation = state_of(app).activation
 
     def refuse(_name: str | None, _served: Mounted) -> Mounted:
         raise NotReady("no index today")

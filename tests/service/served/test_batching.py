@@ -15,11 +15,11 @@ from encoder.films.preprocess import Preprocessing
 from encoder.films.study import StudyFilms
 from service.errors import Busy, ClientGone, NotReady
 from service.served.batching import BATCH, CHUNK, BatchingEmbedder
-from service.served.turnstile import Turnstile
+from service.served.concurrency import ConcurrencyLimit
 
 
 class SlowEmbedder:
-    """Reads a number and embeds it as itself, while its doors are open; the batches are kept."""
+    """Reads a number and embeds it as itself, while it is let; the batches are kept."""
 
     fingerprint, embedding_dim = "f" * 64, 1
 
@@ -159,8 +159,8 @@ def test_a_caller_who_has_left_is_neither_read_nor_embedded(
     slow: SlowEmbedder, pool: ThreadPoolExecutor, left_before: str
 ) -> None:
     gone = threading.Event()
-    departures: list[Callable[[], bool]] = [lambda: False, lambda: False, gone.is_set]
-    batches = BatchingEmbedder(slow, places=40, departure=lambda: departures.pop(0))
+    checks: list[Callable[[], bool]] = [lambda: False, lambda: False, gone.is_set]
+    batches = BatchingEmbedder(slow, places=40, disconnect_check=lambda: checks.pop(0))
     with closed(slow.door):
         fill_lanes(slow, pool, batches)
         if left_before == "reading":
@@ -194,22 +194,22 @@ def test_a_vector_does_not_depend_on_the_studies_embedded_with_it(
         assert tiny_embedder.embed([study])[0] @ vector.result(60) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_turnstile_lets_some_in_has_some_wait_and_turns_away_the_rest(pool: ThreadPoolExecutor) -> None:
-    turnstile, inside, leave = Turnstile("maps", at_once=1, waiting=1), threading.Event(), threading.Event()
+def test_a_limit_lets_some_in_has_some_wait_and_turns_away_the_rest(pool: ThreadPoolExecutor) -> None:
+    limit, inside, leave = ConcurrencyLimit("maps", at_once=1, waiting=1), threading.Event(), threading.Event()
 
     def work() -> None:
-        with turnstile:
+        with limit:
             inside.set()
             assert leave.wait(10)
 
     first = pool.submit(work)
     assert inside.wait(10)
     second = pool.submit(work)
-    while turnstile._places.acquire(blocking=False):  # until the second is there
-        turnstile._places.release()
-    with pytest.raises(Busy, match="at most 2 maps"), turnstile:
+    while limit._places.acquire(blocking=False):  # until the second is there
+        limit._places.release()
+    with pytest.raises(Busy, match="at most 2 maps"), limit:
         pass
     leave.set()
     assert not wait([first, second], timeout=10).not_done
-    with turnstile:
+    with limit:
         assert True

@@ -26,9 +26,10 @@ from encoder.films.image import ADMISSION, read_image
 from service.errors import Busy
 from service.limits import Limits
 from service.loader import load
-from service.served.decoding import EXTENSION, Decoding
+from service.served.decoding import Decoding
 from service.served.mounts import parse_mounts
 from service.served.pictures import SmallPictures
+from service.state import state_of
 
 FIRST = "patient00001/study1"
 MEGAPIXEL = cv2.imencode(".png", np.tile(np.arange(1000, dtype=np.uint16), (1000, 1)))[1].tobytes()
@@ -120,7 +121,7 @@ def test_every_route_decodes_where_there_is_room(app: OpenAPI, monkeypatch: pyte
     assert answer.status_code in (200, 201), answer.text
     assert bound
     assert all(bound)
-    assert app.extensions[EXTENSION]._left == Limits().decoding_bytes
+    assert state_of(app).decoding._left == Limits().decoding_bytes
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def root(tmp_path: Path) -> Path:
 def test_pictures_beyond_a_number_are_refused_while_searches_are_answered(root: Path, path: str) -> None:
     app = build_app(root, pictures=1)
     client = app.test_client()
-    with app.extensions[EXTENSION].picture():
+    with state_of(app).decoding.picture():
         refused = client.get(path)
         found = client.post("/v1/search", json={"study_id": FIRST})
 

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_world import FakeEmbedder, build_app, build_finder
+from service_world import FakeEmbedder, app_over, build_app, build_finder, with_tokens
 
 from index.errors import ArtefactError
-from service.app import create_app
-from service.guard import access as doors
-from service.guard.tokens import TokenFile, create_token
-from service.served.mounted import Mounted
+from service.guard.tokens import create_token
 from service.watch.logs import JsonLines, TextLines, _Lines
 
 JSON = {"Content-Type": "application/json"}
@@ -64,7 +61,7 @@ def test_a_request_is_one_line_with_its_id_its_rule_and_its_status(log: Log) -> 
 
 def test_a_request_s_line_names_whose_token_it_was_and_never_the_token(log: Log, tmp_path: Path) -> None:
     secret, app = create_token(tmp_path / "tokens.json", "alice", ["read"]), build_app()
-    doors.lock(app, TokenFile(tmp_path / "tokens.json"))
+    app = with_tokens(app, tmp_path / "tokens.json")
     for shown in (secret, f"{secret}x"):
         app.test_client().get("/info", headers={"Authorization": f"Bearer {shown}"})
 
@@ -102,7 +99,7 @@ class Failing(FakeEmbedder):
 def test_a_traceback_is_one_field_of_calls_without_what_other_libraries_say(
     log: Log, error: Exception, status: int, told: str
 ) -> None:
-    client = create_app(Mounted((build_finder(embedder=Failing(error)),))).test_client()
+    client = app_over(build_finder(embedder=Failing(error))).test_client()
     answer = client.post("/v1/search", data={"frontal": (io.BytesIO(b"film"), "DOE^JANE.dcm")})
 
     (line,) = (one for one in log.lines if "traceback" in one)

@@ -13,8 +13,8 @@ import sys
 asked = []
 sys.addaudithook(lambda event, args: asked.append((event, args[:2])) if event in WATCHED else None)
 WATCHED = {"socket.getaddrinfo", "socket.connect", "urllib.Request", "os.fork"}  # a fork would report unseen
-from service.silence import keep_silent
-keep_silent()
+from service.process import disable_telemetry
+disable_telemetry()
 import numpy as np
 from encoder.network.config import EncoderConfig
 from encoder.embedder import Embedder

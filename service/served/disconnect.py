@@ -17,7 +17,7 @@ def require_body() -> None:
         raise Busy("expected fewer films on their way here at a time; try again in a second")
 
 
-def departure() -> Gone:
+def disconnect_check() -> Gone:
     """Return what tells, in any thread, whether the client of the running request has gone.
 
     Without a request, and under a server that does not say, everybody stays.

@@ -1,7 +1,4 @@
-"""How many callers may be at one kind of work and how many more may wait for it, so that the rest is answered at once.
-
-Knows threads alone; it must not know what the work is.
-"""
+"""How many callers may be at one kind of work, and how many more may wait; the rest is refused at once."""
 
 import threading
 from types import TracebackType
@@ -9,7 +6,7 @@ from types import TracebackType
 from service.errors import Busy
 
 
-class Turnstile:
+class ConcurrencyLimit:
     """Lets some callers in, has some more wait and turns the others away. A context manager, safe under threads."""
 
     def __init__(self, work: str, at_once: int, waiting: int = 0) -> None:

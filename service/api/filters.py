@@ -1,7 +1,4 @@
-"""The page's plain words for a filter, as its URL holds them, and the filter they mean.
-
-Pure: it knows the grammar of filters and must not know an index.
-"""
+"""The page's plain words for a filter, as its URL holds them, and the filter they mean."""
 
 from typing import Annotated, Any, Literal
 
@@ -23,7 +20,7 @@ _YEARS = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "maxLen
 Years = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty), WithJsonSchema(_YEARS)]
 
 
-class Narrowing(BaseModel):
+class PageFilters(BaseModel):
     """Which studies may be hits; what is left open narrows nothing."""
 
     model_config = ConfigDict(extra="forbid")
@@ -51,5 +48,5 @@ class Narrowing(BaseModel):
 
     def words(self) -> dict[str, Any]:
         """Return what is not left open, as a URL carries it."""
-        words = self.model_dump(include=set(Narrowing.model_fields), exclude_defaults=True)
+        words = self.model_dump(include=set(PageFilters.model_fields), exclude_defaults=True)
         return {name: value for name, value in words.items() if name != "label" or self.finding}

@@ -1,11 +1,11 @@
-"""How often each may call. It knows names and a clock; it must not know who they are."""
+"""How often each may call."""
 
 import threading
 import time
 from collections.abc import Callable
 
 
-class Pace:
+class RateLimit:
     """So many calls a second of each name, and as many at once as have been saved up. Safe under threads."""
 
     def __init__(self, rate: int, burst: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -162,7 +162,6 @@ class FailingLog(AuditLog):
 if __name__ == "__main__":
     configure("json")
     with bind("127.0.0.1", 0) as listener:
-        served = build_app()
+        served = with_log(build_app(), FailingLog(Path(sys.argv[1])))
         add_failures(served)
-        served = with_log(served, FailingLog(Path(sys.argv[1])))
         serve(served, listener, threads=THREADS)

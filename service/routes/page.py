@@ -17,9 +17,9 @@ from werkzeug.exceptions import HTTPException
 from encoder.errors import EncoderError
 from index.errors import CollectionError
 from index.table.studies import Study
-from service.api.filters import PageFilters
 from service.api.openapi import SERVICE, content, film_body, refusals, with_scopes
 from service.api.openapi import pages as as_pages
+from service.api.page_filters import PageFilters
 from service.api.parsing import parse_search
 from service.api.requests import FilmOptions, ImageQuery, InCollection, Search, SearchOptions, StudyId, StudyPath
 from service.errors import CollectionNotFound, RequestError, refusal_of

@@ -24,6 +24,10 @@ ORDER = {
         *("opening", "milvus", "living judging", "search", "built", "importing export", "table", "storage"),
         *("vectors", "errors printable"),
     ],
+    "service": [
+        *("loader", "app", "routes", "state", "audit", "served", "guard", "api", "watch"),
+        *("prefix gunicorn", "limits errors", "context paths process"),
+    ],
     "scripts": ["cli", "verbs", "benches", "work", "reports", "options", "terminal chest_phantom"],
 }
 """The parts of a wing, folders and modules, from the top: each imports what stands below it. Parts of a line are apart."""

@@ -16,7 +16,7 @@ from index.built.collection import Collection
 from index.built.vector_index import VectorIndex
 from index.search.retriever import Retriever
 from index.table.studies import as_studies, studies_schema
-from service.api.filters import PageFilters
+from service.api.page_filters import PageFilters
 from service.served.pictures import LARGE_SIDE, SMALL_SIDE, data_url
 
 FIRST, SECOND, THIRD, LAST = ANGLES

@@ -9,8 +9,8 @@ from flask import Response
 from flask_openapi3 import Info, OpenAPI
 
 from service import errors, prefix
-from service.api.answers import ErrorBody, FiniteJSON
-from service.api.openapi import every_path
+from service.api.answers import ErrorBody
+from service.api.openapi import FiniteJSON, every_path
 from service.api.parsing import InMemory, refuse_validation
 from service.context import KEY, request_id
 from service.guard import access

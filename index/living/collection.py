@@ -10,9 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from index.built.collection import MANIFEST, Collection
 from index.built.mirror import at_hand
 from index.errors import FingerprintMismatch, WriteFailed
@@ -22,11 +19,11 @@ from index.living.changes import Changes
 from index.living.changes_file import remove_left_over
 from index.living.compaction import mend_map, save_generation
 from index.living.generation import Generation, State, read_state, stamp_of
+from index.search.answer import Answer, Query
 from index.search.familiarity import FamiliarityGate
-from index.search.searchable import Answer, Choices
+from index.search.searchable import Choices, Stored
 from index.storage.folder import held_alone
 from index.storage.origin import remembered_root
-from index.table.studies import Study
 from index.vectors import as_embedding
 
 
@@ -245,18 +242,10 @@ class LivingCollection(Writable):
     def __contains__(self, study_id: str) -> bool:
         return study_id in self.now()
 
-    def study(self, study_id: str) -> Study:
-        """Return a stored study. Raises StudyNotFound."""
-        return self.now().study(study_id)
+    def stored(self, study_id: str) -> Stored:
+        """Return a stored study with its vector. Raises StudyNotFound."""
+        return self.now().stored(study_id)
 
-    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
-        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
-        return self.now().embedding(study_id)
-
-    def search(self, query: npt.ArrayLike, k: int = 10, **options: Any) -> Answer:
-        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
-        return self.now().search(query, k, **options)
-
-    def similar(self, study_id: str, k: int = 10, **options: Any) -> Answer:
-        """Return the studies most similar to a stored one; as `Searchable.similar`, within one generation."""
-        return self.now().similar(study_id, k, **options)
+    def answer(self, query: Query) -> Answer:
+        """Return what the newest generation answers; a stored study is looked up in the same one."""
+        return self.now().answer(query)

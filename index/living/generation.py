@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,11 +20,11 @@ from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError
 from index.living.added_films import PATH as ADDED_FILM
 from index.living.changes import Change, Changes
-from index.search.first_k import require_options
+from index.search.answer import Answer, Hit, Query
 from index.search.retriever import Retriever
-from index.search.searchable import Answer, Choices, Hit, Searchable
+from index.search.searchable import Choices, Searchable, Stored
 from index.storage.files import read_settled, stamp
-from index.table.studies import Study, require_studies
+from index.table.studies import require_studies
 from index.vectors import Embeddings, as_embeddings
 
 
@@ -109,29 +108,24 @@ class Generation(Searchable):
         named = (column.filter(pc.match_substring_regex(column, f"^{ADDED_FILM.pattern}$")) for column in columns)
         return set(chain.from_iterable(paths.to_pylist() for paths in named))
 
-    def study(self, study_id: str) -> Study:
-        """Return a stored study. Raises StudyNotFound."""
-        return self._part_of(study_id).study(study_id)
+    def stored(self, study_id: str) -> Stored:
+        """Return a stored study with its vector. Raises StudyNotFound."""
+        part = next((part for part in self._parts if study_id in part), self._built)
+        return part.stored(study_id)
 
-    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
-        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
-        return self._part_of(study_id).embedding(study_id)
-
-    def search(self, query: npt.ArrayLike, k: int = 10, **options: Any) -> Answer:
-        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
-        k = require_options(k, options.get("group_by"))
-        answers = [part.search(query, k, **options) for part in self._parts]
-        if len(answers) == 1:
-            return answers[0]
+    def answer(self, query: Query) -> Answer:
+        """Return the most similar studies of both parts, ranked as one; as `Searchable` says."""
+        if len(self._parts) == 1:
+            return self._built.answer(query)
+        query, _ = self.resolved(query)
+        answers = [part.answer(query) for part in self._parts]
         hits = _ordered(chain.from_iterable(answer.hits for answer in answers))
-        if options.get("group_by") == "patient":
+        if query.group_by == "patient":
             nearest = {hit.study.patient_id: hit for hit in reversed(hits)}  # the last to come is the most similar
             hits = _ordered(nearest.values())
-        ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[:k], start=1)]
-        return Answer(ranked, sum(one.matched_total for one in answers), all(one.exact for one in answers))
-
-    def _part_of(self, study_id: str) -> Retriever:
-        return next((part for part in self._parts if study_id in part), self._built)
+        ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: query.k], start=1)]
+        matched, exact = sum(one.matched_total for one in answers), all(one.exact for one in answers)
+        return Answer(ranked, matched, exact, self.fingerprint)
 
 
 def _ordered(hits: Iterable[Hit]) -> list[Hit]:

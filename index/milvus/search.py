@@ -6,7 +6,7 @@ here, so that answers are those of every other backend.
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,11 @@ from index.milvus.columns import DIGEST, KEY, PATIENT, VECTOR, as_vector, column
 from index.milvus.filters import ALL, all_of, among, any_of, as_expression, literal
 from index.milvus.manifest import CONSISTENCIES, consistency_of, manifest_of
 from index.milvus.recall import search_params
-from index.search.first_k import SLACK, Fetched, first_k, require_options, similarities_of
-from index.search.searchable import Answer, Hit, Searchable
-from index.table.filters import Where
+from index.search.answer import Answer, Hit, Query
+from index.search.first_k import SLACK, Fetched, first_k, similarities_of
+from index.search.searchable import Searchable, Stored
 from index.table.studies import Study, label_names
-from index.vectors import Embeddings, as_embedding, as_embeddings
+from index.vectors import Embeddings, as_embeddings
 
 MOST_FETCHED = 16_384
 """Studies that Milvus gives in one answer."""
@@ -74,52 +74,36 @@ class MilvusSearch(Searchable):
     def __len__(self) -> int:
         return self._count("")
 
-    def study(self, study_id: str) -> Study:
-        """Return a stored study. Raises StudyNotFound."""
-        return Study.from_row(self._columns.as_row(self._entity(study_id)), self._labels)
+    def stored(self, study_id: str) -> Stored:
+        """Return a stored study with its vector. Raises StudyNotFound."""
+        entity = self._entity(study_id)
+        return Stored(Study.from_row(self._columns.as_row(entity), self._labels), as_vector(entity))
 
-    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
-        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
-        return as_vector(self._entity(study_id))
-
-    def search(
-        self,
-        query: npt.ArrayLike,
-        k: int = 10,
-        *,
-        where: Where | None = None,
-        exclude_patient: str | None = None,
-        exclude_study: str | None = None,
-        group_by: Literal["patient"] | None = None,
-        min_similarity: float | None = None,
-        exact: bool = False,
-    ) -> Answer:
-        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says.
+    def answer(self, query: Query) -> Answer:
+        """Return the most similar studies that pass, most similar first, ties by study_id; as `Searchable` says.
 
         Raises, beside that, BeyondBackend: more studies would have to be fetched than Milvus gives.
         """
-        k = require_options(k, group_by)
-        vector = as_embedding(query, self.embedding_dim)
-        wanted = ALL if not where else as_expression(where, self._columns)
-        excluded = {PATIENT: exclude_patient, KEY: exclude_study}
+        query, vector = self.resolved(query)
+        wanted = ALL if not query.where else as_expression(query.where, self._columns)
+        excluded = {PATIENT: query.excluded_patient, KEY: query.subject.study_id}
         left = {field: value for field, value in excluded.items() if value is not None and _is_text(value)}
         passing = all_of([wanted, *(f"{field} != {literal(value)}" for field, value in left.items())])
         matched = self._matched(wanted, passing, left)
         rows, similarities, exact = first_k(
             lambda count, exactly: self._fetch(vector, passing, count, exactly),
-            k,
-            start=k + SLACK,
+            query,
+            start=query.k + SLACK,
             passing=matched,
-            one_a_patient=group_by == "patient",
-            exact=exact or self.manifest["kind"] == "flat",
+            exact=query.exact or self.manifest["kind"] == "flat",
         )
         near = [
             (Study.from_row(self._columns.as_row(entity), self._labels), float(similarity))
             for entity, similarity in zip(rows, similarities, strict=True)
-            if min_similarity is None or similarity >= min_similarity
+            if query.min_similarity is None or similarity >= query.min_similarity
         ]
         hits = [Hit(rank, similarity, study) for rank, (study, similarity) in enumerate(near, start=1)]
-        return Answer(hits, matched, exact)
+        return Answer(hits, matched, exact, self.fingerprint)
 
     def _fetch(self, vector: npt.NDArray[np.float32], passing: str, count: int, exact: bool) -> Fetched:
         """Return so many of the nearest, in the order of our own similarities."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-import numpy.typing as npt
-
-from index.search.searchable import Hit, Searchable
+from index.search.answer import Hit, Query, Subject
+from index.search.searchable import Searchable
 from index.table.filters import Where
-from index.table.studies import Study, label_names
+from index.table.studies import label_names
 
 AGE_REACH = 5.0
 """Years either way: a band of ten years around the query's own age, which has no edge close to it."""
@@ -21,24 +20,6 @@ _NORMAL = "No Finding"
 _NO_DISEASE = (_NORMAL, "Support Devices")
 _MOST_DISEASES = 40
 """Conditions that leave room for the others below a filter's most."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is known of a query besides its vector; what is not known is not matched."""
-
-    patient_id: str | None = None
-    study_id: str | None = None
-    views: tuple[str, ...] = ()
-    """Of ("frontal", "lateral"); empty where unknown."""
-    projection: str | None = None
-    sex: str | None = None
-    age: float | None = None
-
-    @classmethod
-    def of(cls, study: Study) -> Self:
-        """Return what is known of a stored study."""
-        return cls(study.patient_id, study.study_id, study.views, study.projection, study.sex, study.age)
 
 
 @dataclass(frozen=True)
@@ -61,33 +42,30 @@ class Contrast:
     absent: Counterpart | None
 
 
-def contrast(retriever: Searchable, query: npt.ArrayLike, finding: str, subject: Subject | None = None) -> Contrast:
+def contrast(collection: Searchable, query: Query, finding: str) -> Contrast:
     """Return the contrast of a query for one finding; each side is matched as far as it can be.
+
+    Of the query, vector and subject count; its patient is left out, and its filter does not narrow.
 
     Present is a label of 1. Absent is a label of 0 or, where the finding is not labelled, a normal study
     (No Finding is 1); for the finding No Finding itself, a label of 0 or any disease.
 
-    Args:
-        query: (D,) unit vector.
-
     Raises:
         FilterError: the collection has no column of labels of that name. VectorsError: a query of a wrong shape.
     """
-    subject = subject or Subject()
-    sides = (_labelled(finding, 1), _without(finding, label_names(retriever.schema)))
-    present, absent = (_nearest(retriever, query, side, subject) for side in sides)
+    query, _ = collection.resolved(query)
+    sides = (_labelled(finding, 1), _without(finding, label_names(collection.schema)))
+    present, absent = (_nearest(collection, query, side) for side in sides)
     return Contrast(finding, present, absent)
 
 
-def _nearest(retriever: Searchable, query: npt.ArrayLike, side: Where, subject: Subject) -> Counterpart | None:
-    demands = _demands(subject)
+def _nearest(collection: Searchable, query: Query, side: Where) -> Counterpart | None:
+    demands = _demands(query.subject)
     known = [name for name in RELAXED_FIRST if name in demands]
     for given_up in range(len(known) + 1):
         matched, relaxed = known[given_up:], known[:given_up]
         where = {"must": [side, *(demands[name] for name in matched)]}
-        answer = retriever.search(
-            query, 1, where=where, exclude_patient=subject.patient_id, exclude_study=subject.study_id
-        )
+        answer = collection.answer(Query(query.vector, query.subject, k=1, where=where))
         if answer.hits:
             return Counterpart(answer.hits[0], tuple(reversed(matched)), tuple(relaxed))
     return None

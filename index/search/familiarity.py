@@ -64,6 +64,11 @@ class Familiarity:
         return self.percentile < UNFAMILIAR_BELOW
 
     @property
+    def bar(self) -> float:
+        """The percentile below which a film is unfamiliar."""
+        return UNFAMILIAR_BELOW
+
+    @property
     def sentence(self) -> str:
         """The percentile in words."""
         if self.measure == "layout":

@@ -1,13 +1,12 @@
 """The first k that pass, of whatever finds nearest vectors: fetched in growing portions until the answer is sure."""
 
 from collections.abc import Callable
-from operator import index
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from index.errors import CollectionError
+from index.search.answer import Query
 
 SIMILARITY_DECIMALS = 6
 """Similarities that agree to six decimals are a tie; float32 sums differ in the seventh."""
@@ -30,24 +29,13 @@ class Fetched(NamedTuple):
     """(n,) of whatever names a patient."""
 
 
-def require_options(k: SupportsIndex, group_by: str | None) -> int:
-    """Return k; raise CollectionError where a search is asked for what no search gives."""
-    if not isinstance(k, SupportsIndex):
-        raise CollectionError(f"expected k as a whole number, got {k!r}")
-    if (count := index(k)) < 1:
-        raise CollectionError(f"expected k of at least 1, got {count}")
-    if group_by not in (None, "patient"):
-        raise CollectionError(f"expected group_by 'patient' or nothing, got {group_by!r}")
-    return count
-
-
 def similarities_of(vectors: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Similar:
     """Return the cosines of stored vectors (n, D) to a query (D,), recomputed alike whatever found them."""
     return np.round(vectors.astype(np.float64) @ query.astype(np.float64), SIMILARITY_DECIMALS)
 
 
 def first_k(
-    fetch: Callable[[int, bool], Fetched], k: int, *, start: int, passing: int, one_a_patient: bool, exact: bool
+    fetch: Callable[[int, bool], Fetched], query: Query, *, start: int, passing: int, exact: bool
 ) -> tuple[npt.NDArray[Any], Similar, bool]:
     """Return the first k rows and their similarities, and whether every row was compared.
 
@@ -56,9 +44,11 @@ def first_k(
     Args:
         fetch: gives so many of the nearest that pass, or all there are; exactly where its second argument says so.
         start: rows to begin with.
+        query: whose `k` and `group_by` say which are kept.
         passing: rows that pass.
-        one_a_patient: of each patient the most similar alone.
+        exact: whether `fetch` compares every row from the start.
     """
+    k, one_a_patient = query.k, query.group_by == "patient"
     count = min(start, passing)
     while count:
         found = fetch(count, exact)

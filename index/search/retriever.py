@@ -3,34 +3,63 @@
 import hashlib
 import json
 import os
+from bisect import bisect_left
 from collections.abc import Collection as Several
 from collections.abc import Mapping
 from copy import copy
 from functools import cached_property
 from operator import attrgetter
 from threading import Lock
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from cachetools import LRUCache, cached
 
 from index.built.collection import Collection, load_collection
 from index.built.vector_index import Rows, Selection
 from index.errors import StudyNotFound
-from index.search.first_k import SIMILARITY_DECIMALS, SLACK, Fetched, first_k, require_options, similarities_of
-from index.search.searchable import Answer, Choices, Hit, Searchable
-from index.search.sorted_names import Names
+from index.search.answer import Answer, Hit, Query
+from index.search.first_k import SLACK, Fetched, first_k, similarities_of
+from index.search.searchable import Choices, Searchable, Stored
 from index.table.filters import Where, filter_mask
 from index.table.studies import Study, label_names
-from index.vectors import Embeddings, as_embedding
-
-__all__ = ["SIMILARITY_DECIMALS", "Answer", "Hit", "Retriever"]
+from index.vectors import Embeddings
 
 _REMEMBERED_BYTES = 1 << 26
 """Of the filters asked last, as what passes them: some 260 of 224,000 rows."""
 _BLOCK = 8192
 """Rows whose vectors are compared at a time: 17 MB of 512 dimensions, and 34 in double precision."""
+
+
+class Names:
+    """Names that differ from each other, in the places they were given in.
+
+    Their sorted order is searched, which takes 8 bytes a name where a dictionary takes 150.
+    """
+
+    def __init__(self, names: pa.StringArray) -> None:
+        """Take (N,) names."""
+        self._names = names
+        self._order = pc.sort_indices(names)  # by code points, as Python compares
+
+    def place(self, name: str) -> int | None:
+        """Return the place of a name, 0 to N - 1; None where it is not among them."""
+        found = bisect_left(self._order, name, key=self._name_at)
+        if found == len(self._order) or self._name_at(self._order[found]) != name:
+            return None
+        return int(self._order[found].as_py())
+
+    def ranks(self) -> npt.NDArray[np.int64]:
+        """Return (N,): how many names are less than each."""
+        ranks = np.empty(len(self._order), dtype=np.int64)
+        ranks[self._order.to_numpy()] = np.arange(len(self._order))
+        return ranks
+
+    def _name_at(self, place: pa.UInt64Scalar) -> str:
+        return str(self._names[place.as_py()].as_py())
 
 
 class Retriever(Searchable):
@@ -97,47 +126,31 @@ class Retriever(Searchable):
         """The studies of the collection that are left out."""
         return self._moved
 
-    def study(self, study_id: str) -> Study:
-        """Return a stored study. Raises StudyNotFound."""
-        return self._study_at(self._row(study_id))
+    def stored(self, study_id: str) -> Stored:
+        """Return a stored study with its vector. Raises StudyNotFound."""
+        row = self._row(study_id)
+        columns: Mapping[str, Any] = self._studies.slice(row, 1).to_pylist()[0]
+        return Stored(Study.from_row(columns, self._labels), self._vectors.vectors(np.array([row]))[0])
 
-    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
-        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
-        return self._vectors.vectors(np.array([self._row(study_id)]))[0]
-
-    def search(
-        self,
-        query: npt.ArrayLike,
-        k: int = 10,
-        *,
-        where: Where | None = None,
-        exclude_patient: str | None = None,
-        exclude_study: str | None = None,
-        group_by: Literal["patient"] | None = None,
-        min_similarity: float | None = None,
-        exact: bool = False,
-    ) -> Answer:
-        """Return the k most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
-        k = require_options(k, group_by)
-        vector = as_embedding(query, self.embedding_dim)[None]
-        among = None if not where else self._selection(where)
-        excluded = self._excluded(exclude_patient, exclude_study)
-        exact = self._vectors.is_exact(exact, among)
-        rows, similarities, exact = self._nearest(vector, k, among, excluded, group_by == "patient", exact)
-        if min_similarity is not None:
-            rows = rows[similarities >= min_similarity]
+    def answer(self, query: Query) -> Answer:
+        """Return the most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
+        query, vector = self.resolved(query)
+        among = None if not query.where else self._selection(query.where)
+        excluded = self._excluded(query.excluded_patient, query.subject.study_id)
+        passing = len(self._vectors) if among is None else among.passing
+        matched = passing - (len(excluded) if among is None else int(among.mask[excluded].sum()))
+        rows, similarities, exact = self._nearest(query, vector[None], among, excluded, passing)
+        if query.min_similarity is not None:
+            rows = rows[similarities >= query.min_similarity]
         studies = (Study.from_row(row, self._labels) for row in self._studies.take(rows).to_pylist())
         hits = [
             Hit(rank, float(similarity), study)
             for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=False), start=1)
         ]
-        matched = (
-            len(self._vectors) - len(excluded) if among is None else among.passing - int(among.mask[excluded].sum())
-        )
-        return Answer(hits, matched, exact)
+        return Answer(hits, matched, exact, self.fingerprint)
 
     def _nearest(
-        self, vector: Embeddings, k: int, among: Selection | None, excluded: Rows, one_a_patient: bool, exact: bool
+        self, query: Query, vector: Embeddings, among: Selection | None, excluded: Rows, passing: int
     ) -> tuple[Rows, npt.NDArray[np.float64], bool]:
         """Return the first k rows that pass, their similarities, and whether every row was compared."""
 
@@ -147,9 +160,9 @@ class Retriever(Searchable):
             rows, similarities = self._ordered(vector, found[~np.isin(found, excluded)])
             return Fetched(len(found), rows, similarities, self._patients[rows])
 
-        passing = len(self._vectors) if among is None else among.passing
-        start = k + len(excluded) - len(self._left_out) + SLACK
-        return first_k(fetch, k, start=start, passing=passing, one_a_patient=one_a_patient, exact=exact)
+        start = query.k + len(excluded) - len(self._left_out) + SLACK
+        exact = self._vectors.is_exact(query.exact, among)
+        return first_k(fetch, query, start=start, passing=passing, exact=exact)
 
     def _ordered(
         self, vector: Embeddings, rows: npt.NDArray[np.int64]
@@ -178,10 +191,6 @@ class Retriever(Searchable):
         if row is None:
             raise StudyNotFound(f"no study {study_id!r} in this index")
         return row
-
-    def _study_at(self, row: int) -> Study:
-        columns: Mapping[str, Any] = self._studies.slice(int(row), 1).to_pylist()[0]
-        return Study.from_row(columns, self._labels)
 
 
 def _digest(where: Where) -> bytes:

@@ -1,39 +1,28 @@
-"""What can be asked for similar studies, and what it answers: the face that one collection and its changes share."""
+"""What can be asked for similar studies: the interface of every collection, wherever it is kept."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.errors import FingerprintMismatch, StudyNotFound
+from index.errors import CollectionError, FingerprintMismatch, StudyNotFound
+from index.search.answer import Answer, Query, Subject
 from index.table.filters import Where
 from index.table.studies import Study, label_names
-from index.vectors import as_embeddings
+from index.vectors import as_embedding, as_embeddings
 
 MOST_VALUES = 50
 """Sexes or projections that are offered; a table of somebody else's may have a text of its own in every row."""
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One similar study; rank counts from 1, similarity is the cosine in [-1, 1]."""
+class Stored(NamedTuple):
+    """A study of a collection and its vector (D,)."""
 
-    rank: int
-    similarity: float
     study: Study
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a search found."""
-
-    hits: list[Hit]
-    matched_total: int
-    """Rows that passed filter and patient rules, whether or not they are among the hits."""
-    exact: bool
+    embedding: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -79,8 +68,16 @@ class Searchable(ABC):
         """The Arrow schema of the studies."""
 
     @abstractmethod
+    def stored(self, study_id: str) -> Stored:
+        """Return a stored study with its vector. Raises StudyNotFound."""
+
     def study(self, study_id: str) -> Study:
         """Return a stored study. Raises StudyNotFound."""
+        return self.stored(study_id).study
+
+    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
+        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
+        return self.stored(study_id).embedding
 
     def __contains__(self, study_id: str) -> bool:
         """Return whether a study of that name is stored."""
@@ -91,10 +88,24 @@ class Searchable(ABC):
         return True
 
     @abstractmethod
-    def embedding(self, study_id: str) -> npt.NDArray[np.float32]:
-        """Return the vector (D,) of a stored study. Raises StudyNotFound."""
+    def answer(self, query: Query) -> Answer:
+        """Return the most similar studies that pass, most similar first, ties by study_id.
 
-    @abstractmethod
+        Raises:
+            StudyNotFound: the query is of a study that is not stored. VectorsError: its vector has a wrong shape or
+            norm. FilterError: bad `where`.
+        """
+
+    def resolved(self, query: Query) -> tuple[Query, npt.NDArray[np.float32]]:
+        """Return a query and its checked vector (D,), those of a stored study looked up; raises as `answer`."""
+        vector = query.vector
+        if vector is None:
+            if query.subject.study_id is None:
+                raise CollectionError("expected a vector or a stored study to search by, got neither")
+            study, vector = self.stored(query.subject.study_id)
+            query = query.of(study, vector)
+        return query, as_embedding(vector, self.embedding_dim)
+
     def search(
         self,
         query: npt.ArrayLike,
@@ -107,19 +118,11 @@ class Searchable(ABC):
         min_similarity: float | None = None,
         exact: bool = False,
     ) -> Answer:
-        """Return the k most similar studies that pass, most similar first, ties by study_id.
-
-        Args:
-            query: (D,) unit vector.
-            k: at least 1; fewer hits come back only where fewer rows qualify.
-            where: the filter grammar of `index.table.filters`.
-            group_by: "patient" keeps the most similar study of each patient.
-            min_similarity: hits below this cosine are dropped.
-            exact: scan every row even where an approximate index would do.
-
-        Raises:
-            VectorsError: a query of a wrong shape or norm. FilterError: bad `where`. CollectionError: k below 1.
-        """
+        """Return the k studies most similar to a unit vector (D,); options and errors as of `Query` and `answer`."""
+        subject = Subject(exclude_patient, exclude_study)
+        return self.answer(
+            Query(query, subject, k, where, group_by=group_by, min_similarity=min_similarity, exact=exact)
+        )
 
     def search_many(self, queries: npt.ArrayLike, k: int = 10, **options: Any) -> list[Answer]:
         """Return what `search` answers to each of (Q, D) unit vectors, all of one moment; options as there."""
@@ -154,7 +157,6 @@ class Searchable(ABC):
                 "precedent index EMBEDDINGS --out INDEX"
             )
 
-    def similar(self, study_id: str, k: int = 10, *, exclude_same_patient: bool = True, **options: Any) -> Answer:
-        """Return the studies most similar to a stored one, which is never its own hit; options as in `search`."""
-        patient = self.study(study_id).patient_id if exclude_same_patient else None
-        return self.search(self.embedding(study_id), k, exclude_patient=patient, exclude_study=study_id, **options)
+    def similar(self, study_id: str, k: int = 10, **options: Any) -> Answer:
+        """Return the k studies most similar to a stored one; options and errors as of `Query` and `answer`."""
+        return self.answer(Query(subject=Subject(study_id=study_id), k=k, **options))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from index.errors import FilterError, StudiesError
-from index.search.retriever import Hit
+from index.search.answer import Hit
 from index.table.labels import Labelling, Targets
 from index.table.studies import CORE_COLUMNS
 

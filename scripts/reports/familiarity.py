@@ -1,22 +1,10 @@
-"""How familiar a film is to a collection, as JSON and as a line for the terminal, and what is odd about it.
-
-Knows what the gate answers; it must not know how that came about, nor bring torch with it.
-"""
+"""How familiar a film is to a collection, as a line for the terminal, and what is odd about it."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from encoder.films.dicom import reading_notices
 from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, Layout, paired
-
-
-def familiarity_object(found: Familiarity | None) -> dict[str, Any] | None:
-    """Return what the gate says as plain JSON, with the bar it was held to."""
-    if found is None:
-        return None
-    return {**asdict(found), "unfamiliar": found.unfamiliar, "bar": UNFAMILIAR_BELOW, "sentence": found.sentence}
 
 
 def familiarity_line(found: Familiarity | None) -> str:

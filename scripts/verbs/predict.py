@@ -4,13 +4,10 @@ precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import click
-import numpy as np
-import numpy.typing as npt
 
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
@@ -22,60 +19,22 @@ from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import Explainer, OpenStudy
 from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
-from index.living.additions import Writable
 from index.opening import Address
-from index.search.contrast import Subject, contrast
-from index.search.familiarity import NO_CALL, Layout
-from index.search.searchable import Searchable
-from index.search.votes import votes_on
+from index.search.answer import Query, Subject
+from index.search.contrast import contrast
+from index.search.reading import Reading, read_findings
 from index.table.labels import Labelling
 from scripts.options.body_parts import ignored_parts
 from scripts.options.labelled_exports import Wanted, label_options
 from scripts.options.paths import CollectionAddress, opened
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import notices_of
-from scripts.reports.prediction import Report, Surroundings, as_object, print_report
+from scripts.reports.prediction import print_reading
 from scripts.terminal import say_json, say_warning
 from scripts.work.stored_films import save_maps
+from service.api.answers import PredictAnswer
 
 _PATH = Here()
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """What a collection is asked about a query."""
-
-    collection: Writable
-    retriever: Searchable
-    k: int
-    labelling: Labelling
-    labels: str
-    """How the labels of the neighbours count, in words."""
-    subject: Subject
-    contrasted: str | None
-
-    @classmethod
-    def load(
-        cls, index: Address, k: int, labelling: Labelling, labels: str, subject: Subject, contrasted: str | None
-    ) -> Self:
-        """Return what is to be asked of the collection at an address. Raises ArtefactError."""
-        collection = opened(index)
-        return cls(collection, collection.now(), k, labelling, labels, subject, contrasted)
-
-    def surroundings(
-        self, query: npt.NDArray[np.float32], layouts: Sequence[Layout], findings: Sequence[str]
-    ) -> Surroundings:
-        """Return what the collection says of a query (D,) and its films' layouts, with a vote on each finding."""
-        answer = self.retriever.search(query, self.k, exclude_patient=self.subject.patient_id)
-        gate = self.collection.gate()
-        return Surroundings(
-            votes=votes_on(answer.hits, self.retriever.schema, findings, self.labelling),
-            labels=self.labels,
-            familiarity=gate.judge(
-                answer.hits[0].similarity if answer.hits else None, layouts, patient=self.subject.patient_id
-            ),
-            contrast=contrast(self.retriever, query, self.contrasted, self.subject) if self.contrasted else None,
-        )
 
 
 @click.command()
@@ -130,31 +89,39 @@ def command(
     ])  # fmt: skip
     films = predictor.read_films(frontal, lateral, projection=projection)
     predictions = _chosen(predictor.predict(films, options), wanted.findings)
-    around, manifest, gate = None, None, None
-    layouts, given = study_layouts(films[0]), {"frontal": frontal, "lateral": lateral}
-    if index:
-        subject = Subject(patient_id=patient, views=views, projection=projection, sex=sex, age=age)
-        embedder, probe = predictor.members[0]
-        stated = bool(classes or policy or blank)
-        told = (wanted.labelling, wanted.sentence()) if stated else Labelling.of_probe(probe.labels)
-        neighbours = Neighbours.load(index, k, *told, subject, contrasted)
-        neighbours.retriever.require_fingerprint(embedder.fingerprint)
-        names = [one.finding for one in predictions]
-        around = neighbours.surroundings(embedder.embed(films[:1])[0], layouts, names)
-        manifest, gate = neighbours.retriever.manifest, neighbours.collection.gate()
-        if around.familiarity is not None and around.familiarity.unfamiliar:
-            predictions = [one.without_call(NO_CALL) for one in predictions]
-    pictures = _mapped(predictor, (frontal, lateral, projection), predictions[0].finding, maps) if maps else []
-    prints = tuple(embedder.fingerprint for embedder, _ in predictor.members)
+    reading = Reading((), tuple(embedder.fingerprint for embedder, _ in predictor.members), options)
     untrained = False in {embedder.trained for embedder, _ in predictor.members}
-    warning = warning_of(manifest or {}, not untrained and None, None if manifest is None else READING)
-    notices = notices_of(gate, given, layouts, ignored)
-    report = Report(prints, options, predictions, around, pictures, notices, warning)
-    say_warning(warning, err=True)
-    if as_json:
-        say_json(as_object(report))
+    layouts, given = study_layouts(films[0]), {"frontal": frontal, "lateral": lateral}
+    names, gate = [one.finding for one in predictions], None
+    if index:
+        collection = opened(index)
+        here, gate = collection.now(), collection.gate()
+        embedder, probe = predictor.members[0]
+        here.require_fingerprint(embedder.fingerprint)
+        stated = bool(classes or policy or blank)
+        labelling, labels = (wanted.labelling, wanted.sentence()) if stated else Labelling.of_probe(probe.labels)
+        subject = Subject(patient_id=patient, views=views, projection=projection, sex=sex, age=age)
+        query = Query(embedder.embed(films[:1])[0], subject, k)
+        answer = here.answer(query).judged(gate, query, layouts)
+        reading = replace(
+            reading,
+            predictions=read_findings(names, predictions, answer, here.schema, labelling),
+            labels=labels,
+            familiarity=answer.familiarity,
+            contrast=contrast(here, query, contrasted) if contrasted else None,
+            warning=warning_of(here.manifest, not untrained and None, READING),
+        )
     else:
-        print_report(report)
+        warning = warning_of({}, not untrained and None, None)
+        reading = replace(reading, predictions=read_findings(names, predictions), warning=warning)
+    reading = replace(reading, film_notices=tuple(notices_of(gate, given, layouts, ignored)))
+    first = reading.predictions[0].finding
+    pictures = _mapped(predictor, (frontal, lateral, projection), first, maps) if maps else []
+    say_warning(reading.warning, err=True)
+    if as_json:
+        say_json(PredictAnswer.of(reading) | {"maps": pictures})
+    else:
+        print_reading(reading, pictures)
 
 
 def _mapped(
@@ -168,10 +135,9 @@ def _mapped(
 
 
 def _chosen(predictions: Sequence[Prediction], findings: Sequence[str]) -> list[Prediction]:
-    """Return the predictions asked for, or all, the most probable first."""
+    """Return the predictions asked for, or all."""
     names = [one.finding for one in predictions]
     unknown = [name for name in findings if name not in names]
     if unknown:
         raise EncoderError(f"expected findings of the probe, got {', '.join(unknown)}; it has: {', '.join(names)}")
-    kept = [one for one in predictions if not findings or one.finding in findings]
-    return sorted(kept, key=lambda one: (-one.probability, one.finding))
+    return [one for one in predictions if not findings or one.finding in findings]

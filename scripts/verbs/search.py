@@ -3,6 +3,9 @@
 precedent search index/ --study patient00001/study1 --where 'age>=60' --where 'Pneumonia=1'
 """
 
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,17 @@ from encoder.films.image import READING
 from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
 from index.opening import Address
+from index.search.answer import Answer, Hit, Query, Subject
 from index.search.familiarity import Layout
-from index.search.searchable import Answer, Hit, Searchable
+from index.search.searchable import Searchable
 from index.table.filters import parse_where
 from index.table.studies import Study
 from scripts.options.body_parts import ignored_parts
 from scripts.options.paths import CollectionAddress, opened
 from scripts.options.places import Anywhere, Here
-from scripts.reports.familiarity import familiarity_line, familiarity_object, notices_of
+from scripts.reports.familiarity import familiarity_line, notices_of
 from scripts.terminal import say, say_json, say_warning, show
+from service.api.answers import HitAnswer, SearchAnswer
 
 _PATH = Here()
 
@@ -61,37 +66,47 @@ def command(
     if (study is not None) == films:
         raise click.UsageError("give either --study, or --frontal and/or --lateral")
     collection = opened(index)
-    retriever = collection.now()
-    options["where"] = parse_where(where, retriever.schema)
-    familiarity, notices, trained = None, list[str](), None
-    given = {"frontal": frontal, "lateral": lateral}
-    if study is not None:
-        answer = retriever.similar(study, k, exclude_same_patient=not same_patient, **options)
+    here, started, trained = collection.now(), time.perf_counter(), None
+    query = Query(
+        subject=Subject(patient, study),
+        k=k,
+        where=parse_where(where, here.schema),
+        exclude_same_patient=not same_patient,
+        **options,
+    )
+    if films:
+        given = {"frontal": frontal, "lateral": lateral}
+        vector, layouts, trained = _read(here, given, encoder, ignored)
+        query, gate = replace(query, vector=vector), collection.gate()
+        answer = here.answer(query).judged(gate, query, layouts)
+        answer = replace(answer, film_notices=tuple(notices_of(gate, given, layouts, ignored)))
     else:
-        require_one_patient(frontal, lateral)
-        query, layouts, trained = _read(retriever, frontal, lateral, encoder, ignored)
-        answer = retriever.search(query, k, exclude_patient=None if same_patient else patient, **options)
-        nearest = answer.hits[0].similarity if answer.hits and not where else None
-        gate = collection.gate()
-        familiarity = gate.judge(nearest, layouts, patient=patient)
-        notices = notices_of(gate, given, layouts, ignored)
-    warning = warning_of(retriever.manifest, trained, READING)
+        answer = here.answer(query)
+    warning = warning_of(here.manifest, trained, READING)
+    answer = replace(answer, warning=warning, took_ms=round(1000 * (time.perf_counter() - started), 2))
     if as_json:
-        said = {"familiarity": familiarity_object(familiarity), "film_notices": notices} if films else {}
-        say_json(as_object(answer) | said | {"warning": warning})
+        say_json(_LocalAnswer.of(answer))
         return
     if study is not None:
-        say(f"similar to {study}: {_findings(retriever.study(study))}")
+        say(f"similar to {study}: {_findings(here.study(study))}")
     show(as_table(answer))
     if films:
-        say(familiarity_line(familiarity), *notices)
+        say(familiarity_line(answer.familiarity), *answer.film_notices)
     say_warning(warning)
 
 
-def as_object(answer: Answer) -> dict[str, Any]:
-    """Return the answer as the API states it, without timing."""
-    hits = [{"rank": hit.rank, "similarity": hit.similarity, **vars(hit.study)} for hit in answer.hits]
-    return {"hits": hits, "matched_total": answer.matched_total, "exact": answer.exact}
+class _LocalHit(HitAnswer):
+    """A hit with the files of its study, which only who has the collection at hand is told."""
+
+    frontal_path: str | None
+    lateral_path: str | None
+    other_paths: list[str]
+
+
+class _LocalAnswer(SearchAnswer):
+    """What the service answers, and the files of each hit, relative to the image root."""
+
+    hits: list[_LocalHit]  # type: ignore[assignment]  # a list is read here, not added to
 
 
 def as_table(answer: Answer) -> Table:
@@ -130,15 +145,16 @@ def _findings(study: Study) -> str:
 
 
 def _read(
-    retriever: Searchable, frontal: Path | None, lateral: Path | None, encoder: Path | None, ignored: frozenset[str]
+    here: Searchable, given: Mapping[str, Path | None], encoder: Path | None, ignored: frozenset[str]
 ) -> tuple[npt.NDArray[np.float32], list[Layout], bool | None]:
     """Return the embedding (D,) of the films, their layouts, and whether the encoder was trained."""
+    require_one_patient(given["frontal"], given["lateral"])
     if encoder is None:
         raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
     from encoder.embedder import Embedder  # a search by stored study needs no torch
     from encoder.films.layout import study_layouts
 
     embedder = Embedder.load(encoder, runtime="auto", ignored_parts=ignored)
-    retriever.require_fingerprint(embedder.fingerprint)
-    films = embedder.read_films(frontal, lateral)
+    here.require_fingerprint(embedder.fingerprint)
+    films = embedder.read_films(given["frontal"], given["lateral"])
     return embedder.embed([films])[0], study_layouts(films), embedder.trained

@@ -1,32 +1,36 @@
-"""The shapes of answers, as the OpenAPI document shows them, and how our values become them.
+"""The answers as JSON: each model makes its answer of a value and describes it in the OpenAPI document.
 
-Pure: no request object, no index and no encoder is touched here.
+The service and the command line answer through the same models.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from flask.json.provider import DefaultJSONProvider
-from pydantic import BaseModel, Field
+from pydantic import AliasGenerator, AliasPath, BaseModel, ConfigDict, Field
 
-from index.search.retriever import Answer, Hit
-from index.storage.files import finite
-from index.table.studies import CORE_COLUMNS, SHARD_COLUMNS, Study
+from index.table.studies import CORE_COLUMNS, SHARD_COLUMNS
 
 Plain = str | int | float | bool | None
 FILM_NOTICES = "what a reader should know of the films that were sent: two of one view, one read with a note, ..."
 
 
-class FiniteJSON(DefaultJSONProvider):
-    """Answers as JSON, which has no NaN and no infinity: null stands for each."""
-
-    def dumps(self, obj: Any, **options: Any) -> str:
-        """Return the text of a value."""
-        return super().dumps(finite(obj), allow_nan=False, **options)
+def _of_hit(field: str) -> str | AliasPath:
+    """Return where a field of a hit lies: all but two are its study's."""
+    return field if field in ("rank", "similarity") else AliasPath("study", field)
 
 
-class VoteAnswer(BaseModel):
+class _Answer(BaseModel):
+    """An answer that is made from the value of the same name, attribute by attribute."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+    @classmethod
+    def of(cls, value: Any) -> dict[str, Any]:
+        """Return a value as JSON holds it: what HTTP answers, and what a verb prints."""
+        return cls.model_validate(value).model_dump()
+
+
+class VoteAnswer(_Answer):
     """The neighbours' vote on a finding."""
 
     share: float
@@ -36,7 +40,7 @@ class VoteAnswer(BaseModel):
     effective: float
 
 
-class EvidenceAnswer(BaseModel):
+class EvidenceAnswer(_Answer):
     """How well the probe tells a finding apart in patients that did not teach it."""
 
     positives: int = Field(description="studies with it that it was judged on")
@@ -46,7 +50,15 @@ class EvidenceAnswer(BaseModel):
     high: float | None
 
 
-class PredictionAnswer(BaseModel):
+class ThresholdsAnswer(_Answer):
+    """The thresholds behind a call, on the probability."""
+
+    youden: float = Field(description="largest sensitivity + specificity")
+    rule_out: float = Field(description="the highest one with a sensitivity of at least 0.90")
+    rule_in: float = Field(description="the lowest one with a specificity of at least 0.90")
+
+
+class PredictionAnswer(_Answer):
     """What is said of one finding."""
 
     finding: str
@@ -56,20 +68,24 @@ class PredictionAnswer(BaseModel):
     no_call: str | None = Field(description="why there is none")
     meaning: str | None = Field(description="what the call says of probability and threshold")
     evidence: EvidenceAnswer | None = Field(description="null without a probe, or of one that does not tell")
-    thresholds: dict[str, float] | None
+    thresholds: ThresholdsAnswer | None
     vote: VoteAnswer | None
     disagrees: bool = Field(description="probe and vote lead to different decisions")
 
 
-class FamiliarityAnswer(BaseModel):
+class FamiliarityAnswer(_Answer):
     """How near the films are to the collection, beside how near its own studies are to each other."""
 
+    similarity: float | None = Field(description="of the nearest study of another patient, where it was looked for")
     percentile: float
+    reference: int = Field(description="films or studies that the percentile is taken among")
+    measure: Literal["layout", "embedding"] = Field(description="what near means: how films look, or their vectors")
     unfamiliar: bool
+    bar: float = Field(description="the percentile below which a film is unfamiliar")
     sentence: str
 
 
-class MapAnswer(BaseModel):
+class MapAnswer(_Answer):
     """One map on one film's own geometry, at most 1024 pixels a side."""
 
     side: Literal["query", "hit"]
@@ -83,31 +99,7 @@ class MapAnswer(BaseModel):
     random_insertion: float | None = None
 
 
-class PredictAnswer(BaseModel):
-    """Predictions, the most probable first."""
-
-    predictions: list[PredictionAnswer]
-    notice: str | None
-    labels: str
-    familiarity: FamiliarityAnswer | None
-    film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
-    contrast: dict[str, Any] | None
-    maps: list[MapAnswer] = Field(description="of the first prediction, where they were asked for")
-    fingerprint: str
-
-
-class ExplainAnswer(BaseModel):
-    """The maps, and the logit or cosine that they explain."""
-
-    method: str
-    stage: int | None
-    value: float
-    film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
-    maps: list[MapAnswer]
-    fingerprint: str
-
-
-class StudyAnswer(BaseModel):
+class StudyAnswer(_Answer):
     """One stored study."""
 
     study_id: str
@@ -121,14 +113,68 @@ class StudyAnswer(BaseModel):
     extra: dict[str, Plain]
 
 
+class CounterpartAnswer(_Answer):
+    """The most similar study on one side of a contrast."""
+
+    study: StudyAnswer = Field(validation_alias=AliasPath("hit", "study"))
+    similarity: float = Field(validation_alias=AliasPath("hit", "similarity"))
+    matched: list[str] = Field(description="of views, projection, sex and age, what is as in the query")
+    relaxed: list[str] = Field(description="what is known of the query and had to be given up, in that order")
+
+
+class ContrastAnswer(_Answer):
+    """The most similar study with a finding and the one without; null where no other patient has one."""
+
+    finding: str
+    present: CounterpartAnswer | None
+    absent: CounterpartAnswer | None
+
+
+class OptionsAnswer(_Answer):
+    """How often, and how changed, the films were looked at."""
+
+    variants: list[str]
+    passes: int = Field(description="of Monte-Carlo dropout")
+    seed: int
+
+
+class PredictAnswer(_Answer):
+    """Predictions, the most probable first."""
+
+    predictions: list[PredictionAnswer]
+    notice: str | None
+    labels: str | None = Field(description="how the neighbours' labels count; null where no collection was asked")
+    familiarity: FamiliarityAnswer | None
+    film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
+    contrast: ContrastAnswer | None
+    maps: list[MapAnswer] = Field(description="of the first prediction, where they were asked for")
+    fingerprint: str
+    fingerprints: list[str] = Field(description="of the encoders asked, one but for an ensemble")
+    options: OptionsAnswer
+    warning: str | None = Field(None, description="why encoder and collection are not to be relied on")
+
+
+class ExplainAnswer(_Answer):
+    """The maps, and the logit or cosine that they explain."""
+
+    method: str
+    stage: int | None
+    value: float
+    film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
+    maps: list[MapAnswer]
+    fingerprint: str
+
+
 class HitAnswer(StudyAnswer):
     """One similar study."""
+
+    model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=_of_hit))
 
     rank: int
     similarity: float = Field(description="cosine, higher is nearer")
 
 
-class SearchAnswer(BaseModel):
+class SearchAnswer(_Answer):
     """The similar studies, most similar first."""
 
     hits: list[HitAnswer]
@@ -215,45 +261,7 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def _plain(value: Any) -> Plain:
-    """JSON knows no NaN and no dates."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
 def shown_columns(columns: Iterable[str]) -> list[str]:
     """Return those of a collection's columns whose values answers show; the names of a study's files are not."""
     hidden = {*CORE_COLUMNS, *SHARD_COLUMNS}.difference(StudyAnswer.model_fields)
     return [name for name in columns if name not in hidden]
-
-
-def study_answer(study: Study) -> dict[str, Any]:
-    """Return a study as JSON holds it; its paths stay here."""
-    return {
-        "study_id": study.study_id,
-        "patient_id": study.patient_id,
-        "views": list(study.views),
-        "projection": study.projection,
-        "age": _plain(study.age),
-        "sex": study.sex,
-        "split": study.split,
-        "findings": dict(study.findings),
-        "extra": {name: _plain(value) for name, value in study.extra.items()},
-    }
-
-
-def hit_answer(hit: Hit) -> dict[str, Any]:
-    """Return a hit as JSON holds it."""
-    return {"rank": hit.rank, "similarity": hit.similarity, **study_answer(hit.study)}
-
-
-def search_answer(answer: Answer, fingerprint: str, seconds: float) -> dict[str, Any]:
-    """Return a whole answer as JSON holds it."""
-    return {
-        "hits": [hit_answer(hit) for hit in answer.hits],
-        "matched_total": answer.matched_total,
-        "exact": answer.exact,
-        "fingerprint": fingerprint,
-        "took_ms": round(1000 * seconds, 2),
-    }

@@ -6,10 +6,12 @@ It describes requests and must not read one.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flask.json.provider import DefaultJSONProvider
 from flask_openapi3 import APIBlueprint, Tag
 from flask_openapi3.models.path_item import PathItem
 from pydantic import BaseModel
 
+from index.storage.files import finite
 from service.api.answers import ErrorBody
 
 SEARCH = Tag(name="search", description="Similar cases of films, of a vector, of a stored study")
@@ -17,6 +19,14 @@ STUDIES = Tag(name="studies", description="The stored studies and their films")
 SERVICE = Tag(name="service", description="State of the service, and its pages")
 
 _FILM = {"type": "string", "format": "binary", "description": "JPEG, PNG or DICOM"}
+
+
+class FiniteJSON(DefaultJSONProvider):
+    """Answers as JSON, which has no NaN and no infinity: null stands for each."""
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        """Return the text of a value."""
+        return super().dumps(finite(obj), allow_nan=False, **options)
 
 
 def refusals(*statuses: int) -> dict[str | int, Any]:

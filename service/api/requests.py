@@ -1,7 +1,4 @@
-"""The shapes of requests, as the OpenAPI document shows them.
-
-Pure: no request object, no index and no encoder is touched here.
-"""
+"""The shapes of requests, as the OpenAPI document shows them."""
 
 import json
 from typing import Annotated, Any, Literal, Self
@@ -138,6 +135,12 @@ class Search(FilmOptions):
         if self.study_id is not None and self.patient_id is not None:
             raise ValueError("expected patient_id with films or an embedding; a stored study knows its patient")
         return self
+
+    @classmethod
+    def of_study(cls, study_id: str, options: SearchOptions) -> Self:
+        """Return the search by a stored study, as the options say."""
+        given = {name: getattr(options, name) for name in SearchOptions.model_fields}
+        return cls.model_construct(study_id=study_id, **given)
 
 
 class NewStudy(_Request):

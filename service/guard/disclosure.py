@@ -16,7 +16,7 @@ from typing import Any
 from flask import has_request_context
 from werkzeug.exceptions import Forbidden, TooManyRequests
 
-from index.search.searchable import Answer
+from index.search.answer import Answer
 from service.context import call, running
 from service.guard.access import locked
 

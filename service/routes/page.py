@@ -24,7 +24,7 @@ from service.api.parsing import parse_search
 from service.api.requests import FilmOptions, ImageQuery, InCollection, Search, SearchOptions, StudyId, StudyPath
 from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.guard.access import locked, require, scopes
-from service.guard.disclosure import SIMILARITY_DECIMALS, exact, rounded
+from service.guard.disclosure import SIMILARITY_DECIMALS, exact
 from service.served.mounted import Finder, current, mounted
 from service.served.pictures import data_url, film_path, thumbnail_response
 
@@ -69,9 +69,7 @@ def page(query: PageQuery) -> tuple[str, int]:
         if query.study is not None:
             shown["study"] = finder.retriever.study(query.study)
             shown["films"] = _stored(shown["study"], _spoken(finder))
-            options = query.options()
-            shown["answer"] = finder.similar(query.study, options)
-            shown["familiarity"] = rounded(finder.familiarity(shown["answer"], options))
+            shown["answer"] = finder.answer(Search.of_study(query.study, query.options()))
     except (CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)
@@ -93,11 +91,8 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
         finder = shown["finder"] = current(search.collection or query.collection)
         shown |= {"k": search.k, "each": search.group_by is None}
         search = search.model_copy(update={"filter": query.narrowed(search.filter)})
-        look = finder.look(search)
-        shown["answer"] = finder.find(search, look and look.vector)
-        shown |= {"films": _uploaded(search), "notices": look.notices if look else ()}
-        known = look.layouts if look else ()
-        shown["familiarity"] = rounded(finder.familiarity(shown["answer"], search, known, search.patient_id))
+        shown["answer"] = finder.answer(search)
+        shown["films"] = _uploaded(search)
     except (EncoderError, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)

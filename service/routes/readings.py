@@ -5,12 +5,13 @@ They hold no rule of their own: parse, ask the reader, serialise.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 from flask import request
 from flask_openapi3 import APIBlueprint
 
-from index.search.contrast import Subject
+from index.search.answer import Subject
 from service.api.answers import ExplainAnswer, PredictAnswer
 from service.api.openapi import SEARCH, film_body, refusals
 from service.api.parsing import parse_query
@@ -42,10 +43,11 @@ def predict() -> dict[str, Any]:
     heavy = asked.tta or asked.map or bool(asked.dropout_passes)
     with _turn("predict") if heavy else nullcontext():
         query = query_of(finder, asked, films=heavy)
-        predicted: dict[str, Any] = disclosure.rounded(reader.predict(
+        reading = reader.predict(
             query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
-        ))  # fmt: skip
-    return predicted
+        )
+    answered: dict[str, Any] = disclosure.rounded(PredictAnswer.of(replace(reading, warning=finder.warning)))
+    return answered
 
 
 @api.post("/v1/explain", responses={200: ExplainAnswer}, openapi_extensions=film_body(ExplainOptions, Explain))
@@ -63,8 +65,9 @@ def explain() -> dict[str, Any]:
     with _turn("explain"):
         query = query_of(finder, asked, films=True)
         hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
-        explained: dict[str, Any] = disclosure.rounded(reader.explain(query, hit, finding=asked.finding, **options))
-    return explained
+        explained = reader.explain(query, hit, finding=asked.finding, **options)
+    answered: dict[str, Any] = disclosure.rounded(ExplainAnswer.of(explained))
+    return answered
 
 
 @contextmanager
@@ -97,24 +100,24 @@ def query_of(finder: Finder, asked: Question, *, films: bool) -> Any:
         StudyNotFound: no such study. ImageMissing: a film of it is not to be had. TooManyRequests: it is a query more
             than the token may ask today.
     """
-    from service.served.film_reader import Query
+    from service.served.film_reader import GivenStudy
 
     if asked.study_id is None:
         disclosure.count(asked.frontal, asked.lateral)
         sources = {view: film for view in ("frontal", "lateral") if (film := getattr(asked, view)) is not None}
-        return Query(sources, Subject(patient_id=asked.patient_id, views=tuple(sources)))
+        return GivenStudy(sources, Subject(patient_id=asked.patient_id, views=tuple(sources)))
     disclosure.count(finder.name, finder.retriever.study(asked.study_id).study_id)
     return stored_query(finder, asked.study_id, films=films)
 
 
 def stored_query(finder: Finder, study_id: str, *, films: bool) -> Any:
     """Return a stored study, with the bytes of its films where they are needed. Raises StudyNotFound, ImageMissing."""
-    from service.served.film_reader import Query
+    from service.served.film_reader import GivenStudy
 
     study = finder.retriever.study(study_id)
     views = study.views if films else ()
     sources = {view: read_film(film_path(finder.image_root, study, view), view) for view in views}
-    return Query(sources, Subject.of(study), finder.retriever.embedding(study_id))
+    return GivenStudy(sources, Subject.of(study), finder.retriever.embedding(study_id))
 
 
 def _require_probe(reader: Any) -> None:

@@ -3,18 +3,17 @@
 They hold no rule of their own: parse, ask the finder, serialise.
 """
 
-import time
 from typing import Any
 
 from flask import request
 from flask_openapi3 import APIBlueprint
 
-from service.api.answers import EmbeddingAnswer, SearchAnswer, search_answer
+from service.api.answers import EmbeddingAnswer, SearchAnswer
 from service.api.openapi import SEARCH, film_body, refusals
 from service.api.parsing import parse_films, parse_search
 from service.api.requests import FilmOptions, Films, Search
-from service.guard import disclosure
 from service.guard.access import require
+from service.guard.disclosure import rounded
 from service.served.mounted import current
 
 api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 429, 500, 503))
@@ -27,18 +26,11 @@ api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals
 )
 def search() -> dict[str, Any]:
     """Similar cases of one or two films, of an embedding, or of a stored study"""
-    started = time.perf_counter()
     asked = parse_search(request)
     if asked.embedding is not None:
         require("vectors")  # enough similarities to chosen vectors would tell a stored one
-    finder = current(asked.collection)
-    look = finder.look(asked)
-    answer = finder.find(asked, look and look.vector)
-    found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
-    familiar = finder.familiarity(answer, asked, look.layouts if look else (), asked.patient_id)
-    notices = list(look.notices) if look else []
-    told = {"film_notices": notices, "warning": finder.warning}
-    return found | {"familiarity": disclosure.rounded(familiar)} | told
+    answered: dict[str, Any] = rounded(SearchAnswer.of(current(asked.collection).answer(asked)))
+    return answered
 
 
 @api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))

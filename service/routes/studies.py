@@ -4,7 +4,6 @@ A study's paths are looked up here and never answered. A change is answered when
 finds it.
 """
 
-import time
 from typing import Any
 
 from flask import Response, request
@@ -18,13 +17,13 @@ from index.export.reliability import require_reading
 from index.living.additions import VIEWS, Addition, joined
 from index.storage.places import is_local
 from index.table.studies import FINDINGS, ID_ENDINGS, Study
-from service.api.answers import SearchAnswer, StudyAnswer, search_answer, study_answer
+from service.api.answers import SearchAnswer, StudyAnswer
 from service.api.openapi import STUDIES, content, film_body, refusals
 from service.api.parsing import parse_addition
-from service.api.requests import AddStudy, ImageQuery, InCollection, SearchOptions, StudyOptions, StudyPath
+from service.api.requests import AddStudy, ImageQuery, InCollection, Search, SearchOptions, StudyOptions, StudyPath
 from service.audit.trail import UNKNOWN, announce
 from service.errors import NotWritable
-from service.guard import disclosure
+from service.guard.disclosure import rounded
 from service.served.decoding import decoding
 from service.served.mounted import Finder, current
 from service.served.pictures import film_path, film_response, read_film
@@ -41,7 +40,7 @@ class StudyIdOfPath(PathConverter):
 @api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})
 def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
     """What is known of a study"""
-    return study_answer(current(query.collection).retriever.study(path.study_id))
+    return StudyAnswer.of(current(query.collection).retriever.study(path.study_id))
 
 
 @api.get(
@@ -58,11 +57,9 @@ def image(path: StudyPath, query: ImageQuery) -> Response:
 @api.get("/v1/studies/<path:study_id>/similar", responses={200: SearchAnswer})
 def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
     """Similar cases of a stored study; its own patient's are left out unless asked for"""
-    started = time.perf_counter()
-    finder = current(query.collection)
-    answer = finder.similar(path.study_id, query)
-    found = search_answer(answer, finder.retriever.fingerprint, time.perf_counter() - started)
-    return found | {"familiarity": disclosure.rounded(finder.familiarity(answer, query))}
+    search = Search.of_study(path.study_id, query)
+    answered: dict[str, Any] = rounded(SearchAnswer.of(current(query.collection).answer(search)))
+    return answered
 
 
 @api.post(
@@ -75,7 +72,7 @@ def add() -> tuple[dict[str, Any], int]:
     asked = parse_addition(request)
     finder = current(asked.collection)
     fresh = _added(finder, asked)
-    return study_answer(finder.retriever.study(asked.study.study_id)), 201 if fresh else 200
+    return StudyAnswer.of(finder.retriever.study(asked.study.study_id)), 201 if fresh else 200
 
 
 @api.delete("/v1/studies/<study:study_id>", responses={204: {"description": "deleted"}, **refusals(409, 429)})

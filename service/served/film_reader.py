@@ -22,13 +22,13 @@ from encoder.findings.predict import Options, Prediction, Predictor, predict_emb
 from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import VIEWS, Explainer, Explanation, OpenStudy
 from encoder.maps.overlay import as_png
-from index.search.contrast import Contrast, Counterpart, Subject, contrast
-from index.search.familiarity import NO_CALL, FamiliarityGate, paired
+from index.search.answer import Query, Subject
+from index.search.contrast import Contrast, contrast
+from index.search.familiarity import FamiliarityGate, paired
+from index.search.reading import Reading, read_findings
 from index.search.searchable import Searchable
-from index.search.votes import Vote, votes_on
 from index.table.labels import Labelling, LabelPolicy
 from index.table.studies import label_names
-from service.api.answers import study_answer
 from service.guard.disclosure import told
 from service.served.batching import BatchingEmbedder
 from service.watch.requests import stage
@@ -40,7 +40,7 @@ Sources = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
-class Query:
+class GivenStudy:
     """One study that is asked about: its films, and its vector where it is stored."""
 
     sources: Sources
@@ -79,9 +79,9 @@ class Reader:
         if probe is not None:
             probe.require_fingerprint(embedder.fingerprint)
         self.embedder, self.probe, self.retriever = embedder, probe, retriever
-        self._batches, self._gate = batches, gate
+        self.gate, self._batches = gate, batches
         self._explainer = Explainer(embedder)
-        self._labelling, self._labels = _labelling_of(probe)
+        self._labelling = _labelling_of(probe)
 
     def look(self, frontal: bytes | None, lateral: bytes | None) -> Look:
         """Return what the films of one study come to. Raises ImageError, Busy, ClientGone."""
@@ -90,57 +90,46 @@ class Reader:
         layouts = study_layouts(films)
         return Look(vector, layouts, self._notices(given, layouts))
 
-    def familiarity(
-        self, similarity: float | None, layouts: Sequence[Layout] = (), patient: str | None = None
-    ) -> dict[str, Any] | None:
-        """Return where a study stands among the collection's own, with a sentence; None where nothing can be said.
-
-        Args:
-            similarity: of the nearest study in the whole collection, where it was asked for.
-            layouts: of its films, where they are at hand.
-            patient: whose own films are no neighbours of these.
-        """
-        found = self._gate.judge(similarity, layouts, patient=patient)
-        if found is None:
-            return None
-        return {"percentile": found.percentile, "unfamiliar": found.unfamiliar, "sentence": found.sentence}
-
     def predict(
-        self, query: Query, *, k: int, tta: bool, passes: int, finding: str | None, mapped: bool = False
-    ) -> dict[str, Any]:
-        """Return predictions, votes, familiarity and, for one finding, the contrast, as JSON holds them.
+        self, query: GivenStudy, *, k: int, tta: bool, passes: int, finding: str | None, mapped: bool = False
+    ) -> Reading:
+        """Return predictions, votes, familiarity and, for one finding, the contrast.
 
         Where they are to be mapped, also the maps of the first prediction; that needs a probe and the films.
         """
         look = self._look(query)
-        vector, patient = look.vector, query.subject.patient_id
+        asked, here = Query(look.vector, query.subject, k), self.retriever.now()
         with stage("search"):
-            found = self.retriever.search(vector, k, exclude_patient=patient, exclude_study=query.subject.study_id)
-        hits = told(found).hits
-        familiarity = self.familiarity(hits[0].similarity if hits else None, look.layouts, patient)
-        predictions = self._predicted(query, vector, tta, passes)
-        if familiarity is not None and familiarity["unfamiliar"]:
-            predictions = [one.without_call(NO_CALL) for one in predictions]
-        predicted = {one.finding: one for one in predictions}
-        names = list(predicted) or label_names(self.retriever.schema)
-        votes = votes_on(hits, self.retriever.schema, names, self._labelling)
-        rows = sorted((_prediction(name, predicted.get(name), votes.get(name)) for name in names), key=_order)
-        pair = self._contrasted(vector, finding, query.subject) if finding else None
-        return {
-            "predictions": rows,
-            "notice": None if predicted else "No probe is loaded: only the neighbours vote.",
-            "labels": self._labels,
-            "familiarity": familiarity,
-            "contrast": None if pair is None else _contrast(pair),
-            "film_notices": list(look.notices),
-            "maps": _maps("query", self._why(self._open(query), rows[0]["finding"])) if mapped else [],
-            "fingerprint": self.embedder.fingerprint,
-        }
+            found = here.answer(asked)
+        answer = told(found).judged(self.gate, asked, look.layouts)
+        options = Options(TEST_TIME if tta else (PLAIN,), passes)
+        predictions = self._predicted(query, look.vector, options)
+        schema, (labelling, labels) = here.schema, self._labelling
+        findings = [one.finding for one in predictions] or label_names(schema)
+        read = read_findings(findings, predictions, answer, schema, labelling)
+        return Reading(
+            read,
+            (self.embedder.fingerprint,),
+            options,
+            notice=None if predictions else "No probe is loaded: only the neighbours vote.",
+            labels=labels,
+            familiarity=answer.familiarity,
+            contrast=_contrasted(here, asked, finding) if finding else None,
+            film_notices=tuple(look.notices),
+            maps=tuple(_maps("query", self._why(self._open(query), read[0].finding))) if mapped else (),
+        )
 
     def explain(
-        self, query: Query, hit: Query | None, *, finding: str | None, method: str, stage: int | None, trust: bool
+        self,
+        query: GivenStudy,
+        hit: GivenStudy | None,
+        *,
+        finding: str | None,
+        method: str,
+        stage: int | None,
+        trust: bool,
     ) -> dict[str, Any]:
-        """Return the maps of a finding, or of the query and a hit, as JSON holds them. Raises EncoderError."""
+        """Return the maps of a finding, or of the query and a hit,. Raises EncoderError."""
         study = self._open(query)
         options: dict[str, Any] = {"method": method, "stage": stage, "trust": trust}
         if hit is None:
@@ -158,37 +147,38 @@ class Reader:
 
     def _notices(self, films: Sources, layouts: Sequence[Layout]) -> list[str]:
         """Return what a reader should know of films, each with its layout."""
-        return [*paired(self._gate, films, layouts), *reading_notices(films, self.embedder.ignored_parts)]
+        return [*paired(self.gate, films, layouts), *reading_notices(films, self.embedder.ignored_parts)]
 
     def _why(self, study: OpenStudy, finding: str, **options: Any) -> Explanation:
         assert self.probe is not None
         return self._explainer.why_finding(study, self.probe, finding, **options)
 
-    def _open(self, query: Query) -> OpenStudy:
+    def _open(self, query: GivenStudy) -> OpenStudy:
         frontal, lateral = (query.sources.get(view) for view in VIEWS)
         with self._batches.films.place():
             return OpenStudy.read(self.embedder, frontal, lateral, query.subject.projection)
 
-    def _look(self, query: Query) -> Look:
+    def _look(self, query: GivenStudy) -> Look:
         if query.stored is not None:
             return Look(query.stored)
         return self.look(query.sources.get("frontal"), query.sources.get("lateral"))
 
-    def _contrasted(self, vector: npt.NDArray[np.float32], finding: str, subject: Subject) -> Contrast:
-        with stage("search"):
-            return contrast(self.retriever, vector, finding, subject)
-
-    def _predicted(self, query: Query, vector: npt.NDArray[np.float32], tta: bool, passes: int) -> list[Prediction]:
+    def _predicted(self, query: GivenStudy, vector: npt.NDArray[np.float32], options: Options) -> Sequence[Prediction]:
         if self.probe is None:
             return []
-        if not tta and not passes:
+        if options.variants == (PLAIN,) and not options.passes:
             return predict_embedding(self.probe, vector)
         predictor = Predictor([(self.embedder, self.probe)])
         with self._batches.films.place():
             films = predictor.read_films(
                 query.sources.get("frontal"), query.sources.get("lateral"), projection=query.subject.projection
             )
-        return predictor.predict(films, Options(TEST_TIME if tta else (PLAIN,), passes))
+        return predictor.predict(films, options)
+
+
+def _contrasted(collection: Searchable, query: Query, finding: str) -> Contrast:
+    with stage("search"):
+        return contrast(collection, query, finding)
 
 
 def _labelling_of(probe: LinearProbe | None) -> tuple[Labelling, str]:
@@ -197,40 +187,6 @@ def _labelling_of(probe: LinearProbe | None) -> tuple[Labelling, str]:
         return Labelling.of_probe(probe.labels)
     usual = Labelling(LabelPolicy.named("known-good"))
     return usual, usual.sentence()
-
-
-def _order(row: dict[str, Any]) -> tuple[float, str]:
-    vote = row["vote"]["share"] if row["vote"] else 0.0
-    return -(row["probability"] if row["probability"] is not None else vote), row["finding"]
-
-
-def _prediction(name: str, one: Prediction | None, vote: Vote | None) -> dict[str, Any]:
-    points = one.points if one else None
-    disagrees = bool(one and one.call and points and vote and vote.disagrees(one.probability, points.youden))
-    return {
-        "finding": name,
-        "probability": one.probability if one else None,
-        "spread": one.spread if one else None,
-        "call": one.call if one else None,
-        "no_call": one.no_call if one else None,
-        "meaning": one.meaning if one else None,
-        "evidence": asdict(one.evidence) if one and one.evidence else None,
-        "thresholds": asdict(points) if points else None,
-        "vote": asdict(vote) if vote else None,
-        "disagrees": disagrees,
-    }
-
-
-def _contrast(pair: Contrast) -> dict[str, Any]:
-    def side(one: Counterpart | None) -> dict[str, Any] | None:
-        if one is None:
-            return None
-        study = study_answer(one.hit.study)
-        return {
-            "study": study, "similarity": one.hit.similarity, "matched": list(one.matched), "relaxed": list(one.relaxed)
-        }  # fmt: skip
-
-    return {"finding": pair.finding, "present": side(pair.present), "absent": side(pair.absent)}
 
 
 def _maps(side: str, found: Explanation) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@
 A request looks it up once and keeps it, so that another may take its place; it knows no other HTTP.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from index.built.map import CollectionMap
 from index.living.additions import Writable
-from index.search.searchable import Answer, Searchable
+from index.search.answer import Answer, Query, Subject
+from index.search.searchable import Searchable
 from index.table.filters import require_filter
 from service.api.answers import shown_columns
-from service.api.requests import Search, SearchOptions
+from service.api.requests import Search
 from service.context import running
 from service.errors import CollectionNotFound, NotWritable
 from service.guard import disclosure
@@ -81,64 +82,53 @@ class Finder:
         known = () if projection is None else (projection,)
         return self.embedder.embed_study(frontal, lateral, *known)
 
-    def look(self, search: Search) -> Any:
-        """Return what a search's films come to, a `service.served.film_reader.Look`; None without films or a reader."""
-        films = search.study_id is None and search.embedding is None
-        return self.reader.look(search.frontal, search.lateral) if films and self.reader is not None else None
-
-    def find(self, search: Search, vector: npt.NDArray[np.float32] | None = None) -> Answer:
-        """Return the nearest studies of a stored study, of a vector, or of films, whose vector may be at hand.
+    def answer(self, search: Search) -> Answer:
+        """Return the studies most similar to a stored one, to a vector or to films, and what is told beside them.
 
         Raises:
+            FilterError: of a column that answers do not show, too. StudyNotFound, ImageError, VectorsError.
             TooManyRequests, Forbidden: `service.guard.disclosure` lets the token ask no more, or not for so many hits.
         """
+        started = time.perf_counter()
+        disclosure.require_hits(search.k)
+        if search.filter:
+            require_filter(search.filter, self.retriever.schema, self.columns)
+        here, look = self.retriever.now(), None
         if search.study_id is not None:
-            return self.similar(search.study_id, search)
-        shared = self._shared(search)
-        if search.embedding is not None:
-            query = np.asarray(search.embedding, dtype=np.float32)
+            study, vector = here.stored(search.study_id)
+            disclosure.count(self.name, study.study_id)
+            subject = Subject(study.patient_id, study.study_id)
         else:
-            query = self.embed(search.frontal, search.lateral) if vector is None else vector
-        disclosure.count(search.frontal, search.lateral)
-        patient = search.patient_id if search.exclude_same_patient else None
+            look = self._look(search)
+            vector = self._vector(search) if look is None else look.vector
+            disclosure.count(search.frontal, search.lateral)
+            subject = Subject(patient_id=search.patient_id)
+        query = self._query(search, vector, subject)
         with stage("search"):
-            answer = self.retriever.search(query, exclude_patient=patient, **shared)
-        return disclosure.told(answer, search.min_similarity)
+            found = here.answer(query)
+        answer = disclosure.told(found, search.min_similarity)
+        if self.reader is not None:
+            answer = answer.judged(self.reader.gate, query, look.layouts if look else ())
+        notices = tuple(look.notices) if look else ()
+        took_ms = round(1000 * (time.perf_counter() - started), 2)
+        return replace(answer, film_notices=notices, warning=self.warning, took_ms=took_ms)
 
-    def similar(self, study_id: str, options: SearchOptions) -> Answer:
-        """Return the nearest studies of the stored study `study_id`; raises as `find`."""
-        shared = self._shared(options)
-        disclosure.count(self.name, self.retriever.study(study_id).study_id)
-        with stage("search"):
-            answer = self.retriever.similar(study_id, exclude_same_patient=options.exclude_same_patient, **shared)
-        return disclosure.told(answer, options.min_similarity)
-
-    def familiarity(
-        self, answer: Answer, asked: SearchOptions, layouts: Sequence[Any] = (), patient: str | None = None
-    ) -> dict[str, Any] | None:
-        """Return how near the query is to the collection; None without a reader, or where nothing can be said.
-
-        The nearest hit says it only where the search left out nothing but the query's own patient.
-        """
-        if self.reader is None:
+    def _look(self, search: Search) -> Any:
+        """Return what the films come to, a `service.served.film_reader.Look`; None without films or a reader."""
+        if search.embedding is not None or self.reader is None:
             return None
-        whole = asked.exclude_same_patient and not asked.filter
-        nearest = answer.hits[0].similarity if answer.hits and whole else None
-        found: dict[str, Any] | None = self.reader.familiarity(nearest, layouts, patient)
-        return found
+        return self.reader.look(search.frontal, search.lateral)
 
-    def _shared(self, options: SearchOptions) -> dict[str, Any]:
-        """Return a search's options. Raises FilterError; a column that answers do not show counts as none."""
-        disclosure.require_hits(options.k)
-        if options.filter:
-            require_filter(options.filter, self.retriever.schema, self.columns)
-        return {
-            "k": options.k,
-            "where": options.filter,
-            "group_by": options.group_by,
-            "min_similarity": disclosure.floor_of(options.min_similarity),
-            "exact": options.exact,
-        }
+    def _vector(self, search: Search) -> npt.NDArray[np.float32]:
+        if search.embedding is not None:
+            return np.asarray(search.embedding, dtype=np.float32)
+        return self.embed(search.frontal, search.lateral)
+
+    def _query(self, search: Search, vector: npt.NDArray[np.float32], subject: Subject) -> Query:
+        return Query(
+            vector, subject, search.k, search.filter, search.exclude_same_patient, search.group_by,
+            disclosure.floor_of(search.min_similarity), search.exact,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Gauge
 
-from index.search.searchable import Hit, Searchable
+from index.search.answer import Hit, Query
+from index.search.searchable import Searchable
 from service.errors import Busy, NotReady
 from service.served.mounted import Finder, Mounted
 from service.served.pictures import as_png
@@ -120,7 +121,7 @@ class Readiness:
 
     def _search(self, finder: Finder, vector: Vector) -> None:
         retriever = finder.retriever.now()
-        if not (hits := retriever.search(vector, k=1).hits):
+        if not (hits := retriever.answer(Query(vector, k=1)).hits):
             raise RuntimeError("expected a nearest study, got none")
         before = self.found.get(finder.name)
         if before is not None and before.searched() is retriever:

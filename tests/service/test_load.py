@@ -140,7 +140,7 @@ def test_where_all_places_are_taken_a_film_is_refused_with_when_to_ask_again(hel
 
 
 def test_maps_wait_for_each_other_and_beyond_some_are_refused_while_searches_are_answered() -> None:
-    finder = build_finder(reader=SimpleNamespace(probe=None, familiarity=lambda *_: None))
+    finder = build_finder(reader=SimpleNamespace(probe=None, gate=SimpleNamespace(judge=lambda *_, **__: None)))
     app = app_over(finder, limits=Limits(readings=1, readings_waiting=0))
     body = {"study_id": "patient00001/study1"}
     with state_of(app).readings:

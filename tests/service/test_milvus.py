@@ -30,7 +30,7 @@ from index.milvus.address import MilvusAddress, parse_milvus
 from index.milvus.building import build_on_milvus
 from index.milvus.collection import MilvusCollection
 from scripts.benches.clients import running
-from service.api.answers import search_answer
+from service.api.answers import SearchAnswer
 from service.served.mounts import parse_mounts
 
 KNOWN = "patient00001/study1"
@@ -172,7 +172,7 @@ def test_precedent_serve_answers_from_milvus_as_from_a_folder_and_takes_up_a_swa
     with milvus(tmp_path / "data", port):
         build_on_milvus(root / "export", address)
         with running(list(map(str, words))) as server:
-            expected = search_answer(LivingCollection(root / "index").similar(asked, 5), tiny_embedder.fingerprint, 0)
+            expected = SearchAnswer.of(LivingCollection(root / "index").similar(asked, 5))
             answer = _asked(f"{server.url}/v1/studies/{asked}/similar?k=5")
             assert answer["hits"] == expected["hits"]
             assert answer["matched_total"] == expected["matched_total"] == 22

@@ -24,7 +24,8 @@ from index.errors import ArtefactError, CollectionError, StudiesError, StudyExis
 from index.living.additions import Addition, as_rows
 from index.living.collection import LivingCollection
 from index.living.verification import verify
-from index.search.retriever import Answer, Retriever
+from index.search.answer import Answer
+from index.search.retriever import Retriever
 from index.vectors import Embeddings
 
 FEMALE = {"must": [{"key": "sex", "match": {"value": "Female"}}]}

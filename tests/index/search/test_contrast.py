@@ -6,7 +6,8 @@ import pytest
 from unit_vectors_world import retriever_of
 
 from index.errors import FilterError
-from index.search.contrast import Counterpart, Subject, contrast
+from index.search.answer import Query, Subject
+from index.search.contrast import Counterpart, contrast
 from index.search.retriever import Retriever
 from index.table.studies import Study, studies_schema
 from index.vectors import Embeddings
@@ -32,7 +33,9 @@ def name_of(side: Counterpart | None) -> str | None:
 
 def test_each_side_is_the_nearest_study_of_its_label() -> None:
     found = contrast(
-        collection(row("far", 40, 1), row("near", 20, 1), row("without", 30, 0), row("unsure", 5, -1)), HERE, "Edema"
+        collection(row("far", 40, 1), row("near", 20, 1), row("without", 30, 0), row("unsure", 5, -1)),
+        Query(HERE),
+        "Edema",
     )
     assert (name_of(found.present), name_of(found.absent)) == ("near", "without")
     assert found.present is not None
@@ -43,7 +46,7 @@ def test_each_side_is_the_nearest_study_of_its_label() -> None:
 def test_a_normal_study_lacks_the_finding_but_not_against_its_own_label() -> None:
     normal = {"No Finding": 1}
     torn = row("torn", 5, 1, **normal), row("unsure", 6, -1, **normal), row("blank", 7, None)
-    found = contrast(collection(*torn, row("normal", 20, None, **normal), row("no", 40, 0)), HERE, "Edema")
+    found = contrast(collection(*torn, row("normal", 20, None, **normal), row("no", 40, 0)), Query(HERE), "Edema")
     assert (name_of(found.present), name_of(found.absent)) == ("torn", "normal")
 
 
@@ -53,7 +56,7 @@ def test_a_normal_study_is_contrasted_with_a_disease_and_not_with_a_device() -> 
         row("device", 5, None, **{"Support Devices": 1}),
         row("ill", 20, None, Pneumonia=1),
     )
-    found = contrast(collection(*rows), HERE, "No Finding")
+    found = contrast(collection(*rows), Query(HERE), "No Finding")
     assert (name_of(found.present), name_of(found.absent)) == ("normal", "ill")
 
 
@@ -66,7 +69,7 @@ def test_the_counterpart_is_matched_where_it_can_be() -> None:
         row("both", 8, 1, **like, lateral_path="l.jpg"),
         row("like", 30, 1, **(like | {"age": 65.0})),
     )
-    found = contrast(collection(*rows), HERE, "Edema", Subject(views=("frontal",), **like))
+    found = contrast(collection(*rows), Query(HERE, Subject(views=("frontal",), **like)), "Edema")
     assert name_of(found.present) == "like"
     assert found.present is not None
     assert (found.present.matched, found.present.relaxed) == (("views", "projection", "sex", "age"), ())
@@ -83,7 +86,7 @@ def test_demands_are_given_up_in_the_stated_order_and_said() -> None:
     )
     given_up = ("age", "sex", "projection", "views")
     for count, name in enumerate(("age", "sex", "projection", "view"), start=1):
-        found = contrast(collection(*(dict(one) for one in ladder[: 5 - count])), HERE, "Edema", subject).present
+        found = contrast(collection(*(dict(one) for one in ladder[: 5 - count])), Query(HERE, subject), "Edema").present
         assert name_of(found) == name
         assert found is not None
         assert found.relaxed == given_up[:count]
@@ -93,7 +96,7 @@ def test_demands_are_given_up_in_the_stated_order_and_said() -> None:
 def test_the_querys_own_patient_and_unknown_facts_have_no_part() -> None:
     own = Study("own/study9", "own", "f.jpg", sex="Unknown")
     rows = row("own", 0, 1, sex="Female"), row("other", 50, 1, sex="Male")
-    found = contrast(collection(*rows), HERE, "Edema", Subject.of(own))
+    found = contrast(collection(*rows), Query(HERE, Subject.of(own)), "Edema")
     assert name_of(found.present) == "other"
     assert found.present is not None
     assert (found.present.matched, found.present.relaxed) == (("views",), ())
@@ -107,7 +110,9 @@ def test_a_stored_study_is_contrasted_as_a_brute_force_says(
         own = rows[query]
         order = np.argsort(-(unit_vectors @ unit_vectors[query]), kind="stable")
         mates = [rows[n] for n in order if rows[n]["patient_id"] != own["patient_id"] and rows[n]["Edema"] == 1]
-        found = contrast(retriever, unit_vectors[query], "Edema", Subject.of(retriever.study(own["study_id"]))).present
+        found = contrast(
+            retriever, Query(unit_vectors[query], Subject.of(retriever.study(own["study_id"]))), "Edema"
+        ).present
         assert found is not None
         same_views = [one for one in mates if (one["lateral_path"] is None) == (own["lateral_path"] is None)]
         kept = [
@@ -121,6 +126,6 @@ def test_a_stored_study_is_contrasted_as_a_brute_force_says(
 
 def test_a_finding_without_a_column_of_labels_is_refused(retriever: Retriever, unit_vectors: Embeddings) -> None:
     with pytest.raises(FilterError, match="no column 'Asthma'"):
-        contrast(retriever, unit_vectors[0], "Asthma")
+        contrast(retriever, Query(unit_vectors[0]), "Asthma")
     with pytest.raises(FilterError, match="expected text for column 'Etiology'"):
-        contrast(retriever, unit_vectors[0], "Etiology")
+        contrast(retriever, Query(unit_vectors[0]), "Etiology")

@@ -12,7 +12,8 @@ from unit_vectors_world import DIM, retriever_of
 
 from index.built.kinds import KINDS
 from index.errors import CollectionError, FingerprintMismatch, StudyNotFound, VectorsError
-from index.search.retriever import Answer, Retriever
+from index.search.answer import Answer
+from index.search.retriever import Retriever
 from index.vectors import Embeddings
 
 FEMALE = {"must": [{"key": "sex", "match": {"value": "Female"}}]}

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.errors import StudiesError
-from index.search.retriever import Hit, Retriever
+from index.search.answer import Hit
+from index.search.retriever import Retriever
 from index.search.votes import Vote, hit_table, neighbour_votes, vote, votes_on, wilson_interval
 from index.table.labels import Labelling, LabelPolicy, class_targets, finding_targets
 from index.table.studies import FINDINGS, Study

@@ -90,10 +90,8 @@ def test_without_an_index_the_probe_speaks_alone(world: Path) -> None:
     chances = {one["finding"]: one["probability"] for one in found["predictions"]}
     assert chances == pytest.approx(expected, abs=1e-5)
     assert list(chances.values()) == sorted(chances.values(), reverse=True)
-    assert set(found) == {"fingerprints", "options", "predictions", "maps", "film_notices", "warning"}
-    assert set(found["predictions"][0]) == {
-        "finding", "probability", "spread", "call", "thresholds", "no_call", "meaning", "evidence",
-    }  # fmt: skip
+    assert (found["labels"], found["familiarity"], found["contrast"]) == (None, None, None)
+    assert {(one["vote"], one["disagrees"]) for one in found["predictions"]} == {(None, False)}
 
 
 def test_an_index_adds_votes_familiarity_and_a_contrast(world: Path) -> None:
@@ -104,12 +102,12 @@ def test_an_index_adds_votes_familiarity_and_a_contrast(world: Path) -> None:
     assert edema["vote"]["low"] <= edema["vote"]["share"] <= edema["vote"]["high"]
     assert isinstance(edema["disagrees"], bool)
     assert by_name["viral"]["vote"] is None  # a class is no column
-    assert by_name["Fracture"]["disagrees"] is None  # no thresholds
+    assert by_name["Fracture"]["disagrees"] is False  # no thresholds
     assert found["familiarity"]["reference"] == STUDIES
     assert found["familiarity"]["unfamiliar"] is (found["familiarity"]["percentile"] < 5)
     sides = found["contrast"]
-    assert (sides["present"]["findings"]["Edema"], sides["absent"]["findings"]["Edema"]) == (1, 0)
-    assert sides["absent"]["study_id"] != f"{NAMES[0]}/study1"
+    assert [sides[one]["study"]["findings"]["Edema"] for one in ("present", "absent")] == [1, 0]
+    assert sides["absent"]["study"]["study_id"] != f"{NAMES[0]}/study1"
     assert sides["present"]["matched"] == ["views", "age"]
 
 

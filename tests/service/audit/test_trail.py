@@ -115,7 +115,7 @@ def test_a_call_about_a_study_that_nobody_can_look_up_now_is_told_all_the_same(
     def lost(*_: object) -> None:
         raise BackendUnavailable("the server does not answer")
 
-    for name in ("study", "__contains__"):
+    for name in ("stored", "__contains__"):
         monkeypatch.setattr(Retriever, name, lost)
     answer = app.test_client().get(f"/v1/studies/{STUDY}/similar")
 

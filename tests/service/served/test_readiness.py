@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from service_world import FakeEmbedder, app_over, build_finder, build_retriever
 
-from index.search.searchable import Answer
+from index.search.answer import Answer
 from service.errors import Busy
 from service.served import readiness
 from service.served.mounted import Mounted
@@ -64,7 +64,7 @@ def test_a_search_that_finds_another_study_than_at_start_is_not_ready(monkeypatc
     def second(*_: Any, **__: Any) -> Answer:
         return Answer(found.hits[1:], 4, True)
 
-    monkeypatch.setattr(retriever, "search", second)
+    monkeypatch.setattr(retriever, "answer", second)
 
     answer = client.get("/readyz")
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "not_ready")

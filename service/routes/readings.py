@@ -1,7 +1,4 @@
-"""The routes that say what a film shows and why: predictions with the neighbours' vote, and maps.
-
-They hold no rule of their own: parse, ask the reader, serialise.
-"""
+"""The routes that say what a film shows and why: predictions with the neighbours' vote, and maps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,4 @@
-"""The routes that turn films into vectors and vectors into similar cases.
-
-They hold no rule of their own: parse, ask the finder, serialise.
-"""
+"""The routes that turn films into vectors and vectors into similar cases."""
 
 from typing import Any
 

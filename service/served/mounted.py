@@ -1,6 +1,6 @@
 """What answers a request: a mounted collection, the embedder of its vectors, the folder of its films.
 
-A request looks it up once and keeps it, so that another may take its place; it knows no other HTTP.
+A request looks it up once and keeps it, so that another may take its place meanwhile.
 """
 
 import time
@@ -93,17 +93,27 @@ class Finder:
         disclosure.require_hits(search.k)
         if search.filter:
             require_filter(search.filter, self.retriever.schema, self.columns)
-        here, look = self.retriever.now(), None
+        look = self._look(search)
+        vector = None if look is None else look.vector
+        here = self.retriever.now()  # after the films are read, which takes longest
         if search.study_id is not None:
             study, vector = here.stored(search.study_id)
             disclosure.count(self.name, study.study_id)
             subject = Subject(study.patient_id, study.study_id)
         else:
-            look = self._look(search)
-            vector = self._vector(search) if look is None else look.vector
+            vector = self._vector(search) if vector is None else vector
             disclosure.count(search.frontal, search.lateral)
             subject = Subject(patient_id=search.patient_id)
-        query = self._query(search, vector, subject)
+        query = Query(
+            vector,
+            subject,
+            search.k,
+            search.filter,
+            search.exclude_same_patient,
+            search.group_by,
+            disclosure.floor_of(search.min_similarity),
+            search.exact,
+        )
         with stage("search"):
             found = here.answer(query)
         answer = disclosure.told(found, search.min_similarity)
@@ -115,7 +125,7 @@ class Finder:
 
     def _look(self, search: Search) -> Any:
         """Return what the films come to, a `service.served.film_reader.Look`; None without films or a reader."""
-        if search.embedding is not None or self.reader is None:
+        if search.study_id is not None or search.embedding is not None or self.reader is None:
             return None
         return self.reader.look(search.frontal, search.lateral)
 
@@ -123,12 +133,6 @@ class Finder:
         if search.embedding is not None:
             return np.asarray(search.embedding, dtype=np.float32)
         return self.embed(search.frontal, search.lateral)
-
-    def _query(self, search: Search, vector: npt.NDArray[np.float32], subject: Subject) -> Query:
-        return Query(
-            vector, subject, search.k, search.filter, search.exclude_same_patient, search.group_by,
-            disclosure.floor_of(search.min_similarity), search.exact,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

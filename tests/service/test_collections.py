@@ -132,7 +132,7 @@ def test_readiness_names_the_collection_that_cannot_be_searched(caplog: pytest.L
         def now(self) -> "Torn":
             return self
 
-        def search(self, *_: Any, **__: Any) -> None:
+        def answer(self, *_: Any, **__: Any) -> None:
             raise OSError("/srv/secret is gone")
 
     answer = app_over(build_finder("main"), build_finder("nih", retriever=Torn())).test_client().get("/readyz")

@@ -1,6 +1,6 @@
 """A real `precedent serve` in a process of its own, and clients that ask it as fast as it answers.
 
-Knows HTTP and processes; it must not know what is compared with what.
+Knows HTTP and processes.
 """
 
 import http.client

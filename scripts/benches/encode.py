@@ -58,9 +58,16 @@ class Clocked:
 @click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repeats.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(
-    encoder: Path | None, studies: Path | None, images: Path | None, count: int, batch: int, device: str,
-    compiled: bool, repeat: int, json_wanted: bool,
-) -> None:  # fmt: skip
+    encoder: Path | None,
+    studies: Path | None,
+    images: Path | None,
+    count: int,
+    batch: int,
+    device: str,
+    compiled: bool,
+    repeat: int,
+    json_wanted: bool,
+) -> None:
     """Encode studies in torch, torch.compile, ONNX Runtime and OpenVINO, and say how far each is from torch in fp32.
 
     \b
@@ -74,10 +81,16 @@ def command(
         limit = _add_openvino(ways, absent, encoder, plain, len(films))
         figures = _measured(ways, limit, films, batch, repeat)
     facts = machine_facts("torch", "timm", "onnxruntime", "openvino") | {
-        "device": str(plain.device), "backbone": plain.encoder.config.backbone, "side": plain.preprocessing.size,
-        "shared": len(plain.encoder.backbones) == 1, "studies": len(films), "batch": batch, "repeat": repeat,
-        "torch_threads": torch.get_num_threads(), "absent": absent,
-    }  # fmt: skip
+        "device": str(plain.device),
+        "backbone": plain.encoder.config.backbone,
+        "side": plain.preprocessing.size,
+        "shared": len(plain.encoder.backbones) == 1,
+        "studies": len(films),
+        "batch": batch,
+        "repeat": repeat,
+        "torch_threads": torch.get_num_threads(),
+        "absent": absent,
+    }
     if json_wanted:
         say_json({"ways": figures, **facts})
     else:
@@ -142,17 +155,21 @@ def _measured(
     middle, one = medians(seconds), medians(single)
     figures: dict[str, dict[str, Any]] = {
         name: {
-            "studies_per_second": len(films) / middle[name], "times_eager": middle[EAGER] / middle[name],
-            "one_study_ms": 1000 * one[name], "seconds": seconds[name],
-            "processor_ms": 1000 * subjects[name].middle() / len(films), **agreement(answers[EAGER], answers[name]),
+            "studies_per_second": len(films) / middle[name],
+            "times_eager": middle[EAGER] / middle[name],
+            "one_study_ms": 1000 * one[name],
+            "seconds": seconds[name],
+            "processor_ms": 1000 * subjects[name].middle() / len(films),
+            **agreement(answers[EAGER], answers[name]),
         }
         for name in ways
-    }  # fmt: skip
+    }
     figures["encoder alone"] = {
-        "studies_per_second": len(films) / middle["encoder alone"], "seconds": seconds["encoder alone"],
+        "studies_per_second": len(films) / middle["encoder alone"],
+        "seconds": seconds["encoder alone"],
         "times_eager": middle[EAGER] / middle["encoder alone"],
         "processor_ms": 1000 * subjects["encoder alone"].middle() / len(films),
-    }  # fmt: skip
+    }
     return figures
 
 
@@ -177,9 +194,14 @@ def _nearest(vectors: Vectors) -> list[list[int]]:
 
 def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
     forms = {
-        "studies_per_second": "{:.1f}", "times_eager": "{:.2f}", "processor_ms": "{:.1f}", "one_study_ms": "{:.1f}",
-        "cosine_mean": "{:.5f}", "cosine_least": "{:.4f}", "top_10_kept": "{:.3f}",
-    }  # fmt: skip
+        "studies_per_second": "{:.1f}",
+        "times_eager": "{:.2f}",
+        "processor_ms": "{:.1f}",
+        "one_study_ms": "{:.1f}",
+        "cosine_mean": "{:.5f}",
+        "cosine_least": "{:.4f}",
+        "top_10_kept": "{:.3f}",
+    }
     rows = [
         [name, *(form.format(one[key]) if key in one else "" for key, form in forms.items())]
         for name, one in figures.items()

@@ -46,9 +46,15 @@ Films = npt.NDArray[np.float32]
 @click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repeats.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(
-    kinds: tuple[str, ...], films: int, encoder: Path | None, runtime: str, device: str, batch: int, repeat: int,
+    kinds: tuple[str, ...],
+    films: int,
+    encoder: Path | None,
+    runtime: str,
+    device: str,
+    batch: int,
+    repeat: int,
     json_wanted: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Export made films: small JPEG, full JPEG and DICOM; also timm in torch with Pillow and a DataLoader.
 
     \b
@@ -59,9 +65,13 @@ def command(
         with one_torch_thread(embedder):
             figures = {kind: _measured(embedder, kind, films, batch, repeat, Path(folder) / kind) for kind in kinds}
     facts = machine_facts("torch", "timm", "pillow", "opencv-python-headless", "pyarrow", "pydicom") | {
-        "runtime": embedder.runtime.name, "note": embedder.runtime.note, "device": str(embedder.device),
-        "backbone": embedder.encoder.config.backbone, "side": embedder.preprocessing.size, "repeat": repeat,
-    }  # fmt: skip
+        "runtime": embedder.runtime.name,
+        "note": embedder.runtime.note,
+        "device": str(embedder.device),
+        "backbone": embedder.encoder.config.backbone,
+        "side": embedder.preprocessing.size,
+        "repeat": repeat,
+    }
     if json_wanted:
         say_json({"kinds": figures, **facts})
     else:
@@ -92,10 +102,13 @@ def _measured(embedder: Embedder, kind: str, films: int, batch: int, repeat: int
     rates = {name: 2 * count / middle for name, middle in medians(seconds).items()}
     ours = rates["precedent export"]
     return {
-        "films": 2 * count, "seconds": seconds, "films_per_second": rates,
-        "share_of_limit": ours / rates["encoder alone"], "times_plain": ours / rates["plain torch"],
+        "films": 2 * count,
+        "seconds": seconds,
+        "films_per_second": rates,
+        "share_of_limit": ours / rates["encoder alone"],
+        "times_plain": ours / rates["plain torch"],
         "chexpert_hours": CHEXPERT_FILMS / ours / 3600,
-    }  # fmt: skip
+    }
 
 
 def _ours(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: int) -> None:

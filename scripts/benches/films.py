@@ -1,6 +1,6 @@
 """Films to measure with: noise of a film's coarseness and grain, written as the files that a collection has.
 
-Knows file formats; it must not know what is measured.
+Knows file formats.
 """
 
 import io

@@ -86,9 +86,11 @@ def _measured(drawn: Drawn, folder: Path, changes: int, kills: int, repeat: int)
         compaction = {"seconds": perf_counter() - start, "processor_seconds": process_time() - busy, "rows": held}
     add = states["as built"]["an add"]
     return {
-        "ms": states, "opened_after_kill": opened, "compaction": compaction,
+        "ms": states,
+        "opened_after_kill": opened,
+        "compaction": compaction,
         "adds_a_rewrite": _MS * compaction["seconds"] / add,
-    }  # fmt: skip
+    }
 
 
 def _turns(

@@ -1,6 +1,6 @@
 """What every measurement shares: subjects that take turns, medians, a table of text, and the machine's own facts.
 
-Knows clocks and the machine; it must not know what is being measured.
+Knows clocks and the machine.
 """
 
 import ctypes

@@ -46,9 +46,14 @@ def command(rows: int, dim: int, findings: int, repeat: int, strength: float, js
 
     seconds, logits = interleaved({"ours": ours, "scikit-learn": theirs}, repeat, description="probe")
     figures = _figures(seconds, logits, targets) | {
-        "rows": rows, "dim": dim, "findings": findings, "strength": strength, "repeat": repeat,
-        "torch_threads": torch.get_num_threads(), **machine_facts("torch", "numpy", "scikit-learn"),
-    }  # fmt: skip
+        "rows": rows,
+        "dim": dim,
+        "findings": findings,
+        "strength": strength,
+        "repeat": repeat,
+        "torch_threads": torch.get_num_threads(),
+        **machine_facts("torch", "numpy", "scikit-learn"),
+    }
     if json_wanted:
         say_json(figures)
     else:

@@ -1,6 +1,6 @@
 """Other ways to run an encoder, as users write them: torch eager, compiled, in bf16, and ONNX Runtime.
 
-Knows frameworks; it must not know how they are measured.
+Knows frameworks.
 """
 
 import copy

@@ -31,9 +31,21 @@ _PLAIN_UP_TO = 2_000_000
 """Rows beyond which the plain way would not fit into the memory of a small machine."""
 _MS = 1000
 _HEADINGS = (
-    "rows", "kind", "kept in", "recall@10", "ours ms", "codes read ms", "plain ms", "vectors read ms", "batch q/s",
-    "build s", "load s", "disk B/vector", "own MB", "mapped MB",
-)  # fmt: skip
+    "rows",
+    "kind",
+    "kept in",
+    "recall@10",
+    "ours ms",
+    "codes read ms",
+    "plain ms",
+    "vectors read ms",
+    "batch q/s",
+    "build s",
+    "load s",
+    "disk B/vector",
+    "own MB",
+    "mapped MB",
+)
 _FILTER_HEADINGS = ("filter", "passing", "exact", "recall@10", "ms", "rate of unfiltered")
 
 
@@ -68,11 +80,15 @@ def command(
     precedent bench search --rows 100000 --json
     """
     figures = {
-        "k": _K, "dim": dim, "repeat": repeat, "batch": batch, "queries": queries,
+        "k": _K,
+        "dim": dim,
+        "repeat": repeat,
+        "batch": batch,
+        "queries": queries,
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "sizes": [_measure(Drawn(count, dim), kind, queries, batch, repeat, folder) for count in rows],
         **machine_facts("faiss-cpu", "numpy"),
-    }  # fmt: skip
+    }
     if json_wanted:
         say_json(figures)
     else:
@@ -107,11 +123,16 @@ def _built(drawn: Drawn, kind: str, place: Path) -> tuple[VectorIndex, dict[str,
     index = VectorIndex.load(exact, codes if codes.exists() else None, resolve_kind(kind, drawn.rows), effort)
     sizes = {path.stem: path.stat().st_size for path in (exact, codes) if path.exists()}
     return index, {
-        "rows": drawn.rows, "kind": index.kind, "precision": index.precision, "effort": asdict(index.effort),
-        "build_seconds": seconds, "load_seconds": perf_counter() - start, "before": before,
+        "rows": drawn.rows,
+        "kind": index.kind,
+        "precision": index.precision,
+        "effort": asdict(index.effort),
+        "build_seconds": seconds,
+        "load_seconds": perf_counter() - start,
+        "before": before,
         "estimated_recall_at_10": estimate,
         "bytes_a_vector": {name: size / drawn.rows for name, size in sizes.items()},
-    }  # fmt: skip
+    }
 
 
 def _filters(drawn: Drawn) -> dict[str, Mask]:
@@ -199,17 +220,27 @@ def _sentences(figures: dict[str, Any]) -> str:
 def _line(size: dict[str, Any]) -> list[str]:
     times, resident = size["milliseconds"], size["resident_bytes"]
     return [
-        f"{size['rows']:,}", size["kind"], size["precision"], f"{size['recall_at_10']:.3f}",
-        f"{times['ours']:.2f}", f"{times['codes read once']:.2f}",
+        f"{size['rows']:,}",
+        size["kind"],
+        size["precision"],
+        f"{size['recall_at_10']:.3f}",
+        f"{times['ours']:.2f}",
+        f"{times['codes read once']:.2f}",
         *(f"{times[name]:.1f}" if name in times else "-" for name in ("plain", "vectors read once")),
-        f"{size['queries_a_second']['ours, batch']:,.0f}", f"{size['build_seconds']:.0f}",
-        f"{size['load_seconds']:.2f}", f"{sum(size['bytes_a_vector'].values()):,.0f}",
+        f"{size['queries_a_second']['ours, batch']:,.0f}",
+        f"{size['build_seconds']:.0f}",
+        f"{size['load_seconds']:.2f}",
+        f"{sum(size['bytes_a_vector'].values()):,.0f}",
         *(f"{resident[name] / 1e6:,.0f}" for name in ("anonymous", "file")),
-    ]  # fmt: skip
+    ]
 
 
 def _filter_line(size: dict[str, Any], cell: dict[str, Any]) -> list[str]:
     return [
-        f"{size['rows']:,}, {cell['filter']}", f"{cell['passing']:,}", "yes" if cell["exact"] else "no",
-        f"{cell['recall_at_10']:.3f}", f"{cell['one_query_ms']:.2f}", f"{cell['rate_of_unfiltered']:.2f}",
-    ]  # fmt: skip
+        f"{size['rows']:,}, {cell['filter']}",
+        f"{cell['passing']:,}",
+        "yes" if cell["exact"] else "no",
+        f"{cell['recall_at_10']:.3f}",
+        f"{cell['one_query_ms']:.2f}",
+        f"{cell['rate_of_unfiltered']:.2f}",
+    ]

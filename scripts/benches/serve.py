@@ -79,14 +79,20 @@ def command(
         with one_torch_thread(embedder), running(words) as server:
             trial = Trial(embedder, retriever, drawn, files, server.url, folder)
             figures = trial.measure(vectors, films, repeat) | {
-                "ready_seconds": server.ready_seconds, "server_memory_bytes": server.memory_bytes(),
+                "ready_seconds": server.ready_seconds,
+                "server_memory_bytes": server.memory_bytes(),
                 "server_own_bytes": server.memory_bytes("RssAnon"),
-            }  # fmt: skip
+            }
     facts = machine_facts("flask", "waitress", "faiss-cpu", "torch") | {
-        "rows": rows, "dim": drawn.dim, "index_kind": retriever.manifest["kind"], "films": kind,
-        "backbone": embedder.encoder.config.backbone, "runtime": embedder.runtime.name,
-        "side": embedder.preprocessing.size, "repeat": repeat,
-    }  # fmt: skip
+        "rows": rows,
+        "dim": drawn.dim,
+        "index_kind": retriever.manifest["kind"],
+        "films": kind,
+        "backbone": embedder.encoder.config.backbone,
+        "runtime": embedder.runtime.name,
+        "side": embedder.preprocessing.size,
+        "repeat": repeat,
+    }
     if json_wanted:
         say_json(figures | facts)
     else:
@@ -218,15 +224,19 @@ def _figures(loads: dict[str, list[Load]]) -> dict[str, Any]:
             for what in ("vector", "film")
         },
         "share_of_export": median(ours.rate / offline.rate for ours, offline in pairs),
-    }  # fmt: skip
+    }
 
 
 def _report(figures: dict[str, Any], facts: dict[str, Any]) -> str:
     rows = [
-        [name, *(f"{one['ms'][cut]:.2f}" if "ms" in one else "-" for cut in ("p50", "p95", "p99")),
-         f"{one['queries_per_second']:.1f}", str(one["busy"])]
+        [
+            name,
+            *(f"{one['ms'][cut]:.2f}" if "ms" in one else "-" for cut in ("p50", "p95", "p99")),
+            f"{one['queries_per_second']:.1f}",
+            str(one["busy"]),
+        ]
         for name, one in figures["subjects"].items()
-    ]  # fmt: skip
+    ]
     return text_table(["query, clients", "p50 ms", "p95 ms", "p99 ms", "a second", "refused"], rows) + (
         f"\nHTTP adds {figures['http_ms']['vector']:.2f} ms to a vector and {figures['http_ms']['film']:.2f} ms to a "
         f"film (p50, one client); {CLIENTS[-1]} clients get {figures['share_of_export']:.0%} of the export's films\n"

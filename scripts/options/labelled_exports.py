@@ -1,6 +1,6 @@
 """Exports as the judging verbs want them: one table and one matrix, with labels chosen by the command line's words.
 
-Knows folders and options; it must not know what is measured.
+Knows folders and options.
 """
 
 from collections.abc import Callable, Sequence
@@ -140,19 +140,28 @@ def label_options(*, of_the_probe: bool = False) -> Callable[[Command], Command]
     options = (
         click.option("--findings", help="Findings with commas between; default: every label column."),
         click.option(
-            "--class", "classes", multiple=True, metavar="NAME:WORDS",
+            "--class",
+            "classes",
+            multiple=True,
+            metavar="NAME:WORDS",
             help="An exclusive class, e.g. 'bacteria:Etiology=bacteria'; more than one, with commas between words.",
         ),
         click.option(
-            "--policy", default=policy, show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
+            "--policy",
+            default=policy,
+            show_default=True,
+            metavar="CHOICE[,FINDING=CHOICE...]",
             help="What uncertain (-1) counts for: ignore, zeros, ones, or known-good, which takes Edema and "
             f"Atelectasis for 1, Consolidation for 0 and ignores it elsewhere{instead}.",
         ),
         click.option(
-            "--blank", default=blank, show_default=True, metavar="CHOICE[,FINDING=CHOICE...]",
+            "--blank",
+            default=blank,
+            show_default=True,
+            metavar="CHOICE[,FINDING=CHOICE...]",
             help=f"What a blank counts for: ignore, zeros or ones{instead}.",
         ),
-    )  # fmt: skip
+    )
 
     def add(command: Command) -> Command:
         for option in reversed(options):

@@ -1,6 +1,6 @@
 """Collections as the command line names them: a folder, or an address.
 
-Reads the token of a Milvus server from the environment; it must not know what is asked of a collection.
+Reads the token of a Milvus server from the environment.
 """
 
 import os
@@ -32,9 +32,11 @@ class CollectionAddress(click.ParamType):
 
 
 trust_option = click.option(
-    "--trust-collection", "trusted", is_flag=True,
+    "--trust-collection",
+    "trusted",
+    is_flag=True,
     help="Take the image root that INDEX names, a folder or an address, though it was made elsewhere or by others.",
-)  # fmt: skip
+)
 
 
 def token() -> str:

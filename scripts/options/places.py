@@ -1,6 +1,6 @@
 """Where an argument of the command line may point: to a path of this machine alone, or to an address as well.
 
-Knows click; it must not know what lies there.
+Knows click.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The retrieval report: short tables for the terminal, every figure and a picture for the page.
 
-Knows the structure that `scripts.verbs.evaluate.judged` returns; it must not know how a figure came about.
+Knows the structure that `scripts.verbs.evaluate.judged` returns.
 """
 
 from collections.abc import Iterator, Sequence

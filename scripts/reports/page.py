@@ -1,6 +1,6 @@
 """The pieces of a report that stands alone: one HTML page, its tables and its pictures as inline SVG.
 
-Knows figures as text and matplotlib's canvas; it must not know what was measured.
+Knows figures as text and matplotlib's canvas.
 """
 
 import html

@@ -1,6 +1,6 @@
 """The probe's report: a short table for the terminal, every figure and four pictures a finding for the page.
 
-Knows the structure that `scripts.reports.probe_scores.scored` returns; it must not know how a probe is learnt.
+Knows the structure that `scripts.reports.probe_scores.scored` returns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,26 @@ from scripts.reports.probe_scores import POINTS, Columns, Predictions
 from scripts.terminal import say, say_json, say_warning, show
 
 _SHOWN = {
-    "auroc": "AUROC", "auprc": "AUPRC", "sensitivity": "sens", "specificity": "spec", "f1": "F1", "brier": "Brier",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity": "sens",
+    "specificity": "spec",
+    "f1": "F1",
+    "brier": "Brier",
     "ece": "ECE",
-}  # fmt: skip
+}
 _NAMES = {
-    "auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier", "ece": "calibration error", "ppv": "PPV", "npv": "NPV",
-    "f1": "F1", "youden": "Youden", "rule_out": "rule out", "rule_in": "rule in",
-}  # fmt: skip
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "brier": "Brier",
+    "ece": "calibration error",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "youden": "Youden",
+    "rule_out": "rule out",
+    "rule_in": "rule in",
+}
 _POINTS_NOTE = (
     "<p>Set on the validation patients, then judged on the others. Rule out: sensitivity 0.90 there; rule in: "
     "specificity 0.90 there. Thresholds are those of the saved probe, which several folds set together.</p>"
@@ -36,9 +49,14 @@ _BLUE, _RED, _GREY = "#1f5f8b", "#b3402a", "#b8c2ca"
 
 
 def publish(
-    out: Path, facts: dict[str, Any], protocol: Sequence[str], found: dict[str, Any], predicted: Predictions, *,
+    out: Path,
+    facts: dict[str, Any],
+    protocol: Sequence[str],
+    found: dict[str, Any],
+    predicted: Predictions,
+    *,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Write metrics.json, the facts first, and report.html; print the figures as a table or as JSON."""
     metrics = finite({**facts, "protocol": protocol, **found})
     save_json(out / "metrics.json", metrics)

@@ -1,6 +1,6 @@
 """A probe's answers on studies that did not teach it, and the figures of a report made from them.
 
-Knows the scores of the encoder wing and the draws of the index wing; it must not know folders or pages.
+Knows the scores of the encoder wing and the draws of the index wing.
 """
 
 import math
@@ -68,9 +68,13 @@ class Predictions:
         """Return the studies that were judged, without the others."""
         rows = np.flatnonzero(self.fold >= 0)
         return replace(
-            self, export=self.export.take(rows), targets=self.targets[rows], fold=self.fold[rows],
-            probabilities=self.probabilities[rows], called=self.called[:, rows],
-        )  # fmt: skip
+            self,
+            export=self.export.take(rows),
+            targets=self.targets[rows],
+            fold=self.fold[rows],
+            probabilities=self.probabilities[rows],
+            called=self.called[:, rows],
+        )
 
     def of(self, column: int) -> tuple[npt.NDArray[np.bool_], Columns, Columns]:
         """Return which studies have target and answer for a finding, and the two of those."""

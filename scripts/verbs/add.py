@@ -43,9 +43,18 @@ from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
-    index: Address, studies: Path, images: Path, encoder: Path, replace: bool, mix_readings: bool,
-    ignored: frozenset[str], batch: int, device: str, runtime: str, as_json: bool,
-) -> None:  # fmt: skip
+    index: Address,
+    studies: Path,
+    images: Path,
+    encoder: Path,
+    replace: bool,
+    mix_readings: bool,
+    ignored: frozenset[str],
+    batch: int,
+    device: str,
+    runtime: str,
+    as_json: bool,
+) -> None:
     """Add the studies of the table STUDIES to INDEX; what is there with this content stays as it is.
 
     A batch is on the disk, and found by the next search, before the following is embedded. Run it again after a kill.

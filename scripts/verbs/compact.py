@@ -17,9 +17,10 @@ from scripts.terminal import say, say_json
 @click.command()
 @click.argument("index", type=CollectionAddress("it compacts by itself, and removes a film with its study"))
 @click.option(
-    "--images", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    "--images",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Image root, where it is not the one the index remembers: added films that no study names are removed there.",
-)  # fmt: skip
+)
 @click.option(
     "--moved", is_flag=True, help="INDEX was moved here, not copied: the films that it has added are its own."
 )

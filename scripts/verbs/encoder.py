@@ -54,9 +54,19 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @_AS_JSON
 def create(
-    backbone: str, dim: str, weights: str, shared: bool, dropout: float, size: int, fit: Fit, contrast: Contrast,
-    normalization: str, seed: int, out: Path, as_json: bool,
-) -> None:  # fmt: skip
+    backbone: str,
+    dim: str,
+    weights: str,
+    shared: bool,
+    dropout: float,
+    size: int,
+    fit: Fit,
+    contrast: Contrast,
+    normalization: str,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Write a new encoder; extractors and fusion start from random weights.
 
     \b
@@ -109,9 +119,7 @@ def pack(path: Path, out: Path, as_json: bool) -> None:
     "--count", type=click.IntRange(16), default=300, show_default=True, help="Studies to take, spread evenly."
 )
 @_AS_JSON
-def quantize_(
-    path: Path, studies: Path, images: Path, ignored: frozenset[str], count: int, as_json: bool
-) -> None:  # fmt: skip
+def quantize_(path: Path, studies: Path, images: Path, ignored: frozenset[str], count: int, as_json: bool) -> None:
     """Make int8 models of an encoder's backbones for --runtime openvino-int8, beside the encoder's file.
 
     \b

@@ -49,10 +49,23 @@ _PATH = Here()
 @click.option("--seed", type=int, default=0, show_default=True, help="Moves the intervals, nothing else.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
-    embeddings: Path, out: Path, query_embeddings: Path | None, ks: str, findings: str | None,
-    classes: tuple[str, ...], policy: str, blank: str, floor: tuple[str, ...], also: tuple[str, ...],
-    pixels: Path | None, ignored: frozenset[str], draws: int, seed: int, json_wanted: bool, **asked: Any,
-) -> None:  # fmt: skip
+    embeddings: Path,
+    out: Path,
+    query_embeddings: Path | None,
+    ks: str,
+    findings: str | None,
+    classes: tuple[str, ...],
+    policy: str,
+    blank: str,
+    floor: tuple[str, ...],
+    also: tuple[str, ...],
+    pixels: Path | None,
+    ignored: frozenset[str],
+    draws: int,
+    seed: int,
+    json_wanted: bool,
+    **asked: Any,
+) -> None:
     """Judge the neighbours in the export EMBEDDINGS. A hit of the query's own patient never counts.
 
     A FOLDER of --floor or --also may be two with a comma between, the second with the queries' studies.
@@ -98,9 +111,12 @@ def command(
 
 
 def judged(
-    pool: Pool, rules: Sequence[Rule], singles: Sequence[Rule], ks: Sequence[int],
+    pool: Pool,
+    rules: Sequence[Rule],
+    singles: Sequence[Rule],
+    ks: Sequence[int],
     draws: Draws,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return all figures of one space: by rule, by finding, and the privacy figure."""
     ranked = rank(pool, max(ks))
     return {
@@ -141,9 +157,14 @@ def _common(folders: dict[str, list[Path]], wanted: Wanted) -> dict[str, Embedde
 
 
 def _roles(
-    export: Embedded, query_embeddings: Path | None, *, splits: Path | None,
-    query_part: str | None, gallery_part: str | None, queries: int | None,
-) -> tuple[Rows, Rows]:  # fmt: skip
+    export: Embedded,
+    query_embeddings: Path | None,
+    *,
+    splits: Path | None,
+    query_part: str | None,
+    gallery_part: str | None,
+    queries: int | None,
+) -> tuple[Rows, Rows]:
     """Return the rows that ask and the rows that answer."""
     asking = answering = np.arange(len(export.ids))
     if query_embeddings:

@@ -49,11 +49,26 @@ _PATH = Here()
 @click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
-    index: Address | None, encoder: Path, images: Path | None, trusted: bool, study: str | None, frontal: Path | None,
-    lateral: Path | None, projection: str | None, ignored: frozenset[str], finding: str | None, probe: Path | None,
-    hit: str | None, method: str, stage: int | None, alpha: float, colours: str, no_trust: bool, out: Path,
+    index: Address | None,
+    encoder: Path,
+    images: Path | None,
+    trusted: bool,
+    study: str | None,
+    frontal: Path | None,
+    lateral: Path | None,
+    projection: str | None,
+    ignored: frozenset[str],
+    finding: str | None,
+    probe: Path | None,
+    hit: str | None,
+    method: str,
+    stage: int | None,
+    alpha: float,
+    colours: str,
+    no_trust: bool,
+    out: Path,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Explain a finding (--finding, --probe) or a similarity (--hit) by maps over the films.
 
     --study and --hit name studies of INDEX, an index of that encoder.
@@ -88,10 +103,16 @@ def command(
     warning = warning_of(manifest, embedder.trained, READING if manifest else None)
     say_warning(warning, err=True)
     facts: dict[str, Any] = {
-        "fingerprint": embedder.fingerprint, "method": method, "stage": stage, "finding": finding, "hit": hit,
-        "value": found["query"].value, "maps": save_maps(out, sides, found, alpha, colours),
-        "film_notices": notices, "warning": warning,
-    }  # fmt: skip
+        "fingerprint": embedder.fingerprint,
+        "method": method,
+        "stage": stage,
+        "finding": finding,
+        "hit": hit,
+        "value": found["query"].value,
+        "maps": save_maps(out, sides, found, alpha, colours),
+        "film_notices": notices,
+        "warning": warning,
+    }
     save_json(out / "explanation.json", facts)
     if as_json:
         say_json(facts)

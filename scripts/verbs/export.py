@@ -52,10 +52,23 @@ _FILMS_LOOKED_FOR = 20
 @click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, the runtime and the health as JSON.")
 def command(
-    studies: Path, images: Path, encoder: Path, out: Path, views: str, batch: int, shard_rows: int,
-    threads: int | None, device: str, runtime: str, engine: str, actor_cores: int | None, ignored: frozenset[str],
-    retry_failed: bool, allow_failures: bool, as_json: bool,
-) -> None:  # fmt: skip
+    studies: Path,
+    images: Path,
+    encoder: Path,
+    out: Path,
+    views: str,
+    batch: int,
+    shard_rows: int,
+    threads: int | None,
+    device: str,
+    runtime: str,
+    engine: str,
+    actor_cores: int | None,
+    ignored: frozenset[str],
+    retry_failed: bool,
+    allow_failures: bool,
+    as_json: bool,
+) -> None:
     """Embed every study of the table STUDIES; a killed export goes on where it stopped.
 
     \b
@@ -66,9 +79,20 @@ def command(
         raise NotADirectoryError(20, "expected the image root to be a folder", str(images))
     require_films(table, images)
     task = ExportTask(
-        table, studies, images, encoder, out, views, batch, shard_rows, threads, device, runtime, retry_failed,
+        table,
+        studies,
+        images,
+        encoder,
+        out,
+        views,
+        batch,
+        shard_rows,
+        threads,
+        device,
+        runtime,
+        retry_failed,
         ignored,
-    )  # fmt: skip
+    )
     if engine == "ray":
         if retry_failed:
             raise click.UsageError("--retry-failed is for --engine local, which goes on with what Ray wrote")

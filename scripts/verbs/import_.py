@@ -123,10 +123,19 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
 @click.option("--keep-paths", is_flag=True, help="No copies: the table names the archive's own files.")
 @_add_shared_options
 def dicom(
-    folder: Path, unknown_view: Literal["frontal", "skip"], ids_from: str | None, ignored: frozenset[str],
-    keep_burned_in: bool, key_file: Path | None, new_key: bool, copy_to: Path | None, keep_paths: bool, out: Path,
-    strict: bool, as_json: bool,
-) -> None:  # fmt: skip
+    folder: Path,
+    unknown_view: Literal["frontal", "skip"],
+    ids_from: str | None,
+    ignored: frozenset[str],
+    keep_burned_in: bool,
+    key_file: Path | None,
+    new_key: bool,
+    copy_to: Path | None,
+    keep_paths: bool,
+    out: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
 
     Where the header names the issuer of a patient's id, the id is ID^^^ISSUER.
@@ -147,10 +156,17 @@ def dicom(
         pseudonyms = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
     try:
         found = import_dicom(
-            folder, strict=strict, unknown_view=unknown_view, keep_burned_in=keep_burned_in, pseudonyms=pseudonyms,
-            copies=partial(_copies, copy_to, ignored) if copy_to else None, ids_from=ids_from,
-            elsewhere=partial(is_elsewhere, ignored=ignored), remarks=partial(_remarks, ignored), watch=_watched,
-        )  # fmt: skip
+            folder,
+            strict=strict,
+            unknown_view=unknown_view,
+            keep_burned_in=keep_burned_in,
+            pseudonyms=pseudonyms,
+            copies=partial(_copies, copy_to, ignored) if copy_to else None,
+            ids_from=ids_from,
+            elsewhere=partial(is_elsewhere, ignored=ignored),
+            remarks=partial(_remarks, ignored),
+            watch=_watched,
+        )
     except NothingUsable as refusal:
         if not as_json:
             raise
@@ -231,7 +247,7 @@ def _save(found: Imported, out: Path, as_json: bool) -> None:
 
 def _say_json(
     out: str | None, counts: dict[str, int], layout: str | None, notices: Sequence[Notice], refusal: str | None = None
-) -> None:  # fmt: skip
+) -> None:
     warnings = [asdict(notice) for notice in notices]
     error = {} if refusal is None else {"error": {"message": visible(refusal)}}
     say_json({"out": out, **counts, "layout": layout, "warnings": warnings, **error})

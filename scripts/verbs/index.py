@@ -45,9 +45,16 @@ from scripts.terminal import progress_bar, say, say_json, say_warning
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
-    embeddings: Path, out: Path | None, images: Path | None, backend: str, uri: str | None, drop_old: bool,
-    consistency: str, kind: str, as_json: bool,
-) -> None:  # fmt: skip
+    embeddings: Path,
+    out: Path | None,
+    images: Path | None,
+    backend: str,
+    uri: str | None,
+    drop_old: bool,
+    consistency: str,
+    kind: str,
+    as_json: bool,
+) -> None:
     """Index the export in the folder EMBEDDINGS.
 
     On Milvus the token is taken from MILVUS_TOKEN. A build that was killed goes on where it stopped; a service goes on

@@ -53,9 +53,17 @@ class Tally:
 @click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Studies a finding, at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
-    studies: Path, images: Path, boxes: Path, encoder: Path, probe: Path, ignored: frozenset[str], method: str,
-    stage: int | None, limit: int, as_json: bool,
-) -> None:  # fmt: skip
+    studies: Path,
+    images: Path,
+    boxes: Path,
+    encoder: Path,
+    probe: Path,
+    ignored: frozenset[str],
+    method: str,
+    stage: int | None,
+    limit: int,
+    as_json: bool,
+) -> None:
     """Count how often a map's peak lies in the finding's box, grown by half a cell of the feature map.
 
     Every film with a box of a finding counts once. Chance is the share of the film that the grown boxes cover.
@@ -122,9 +130,12 @@ def _count(tally: Tally, heat: np.ndarray, boxes: list[Box], cell: tuple[float, 
 def _figures(tally: Tally) -> dict[str, float]:
     low, high = wilson_interval(tally.hits / tally.films, tally.films)
     return {
-        "films": tally.films, "share": tally.hits / tally.films, "low": low, "high": high,
+        "films": tally.films,
+        "share": tally.hits / tally.films,
+        "low": low,
+        "high": high,
         "chance": float(np.mean(tally.chances)),
-    }  # fmt: skip
+    }
 
 
 def _table(figures: dict[str, dict[str, float]], method: str) -> Table:

@@ -60,12 +60,29 @@ _PATH = Here()
 @label_options(of_the_probe=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
-    index: Address | None, encoders: tuple[Path, ...], probes: tuple[Path, ...], frontal: Path | None,
-    lateral: Path | None, projection: str | None, ignored: frozenset[str], tta: bool, variants: tuple[str, ...],
-    passes: int | None, seed: int, k: int, patient: str | None, contrasted: str | None, sex: str | None,
-    age: float | None, maps: Path | None, findings: str | None, classes: tuple[str, ...], policy: str | None,
-    blank: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    index: Address | None,
+    encoders: tuple[Path, ...],
+    probes: tuple[Path, ...],
+    frontal: Path | None,
+    lateral: Path | None,
+    projection: str | None,
+    ignored: frozenset[str],
+    tta: bool,
+    variants: tuple[str, ...],
+    passes: int | None,
+    seed: int,
+    k: int,
+    patient: str | None,
+    contrasted: str | None,
+    sex: str | None,
+    age: float | None,
+    maps: Path | None,
+    findings: str | None,
+    classes: tuple[str, ...],
+    policy: str | None,
+    blank: str | None,
+    as_json: bool,
+) -> None:
     """Say how probable each finding of a film is, and what the studies nearest to it say.
 
     Neighbours' vote and familiarity are of INDEX, an index of the first encoder.
@@ -84,9 +101,9 @@ def command(
     looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
     pairs = zip(encoders, probes, strict=True)
-    predictor = Predictor([
-        (Embedder.load(encoder, ignored_parts=ignored), LinearProbe.load(probe)) for encoder, probe in pairs
-    ])  # fmt: skip
+    predictor = Predictor(
+        [(Embedder.load(encoder, ignored_parts=ignored), LinearProbe.load(probe)) for encoder, probe in pairs]
+    )
     films = predictor.read_films(frontal, lateral, projection=projection)
     predictions = _chosen(predictor.predict(films, options), wanted.findings)
     reading = Reading((), tuple(embedder.fingerprint for embedder, _ in predictor.members), options)

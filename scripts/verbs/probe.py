@@ -44,10 +44,24 @@ _PATH = Here()
 @click.option("--split-seed", type=int, default=0, show_default=True, help="Deals patients to parts and folds.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
-    embeddings: Path, out: Path, where: tuple[str, ...], findings: str | None, classes: tuple[str, ...], policy: str,
-    blank: str, test_embeddings: Path | None, splits: Path | None, use_split: bool, cv: int | None,
-    class_weight: ClassWeight, calibration: Method, draws: int, seed: int, split_seed: int, json_wanted: bool,
-) -> None:  # fmt: skip
+    embeddings: Path,
+    out: Path,
+    where: tuple[str, ...],
+    findings: str | None,
+    classes: tuple[str, ...],
+    policy: str,
+    blank: str,
+    test_embeddings: Path | None,
+    splits: Path | None,
+    use_split: bool,
+    cv: int | None,
+    class_weight: ClassWeight,
+    calibration: Method,
+    draws: int,
+    seed: int,
+    split_seed: int,
+    json_wanted: bool,
+) -> None:
     """Learn findings from the export EMBEDDINGS with a linear probe, and say how well.
 
     \b
@@ -68,10 +82,12 @@ def command(
     judged = predicted.judged()
     found = scored(judged, probe, patient_draws(judged.patients, draws, seed))
     protocol = [
-        wanted.sentence(), how, *([f"only studies of which {' and '.join(where)} holds"] if where else []),
+        wanted.sentence(),
+        how,
+        *([f"only studies of which {' and '.join(where)} holds"] if where else []),
         f"class weight {class_weight}, calibration {calibration}, strength by {INNER_FOLDS} inner folds of patients",
         f"95 % intervals by bootstrap over the judged patients: {draws} draws, seed {seed}",
-    ]  # fmt: skip
+    ]
     replace(probe, evidence=evidence_of(found, probe)).save(out)
     facts = {"fingerprint": export.fingerprint, "warning": export.warning}
     publish(out, facts, protocol, found, judged, as_json=json_wanted)

@@ -51,10 +51,19 @@ _PATH = Here()
 @click.option("--exact", is_flag=True, help="Scan every row even where the index is approximate.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(
-    index: Address, study: str | None, frontal: Path | None, lateral: Path | None, encoder: Path | None,
-    ignored: frozenset[str], k: int, where: tuple[str, ...], patient: str | None, same_patient: bool, as_json: bool,
+    index: Address,
+    study: str | None,
+    frontal: Path | None,
+    lateral: Path | None,
+    encoder: Path | None,
+    ignored: frozenset[str],
+    k: int,
+    where: tuple[str, ...],
+    patient: str | None,
+    same_patient: bool,
+    as_json: bool,
     **options: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Search the collection in the folder INDEX, or at an address.
 
     \b

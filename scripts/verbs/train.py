@@ -50,9 +50,19 @@ SAVE_MINUTES = 5.0
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
-    studies: Path, images: Path, ignored: frozenset[str], name: str, changes: tuple[str, ...], weights: str | None,
-    out: Path, device: str, threads: int | None, cache_gb: float, save_minutes: float, as_json: bool,
-) -> None:  # fmt: skip
+    studies: Path,
+    images: Path,
+    ignored: frozenset[str],
+    name: str,
+    changes: tuple[str, ...],
+    weights: str | None,
+    out: Path,
+    device: str,
+    threads: int | None,
+    cache_gb: float,
+    save_minutes: float,
+    as_json: bool,
+) -> None:
     """Train an encoder on the table STUDIES; the same command goes on with a run that was killed.
 
     \b

@@ -1,6 +1,6 @@
 """Copies of films that are pixels and nothing else: 16-bit grey PNG files under the names they are given.
 
-Knows how films are read; it must not know whose they are or what a name stands for.
+Knows how films are read.
 """
 
 import os

@@ -1,6 +1,6 @@
 """A recipe judged in folds: an encoder and a probe a fold, each on the patients that neither has seen.
 
-Knows parts and trained encoders; it must not know how an encoder is trained.
+Knows parts and trained encoders.
 """
 
 from collections.abc import Mapping

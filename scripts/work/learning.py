@@ -29,9 +29,13 @@ class Learning:
         for fold, rows in enumerate(folds_by_patient(patients, INNER_FOLDS, self.split_seed, targets[train])):
             folds[rows] = fold
         probe = LinearProbe.fit(
-            export.embeddings[train], targets[train], names,
-            folds=folds, fingerprint=export.fingerprint, class_weight=self.class_weight,
-        )  # fmt: skip
+            export.embeddings[train],
+            targets[train],
+            names,
+            folds=folds,
+            fingerprint=export.fingerprint,
+            class_weight=self.class_weight,
+        )
         columns = [names.index(name) for name in probe.findings]
         probe = replace(probe, labels=wanted.labelling.as_object())
         return probe.calibrated(export.embeddings[valid], targets[valid][:, columns], self.calibration)

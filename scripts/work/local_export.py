@@ -45,9 +45,15 @@ class ExportTask:
         """Return the folder of the shards. Raises what `ShardFolder` does."""
         dim, rows = embedder.embedding_dim, self.table.num_rows
         plan = ExportPlan(
-            embedder.fingerprint, dim, sha256_of(self.studies), rows, self.shard_rows, self.views,
-            embedder.runtime.name, READING,
-        )  # fmt: skip
+            embedder.fingerprint,
+            dim,
+            sha256_of(self.studies),
+            rows,
+            self.shard_rows,
+            self.views,
+            embedder.runtime.name,
+            READING,
+        )
         return ShardFolder(self.out, plan)
 
 
@@ -58,16 +64,27 @@ def export_here(task: ExportTask) -> tuple[ShardFolder, Runtime]:
     reader = FilmReader(embedder, task.table, task.images, task.views)
     with one_torch_thread(embedder):
         export(
-            embedder, task.table, reader, folder,
-            batch=task.batch, threads=threads_for(task.threads), retry_failed=task.retry_failed,
-        )  # fmt: skip
+            embedder,
+            task.table,
+            reader,
+            folder,
+            batch=task.batch,
+            threads=threads_for(task.threads),
+            retry_failed=task.retry_failed,
+        )
     return folder, embedder.runtime
 
 
 def export(
-    embedder: Embedder, table: pa.Table, reader: FilmReader, folder: ShardFolder,
-    *, batch: int, threads: int, retry_failed: bool = False,
-) -> None:  # fmt: skip
+    embedder: Embedder,
+    table: pa.Table,
+    reader: FilmReader,
+    folder: ShardFolder,
+    *,
+    batch: int,
+    threads: int,
+    retry_failed: bool = False,
+) -> None:
     """Write every unfinished shard, and show how far it is."""
     shards = folder.unfinished(retry_failed=retry_failed)
     with shard_bar(folder, shards) as told:

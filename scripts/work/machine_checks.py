@@ -1,6 +1,6 @@
 """What can be wrong with an installation before any file of ours is opened: Python, packages, processor, memory, disk.
 
-Knows the machine; it must not know indexes or encoders.
+Knows the machine.
 """
 
 import os

@@ -1,6 +1,6 @@
 """What a recipe learns from: the studies of a table with their targets, their films in memory, and their parts.
 
-Knows tables, files and recipes; it must not know how a network learns.
+Knows tables, files and recipes.
 """
 
 from collections.abc import Container
@@ -101,9 +101,16 @@ class Material:
         patients = np.unique(np.asarray(self.patients), return_inverse=True)[1]
         names = tuple(self.wanted.names(self.table))
         studies = TrainingStudies(
-            self.frontal_rows, self.lateral_rows, self.targets, names, patients, parts["train"], parts["valid"],
-            bool(self.wanted.classes), self.positions,
-        )  # fmt: skip
+            self.frontal_rows,
+            self.lateral_rows,
+            self.targets,
+            names,
+            patients,
+            parts["train"],
+            parts["valid"],
+            bool(self.wanted.classes),
+            self.positions,
+        )
         self._require_outcomes("train", parts)
         if self.recipe.run.monitor != "loss":
             self._require_outcomes("valid", parts)  # or no epoch could be told from another

@@ -1,6 +1,6 @@
 """The floor that any encoder must beat: films shrunk to 32 x 32 and compared as they are.
 
-Knows how films are read; it must not know what the vectors are judged by.
+Knows how films are read.
 """
 
 from collections.abc import Container

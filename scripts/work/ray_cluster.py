@@ -1,6 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine, and what its machines have for an encoder.
 
-Knows Ray, which it imports only when called; it must not know what the cluster is wanted for.
+Knows Ray, which it imports only when called.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """`precedent export --engine ray`: the same shards, written by the machines of a Ray cluster.
 
-Knows Ray, which it imports only when called; it must not know how a shard is made. Only shard numbers and small rows
+Knows Ray, which it imports only when called. Only shard numbers and small rows
 travel: every worker opens encoder, table, films and folder by their addresses, on storage that all of them share.
 """
 
@@ -83,9 +83,16 @@ class ShardWorker:
         reader = FilmReader(embedder, table, place(order.images), order.plan.views)
         with one_torch_thread(embedder):
             write_shards(
-                embedder, table, reader, folder, [shard],
-                batch=order.batch, threads=order.threads, told=lambda _: None, first_row=rows.start,
-            )  # fmt: skip
+                embedder,
+                table,
+                reader,
+                folder,
+                [shard],
+                batch=order.batch,
+                threads=order.threads,
+                told=lambda _: None,
+                first_row=rows.start,
+            )
         return rows.stop - rows.start
 
     @cached_property
@@ -149,9 +156,18 @@ def order_of(task: ExportTask, plan: ExportPlan, crew: Crew, ran: Runtime) -> Sh
         str(path.resolve()) for path in (task.studies, task.images, task.encoder, task.out)
     )
     return ShardOrder(
-        studies, images, encoder, out, plan, task.batch, task.threads or crew.cores + 1, crew.device, ran.name,
-        version(PACKAGE), task.ignored_parts,
-    )  # fmt: skip
+        studies,
+        images,
+        encoder,
+        out,
+        plan,
+        task.batch,
+        task.threads or crew.cores + 1,
+        crew.device,
+        ran.name,
+        version(PACKAGE),
+        task.ignored_parts,
+    )
 
 
 def _embedder_here(task: ExportTask, crew: Crew) -> Embedder:
@@ -205,6 +221,10 @@ def _rows_of(ray: Any, order: ShardOrder, shards: Sequence[int], crew: Crew) -> 
         min_size=1, initial_size=workers, max_size=len(shards), max_tasks_in_flight_per_actor=1
     )
     yield from numbers.map_batches(
-        ShardWorker, fn_constructor_args=(order, tries), batch_size=1, compute=pool,
-        num_cpus=crew.cores, num_gpus=1 if crew.gpus else None,
-    ).iter_rows()  # fmt: skip
+        ShardWorker,
+        fn_constructor_args=(order, tries),
+        batch_size=1,
+        compute=pool,
+        num_cpus=crew.cores,
+        num_gpus=1 if crew.gpus else None,
+    ).iter_rows()

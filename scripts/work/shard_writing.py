@@ -1,6 +1,6 @@
 """Studies to shards: threads read films ahead, the encoder embeds them in batches, and each shard is saved whole.
 
-Knows embedders and shards; it must not know who asked, which shards are to be written, or how many machines write.
+Knows embedders and shards.
 """
 
 import os

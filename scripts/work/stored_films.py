@@ -41,9 +41,12 @@ class Stored:
 
 
 def save_maps(
-    out: Path, sides: dict[str, OpenStudy], found: dict[str, Explanation], alpha: float = 0.4,
+    out: Path,
+    sides: dict[str, OpenStudy],
+    found: dict[str, Explanation],
+    alpha: float = 0.4,
     colours: str = "inferno",
-) -> list[dict[str, object]]:  # fmt: skip
+) -> list[dict[str, object]]:
     """Write each map as a picture over its film and as an array; return what was written, with the trust in it."""
     out.mkdir(parents=True, exist_ok=True)
     facts: list[dict[str, object]] = []

@@ -66,12 +66,18 @@ def listen(
     """
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for its films all at once
     server = create_server(
-        app, sockets=[listener], threads=threads, max_request_body_size=sys.maxsize, ident=None,
+        app,
+        sockets=[listener],
+        threads=threads,
+        max_request_body_size=sys.maxsize,
+        ident=None,
         channel_request_lookahead=1,  # a closed connection is noticed while its request waits
-        connection_limit=_open_files(2 * CONNECTIONS) // 2, asyncore_use_poll=True,
-        recv_bytes=RECEIVED_BYTES, inbuf_overflow=SPOOLED_BYTES,
+        connection_limit=_open_files(2 * CONNECTIONS) // 2,
+        asyncore_use_poll=True,
+        recv_bytes=RECEIVED_BYTES,
+        inbuf_overflow=SPOOLED_BYTES,
         clear_untrusted_proxy_headers=False,  # none is believed, and that one is there says that a proxy is
-    )  # fmt: skip
+    )
     server.channel_class, server.terms = Channel, Terms(closing, sender, body_bytes)
     return server
 

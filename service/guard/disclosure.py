@@ -28,10 +28,21 @@ MAP_DECIMALS = 3
 DAY = 86_400.0
 
 _DECIMALS = {
-    "similarity": SIMILARITY_DECIMALS, "probability": 2, "spread": 2, "share": 2, "auroc": 2, "low": 2, "high": 2,
-    "effective": 1, "value": 2, "deletion": 2, "insertion": 2, "random_deletion": 2,
-    "random_insertion": 2, "percentile": 1,
-}  # fmt: skip
+    "similarity": SIMILARITY_DECIMALS,
+    "probability": 2,
+    "spread": 2,
+    "share": 2,
+    "auroc": 2,
+    "low": 2,
+    "high": 2,
+    "effective": 1,
+    "value": 2,
+    "deletion": 2,
+    "insertion": 2,
+    "random_deletion": 2,
+    "random_insertion": 2,
+    "percentile": 1,
+}
 """As many as the page shows."""
 _OF_STUDIES = ("extra", "findings", "study")
 """What is known of a study is no answer of ours, and is not rounded."""

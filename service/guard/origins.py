@@ -1,6 +1,6 @@
 """Whence a request comes: by which name, from which page, from which machine.
 
-It knows a request's headers; it must not know tokens or routes.
+It knows a request's headers.
 """
 
 import ipaddress
@@ -14,15 +14,41 @@ from werkzeug.wsgi import host_is_trusted
 from service.errors import RequestError
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_OF_PROXIES = frozenset({
-    "forwarded", "via", "cdn-loop", "client-ip", "x-real-ip", "x-real-port", "x-host", "x-scheme", "x-remote-ip",
-    "x-remote-addr", "x-original-url", "x-rewrite-url", "x-arr-ssl", "x-amzn-trace-id", "x-cloud-trace-context",
-    "proxy-connection",
-})  # fmt: skip
+_OF_PROXIES = frozenset(
+    {
+        "forwarded",
+        "via",
+        "cdn-loop",
+        "client-ip",
+        "x-real-ip",
+        "x-real-port",
+        "x-host",
+        "x-scheme",
+        "x-remote-ip",
+        "x-remote-addr",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-arr-ssl",
+        "x-amzn-trace-id",
+        "x-cloud-trace-context",
+        "proxy-connection",
+    }
+)
 _BEGUN_BY_PROXIES = (
-    "x-forwarded", "x-original-", "x-originating-", "x-envoy-", "x-proxy", "x-azure-", "x-appengine-", "cf-",
-    "cloudfront-", "fastly-", "fly-", "x-ssl-", "ssl-client-",
-)  # fmt: skip
+    "x-forwarded",
+    "x-original-",
+    "x-originating-",
+    "x-envoy-",
+    "x-proxy",
+    "x-azure-",
+    "x-appengine-",
+    "cf-",
+    "cloudfront-",
+    "fastly-",
+    "fly-",
+    "x-ssl-",
+    "ssl-client-",
+)
 _ENDED_BY_PROXIES = ("-client-ip", "-connecting-ip", "-user-ip", "-forwarded-for")
 _REMEDY = "start it with --tokens FILE"
 

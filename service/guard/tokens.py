@@ -1,6 +1,6 @@
 """Bearer tokens: a file with the hash of each, what its holder may do, and until when.
 
-It knows that file alone; it must not know a route, a request, or how a token came to the service.
+It knows that file alone.
 """
 
 import fcntl

@@ -134,8 +134,14 @@ def _study(asked: AddStudy, paths: dict[str, str]) -> Study:
     new = asked.study
     labels = new.findings | new.extra
     return Study(
-        new.study_id, new.patient_id, paths.get("frontal"), paths.get("lateral"),
-        projection=new.projection, sex=new.sex, age=new.age, split=new.split,
+        new.study_id,
+        new.patient_id,
+        paths.get("frontal"),
+        paths.get("lateral"),
+        projection=new.projection,
+        sex=new.sex,
+        age=new.age,
+        split=new.split,
         findings=dict.fromkeys(FINDINGS) | {name: new.findings[name] for name in FINDINGS if name in new.findings},
         extra={name: value for name, value in labels.items() if name not in FINDINGS},
-    )  # fmt: skip
+    )

@@ -1,6 +1,6 @@
 """What the service asks of an encoder: three members, so that a fake serves in tests.
 
-It must not know how a vector is made, nor import anything that does.
+How a vector is made is the encoder's.
 """
 
 from typing import Protocol

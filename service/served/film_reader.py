@@ -140,10 +140,13 @@ class Reader:
             sides = dict(zip(("query", "hit"), pair, strict=True))
         notices = self._notices(query.sources, study_layouts(study.films)) if query.stored is None else []
         return {
-            "method": method, "stage": stage, "value": sides["query"].value, "film_notices": notices,
+            "method": method,
+            "stage": stage,
+            "value": sides["query"].value,
+            "film_notices": notices,
             "maps": [one for side, found in sides.items() for one in _maps(side, found)],
             "fingerprint": self.embedder.fingerprint,
-        }  # fmt: skip
+        }
 
     def _notices(self, films: Sources, layouts: Sequence[Layout]) -> list[str]:
         """Return what a reader should know of films, each with its layout."""
@@ -196,8 +199,14 @@ def _maps(side: str, found: Explanation) -> list[dict[str, Any]]:
         size = (max(1, round(heat.shape[1] * factor)), max(1, round(heat.shape[0] * factor)))
         shown = cv2.resize(heat, size, interpolation=cv2.INTER_AREA) if factor < 1 else heat
         trust = asdict(found.trust[view]) if view in found.trust else {}
-        answers.append({
-            "side": side, "view": view, "width": size[0], "height": size[1],
-            "png": base64.b64encode(as_png(np.asarray(shown, dtype=np.float32))).decode(), **trust,
-        })  # fmt: skip
+        answers.append(
+            {
+                "side": side,
+                "view": view,
+                "width": size[0],
+                "height": size[1],
+                "png": base64.b64encode(as_png(np.asarray(shown, dtype=np.float32))).decode(),
+                **trust,
+            }
+        )
     return answers

@@ -1,6 +1,6 @@
 """Whether the service still does what it did at start: one film embedded, the nearest study of each collection found.
 
-A probe is a real embedding and real searches, kept for some seconds; it must not know HTTP.
+A probe is a real embedding and real searches, kept for some seconds.
 """
 
 import threading

@@ -116,10 +116,16 @@ def _finder(
     if (warning := warning_of(living.manifest, embedder.trained, READING)) is not None:
         log.warning("collection %s: %s", mount.name, warning)
     return Finder(
-        mount.name, living, batches, mount.image_root or living.remembered_root(trusted=mount.trusted),
-        Reader(embedder, batches, living, gate, probe), _map_of(living), living.built_at,
-        is_trained(living.manifest, embedder.trained), warning,
-    )  # fmt: skip
+        mount.name,
+        living,
+        batches,
+        mount.image_root or living.remembered_root(trusted=mount.trusted),
+        Reader(embedder, batches, living, gate, probe),
+        _map_of(living),
+        living.built_at,
+        is_trained(living.manifest, embedder.trained),
+        warning,
+    )
 
 
 def _map_of(living: Writable) -> CollectionMap | None:

@@ -17,8 +17,9 @@ def further(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_collection_is_chosen_and_searched(reader: Reader) -> None:
     reader.open("/")
     assert reader.ask("return [...document.getElementById('collection').options].map((one) => one.value)") == [
-        "main", "few",
-    ]  # fmt: skip
+        "main",
+        "few",
+    ]
     reader.click("#collection option[value=few], #collection option:nth-child(2)")
     reader.wait("location.search === '?collection=few' && document.documentElement.className === 'scripted'")
     assert "of few" in reader.text(".collection")

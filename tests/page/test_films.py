@@ -16,8 +16,10 @@ def compare(reader: Reader, study: str = QUERY, words: str = "") -> str:
     reader.open(f"/?study={study}{words}")
     reader.find(".hit")
     reader.press("1")
-    reader.wait(f"document.querySelector('{HIT_FILM} img')?.naturalWidth > 0 "
-                f"&& document.querySelector('{QUERY_FILM} img').naturalWidth > 0")  # fmt: skip
+    reader.wait(
+        f"document.querySelector('{HIT_FILM} img')?.naturalWidth > 0 "
+        f"&& document.querySelector('{QUERY_FILM} img').naturalWidth > 0"
+    )
     return reader.hits()[0]
 
 
@@ -105,8 +107,10 @@ def test_a_film_stays_in_its_place_at_the_end_of_the_zoom(reader: Reader) -> Non
     compare(reader)
     for _ in range(8):
         reader.wheel(QUERY_FILM, -800)
-    reader.wait("document.querySelector('.stage[data-side=query] img').style.transform.includes('scale(') "
-                "&& Number(document.querySelector('.scale-readout').textContent.split(' ')[0]) > 2000")  # fmt: skip
+    reader.wait(
+        "document.querySelector('.stage[data-side=query] img').style.transform.includes('scale(') "
+        "&& Number(document.querySelector('.scale-readout').textContent.split(' ')[0]) > 2000"
+    )
     end = placed(reader, QUERY_FILM)
     reader.ask("""
         const stage = document.querySelector('.stage[data-side="query"]');

@@ -77,8 +77,11 @@ def test_the_map_is_coloured_by_the_finding_that_is_chosen(reader: Reader) -> No
         select.dispatchEvent(new Event("change"));
     """)
 
-    reader.wait("[...document.querySelectorAll('#map-list li')].some((row) => "
-                "row.textContent.startsWith(arguments[0]) && row.textContent.includes('● present'))", hit)  # fmt: skip
+    reader.wait(
+        "[...document.querySelectorAll('#map-list li')].some((row) => "
+        "row.textContent.startsWith(arguments[0]) && row.textContent.includes('● present'))",
+        hit,
+    )
 
 
 def test_a_call_stands_with_its_reason_on_the_page_and_in_the_report(reader: Reader) -> None:

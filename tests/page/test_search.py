@@ -212,8 +212,10 @@ def test_a_filter_narrows_the_hits_and_stands_in_the_url(reader: Reader) -> None
     reader.click(".filters .menu summary")
     reader.click('[name=finding][value="Pleural Effusion"]')
     reader.wait("location.search.includes('finding=Pleural+Effusion')")
-    reader.wait("[...document.querySelectorAll('.hit')].every((hit) => "
-                "hit.querySelector('.present').textContent.includes('Pleural Effusion'))")  # fmt: skip
+    reader.wait(
+        "[...document.querySelectorAll('.hit')].every((hit) => "
+        "hit.querySelector('.present').textContent.includes('Pleural Effusion'))"
+    )
     narrowed = reader.hits()
 
     assert reader.text("#chosen") == "Pleural Effusion"

@@ -83,8 +83,17 @@ def world(names: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
     told += _run(*words, "--out", kept / "studies.parquet", "--keep-paths")
     _label(table)
     told += _from_films_to_a_probe(work)
-    told += _run("export", kept / "studies.parquet", "--images", archive, "--encoder", work / "encoder.safetensors",
-                 "--out", kept / "vectors", "--allow-failures")  # fmt: skip
+    told += _run(
+        "export",
+        kept / "studies.parquet",
+        "--images",
+        archive,
+        "--encoder",
+        work / "encoder.safetensors",
+        "--out",
+        kept / "vectors",
+        "--allow-failures",
+    )
     told += _run("index", kept / "vectors", "--out", kept / "index")
     logging.getLogger().removeHandler(handler)
     _tear(archive, load_studies(kept / "studies.parquet").to_pylist()[1])
@@ -105,13 +114,34 @@ def _from_films_to_a_probe(work: Path) -> str:
     told += _run(
         "probe", work / "vectors", "--out", work / "probe", "--findings", "Edema", "--cv", "2", "--draws", "500"
     )
-    told += _run("evaluate", work / "vectors", "--out", work / "report", "--findings", "Edema", "--draws", "500",
-                 "--pixels", films)  # fmt: skip
+    told += _run(
+        "evaluate",
+        work / "vectors",
+        "--out",
+        work / "report",
+        "--findings",
+        "Edema",
+        "--draws",
+        "500",
+        "--pixels",
+        films,
+    )
     told += _run("search", index, "--study", study, "--json")
     told += _run("search", index, "--frontal", upload, "--encoder", encoder)
     told += _run("predict", index, "--encoder", encoder, "--probe", work / "probe", "--frontal", upload)
-    told += _run("explain", index, "--encoder", encoder, "--frontal", upload, "--hit", study, "--no-trust",
-                 "--out", work / "maps")  # fmt: skip
+    told += _run(
+        "explain",
+        index,
+        "--encoder",
+        encoder,
+        "--frontal",
+        upload,
+        "--hit",
+        study,
+        "--no-trust",
+        "--out",
+        work / "maps",
+    )
     return told
 
 
@@ -185,8 +215,22 @@ def served(world: World) -> Served:
         create_token(tokens, "old", ["read"], lifetime=-timedelta(1)),
         f"precedent_{MARKER}",
     )
-    words = [f"main={world.work / 'index'}", f"kept={world.kept}", "--encoder", world.work / "encoder.safetensors", "--probe", world.work / "probe",
-             "--port", "0", "--log-format", "json", "--audit", world.work / "audit.jsonl", "--tokens", tokens]  # fmt: skip
+    words = [
+        f"main={world.work / 'index'}",
+        f"kept={world.kept}",
+        "--encoder",
+        world.work / "encoder.safetensors",
+        "--probe",
+        world.work / "probe",
+        "--port",
+        "0",
+        "--log-format",
+        "json",
+        "--audit",
+        world.work / "audit.jsonl",
+        "--tokens",
+        tokens,
+    ]
     line = [sys.executable, "-u", "-m", "scripts.cli", "serve", *map(str, words)]
     with (world.work.parent / "serve.log").open("w+b") as log:
         with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as process:

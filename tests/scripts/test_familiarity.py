@@ -72,8 +72,10 @@ class Gate:
         return found.unfamiliar
 
     def share_flagged(self, studies: Sequence[dict[str, str]], root: Path) -> float:
-        films = [[root / path if (path := one[f"{view}_path"]) else None for view in ("frontal", "lateral")]
-                 for one in studies]  # fmt: skip
+        films = [
+            [root / path if (path := one[f"{view}_path"]) else None for view in ("frontal", "lateral")]
+            for one in studies
+        ]
         return float(np.mean([self.unfamiliar(*pair) for pair in films]))
 
 

@@ -44,8 +44,17 @@ def test_a_list_has_all_that_the_project_asks_for_within_its_bounds(extras: str)
     assert wrong == [], "run scripts/lock"
 
 
-IN = {"PIL": "pillow", "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "sklearn": "scikit-learn", "grpc": "pymilvus",
-      "fsspec": "s3fs", "flask_openapi3": "flask-openapi3", "pydantic_core": "pydantic", "ray": "ray"}  # fmt: skip
+IN = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "faiss": "faiss-cpu",
+    "sklearn": "scikit-learn",
+    "grpc": "pymilvus",
+    "fsspec": "s3fs",
+    "flask_openapi3": "flask-openapi3",
+    "pydantic_core": "pydantic",
+    "ray": "ray",
+}
 """What brings a module of another name: pymilvus, s3fs and pydantic are built on gRPC, fsspec and their own core."""
 EXTRAS = {
     "faiss-cpu": "cpu",

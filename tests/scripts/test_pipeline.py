@@ -220,19 +220,57 @@ def test_an_untrained_dual_encoder_is_told_to_collapse(collection: Path, tmp_pat
         (["search", "{index}", "--study", "nobody/study1"], "no study 'nobody/study1' in this index"),
         (["search", "{index}", "--study", "patient00001/study1", "--where", "smoker=1"], "no column 'smoker'"),
         (["search", "{root}", "--study", "patient00001/study1"], "no index manifest"),
-        (["search", "{index}", "--frontal", "{root}/train.csv", "--encoder", "{root}/encoder.safetensors"],
-         "expected a JPEG, PNG or DICOM"),
-        (["search", "{index}", "--frontal", "{root}/x.jpg", "--encoder", "{root}/other.safetensors"], "precedent index"),
-        (["export", "{root}/train.csv", "--images", "{root}", "--encoder", "{root}/encoder.safetensors", "--out", "{tmp}"],
-         "expected a Parquet file"),
-        (["export", "{root}/studies.parquet", "--images", "{root}/no", "--encoder", "{root}/encoder.safetensors",
-          "--out", "{tmp}"], "expected the image root to be a folder"),
-        (["export", "{root}/studies.parquet", "--images", "{root}", "--encoder", "{root}/other.safetensors",
-          "--out", "{embeddings}"], "export to another folder"),
+        (
+            ["search", "{index}", "--frontal", "{root}/train.csv", "--encoder", "{root}/encoder.safetensors"],
+            "expected a JPEG, PNG or DICOM",
+        ),
+        (
+            ["search", "{index}", "--frontal", "{root}/x.jpg", "--encoder", "{root}/other.safetensors"],
+            "precedent index",
+        ),
+        (
+            [
+                "export",
+                "{root}/train.csv",
+                "--images",
+                "{root}",
+                "--encoder",
+                "{root}/encoder.safetensors",
+                "--out",
+                "{tmp}",
+            ],
+            "expected a Parquet file",
+        ),
+        (
+            [
+                "export",
+                "{root}/studies.parquet",
+                "--images",
+                "{root}/no",
+                "--encoder",
+                "{root}/encoder.safetensors",
+                "--out",
+                "{tmp}",
+            ],
+            "expected the image root to be a folder",
+        ),
+        (
+            [
+                "export",
+                "{root}/studies.parquet",
+                "--images",
+                "{root}",
+                "--encoder",
+                "{root}/other.safetensors",
+                "--out",
+                "{embeddings}",
+            ],
+            "export to another folder",
+        ),
         (["index", "{root}", "--out", "{tmp}"], "run precedent export again"),
         (["encoder", "info", "{root}/train.csv"], "not a readable safetensors"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_gets_one_line_and_no_traceback(
     words: list[str], sentence: str, collection: Path, embeddings: Path, index: Path, tmp_path: Path
 ) -> None:

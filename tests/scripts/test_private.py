@@ -35,9 +35,14 @@ for words in json.load(sys.stdin):
 def run_all(*verbs: list[str], **environ: str) -> None:
     """Run verbs one after another in a process whose umask is the usual 022."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL], input=json.dumps(verbs), env=os.environ | environ, capture_output=True, text=True,
-        cwd=ROOT, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps(verbs),
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-1000:]
 
 
@@ -72,19 +77,52 @@ def pipeline(given: Path, out: Path) -> list[list[str]]:
     table, film = str(given / "studies.parquet"), str(given / "0.png")
     more, probe, shards = str(given / "more.parquet"), str(out / "probe"), str(out / "embeddings")
     words = [
-        ["import", "dicom", given / "dicom", "--out", out / "dicom.parquet", "--pseudonymise", given / "key", "--new-key",
-         "--copy-to", out / "copies"],
+        [
+            "import",
+            "dicom",
+            given / "dicom",
+            "--out",
+            out / "dicom.parquet",
+            "--pseudonymise",
+            given / "key",
+            "--new-key",
+            "--copy-to",
+            out / "copies",
+        ],
         ["import", "join", f"a={table}", f"b={table}", "--out", out / "joined.parquet"],
         [*train_words(given, "run.epochs=1"), "--out", out / "run"],
         ["encoder", "pack", encoder, "--out", out / "packed.safetensors"],
-        ["export", given / "with_torn.parquet", *films, "--encoder", encoder, "--out", shards, "--allow-failures", "--runtime", "torch"],
+        [
+            "export",
+            given / "with_torn.parquet",
+            *films,
+            "--encoder",
+            encoder,
+            "--out",
+            shards,
+            "--allow-failures",
+            "--runtime",
+            "torch",
+        ],
         ["index", shards, "--out", index],
         ["map", index],
         ["probe", shards, "--cv", "2", "--findings", "Lung Lesion", "--draws", "500", "--out", probe],
         ["evaluate", shards, "--out", out / "evaluation", "--draws", "500"],
         ["predict", index, "--encoder", encoder, "--probe", probe, "--frontal", film, "--maps", out / "predicted"],
-        ["explain", "--encoder", encoder, "--probe", probe, "--finding", "Lung Lesion", "--frontal", film, "--no-trust",
-         "--out", out / "explained"],
+        [
+            "explain",
+            "--encoder",
+            encoder,
+            "--probe",
+            probe,
+            "--finding",
+            "Lung Lesion",
+            "--frontal",
+            film,
+            "--no-trust",
+            "--out",
+            out / "explained",
+        ],
         ["delete", index, "patient00001/study1"],
         ["add", index, more, *films, "--encoder", encoder, "--runtime", "torch"],
         ["snapshot", index, out / "snapshot"],
@@ -92,7 +130,7 @@ def pipeline(given: Path, out: Path) -> list[list[str]]:
         ["compact", index],
         ["delete", index, "patient00002/study2"],
         ["token", "create", "a", "--scope", "read", "--tokens", out / "tokens.json"],
-    ]  # fmt: skip
+    ]
     return [[str(word) for word in verb] for verb in words]
 
 

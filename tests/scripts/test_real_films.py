@@ -48,9 +48,16 @@ def test_films_in_chexperts_layout_become_similar_cases(
     assert len(retriever) == load_studies(studies).num_rows
     study = retriever.study(load_studies(studies)["study_id"][0].as_py())
     answer = run(
-        "search", tmp_path / "index", "--frontal", shared_data / str(study.frontal_path), "--encoder", encoder,
-        "--where", "Pneumonia=1|0", "--json",
-    )  # fmt: skip
+        "search",
+        tmp_path / "index",
+        "--frontal",
+        shared_data / str(study.frontal_path),
+        "--encoder",
+        encoder,
+        "--where",
+        "Pneumonia=1|0",
+        "--json",
+    )
     hits = json.loads(answer)["hits"]
     assert len(hits) == 10
     assert all(hit["findings"]["Pneumonia"] in (0, 1) for hit in hits)

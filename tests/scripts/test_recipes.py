@@ -63,9 +63,18 @@ def test_folds_judge_every_patient_once_with_an_encoder_that_never_saw_them(coll
     changes = ["encoder.backbone=test_efficientnet", "preprocessing.size=64", "run.epochs=1", "run.batch_size=8"]
     words = [word for change in changes for word in ("--set", change)]
     done(
-        "train", collection / "studies.parquet", "--images", collection, "--recipe", "resnet50_binary", *words,
-        "--weights", "none", "--out", tmp_path / "run",
-    )  # fmt: skip
+        "train",
+        collection / "studies.parquet",
+        "--images",
+        collection,
+        "--recipe",
+        "resnet50_binary",
+        *words,
+        "--weights",
+        "none",
+        "--out",
+        tmp_path / "run",
+    )
 
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     tested = [json.loads((tmp_path / "run" / f"fold{n}" / "splits.json").read_text())["test"] for n in range(1, 6)]

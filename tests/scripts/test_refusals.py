@@ -98,9 +98,7 @@ def test_labels_that_are_all_blank_are_refused_or_have_rows_without_numbers(
         assert all("not_defined" in told for told in (*space["rules"].values(), *space["findings"].values()))
 
 
-@pytest.mark.parametrize(
-    ("verb", "option"), [("probe", "--test-embeddings"), ("evaluate", "--query-embeddings")]
-)  # fmt: skip
+@pytest.mark.parametrize(("verb", "option"), [("probe", "--test-embeddings"), ("evaluate", "--query-embeddings")])
 def test_embeddings_of_another_encoder_are_refused(
     verb: str, option: str, studies: pa.Table, unit_vectors: Embeddings, tmp_path: Path
 ) -> None:

@@ -49,8 +49,20 @@ def films(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Path:
         lines.append(",".join([path, "Female", str(20 + patient), "Frontal", "AP", "1.0", *[""] * 13]))
     (root / "train.csv").write_text("\n".join(lines) + "\n")
     place(f"{AWAY}/train.csv").upload(root / "train.csv")
-    done("encoder", "create", "--backbone", "test_efficientnet", "--dim", "256", "--weights", "none", "--size", "64",
-         "--out", root / "encoder.safetensors")  # fmt: skip
+    done(
+        "encoder",
+        "create",
+        "--backbone",
+        "test_efficientnet",
+        "--dim",
+        "256",
+        "--weights",
+        "none",
+        "--size",
+        "64",
+        "--out",
+        root / "encoder.safetensors",
+    )
     done("import", "chexpert", root / "train.csv", "--images", root, "--out", root / "studies.parquet")
     export(root, str(root), str(root / "embeddings"))
     done("index", root / "embeddings", "--out", root / "index")

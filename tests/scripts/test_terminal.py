@@ -254,8 +254,14 @@ def test_a_refusal_is_one_line_in_which_all_can_be_seen(words: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
-    "words", [[EVIL], ["search", "--no" + EVIL], ["search", "i", "-k", EVIL], ["import", "nih", "a", "--images", EVIL, "--out", EVIL]]
-)  # fmt: skip
+    "words",
+    [
+        [EVIL],
+        ["search", "--no" + EVIL],
+        ["search", "i", "-k", EVIL],
+        ["import", "nih", "a", "--images", EVIL, "--out", EVIL],
+    ],
+)
 def test_a_wrong_word_is_answered_with_text(words: list[str]) -> None:
     ran = subprocess.run([sys.executable, "-m", "scripts.cli", *words], capture_output=True, text=True, check=False)
     assert ran.returncode in (1, 2)

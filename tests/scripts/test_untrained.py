@@ -111,10 +111,17 @@ def test_every_verb_that_uses_neighbours_or_a_probe_tells_it(world: Path, tmp_pa
         "evaluate": ("evaluate", world / "embeddings", "--out", tmp_path / "eval"),
         "map": ("map", world / "index"),
         "pointing": (
-            "pointing", world / "studies.parquet", *encoder, "--boxes", tmp_path / "boxes.csv",
-            "--probe", world / "probe", "--method", "gradcam",
+            "pointing",
+            world / "studies.parquet",
+            *encoder,
+            "--boxes",
+            tmp_path / "boxes.csv",
+            "--probe",
+            world / "probe",
+            "--method",
+            "gradcam",
         ),
-    }[verb]  # fmt: skip
+    }[verb]
 
     assert f"WARNING: {UNTRAINED}" in done(*words).stdout
     assert json.loads(done(*words, "--json").stdout)["warning"] == UNTRAINED

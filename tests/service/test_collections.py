@@ -59,13 +59,20 @@ OF_FILMS = ["/v1/studies/{}/image", "/film/{}"]
 
 @pytest.mark.parametrize("route", OF_A_STUDY)
 def test_a_study_is_looked_for_in_the_collection_asked(client: FlaskClient, route: str) -> None:
-    found = {(study, name): asked(client, route, study, name).status_code
-             for study in (MAIN, NIH) for name in (None, "main", "nih")}  # fmt: skip
+    found = {
+        (study, name): asked(client, route, study, name).status_code
+        for study in (MAIN, NIH)
+        for name in (None, "main", "nih")
+    }
 
     assert found == {
-        (MAIN, None): 200, (MAIN, "main"): 200, (MAIN, "nih"): 404,
-        (NIH, None): 404, (NIH, "main"): 404, (NIH, "nih"): 200,
-    }  # fmt: skip
+        (MAIN, None): 200,
+        (MAIN, "main"): 200,
+        (MAIN, "nih"): 404,
+        (NIH, None): 404,
+        (NIH, "main"): 404,
+        (NIH, "nih"): 200,
+    }
 
 
 @pytest.mark.parametrize("route", OF_FILMS)
@@ -99,8 +106,9 @@ def test_an_unknown_collection_is_refused_with_those_there_are(client: FlaskClie
     else:
         message = "no collection 'ghost' is mounted; there are: main, nih"
         assert (response.get_json()["error"]["code"], response.get_json()["error"]["message"]) == (
-            "collection_not_found", message
-        )  # fmt: skip
+            "collection_not_found",
+            message,
+        )
 
 
 @pytest.mark.parametrize("route", ["embeddings", "predict", "explain"])

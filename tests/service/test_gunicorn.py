@@ -98,8 +98,14 @@ def test_two_workers_share_sessions_films_and_changes(port: int, secret: str) ->
     body = b"".join(b"--%b\r\nContent-Disposition: form-data; %b\r\n" % (edge.encode(), part) for part in parts)
     body += f"\r\n--{edge}--\r\n".encode()
     body = body.replace(b"}--edge", b"}\r\n--edge")
-    added = ask(port, f"{PREFIX}/v1/studies", "POST", body, Authorization=f"Bearer {secret}",
-                Content_Type=f"multipart/form-data; boundary={edge}")  # fmt: skip
+    added = ask(
+        port,
+        f"{PREFIX}/v1/studies",
+        "POST",
+        body,
+        Authorization=f"Bearer {secret}",
+        Content_Type=f"multipart/form-data; boundary={edge}",
+    )
     assert added[0] == 201, added
 
     processes = set()

@@ -49,13 +49,22 @@ def words_of(verb: str, world: Path, out: Path) -> list[str | Path]:
         "predict": ("predict", index, *film, *encoder, *probe, "--maps", out),
         "explain": ("explain", *film, *encoder, *probe, "--finding", "Lung Lesion", "--no-trust", "--out", out),
         "explain of a stored one": (
-            "explain", index, "--study", "patient00000/study0", *encoder, *probe, "--finding", "Lung Lesion",
-            "--no-trust", "--out", out,
+            "explain",
+            index,
+            "--study",
+            "patient00000/study0",
+            *encoder,
+            *probe,
+            "--finding",
+            "Lung Lesion",
+            "--no-trust",
+            "--out",
+            out,
         ),
         "pointing": ("pointing", table, *images, "--boxes", world / "boxes.csv", *encoder, *probe),
         "train": (*train_words(world, "run.epochs=1"), "--out", out / "run"),
         "evaluate": ("evaluate", world / "embeddings", "--pixels", world, "--out", out, "--draws", "500"),
-    }  # fmt: skip
+    }
     return list(commands[verb])
 
 

@@ -118,9 +118,14 @@ def test_five_folds_judge_every_study_once_and_part_no_patient(
 
 @pytest.mark.parametrize(("verb", "room", "words"), [("probe", probe, ("--cv", "3")), ("evaluate", evaluate, ())])
 def test_intervals_draw_the_patients_of_what_was_judged(
-    verb: str, room: ModuleType, words: tuple[str, ...], export: Path, studies: pa.Table, tmp_path: Path,
+    verb: str,
+    room: ModuleType,
+    words: tuple[str, ...],
+    export: Path,
+    studies: pa.Table,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     drawn: list[list[str]] = []
 
     def spied(patient_ids: list[str], count: int, seed: int) -> Draws:

@@ -85,8 +85,10 @@ def test_prefixes_stand_beside_the_full_vectors(studies: pa.Table, rng: np.rando
     export = save_export(tmp_path / "wide", studies, vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     spaces = run(export, "--out", tmp_path / "eval")["spaces"]
     assert {name: space["embedding_dim"] for name, space in spaces.items()} == {
-        "embeddings": 512, "first 384": 384, "first 256": 256,
-    }  # fmt: skip
+        "embeddings": 512,
+        "first 384": 384,
+        "first 256": 256,
+    }
 
 
 def test_raw_pixels_are_a_floor(studies: pa.Table, export: Path, rng: np.random.Generator, tmp_path: Path) -> None:

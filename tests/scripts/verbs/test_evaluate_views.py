@@ -23,7 +23,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--backbone", "test_efficientnet", "--dim", "512", "--weights", "none", "--size", "64"]
     for name, seed in (("encoder", "1"), ("untrained", "2")):
         done("encoder", "create", *words, "--seed", seed, "--out", root / f"{name}.safetensors")
-    for out, encoder, more in (("both", "encoder", ()), ("frontal", "encoder", ("--views", "frontal")), ("other", "untrained", ())):  # fmt: skip
+    for out, encoder, more in (
+        ("both", "encoder", ()),
+        ("frontal", "encoder", ("--views", "frontal")),
+        ("other", "untrained", ()),
+    ):
         table = ("export", root / "studies.parquet", "--images", root, "--out", root / out)
         done(*table, "--encoder", root / f"{encoder}.safetensors", "--device", "cpu", *more)
     return root

@@ -48,9 +48,18 @@ def save_member(folder: Path, encoder: DualEfficientNetEncoder, findings: tuple[
     points = {"Edema": OperatingPoints(0.5, 0.3, 0.6), "viral": OperatingPoints(0.0, 0.0, 0.0)}
     evidence = {name: Evidence(60, 300, 0.8, 0.7, 0.9) for name in findings} | {"viral": Evidence(9, 99, 0.6, 0.4, 0.8)}
     LinearProbe(
-        embedder.fingerprint, findings, weight, zeros, (1.0,) * count, ones, 0 * ones, points=points, evidence=evidence,
-        set_on={"Edema": (20, 90)}, labels=Labelling(LabelPolicy(blank="ignore")).as_object(),
-    ).save(folder / "probe")  # fmt: skip
+        embedder.fingerprint,
+        findings,
+        weight,
+        zeros,
+        (1.0,) * count,
+        ones,
+        0 * ones,
+        points=points,
+        evidence=evidence,
+        set_on={"Edema": (20, 90)},
+        labels=Labelling(LabelPolicy(blank="ignore")).as_object(),
+    ).save(folder / "probe")
 
 
 @pytest.fixture(scope="module")

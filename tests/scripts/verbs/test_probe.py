@@ -51,8 +51,18 @@ def test_every_promised_figure_stands_with_its_interval(export: Path, tmp_path: 
         for one in figures.values():
             assert one["value"] is None or one["low"] <= one["value"] <= one["high"]
     assert set(metrics["macro"]) == {
-        "findings", "auroc", "auprc", "brier", "ece", "sensitivity", "specificity", "ppv", "npv", "f1", "accuracy",
-    }  # fmt: skip
+        "findings",
+        "auroc",
+        "auprc",
+        "brier",
+        "ece",
+        "sensitivity",
+        "specificity",
+        "ppv",
+        "npv",
+        "f1",
+        "accuracy",
+    }
     assert pneumonia["chance"]["auprc"] == pytest.approx(
         pneumonia["positives"] / (pneumonia["positives"] + pneumonia["negatives"])
     )

@@ -137,8 +137,10 @@ def _kill_once(words: list[str], out: Path, file: str, *options: str) -> None:
     """Kill a run as soon as a file is in its folder."""
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.cli", *words, "--out", str(out), *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not (out / file).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -89,8 +89,15 @@ def test_an_import_makes_a_key_copies_films_and_repeats_itself(archive: Path, tm
 def test_paths_are_kept_only_where_that_is_said(archive: Path, tmp_path: Path) -> None:
     make_key(tmp_path / "site.key")
     (tmp_path / "out").mkdir()
-    words = ["import", "dicom", archive, "--out", tmp_path / "out/studies.parquet", "--pseudonymise",
-             tmp_path / "site.key"]  # fmt: skip
+    words = [
+        "import",
+        "dicom",
+        archive,
+        "--out",
+        tmp_path / "out/studies.parquet",
+        "--pseudonymise",
+        tmp_path / "site.key",
+    ]
 
     done(*words, "--keep-paths")
 

@@ -62,10 +62,11 @@ HELD = {
     "a request, and then headers": (HEALTH + b"GET / HTTP/1.1\r\n", b"X-A: b\r\n"),
     "a body, byte by byte": (message(b"", length=5_000), b"x"),
     "chunks without end": (
-        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n",
+        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"1\r\nx\r\n",
     ),
     "a body that never comes": (message(b"", "Expect: 100-continue", length=5_000), b""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow

@@ -76,8 +76,16 @@ def test_a_call_is_told_with_who_what_which_study_and_result(tmp_path: Path, app
     assert (line["route"], line["collection"]) == ("/v1/studies/{study_id}/similar", "main")
     assert line["studies"] == [STUDY]
     assert set(line) - {"line", "previous", "hash"} == {
-        "time", "event", "request_id", "principal", "method", "route", "collection", "studies", "status"
-    }  # fmt: skip
+        "time",
+        "event",
+        "request_id",
+        "principal",
+        "method",
+        "route",
+        "collection",
+        "studies",
+        "status",
+    }
 
 
 CALLS: dict[str, tuple[str, str, dict[str, Any], int, list[str]]] = {
@@ -85,7 +93,13 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], int, list[str]]] = {
     "a thumbnail": ("GET", f"/film/{STUDY}", {}, 200, [STUDY]),
     "a search as JSON": ("POST", "/v1/search", {"json": {"study_id": STUDY}}, 200, [STUDY]),
     "a search by films": ("POST", "/v1/search", {"data": {"frontal": (io.BytesIO(film(9)), "Smith.png")}}, 200, []),
-    "a search by a form": ("POST", "/v1/predict", {"data": {"study_id": OTHER}, "content_type": "multipart/form-data"}, 503, [OTHER]),
+    "a search by a form": (
+        "POST",
+        "/v1/predict",
+        {"data": {"study_id": OTHER}, "content_type": "multipart/form-data"},
+        503,
+        [OTHER],
+    ),
     "two studies": ("POST", "/v1/explain", {"json": {"study_id": STUDY, "hit": OTHER}}, 503, [STUDY, OTHER]),
     "a study that is not there": ("GET", "/v1/studies/John Smith 1950-01-01", {}, 404, ["unknown"]),
     "words on the page": ("GET", "/?hit=Smith", {}, 200, ["unknown"]),
@@ -94,7 +108,7 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], int, list[str]]] = {
     "a number for a name": ("POST", "/v1/search", {"json": {"study_id": 5, "collection": []}}, 400, []),
     "no route": ("GET", "/Smith", {}, 404, []),
     "no method": ("SMITH", "/info", {}, 405, []),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("call", CALLS)

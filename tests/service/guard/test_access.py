@@ -84,17 +84,16 @@ STATES: dict[str, Callable[[dict[str, str], str], tuple[dict[str, str], int | No
     "every scope": lambda own, scope: (bearer(own["all"]), None),
     "a bad header over a good cookie": lambda own, scope: (bearer(own["unknown"]) | cookie(own, "all"), 401),
     "a session": lambda own, scope: (cookie(own, "all"), None if scope in OF_COOKIE else 401),
-    "a session without the scope": lambda own, scope: (
-        cookie(own, f"no-{scope}"), 403 if scope in OF_COOKIE else 401
-    ),
+    "a session without the scope": lambda own, scope: (cookie(own, f"no-{scope}"), 403 if scope in OF_COOKIE else 401),
     "a session of a revoked token": lambda own, scope: (cookie(own, "revoked"), 401),
     "a session of an expired token": lambda own, scope: (cookie(own, "expired"), 401),
     "a session as a token": lambda own, scope: (bearer(session(own["path"], own["all"])), 401),
     "a token as a session": lambda own, scope: ({"Cookie": own["all"]}, 401),
     "a hash of a session": lambda own, scope: (
-        {"Cookie": hashlib.sha256(session(own["path"], own["all"]).encode()).hexdigest()}, 401
+        {"Cookie": hashlib.sha256(session(own["path"], own["all"]).encode()).hexdigest()},
+        401,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -202,10 +201,19 @@ def test_a_pace_saves_up_no_more_than_its_burst() -> None:
 @pytest.mark.parametrize(
     ("peer", "status"),
     [
-        ("127.0.0.1", 200), ("127.8.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("::ffff:10.0.0.7", 403),
-        ("10.0.0.7", 403), ("0.0.0.0", 403), ("::", 403), ("", 403), ("unix:", 403), ("nonsense", 403),
+        ("127.0.0.1", 200),
+        ("127.8.0.1", 200),
+        ("::1", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("::ffff:10.0.0.7", 403),
+        ("10.0.0.7", 403),
+        ("0.0.0.0", 403),
+        ("::", 403),
+        ("", 403),
+        ("unix:", 403),
+        ("nonsense", 403),
     ],
-)  # fmt: skip
+)
 def test_without_tokens_only_the_machine_itself_is_answered(peer: str, status: int) -> None:
     client: FlaskClient = build_app().test_client()
 
@@ -214,10 +222,25 @@ def test_without_tokens_only_the_machine_itself_is_answered(peer: str, status: i
 
 
 OF_PROXIES = [
-    "Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded", "X-Real-IP", "Via",
-    "CF-Connecting-IP", "CF-Ray", "X-Client-IP", "True-Client-IP", "Fastly-Client-IP", "X-Cluster-Client-IP",
-    "X-Original-Forwarded-For", "X-Envoy-External-Address", "X-ProxyUser-Ip", "CDN-Loop", "Client-IP",
-]  # fmt: skip
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded",
+    "X-Real-IP",
+    "Via",
+    "CF-Connecting-IP",
+    "CF-Ray",
+    "X-Client-IP",
+    "True-Client-IP",
+    "Fastly-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Forwarded-For",
+    "X-Envoy-External-Address",
+    "X-ProxyUser-Ip",
+    "CDN-Loop",
+    "Client-IP",
+]
 
 
 @pytest.mark.parametrize("header", OF_PROXIES)

@@ -131,10 +131,13 @@ def test_a_day_later_there_is_room_again() -> None:
 def test_figures_are_rounded_wherever_they_stand_and_what_is_known_of_a_study_is_not(path: Path) -> None:
     app = build_app()
     answer = {
-        "predictions": [{"probability": 0.12345, "vote": {"share": 0.777, "effective": 7.77}, "thresholds": {"youden": 0.333}}],
-        "familiarity": {"percentile": 37.388}, "value": -0.98765,
+        "predictions": [
+            {"probability": 0.12345, "vote": {"share": 0.777, "effective": 7.77}, "thresholds": {"youden": 0.333}}
+        ],
+        "familiarity": {"percentile": 37.388},
+        "value": -0.98765,
         "contrast": {"present": {"study": {"age": 60.25, "extra": {"value": 0.12345}}, "similarity": 0.9396}},
-    }  # fmt: skip
+    }
     told = json.loads(json.dumps(answer).replace('0.12345, "vote', '0.12, "vote').replace("0.777", "0.78"))
     told["predictions"][0]["vote"]["effective"] = 7.8
     told |= {"familiarity": {"percentile": 37.4}, "value": -0.99}
@@ -198,9 +201,14 @@ LEAKS = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("who", "scopes", "limits", "asked", "answered", "reached"), LEAKS)
 def test_a_persistent_reader_comes_near_a_vector_and_not_to_it(
-    path: Path, who: str, scopes: tuple[str, ...], limits: dict[str, int], asked: int, answered: int,
+    path: Path,
+    who: str,
+    scopes: tuple[str, ...],
+    limits: dict[str, int],
+    asked: int,
+    answered: int,
     reached: tuple[float, float],
-) -> None:  # fmt: skip
+) -> None:
     vectors = np.concatenate(list(Drawn(KNOWN + ASKED, DIM).blocks()))
     create_token(path, "nobody", ["metrics"])
     holder = Holder(with_tokens(served(vectors, **limits), path).test_client(), path, *scopes)

@@ -61,10 +61,9 @@ def test_a_stored_study_gets_probabilities_votes_and_its_place_in_the_collection
     answer = client.post("/v1/predict", json={"study_id": "patient00001/study1"}).get_json()
 
     assert [one["finding"] for one in answer["predictions"]] == sorted(
-        ["Edema", "Pleural Effusion"], key=lambda name: -next(
-            one["probability"] for one in answer["predictions"] if one["finding"] == name
-        )
-    )  # fmt: skip
+        ["Edema", "Pleural Effusion"],
+        key=lambda name: -next(one["probability"] for one in answer["predictions"] if one["finding"] == name),
+    )
     for one in answer["predictions"]:
         assert 0 <= one["probability"] <= 1
         assert one["spread"] is None

@@ -119,9 +119,13 @@ def test_what_cannot_be_served_leaves_all_as_it_was(
 
 
 def test_another_encoder_comes_with_the_indexes_of_its_own(
-    app: OpenAPI, folders: Path, tiny_encoder: DualEfficientNetEncoder, tiny_embedder: Embedder, studies: pa.Table,
+    app: OpenAPI,
+    folders: Path,
+    tiny_encoder: DualEfficientNetEncoder,
+    tiny_embedder: Embedder,
+    studies: pa.Table,
     rng: np.random.Generator,
-) -> None:  # fmt: skip
+) -> None:
     preprocessing = type(tiny_embedder.preprocessing)(size=96)
     save_encoder(folders / "encoder.safetensors", tiny_encoder, preprocessing)
     assert activated(app).get_json()["error"]["code"] == "fingerprint_mismatch"

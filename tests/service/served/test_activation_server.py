@@ -47,9 +47,12 @@ def folders(tmp_path: Path, tiny_embedder: Embedder, studies: pa.Table, rng: np.
 def running(folders: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Yield a server over the folder that the link leads to, and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", RUN, str(folders)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        [sys.executable, "-u", "-c", RUN, str(folders)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
         cwd=ROOT,
-    )  # fmt: skip
+    )
     with process:
         assert process.stdout is not None
         try:
@@ -130,10 +133,13 @@ def test_a_supervisor_is_told_once_the_server_listens_and_a_sighup_before_does_n
         words = ["serve", f"main={folders / 'main'}", "--encoder", str(folders / "encoder.safetensors"), "--port", "0"]
         process = closing.enter_context(
             subprocess.Popen(
-                [sys.executable, "-u", "-m", "scripts.cli", *words], stdout=subprocess.PIPE, text=True,
-                cwd=ROOT, env=os.environ | {"NOTIFY_SOCKET": str(folders / "notify")},
+                [sys.executable, "-u", "-m", "scripts.cli", *words],
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+                env=os.environ | {"NOTIFY_SOCKET": str(folders / "notify")},
             )
-        )  # fmt: skip
+        )
         closing.callback(process.kill)
 
         assert supervisor.recv(100) == b"EXTEND_TIMEOUT_USEC=900000000"  # it is past its imports, and loads

@@ -23,7 +23,7 @@ from index.living.additions import Addition, Writable, joined
 from index.opening import Address
 from index.table.studies import Study, label_names, load_studies
 from scripts.options.body_parts import ignored_parts
-from scripts.options.paths import CollectionAddress, opened
+from scripts.options.collection_address import CollectionAddress, opened
 from scripts.options.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json, say_warning
 from scripts.work.local_export import FAILED_EXIT_CODE

@@ -10,7 +10,7 @@ import click
 from index.errors import UntrustedRoot
 from index.living.collection import LivingCollection
 from index.storage.places import is_local
-from scripts.options.paths import CollectionAddress, trust_option
+from scripts.options.collection_address import CollectionAddress, trust_option
 from scripts.terminal import say, say_json
 
 

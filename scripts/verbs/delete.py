@@ -6,7 +6,7 @@ precedent delete index/ patient00001/study1
 import click
 
 from index.opening import Address
-from scripts.options.paths import CollectionAddress, opened
+from scripts.options.collection_address import CollectionAddress, opened
 from scripts.terminal import say, say_json
 
 

@@ -12,7 +12,7 @@ import click
 
 from encoder.errors import EncoderError
 from index.errors import ArtefactError
-from scripts.options.paths import trust_option
+from scripts.options.collection_address import trust_option
 from scripts.options.places import Here
 from scripts.terminal import say, say_json
 from scripts.work.machine_checks import NEEDED_DISK, Check, disk, machine_checks

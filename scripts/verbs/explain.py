@@ -19,7 +19,7 @@ from index.importing.pairing import require_one_patient
 from index.opening import Address
 from index.storage.files import save_json
 from scripts.options.body_parts import ignored_parts
-from scripts.options.paths import CollectionAddress, opened, trust_option
+from scripts.options.collection_address import CollectionAddress, opened, trust_option
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import notices_of
 from scripts.terminal import say, say_json, say_warning

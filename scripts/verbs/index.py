@@ -14,7 +14,7 @@ from index.built.collection import KIND_NAMES, build_collection
 from index.built.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
 from index.export.reliability import warning_of
 from index.export.shards import load_manifest
-from scripts.options.paths import token
+from scripts.options.collection_address import token
 from scripts.options.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json, say_warning
 

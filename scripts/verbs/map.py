@@ -12,7 +12,7 @@ from encoder.films.image import READING
 from index.built.collection import load_index_manifest
 from index.built.map import MAP_MANIFEST, build_map
 from index.export.reliability import warning_of
-from scripts.options.paths import CollectionAddress
+from scripts.options.collection_address import CollectionAddress
 from scripts.terminal import say, say_json, say_warning
 
 

@@ -25,8 +25,8 @@ from index.search.contrast import contrast
 from index.search.reading import Reading, read_findings
 from index.table.labels import Labelling
 from scripts.options.body_parts import ignored_parts
+from scripts.options.collection_address import CollectionAddress, opened
 from scripts.options.labelled_exports import Wanted, label_options
-from scripts.options.paths import CollectionAddress, opened
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import notices_of
 from scripts.reports.prediction import print_reading

@@ -9,7 +9,7 @@ import click
 
 from index.living.collection import LivingCollection
 from index.living.snapshots import restore_snapshot
-from scripts.options.paths import CollectionAddress
+from scripts.options.collection_address import CollectionAddress
 from scripts.options.places import Here
 from scripts.terminal import say, say_json
 

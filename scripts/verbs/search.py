@@ -26,7 +26,7 @@ from index.search.searchable import Searchable
 from index.table.filters import parse_where
 from index.table.studies import Study
 from scripts.options.body_parts import ignored_parts
-from scripts.options.paths import CollectionAddress, opened
+from scripts.options.collection_address import CollectionAddress, opened
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, notices_of
 from scripts.terminal import say, say_json, say_warning, show

@@ -22,7 +22,7 @@ import pyarrow as pa
 from flask import Flask
 
 from scripts.options.body_parts import ignored_parts
-from scripts.options.paths import trust_option
+from scripts.options.collection_address import trust_option
 from scripts.terminal import say, say_json
 from scripts.work.waitress_server import closed_by_signals, listen, run, tell_supervisor
 from service.served.activation import Activation

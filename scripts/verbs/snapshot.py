@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from index.living.snapshots import save_snapshot
-from scripts.options.paths import CollectionAddress
+from scripts.options.collection_address import CollectionAddress
 from scripts.options.places import Here
 from scripts.terminal import say, say_json
 

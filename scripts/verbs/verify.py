@@ -11,7 +11,7 @@ import click
 from index.living.verification import Verdict, verify
 from index.milvus.address import MilvusAddress
 from index.opening import Address
-from scripts.options.paths import CollectionAddress, token, trust_option
+from scripts.options.collection_address import CollectionAddress, token, trust_option
 from scripts.options.places import Anywhere
 from scripts.terminal import say, say_json
 

@@ -50,7 +50,6 @@ TWICE = {
     "metrics.py": "of retrieval, and of the service for Prometheus",
     "places.py": "where files lie, and how such a place is typed",
     "requests.py": "what a request must say, and how requests are measured",
-    "paths.py": "those of the service's URLs, and those that are typed",
 }
 TESTS_OF_ALL_WINGS = {"faults", "house", "page", "privacy", "worlds"}
 UNPICKLES = re.compile(r"\b(import pickle|from pickle|torch\.load\(|joblib\.load|allow_pickle=True|read_pickle)")

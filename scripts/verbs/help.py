@@ -37,11 +37,10 @@ def command(topic: str, as_json: bool) -> None:
     precedent help deploy       systemd, containers, Prometheus and Grafana
     """
     text = guide(topic)
-    terminal = Terminal()
     if as_json:
         say_json({"topic": topic, "markdown": text})
-    elif terminal.is_terminal:
-        terminal.print(Markdown(text))
+    elif Terminal().is_terminal:
+        Terminal().print(Markdown(text))
     else:
         say(*text.rstrip("\n").split("\n"))
 

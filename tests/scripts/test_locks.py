@@ -50,6 +50,7 @@ IN = {
     "faiss": "faiss-cpu",
     "sklearn": "scikit-learn",
     "grpc": "pymilvus",
+    "markdown_it": "markdown-it-py",
     "fsspec": "s3fs",
     "flask_openapi3": "flask-openapi3",
     "pydantic_core": "pydantic",

@@ -108,7 +108,8 @@ def away(films: Path) -> str:
 def test_the_pipeline_gives_there_what_it_gives_on_the_disk(films: Path, away: str) -> None:
     assert vectors(place(f"{AWAY}/embeddings")) == vectors(films / "embeddings")
     words = ["--study", "patient00004/study1", "-k", "5", "--where", "age>=30", "--json"]
-    assert json.loads(done("search", away, *words).stdout) == json.loads(done("search", films / "index", *words).stdout)
+    there, here = (json.loads(done("search", index, *words).stdout) for index in (away, films / "index"))
+    assert there | {"took_ms": None} == here | {"took_ms": None}
     assert json.loads(done("verify", away, "--json").stdout) == {"studies": PATIENTS, "faults": [], "notes": []}
     manifest = place(f"{away}/manifest.json").read_text()
     assert json.loads(manifest)["image_root"] == f"{AWAY}/films"

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
-from command_line import done, refusal
+from command_line import done, refusal, save_tiny_encoder
 from killing import started
 from s3_world import BUCKET, Gate, s3_server
 
@@ -49,20 +49,7 @@ def films(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Path:
         lines.append(",".join([path, "Female", str(20 + patient), "Frontal", "AP", "1.0", *[""] * 13]))
     (root / "train.csv").write_text("\n".join(lines) + "\n")
     place(f"{AWAY}/train.csv").upload(root / "train.csv")
-    done(
-        "encoder",
-        "create",
-        "--backbone",
-        "test_efficientnet",
-        "--dim",
-        "256",
-        "--weights",
-        "none",
-        "--size",
-        "64",
-        "--out",
-        root / "encoder.safetensors",
-    )
+    save_tiny_encoder(root / "encoder.safetensors")
     done("import", "chexpert", root / "train.csv", "--images", root, "--out", root / "studies.parquet")
     export(root, str(root), str(root / "embeddings"))
     done("index", root / "embeddings", "--out", root / "index")

@@ -1,8 +1,10 @@
 """The `precedent` command as a user meets it: what it prints, or the one line it refuses with."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -16,6 +18,23 @@ def done(*words: str | Path) -> Result:
     result = CliRunner().invoke(precedent, [str(word) for word in words])
     assert result.exit_code == 0, (result.output, result.exception)
     return result
+
+
+def json_of(*words: str | Path) -> dict[str, Any]:
+    """Run a verb and return what it prints as JSON; what it raises is raised here."""
+    result = CliRunner().invoke(precedent, [*map(str, words), "--json"])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def save_tiny_encoder(path: Path, *words: str) -> Path:
+    """Write an untrained encoder of films of 64 pixels and return its path."""
+    tiny = "encoder create --backbone test_efficientnet --dim 256 --weights none --size 64"
+    done(*tiny.split(), *words, "--out", path)
+    return path
 
 
 def refusal(*words: str | Path) -> str:

@@ -37,6 +37,8 @@ HOSTILE = [
 HOSTILE += ['" or study_id != "', "{x}", "a && b", "[1]", "ISO", " ", "", "x" * 300]
 SEEN = [text for text in HOSTILE if not id_fault(f"p/{text}0", "study_id")]
 BELOW_ROOT = [text for text in HOSTILE if text[:1] not in ("", "\\", "/")]
+COUNT = 30
+"""Studies of the collections that tests change."""
 EXTRA = [
     pa.field("Etiology", pa.string()),
     pa.field('we"ird \\ näme\n', pa.string()),

@@ -1,6 +1,5 @@
 """A collection on Milvus is filled: how a killed build goes on, how a swap is seen, what is left alone."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from export_files import save_export
-from milvus_world import collection_of, hostile_studies, tied_vectors
+from milvus_world import COUNT, collection_of
 from unit_vectors_world import DIM, retriever_of
 
 from index.built.collection import build_collection
@@ -26,30 +25,6 @@ from index.milvus.client import MilvusServer
 from index.milvus.collection import MilvusCollection
 from index.milvus.verification import verify_on_milvus
 from index.vectors import Embeddings
-
-COUNT = 30
-
-
-@pytest.fixture
-def studies(rng: np.random.Generator) -> pa.Table:
-    """Return 30 studies of hostile texts."""
-    return hostile_studies(rng, COUNT)
-
-
-@pytest.fixture
-def vectors(rng: np.random.Generator) -> Embeddings:
-    """Return their vectors, many of them tied."""
-    return tied_vectors(rng, COUNT)
-
-
-@pytest.fixture
-def collection(
-    tmp_path: Path, address: MilvusAddress, studies: pa.Table, vectors: Embeddings
-) -> Iterator[MilvusCollection]:
-    """Yield a collection of its own for a test that changes it."""
-    found = collection_of(address, tmp_path, studies, vectors)
-    yield found
-    found.close()
 
 
 class Killed(Exception):

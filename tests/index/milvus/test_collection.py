@@ -4,7 +4,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +17,7 @@ import pymilvus
 import pytest
 from export_files import save_export
 from living_world import addition, unit
-from milvus_world import EXTRA, address_in, collection_of, hostile_studies, tied_vectors
+from milvus_world import COUNT, EXTRA, address_in, collection_of
 from pymilvus.client.types import LoadState
 from pymilvus.exceptions import DataNotMatchException, ParamError
 from unit_vectors_world import DIM, retriever_of
@@ -43,30 +42,6 @@ from index.milvus.manifest import consistency_of
 from index.milvus.verification import verify_on_milvus
 from index.opening import open_collection
 from index.vectors import Embeddings
-
-COUNT = 30
-
-
-@pytest.fixture
-def studies(rng: np.random.Generator) -> pa.Table:
-    """Return 30 studies of hostile texts."""
-    return hostile_studies(rng, COUNT)
-
-
-@pytest.fixture
-def vectors(rng: np.random.Generator) -> Embeddings:
-    """Return their vectors, many of them tied."""
-    return tied_vectors(rng, COUNT)
-
-
-@pytest.fixture
-def collection(
-    tmp_path: Path, address: MilvusAddress, studies: pa.Table, vectors: Embeddings
-) -> Iterator[MilvusCollection]:
-    """Yield a collection of its own for a test that changes it."""
-    found = collection_of(address, tmp_path, studies, vectors)
-    yield found
-    found.close()
 
 
 def test_added_studies_are_found_at_once_and_by_others(

@@ -1,6 +1,5 @@
 """`precedent evaluate`: figures beside chance, floors, other exports as queries, and every refusal."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from command_line import refusal
+from command_line import json_of, refusal
 from export_files import planted, save_export
 
 from index.errors import FingerprintMismatch, StudiesError
@@ -21,11 +20,7 @@ PARTS = {"train": False, "test": True}
 
 
 def run(*words: str | Path) -> dict[str, Any]:
-    result = CliRunner().invoke(evaluate.command, [*map(str, words), "--json", "--draws", "500"])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return json_of("evaluate", *words, "--draws", "500")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from command_line import done, refusal
+from command_line import done, refusal, save_tiny_encoder
 
 from scripts.cli import precedent
 
@@ -19,19 +19,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("explain")
     done("phantom", "--patients", "16", "--seed", "4", "--out", root)
     done("import", "chexpert", root / "train.csv", "--images", root, "--out", root / "studies.parquet")
-    tiny = [
-        "--backbone",
-        "test_efficientnet",
-        "--dim",
-        "256",
-        "--weights",
-        "none",
-        "--size",
-        "64",
-        "--fit",
-        "letterbox",
-    ]
-    done("encoder", "create", *tiny, "--out", root / "encoder.safetensors")
+    save_tiny_encoder(root / "encoder.safetensors", "--fit", "letterbox")
     films = [root / "studies.parquet", "--images", root, "--encoder", root / "encoder.safetensors"]
     done("export", *films, "--out", root / "embeddings")
     done("index", root / "embeddings", "--out", root / "index")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from command_line import json_of
 from export_files import planted, save_export
 
 from encoder.errors import EncoderError
@@ -21,11 +22,7 @@ CLASSES = ("--class", "viral:Etiology=virus", "--class", "bacterial:Etiology=bac
 
 
 def run(*words: str | Path) -> dict[str, Any]:
-    result = CliRunner().invoke(probe.command, [*map(str, words), "--json", "--draws", "500"])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    return json_of("probe", *words, "--draws", "500")
 
 
 @pytest.fixture

@@ -134,7 +134,8 @@ def visitor(tmp_path_factory: pytest.TempPathFactory, further: list[str]) -> Ite
 
 @pytest.fixture
 def reader(visitor: "Reader") -> Iterator["Reader"]:
-    """Yield the reader, in front of a page whose console must stay silent."""
+    """Yield the reader, in front of a page whose console must stay silent; what the page before still loads is given up."""
+    visitor.chrome.get("about:blank")
     visitor.screen(1280, 800)
     visitor.complaints()
     yield visitor

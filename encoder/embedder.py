@@ -94,7 +94,7 @@ class Embedder:
         A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never to less than three times the side of the network's
         square, short side: the embedding stays within a cosine of 0.995 of the whole film's.
         """
-        least_side = round(_LEAST_SIDE * self.preprocessing.size)
+        least_side = round(_LEAST_SIDE * (self.preprocessing.size + 2 * self.preprocessing.margin))
         film = read_image(source, name=name, least_side=least_side, ignored_parts=self.ignored_parts)
         return self.preprocessing(film)
 

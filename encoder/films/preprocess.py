@@ -13,7 +13,7 @@ import numpy.typing as npt
 from encoder.errors import EncoderError, ImageError
 from encoder.films.resample import resample
 
-Fit = Literal["crop", "letterbox"]
+Fit = Literal["crop", "letterbox", "squash"]
 Contrast = Literal["none", "clahe", "equalize"]
 Array = npt.NDArray[np.float32]
 
@@ -23,6 +23,8 @@ CLAHE_CLIP = 2.0
 CLAHE_TILES = (8, 8)
 MAX_SIZE = 1024
 """An EfficientNet-B0 takes 0.27 GB for a film of that side, and four times that for twice the side."""
+_LATER = {"margin"}
+"""Fields that older files lack: they are stated only where they change something, so that fingerprints stay."""
 
 
 class Box(NamedTuple):
@@ -54,10 +56,13 @@ class Preprocessing:
 
     version: int = 1  # raised when the same fields begin to give other tensors
     size: int = 224  # side of the square input; what most ImageNet weights were trained at
-    fit: Fit = "crop"  # letterbox keeps the whole film, and spends input on borders
+    fit: Fit = (
+        "crop"  # letterbox keeps the whole film, and spends input on borders; squash, and changes its proportions
+    )
     contrast: Contrast = "none"
     mean: tuple[float, ...] = IMAGENET_MEAN  # one a channel, on [0, 1]
     std: tuple[float, ...] = IMAGENET_STD
+    margin: int = 0  # crop only: pixels at the network's scale that are cut from each side of the centred square
 
     def __post_init__(self) -> None:
         """Refuse values no film can be prepared with."""
@@ -69,6 +74,9 @@ class Preprocessing:
             object.__setattr__(self, key, _as_numbers(getattr(self, key), key))
         _require(len(self.mean) == len(self.std) in (1, 3), "1 or 3 numbers in mean and in std", self.mean)
         _require(min(self.std) > 0, "std above 0", self.std)
+        margin = self.margin
+        _require(type(margin) is int and 0 <= margin <= self.size // 2, "a margin of 0 to half its size", margin)
+        _require(self.fit == "crop" or not margin, "a margin of 0 unless fit is crop", margin)
 
     @property
     def channels(self) -> int:
@@ -98,8 +106,18 @@ class Preprocessing:
     def _film_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return height and width of the whole film at the network's scale."""
         height, width = shape
+        if self.fit == "squash":
+            return self.size, self.size
         base = min(shape) if self.fit == "crop" else max(shape)
-        return max(1, _scaled(height, self.size, base)), max(1, _scaled(width, self.size, base))
+        side = self.size + 2 * self.margin
+        return max(1, _scaled(height, side, base)), max(1, _scaled(width, side, base))
+
+    def square_on_film(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Return height and width of the network's square, in pixels of a film (H, W); borders count."""
+        if self.fit == "squash":
+            return float(shape[0]), float(shape[1])
+        base = min(shape) if self.fit == "crop" else max(shape)
+        return (base * self.size / (self.size + 2 * self.margin),) * 2
 
     def _overlap(self, film: tuple[int, ...]) -> tuple[Box, Box]:
         """Return what the square and the scaled film share, as a box of the film and as one of the square."""
@@ -137,8 +155,9 @@ class Preprocessing:
         return film
 
     def to_json(self) -> str:
-        """Return the canonical JSON: every field, keys sorted, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Return the canonical JSON: keys sorted, no spaces; fields of `_LATER` only where they are not 0."""
+        stated = {key: value for key, value in asdict(self).items() if value or key not in _LATER}
+        return json.dumps(stated, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
@@ -152,7 +171,7 @@ class Preprocessing:
         except (ValueError, RecursionError) as error:
             raise EncoderError(f"expected the preprocessing as JSON, got other text ({error})") from error
         keys = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != keys:
+        if not isinstance(values, dict) or set(values) | _LATER != keys:
             found = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise EncoderError(f"expected preprocessing with the keys {sorted(keys)}, got {found}")
         return cls(**values)

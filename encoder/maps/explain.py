@@ -153,8 +153,8 @@ class Explainer:
         blank = torch.zeros(1, preprocessing.channels, preprocessing.size, preprocessing.size)
         with torch.inference_mode():
             rows, columns = feature_map(encoder, blank.to(self.embedder.device), 0, stage)[1].shape[2:]
-        side = min(shape) if preprocessing.fit == "crop" else max(shape)
-        return side / rows, side / columns
+        height, width = preprocessing.square_on_film(shape)
+        return height / rows, width / columns
 
     def _explain(self, study: OpenStudy, aim: Aim, method: str, stage: int | None, trust: bool) -> Explanation:
         if method not in METHODS:

@@ -5,7 +5,7 @@ import difflib
 import importlib.util
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -52,9 +52,10 @@ _XRV_RANGE = 1024.0
 
 
 class Backbone(Protocol):
-    """What every timm network without a classifier can do."""
+    """What every timm network can do."""
 
     num_features: int
+    num_classes: int
 
     def __call__(self, films: Tensor) -> Tensor:
         """Return pooled features (B, F) of films (B, C, S, S)."""
@@ -66,16 +67,33 @@ class Backbone(Protocol):
         """Return the pooled features (B, F) of a feature map."""
 
 
-def create_backbone(name: str, *, in_chans: int = 3, pooling: str = "avg") -> nn.Module:
-    """Return an untrained timm network without a classifier; it pools to `num_features` values an image.
+def create_backbone(
+    name: str, *, in_chans: int = 3, pooling: str = "avg", options: Iterable[tuple[str, object]] = ()
+) -> nn.Module:
+    """Return an untrained timm network, without a classifier unless the options give `num_classes`.
+
+    Args:
+        pooling: avg or avgmax; `own` leaves it to the network.
+        options: further arguments of `timm.create_model`.
 
     Raises:
-        WeightsError: timm has no network of that name.
+        WeightsError: timm has no network of that name, or the network has no such pooling or option.
     """
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
         raise WeightsError(f"expected the name of a timm network, got {name!r}; close to it: {near}")
-    return timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_chans, global_pool=pooling)
+    given = {"num_classes": 0, "in_chans": in_chans, **({} if pooling == "own" else {"global_pool": pooling})}
+    given.update(options)
+    try:
+        return timm.create_model(name, pretrained=False, **given)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        told = ", ".join(f"{key} {value!r}" for key, value in sorted(given.items()))
+        raise WeightsError(f"expected options that {name!r} has, got {told} ({str(error)[:200]})") from error
+
+
+def pooled_width(backbone: Backbone) -> int:
+    """Return F, how many values a network pools a film to; some have a layer between the last map and these."""
+    return backbone.num_classes or int(getattr(backbone, "head_hidden_size", backbone.num_features))
 
 
 def create_pooling(pooling: str) -> nn.Module:

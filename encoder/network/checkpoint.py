@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from encoder.files import load_tensors, read_json, save_tensors
 from encoder.films.preprocess import Preprocessing
 from encoder.network.config import EncoderConfig
 from encoder.network.model import StudyEncoder
-from encoder.network.single import build_encoder
+from encoder.network.single import build_encoder, outline_of, require_side
 
 FORMAT = "precedent-encoder"
 VERSION = "1"
@@ -92,6 +91,7 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[StudyEncoder, Preprocess
         if preprocessing.channels != config.in_chans:
             raise EncoderError(f"films of {preprocessing.channels} channels for a network of {config.in_chans}")
         _require_fit(config, {name: tuple(value.shape) for name, value in stored.items()})
+        require_side(config, preprocessing.size)
         encoder = build_encoder(config)
         encoder.load_state_dict(stored)
     except (KeyError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
@@ -122,18 +122,12 @@ def _load(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _require_fit(config: EncoderConfig, stored: Mapping[str, tuple[int, ...]]) -> None:
     """Raise EncoderError unless a file holds the tensors of a network, before any memory is taken for that."""
-    expected = _shapes_of(config)
+    expected = {name: tuple(value.shape) for name, value in outline_of(config).state_dict().items()}
     other = sorted({name for name, _ in expected.items() ^ stored.items()})
     if other:
         raise EncoderError(
             f"{len(other)} tensors of {config.backbone!r} are missing or of another shape, {other[0][:200]!r} first"
         )
-
-
-@lru_cache
-def _shapes_of(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):  # shapes alone: a name is enough for a network of two billion parameters
-        return {name: tuple(value.shape) for name, value in build_encoder(config).state_dict().items()}
 
 
 def fingerprint_of(encoder: StudyEncoder, preprocessing: Preprocessing) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.films.study import Positions
-from encoder.network.backbone import Backbone, create_backbone, forward_stages
+from encoder.network.backbone import Backbone, create_backbone, forward_stages, pooled_width
 from encoder.network.config import EncoderConfig
 
 
@@ -102,9 +102,10 @@ class DualEfficientNetEncoder(StudyEncoder):
         self.config = config = config or EncoderConfig()
         branches = 1 if config.use_shared_weights else 2
         self.backbones = nn.ModuleList(
-            create_backbone(config.backbone, in_chans=config.in_chans, pooling=config.pooling) for _ in range(branches)
+            create_backbone(config.backbone, in_chans=config.in_chans, pooling=config.pooling, options=config.options)
+            for _ in range(branches)
         )
-        self.num_features = self.backbone_of(0).num_features
+        self.num_features = pooled_width(self.backbone_of(0))
         self.embedding_dim = config.embedding_dim
         self.extractors = nn.ModuleList(
             _extractor(self.num_features, config.embedding_dim, config.dropout) for _ in range(2)

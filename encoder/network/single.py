@@ -1,11 +1,14 @@
 """Encoders of one backbone: each film on its own, a study the mean direction of its views."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoder.errors import EncoderError
 from encoder.films.study import POSITIONS
-from encoder.network.backbone import create_backbone, create_pooling, forward_stages, stage_channels
+from encoder.network.backbone import create_backbone, create_pooling, forward_stages, pooled_width, stage_channels
 from encoder.network.config import EncoderConfig
 from encoder.network.model import DualEfficientNetEncoder, StudyEncoder
 
@@ -19,13 +22,16 @@ class SingleEncoder(StudyEncoder):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        backbone = create_backbone(config.backbone, in_chans=config.in_chans, pooling=config.pooling)
+        backbone = create_backbone(
+            config.backbone, in_chans=config.in_chans, pooling=config.pooling, options=config.options
+        )
         self.backbones = nn.ModuleList([backbone])
-        last = stage_channels(self.backbone_of(0))[-1]
-        self.projection = nn.Conv2d(last, config.projection, 1) if config.projection else None
-        pooled = config.projection or self.backbone_of(0).num_features
+        self.projection = self.pooling = None
+        if config.projection:
+            self.projection = nn.Conv2d(stage_channels(self.backbone_of(0))[-1], config.projection, 1)
+            self.pooling = create_pooling(config.pooling)
+        pooled = config.projection or pooled_width(self.backbone_of(0))
         self.num_features = pooled + (len(POSITIONS) if config.position_input else 0)
-        self.pooling = create_pooling(config.pooling)
         self.dropout = nn.Dropout(config.dropout)
         self.dense = _dense_layers(self.num_features, config)
         self.embedding_dim = config.dense[-1] if config.dense else self.num_features
@@ -74,7 +80,7 @@ class SingleEncoder(StudyEncoder):
         return self.projection(maps[-1]), maps[0]
 
     def _pool(self, feature_map: Tensor) -> Tensor:
-        if self.projection is not None:
+        if self.pooling is not None:
             pooled: Tensor = self.pooling(feature_map)
             return pooled
         return self.backbone_of(0).forward_head(feature_map)
@@ -91,6 +97,28 @@ class SingleEncoder(StudyEncoder):
 def build_encoder(config: EncoderConfig) -> StudyEncoder:
     """Return the untrained network of a configuration."""
     return DualEfficientNetEncoder(config) if config.architecture == "dual" else SingleEncoder(config)
+
+
+@lru_cache
+def outline_of(config: EncoderConfig) -> StudyEncoder:
+    """Return the network of a configuration without values: the shapes alone, of two billion parameters too."""
+    with torch.device("meta"):
+        return build_encoder(config).eval()
+
+
+@lru_cache
+def require_side(config: EncoderConfig, side: int) -> None:
+    """Raise EncoderError unless a configuration's network takes films of a side, in pixels."""
+    films = torch.zeros(1, config.in_chans, side, side, device="meta")
+    try:
+        with torch.no_grad():
+            outline_of(config).pool_films(films, 0)
+    except NotImplementedError:  # an operation that knows no shapes alone
+        return
+    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise EncoderError(
+            f"expected a size that {config.backbone!r} takes, got {side} x {side} pixels: {str(error)[:200]}"
+        ) from error
 
 
 def _dense_layers(inputs: int, config: EncoderConfig) -> nn.Sequential:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from encoder.network.backbone import load_backbone_weights
 from encoder.network.model import StudyEncoder
-from encoder.network.single import build_encoder
+from encoder.network.single import build_encoder, require_side
 from encoder.training.augment import augment, hide_positions, hide_views
 from encoder.training.classifier import Classifier, build_classification_model
 from encoder.training.depthwise import speed_up_depthwise
@@ -283,6 +283,7 @@ class Trainer:
 
 
 def _build_network(recipe: Recipe, studies: TrainingStudies) -> Classifier:
+    require_side(recipe.encoder, recipe.preprocessing.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
         encoder = build_encoder(recipe.encoder)

@@ -75,7 +75,7 @@ def test_one_film_is_normalised_for_each_channel() -> None:
 @given(
     st.integers(32, 400),
     st.integers(32, 400),
-    st.sampled_from(["crop", "letterbox"]),
+    st.sampled_from(["crop", "letterbox", "squash"]),
     st.sampled_from([64, 97]),
 )
 def test_any_film_becomes_a_finite_square_and_returns_to_its_shape(h: int, w: int, fit: str, size: int) -> None:
@@ -95,7 +95,7 @@ def test_any_film_becomes_a_finite_square_and_returns_to_its_shape(h: int, w: in
     assert fit == "crop" or (back == 1).all()
 
 
-@pytest.mark.parametrize("fit", ["crop", "letterbox"])
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "squash"])
 @pytest.mark.parametrize("shape", [(390, 320), (200, 448)])
 def test_undo_puts_a_spot_back_where_it_was(fit: str, shape: tuple[int, int]) -> None:
     prepare = Preprocessing(fit=fit, mean=(0.0,), std=(1.0,))  # type: ignore[arg-type]
@@ -118,6 +118,26 @@ def test_a_crop_leaves_zero_outside_what_the_network_saw() -> None:
     assert not back[354:].any()
 
 
+@pytest.mark.parametrize("shape", [(512, 512), (700, 520), (400, 900)])
+def test_a_margin_cuts_the_centre_out_of_a_film_that_is_brought_to_a_larger_side(shape: tuple[int, int]) -> None:
+    whole = Preprocessing(size=512, mean=(0.0,), std=(1.0,))(film_of(*shape))
+    prepare = Preprocessing(size=448, margin=32, mean=(0.0,), std=(1.0,))
+
+    np.testing.assert_array_equal(prepare(film_of(*shape)), whole[:, 32:-32, 32:-32])
+
+    seen = prepare.film_box(shape).shape
+    assert np.abs(np.subtract(seen, prepare.square_on_film(shape))).max() <= 1
+    assert prepare.film_box((512, 512)) == (32, 32, 480, 480)
+
+
+def test_a_squashed_film_is_seen_whole_in_other_proportions() -> None:
+    prepare = Preprocessing(size=64, fit="squash", mean=(0.0,), std=(1.0,))
+
+    np.testing.assert_array_equal(prepare(film_of(128, 320))[0], resample(film_of(128, 320), (64, 64)))
+    assert prepare.film_box((128, 320)) == (0, 0, 128, 320)
+    assert prepare.square_on_film((128, 320)) == (128, 320)
+
+
 @pytest.mark.parametrize("contrast", ["clahe", "equalize"])
 def test_contrast_widens_a_flat_film(contrast: str) -> None:
     flat = film_of(300, 300) * np.float32(0.2) + np.float32(0.4)
@@ -138,6 +158,15 @@ def test_json_and_back_is_the_same_value_with_the_same_digest() -> None:
     assert len({prepare.digest(), Preprocessing().digest()}) == 2
 
 
+def test_a_margin_is_stated_only_where_there_is_one_and_may_be_absent() -> None:
+    prepare = Preprocessing(margin=16)
+
+    assert "margin" not in Preprocessing().to_json()
+    assert Preprocessing.from_json(Preprocessing().to_json()) == Preprocessing()
+    assert Preprocessing.from_json(prepare.to_json()) == prepare
+    assert prepare.digest() != Preprocessing().digest()
+
+
 def test_the_default_digest_never_changes_unnoticed() -> None:
     assert Preprocessing().digest().startswith("16ab18a150fb5f2f")
 
@@ -148,6 +177,10 @@ def test_the_default_digest_never_changes_unnoticed() -> None:
         {"colour": 1},
         {"version": 2},
         {"version": True},
+        {"margin": 113},
+        {"margin": -1},
+        {"margin": True},
+        {"margin": 16, "fit": "squash"},
         {"size": 224.0},
         {"size": 0},
         {"fit": "stretch"},

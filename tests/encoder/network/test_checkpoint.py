@@ -1,5 +1,6 @@
 """Whether an encoder's file knows that it was trained."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,19 @@ from folders import ROOT
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from encoder.errors import CheckpointError, EncoderError
 from encoder.films.preprocess import Preprocessing
-from encoder.network.checkpoint import fingerprint_of, judged_by_weights, load_encoder, save_encoder, trained_of
+from encoder.network.checkpoint import (
+    _stated,
+    fingerprint_of,
+    judged_by_weights,
+    load_encoder,
+    save_encoder,
+    trained_of,
+)
 from encoder.network.config import EncoderConfig
 from encoder.network.model import DualEfficientNetEncoder
-from encoder.network.single import build_encoder
+from encoder.network.single import build_encoder, require_side
 
 DEMO = ROOT / "scripts" / "demo_encoder.safetensors"
 SMALL = EncoderConfig(backbone="test_efficientnet", embedding_dim=256)
@@ -63,3 +72,56 @@ def test_dense_layers_without_batch_statistics_cannot_be_judged_by_weights() -> 
     encoder.train()(torch.randn(2, 3, 64, 64))
 
     assert judged_by_weights(encoder.state_dict()) is None
+
+
+def test_the_shipped_encoders_fingerprint_never_changes_unnoticed() -> None:
+    assert fingerprint_of(*load_encoder(DEMO)).startswith("795d6f2f")
+
+
+def test_options_of_a_network_are_kept_and_count_for_the_fingerprint(tmp_path: Path) -> None:
+    options = [["img_size", 64], ["global_pool", "token"]]
+    encoder = build_encoder(EncoderConfig("single", "test_vit", embedding_dim=0, pooling="own", options=options))  # type: ignore[arg-type]
+    save_encoder(tmp_path / "encoder.safetensors", encoder, Preprocessing(size=64))
+
+    again, _ = load_encoder(tmp_path / "encoder.safetensors")
+
+    assert again.config == encoder.config
+    assert again.config.options == (("global_pool", "token"), ("img_size", 64))
+    plain = dataclasses.replace(again.config, options=(("img_size", 64),))
+    assert _stated(plain) != _stated(again.config)
+    assert "options" not in _stated(SMALL)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [["img_size", 1 << 20]],
+        [["img_size", 224.0]],
+        [["img_size", True]],
+        [["patch_size", 1]],
+        [["pretrained", True]],
+        [["act_layer", "exec"]],
+        [["ref_feat_shape", [14, 14, 14]]],
+        [["img_size", 64], ["img_size", 96]],
+        [["img_size"]],
+        {"img_size": 64},
+        "img_size",
+    ],
+)
+def test_options_that_no_network_of_ours_has_are_refused(options: object) -> None:
+    with pytest.raises(EncoderError, match="expected"):
+        EncoderConfig(options=options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("backbone", "side"), [("test_vit3", 224), ("densenet121", 16), ("maxvit_tiny_tf_224", 200)])
+def test_a_size_that_a_network_does_not_take_is_refused_in_a_sentence(backbone: str, side: int) -> None:
+    config = EncoderConfig("single", backbone, embedding_dim=0, pooling="own")
+    with pytest.raises(EncoderError, match=f"expected a size that '{backbone}' takes, got {side} x {side} pixels"):
+        require_side(config, side)
+
+
+def test_an_encoder_file_of_a_size_that_its_network_does_not_take_is_refused(tmp_path: Path) -> None:
+    encoder = build_encoder(EncoderConfig("single", "test_vit3", embedding_dim=0, pooling="own"))
+    save_encoder(tmp_path / "encoder.safetensors", encoder, Preprocessing(size=224))
+    with pytest.raises(CheckpointError, match="got 224 x 224 pixels"):
+        load_encoder(tmp_path / "encoder.safetensors")

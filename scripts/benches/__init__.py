@@ -1,1 +1,1 @@
-"""Benchmarks, a subject a file, and what they share: the clock, made films and vectors, the plain ways, clients."""
+"""Benchmarks, a subject a file, and what they share: clock, simulated films and vectors, clients, other programs."""

@@ -1,4 +1,4 @@
-"""`precedent bench bombs`: how soon films that claim more than they hold are refused, each from its header alone.
+"""`precedent bench bombs`: how soon files that claim more pixels or frames than they hold are refused.
 
 Knows file formats and the reader of films; the clock and the table are in `scripts.benches.measured`.
 """
@@ -19,7 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from encoder.errors import ImageError
 from encoder.films.image import read_image
 from scripts.benches.films import as_dicom
-from scripts.benches.measured import interleaved, machine_facts, medians, text_table
+from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians
 from scripts.terminal import say, say_json
 
 
@@ -64,23 +64,23 @@ def _deflated() -> bytes:
 
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "png of 50,000 x 50,000": (partial(_png, 50_000, 50_000), "50000 x 50000"),
-    "png of 16 bits over the limit": (partial(_png, 8_001, 5_000, 16), "8001 x 5000"),
-    "jpeg of 65,535 x 65,535": (partial(_jpeg, 65_535, 65_535), "65535 x 65535"),
-    "jpeg of 300 scans": (partial(_scans, 4_000, 4_000, 300), "few scans"),
-    "jpeg of 20 scans of 20 MP": (partial(_scans, 5_000, 4_000, 20), "few scans"),
-    "dicom of a million frames": (partial(_dicom, NumberOfFrames=1_000_000), "NumberOfFrames 1, got 1000000"),
-    "dicom of 65,535 x 65,535": (partial(_dicom, Rows=65_535, Columns=65_535), "65535 x 65535"),
-    "deflated dicom of 100 MB": (_deflated, "at most 20000 elements"),
+    "PNG of 50,000 x 50,000": (partial(_png, 50_000, 50_000), "50000 x 50000"),
+    "PNG of 16 bits over the limit": (partial(_png, 8_001, 5_000, 16), "8001 x 5000"),
+    "JPEG of 65,535 x 65,535": (partial(_jpeg, 65_535, 65_535), "65535 x 65535"),
+    "JPEG of 300 scans": (partial(_scans, 4_000, 4_000, 300), "few scans"),
+    "JPEG of 20 scans of 20 megapixels": (partial(_scans, 5_000, 4_000, 20), "few scans"),
+    "DICOM of a million frames": (partial(_dicom, NumberOfFrames=1_000_000), "NumberOfFrames 1, got 1000000"),
+    "DICOM of 65,535 x 65,535": (partial(_dicom, Rows=65_535, Columns=65_535), "65535 x 65535"),
+    "deflated DICOM of 100 MB": (_deflated, "at most 20000 elements"),
 }
-"""How each is made, and words of its refusal."""
+"""Each file by its name: how it is made, and words that its refusal holds."""
 
 
 @click.command("bombs")
-@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repeats.")
+@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is read.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
 def command(repeat: int, as_json: bool) -> None:
-    """Read films that claim more than they hold, and say how soon each is refused.
+    """Read files that claim more pixels or frames than they hold, and print how soon each is refused.
 
     \b
     precedent bench bombs
@@ -111,6 +111,7 @@ def _refused(film: bytes) -> str:
 
 def _report(bombs: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     rows = [[one["bomb"], f"{one['bytes']:,}", f"{one['ms']:.2f}"] for one in bombs]
-    return text_table(["bomb", "bytes", "refused in ms"], rows) + (
-        f"\nmedians of {facts['repeat']}; {facts['cores']} cores ({facts['processor']}), load {facts['load_1_min']}"
+    return markdown_table(["file", "bytes", "refused in ms"], rows) + (
+        f"\nmedians of {facts['repeat']}; {facts['cores']} cores ({facts['processor']}), "
+        f"load average {facts['load_1_min']}"
     )

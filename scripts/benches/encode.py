@@ -1,6 +1,6 @@
-"""`precedent bench encode`: studies a second and one study's time of every way to run an encoder that is here.
+"""`precedent bench encode`: studies a second, and the time of one study, in every runtime that is installed.
 
-Knows runtimes and their rivals; the clock and the table are in `scripts.benches.measured`.
+Knows runtimes and what they are compared with; the clock and the table are in `scripts.benches.measured`.
 """
 
 import tempfile
@@ -20,11 +20,12 @@ from encoder.errors import EncoderError
 from encoder.films.study import StudyFilms
 from index.table.studies import load_studies
 from scripts.benches.export import embedder_of, encoder_alone
-from scripts.benches.measured import interleaved, machine_facts, medians, text_table
+from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians
 from scripts.benches.rivals import Vectors, rivals_of
 from scripts.terminal import say, say_json
 
-EAGER = "torch eager fp32"
+EAGER = "PyTorch eager fp32"
+ALONE = "backbones alone, without reading and fitting films"
 TOP = 10
 Way = Callable[[list[StudyFilms]], Vectors]
 
@@ -48,14 +49,25 @@ class Clocked:
 
 
 @click.command("encode")
-@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file (default: a dual B0, random weights).")
-@click.option("--studies", type=click.Path(path_type=Path), help="Table of studies to encode (default: noise).")
+@click.option(
+    "--encoder", type=click.Path(path_type=Path), help="Encoder file (default: two EfficientNet-B0 of random weights)."
+)
+@click.option(
+    "--studies", type=click.Path(path_type=Path), help="Table of studies to encode (default: films of noise)."
+)
 @click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Image root of the studies.")
 @click.option("--count", type=click.IntRange(1), default=32, show_default=True, help="Studies to encode.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--compile/--no-compile", "compiled", default=True, help="Also torch.compile, which takes minutes.")
-@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repeats.")
+@click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=True,
+    help="Measure torch.compile too, which takes minutes to compile.",
+)
+@click.option(
+    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
+)
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(
     encoder: Path | None,
@@ -68,23 +80,25 @@ def command(
     repeat: int,
     json_wanted: bool,
 ) -> None:
-    """Encode studies in torch, torch.compile, ONNX Runtime and OpenVINO, and say how far each is from torch in fp32.
+    """Encode studies in PyTorch, torch.compile, ONNX Runtime and OpenVINO, and compare speed and vectors.
+
+    The first row, PyTorch in 32-bit floats without compilation, is what the others are compared with.
 
     \b
     precedent bench encode --no-compile
     """
     with tempfile.TemporaryDirectory() as folder:
-        plain = embedder_of(encoder, device, "torch", Path(folder))
+        eager = embedder_of(encoder, device, "torch", Path(folder))
         encoder = encoder or Path(folder) / "encoder.safetensors"
-        films = _noise(plain, count) if studies is None or images is None else _read(plain, studies, images, count)
-        ways, absent = rivals_of(plain, compiled=compiled, batch=batch, folder=Path(folder))
-        limit = _add_openvino(ways, absent, encoder, plain, len(films))
+        films = _noise(eager, count) if studies is None or images is None else _read(eager, studies, images, count)
+        ways, absent = rivals_of(eager, compiled=compiled, batch=batch, folder=Path(folder))
+        limit = _add_openvino(ways, absent, encoder, eager, len(films))
         figures = _measured(ways, limit, films, batch, repeat)
     facts = machine_facts("torch", "timm", "onnxruntime", "openvino") | {
-        "device": str(plain.device),
-        "backbone": plain.encoder.config.backbone,
-        "side": plain.preprocessing.size,
-        "shared": len(plain.encoder.backbones) == 1,
+        "device": str(eager.device),
+        "backbone": eager.encoder.config.backbone,
+        "side": eager.preprocessing.size,
+        "shared": len(eager.encoder.backbones) == 1,
         "studies": len(films),
         "batch": batch,
         "repeat": repeat,
@@ -117,11 +131,11 @@ def _read(embedder: Embedder, studies: Path, images: Path, count: int) -> list[S
 
 
 def _add_openvino(
-    ways: dict[str, Way], absent: dict[str, str], path: Path, plain: Embedder, studies: int
+    ways: dict[str, Way], absent: dict[str, str], path: Path, eager: Embedder, studies: int
 ) -> Callable[[], None]:
     """Add our own runtimes to the ways, or why they are absent; return the backbones alone in the default runtime."""
-    if plain.device.type != "cpu":
-        return encoder_alone(plain, plain.runner, studies)
+    if eager.device.type != "cpu":
+        return encoder_alone(eager, eager.runner, studies)
     for name in ("openvino-fp32", "openvino-bf16", "openvino-int8"):
         try:
             embedder = Embedder.load(path, device="cpu", runtime=name)
@@ -148,7 +162,7 @@ def _measured(
     def alone(way: Way) -> Callable[[], Vectors]:
         return lambda: way(films[:1])
 
-    subjects = {name: Clocked(whole(way)) for name, way in ways.items()} | {"encoder alone": Clocked(limit)}
+    subjects = {name: Clocked(whole(way)) for name, way in ways.items()} | {ALONE: Clocked(limit)}
     seconds, answers = interleaved(subjects, repeat, warm_up=1, description="batches")
     singles = {name: alone(way) for name, way in ways.items()}
     single, _ = interleaved(singles, 3 * repeat, warm_up=2, settle=True, description="one")
@@ -164,11 +178,11 @@ def _measured(
         }
         for name in ways
     }
-    figures["encoder alone"] = {
-        "studies_per_second": len(films) / middle["encoder alone"],
-        "seconds": seconds["encoder alone"],
-        "times_eager": middle[EAGER] / middle["encoder alone"],
-        "processor_ms": 1000 * subjects["encoder alone"].middle() / len(films),
+    figures[ALONE] = {
+        "studies_per_second": len(films) / middle[ALONE],
+        "seconds": seconds[ALONE],
+        "times_eager": middle[EAGER] / middle[ALONE],
+        "processor_ms": 1000 * subjects[ALONE].middle() / len(films),
     }
     return figures
 
@@ -206,11 +220,21 @@ def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
         [name, *(form.format(one[key]) if key in one else "" for key, form in forms.items())]
         for name, one in figures.items()
     ]
-    headings = ["way", "studies/s", "x eager", "CPU ms a study", "one study ms", "cosine mean", "least", "top 10 kept"]
+    headings = [
+        "runtime",
+        "studies a second",
+        "times the first row",
+        "CPU ms a study",
+        "ms for one study alone",
+        "cosine to the first row, mean",
+        "least",
+        "of the top 10 kept",
+    ]
     absent = "".join(f"\n{name}: {reason}" for name, reason in facts["absent"].items())
-    return text_table(headings, rows) + (
+    return markdown_table(headings, rows) + (
         f"{absent}\n{facts['backbone']} at {facts['side']} px, {'shared' if facts['shared'] else 'separate'} weights, "
         f"{facts['studies']} studies of two films, batch {facts['batch']}, {facts['device']}; medians of "
         f"{facts['repeat']}; {facts['cores']} cores ({facts['processor']}), {facts['torch_threads']} torch threads, "
-        f"load {facts['load_1_min']}; " + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+        f"load average {facts['load_1_min']}; "
+        + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     )

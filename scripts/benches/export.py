@@ -1,6 +1,6 @@
-"""`precedent bench export`: from files of films to finished Parquet, beside the plain way and the machine's limit.
+"""`precedent bench export`: from files of films to finished Parquet, beside timm in PyTorch and the network alone.
 
-Knows the export and its rivals; the clock and the table are in `scripts.benches.measured`.
+Knows the export and what it is compared with; the clock and the table are in `scripts.benches.measured`.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from encoder.network.model import DualEfficientNetEncoder, StudyEncoder
 from encoder.runtime.runtimes import RUNTIMES
 from index.export.shards import ExportPlan, ShardFolder
 from scripts.benches.films import KINDS, write_collection
-from scripts.benches.measured import interleaved, machine_facts, medians, text_table
+from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians
 from scripts.terminal import say, say_json
 from scripts.work.local_export import export
 from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
@@ -38,12 +38,22 @@ Films = npt.NDArray[np.float32]
 
 @click.command("export")
 @click.option("--kind", "kinds", type=click.Choice(list(KINDS)), multiple=True, default=list(KINDS), show_default=True)
-@click.option("--films", type=click.IntRange(4), default=256, show_default=True, help="Small films; a tenth are large.")
-@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file (default: a dual B0, random weights).")
+@click.option(
+    "--films",
+    type=click.IntRange(4),
+    default=256,
+    show_default=True,
+    help="Number of small films; of the large kinds a tenth as many.",
+)
+@click.option(
+    "--encoder", type=click.Path(path_type=Path), help="Encoder file (default: two EfficientNet-B0 of random weights)."
+)
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
-@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved repeats.")
+@click.option(
+    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
+)
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(
     kinds: tuple[str, ...],
@@ -55,7 +65,10 @@ def command(
     repeat: int,
     json_wanted: bool,
 ) -> None:
-    """Export made films: small JPEG, full JPEG and DICOM; also timm in torch with Pillow and a DataLoader.
+    """Export simulated films: small JPEG, full-size JPEG and DICOM.
+
+    The same films are then exported by timm in PyTorch with Pillow or pydicom and a DataLoader, and run through the
+    network from memory, which no export can be faster than.
 
     \b
     precedent bench export --kind small --films 64
@@ -94,19 +107,19 @@ def _measured(embedder: Embedder, kind: str, films: int, batch: int, repeat: int
     table = write_collection(folder, kind, count)
     outputs = (folder / f"out{number}" for number in range(10_000))
     subjects: dict[str, Callable[[], object]] = {
-        "precedent export": lambda: _ours(embedder, table, folder, next(outputs), batch),
-        "plain torch": lambda: plain_export(embedder, table, folder, next(outputs), batch),
-        "encoder alone": encoder_alone(embedder, embedder.runner, count),
+        "Precedent": lambda: _ours(embedder, table, folder, next(outputs), batch),
+        "timm in PyTorch": lambda: timm_export(embedder, table, folder, next(outputs), batch),
+        "backbones alone": encoder_alone(embedder, embedder.runner, count),
     }
     seconds, _ = interleaved(subjects, repeat, warm_up=1, description=kind)
     rates = {name: 2 * count / middle for name, middle in medians(seconds).items()}
-    ours = rates["precedent export"]
+    ours = rates["Precedent"]
     return {
         "films": 2 * count,
         "seconds": seconds,
         "films_per_second": rates,
-        "share_of_limit": ours / rates["encoder alone"],
-        "times_plain": ours / rates["plain torch"],
+        "share_of_limit": ours / rates["backbones alone"],
+        "times_timm": ours / rates["timm in PyTorch"],
         "chexpert_hours": CHEXPERT_FILMS / ours / 3600,
     }
 
@@ -119,7 +132,7 @@ def _ours(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: i
     shards.finish(image_root=str(folder))
 
 
-class _PlainFilms(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class _TimmFilms(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """What users write: Pillow or pydicom, one resize, a crop, the mean and the standard deviation."""
 
     def __init__(self, table: pa.Table, folder: Path, preprocessing: Preprocessing) -> None:
@@ -149,12 +162,12 @@ def _read_dicom(path: Path) -> Pillow.Image:
     return Pillow.fromarray(((pixels - pixels.min()) / np.ptp(pixels) * 255).astype(np.uint8))
 
 
-def plain_export(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: int) -> Films:
+def timm_export(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: int) -> Films:
     """Write the embeddings (N, D) as a user of timm would: eager fp32, a worker a core, one Parquet file; return them.
 
     Eager torch has its threads back meanwhile, one a core.
     """
-    loader = DataLoader(_PlainFilms(table, folder, embedder.preprocessing), batch_size=batch, num_workers=_cores())
+    loader = DataLoader(_TimmFilms(table, folder, embedder.preprocessing), batch_size=batch, num_workers=_cores())
     before = torch.get_num_threads()
     torch.set_num_threads(_cores())
     try:
@@ -190,19 +203,29 @@ def _cores() -> int:
 def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
     rows = [
         [
-            kind,
-            *(f"{one['films_per_second'][name]:.1f}" for name in ("precedent export", "plain torch", "encoder alone")),
+            KINDS[kind].title,
+            *(f"{one['films_per_second'][name]:.1f}" for name in ("Precedent", "timm in PyTorch")),
+            f"{one['times_timm']:.1f}",
+            f"{one['films_per_second']['backbones alone']:.1f}",
             f"{one['share_of_limit']:.0%}",
-            f"{one['times_plain']:.1f}",
             f"{one['chexpert_hours']:.2f} h",
             f"{one['chexpert_hours'] * facts['cores']:.2f} h",
         ]
         for kind, one in figures.items()
     ]
-    headings = ["films/s", "export", "plain", "encoder alone", "share", "x plain", "CheXpert", "core-hours"]
-    return text_table(headings, rows) + (
-        f"\n{facts['backbone']} at {facts['side']} px, {facts['runtime']} on {facts['device']}, plain in torch eager "
-        f"fp32; medians of {facts['repeat']}; CheXpert: {CHEXPERT_FILMS:,} such films; {facts['cores']} cores "
-        f"({facts['processor']}), load {facts['load_1_min']}; "
+    headings = [
+        "films",
+        "films a second",
+        "timm in PyTorch",
+        "times that",
+        "network alone",
+        "share of it",
+        f"{CHEXPERT_FILMS:,} films",
+        "core-hours",
+    ]
+    return markdown_table(headings, rows) + (
+        f"\n{facts['backbone']} at {facts['side']} px, {facts['runtime']} on {facts['device']}; timm in PyTorch eager "
+        f"fp32; medians of {facts['repeat']}; {CHEXPERT_FILMS:,} films are all of CheXpert; {facts['cores']} cores "
+        f"({facts['processor']}), load average {facts['load_1_min']}; "
         + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     )

@@ -25,8 +25,9 @@ _JPEG_QUALITY = 90
 
 
 class Kind(NamedTuple):
-    """One kind of file: the size of its film (H, W), its greatest value, and how it is written."""
+    """One kind of file: what a table calls it, the size of its film (H, W), its greatest value, how it is written."""
 
+    title: str
     suffix: str
     shape: tuple[int, int]
     highest: int
@@ -65,9 +66,9 @@ def as_dicom(pixels: Pixels) -> bytes:
 
 
 KINDS = {
-    "small": Kind(".jpg", (390, 320), 255, as_jpeg),
-    "full": Kind(".jpg", (2828, 2320), 255, as_jpeg),
-    "dicom": Kind(".dcm", (2828, 2320), 4095, as_dicom),
+    "small": Kind("JPEG 320 x 390", ".jpg", (390, 320), 255, as_jpeg),
+    "full": Kind("JPEG 2320 x 2828", ".jpg", (2828, 2320), 255, as_jpeg),
+    "dicom": Kind("DICOM 2320 x 2828, 12 bits", ".dcm", (2828, 2320), 4095, as_dicom),
 }
 """CheXpert-small's JPEG, CheXpert's own, and a detector's DICOM."""
 

@@ -1,6 +1,6 @@
-"""`precedent bench living`: what a change costs while a collection is searched, and how soon it is back after a kill.
+"""`precedent bench living`: what a change costs while a collection is searched, and how soon it answers after a kill.
 
-Knows the collection; the clock and the table are in `scripts.benches.measured`, the made index in
+Knows the collection; the clock and the table are in `scripts.benches.measured`, the simulated index in
 `scripts.benches.serve`.
 """
 
@@ -24,7 +24,7 @@ from index.living.additions import Addition
 from index.living.collection import LivingCollection
 from index.table.studies import Study
 from scripts.benches.drawn import Drawn
-from scripts.benches.measured import interleaved, machine_facts, medians, text_table
+from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians
 from scripts.benches.serve import build_index
 from scripts.terminal import say, say_json
 
@@ -43,18 +43,30 @@ _VECTORS = 64
 @click.command("living")
 @click.option("--rows", type=click.IntRange(100), default=224_000, show_default=True, help="Studies in the index.")
 @click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
-@click.option("--changes", type=click.IntRange(1), default=1000, show_default=True, help="Adds, and then deletes.")
-@click.option("--kills", type=click.IntRange(1), default=5, show_default=True, help="Of a process that adds.")
-@click.option("--repeat", type=click.IntRange(1), default=30, show_default=True, help="Interleaved turns.")
 @click.option(
-    "--folder", type=click.Path(path_type=Path), help="On the disk to measure; what is made there goes again."
+    "--changes",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Studies added, and then as many deleted.",
+)
+@click.option(
+    "--kills", type=click.IntRange(1), default=5, show_default=True, help="Times that a process which adds is killed."
+)
+@click.option(
+    "--repeat", type=click.IntRange(1), default=30, show_default=True, help="Times that each is run, in turns."
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    help="A folder on the disk to measure; what is written there is removed afterwards.",
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(rows: int, dim: int, changes: int, kills: int, repeat: int, folder: Path | None, json_wanted: bool) -> None:
-    """Add, delete and search in turns: as built, with adds, and with deletes as well; then kill, open and compact.
+    """Time adding, deleting and searching, in an index as built and after many changes; then kill, open and compact.
 
-    An add or delete counts until it is on the disk and what is searched next holds it. Beside it stand the flush of a
-    page to the same disk, which no change can be quicker than, and the plain way, which is to write the index anew.
+    An add or a delete ends when it is on the disk and the next search sees it. Two things stand beside it: a flush of
+    one page to the same disk, which no change can be quicker than, and writing the whole index anew.
 
     \b
     precedent bench living --rows 20000
@@ -193,12 +205,12 @@ def _sentences(figures: dict[str, Any]) -> str:
     told, compaction = sum(one["acknowledged"] for one in figures["opened_after_kill"]), figures["compaction"]
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     rows = [[state, *(f"{ms[name]:.2f}" for name in _TIMED)] for state, ms in figures["ms"].items()]
-    return text_table(["collection", *(f"{name} ms" for name in _TIMED)], rows) + (
+    return markdown_table(["collection", *(f"{name} ms" for name in _TIMED)], rows) + (
         f"\n{len(opened)} kills of a process that adds: open and searched after {min(opened):.2f} to "
         f"{max(opened):.2f} s (median {median(opened):.2f}); all {told:,} acknowledged studies are there\n"
         f"compaction to {compaction['rows']:,} rows: {compaction['seconds']:.1f} s, "
         f"{compaction['processor_seconds']:.1f} s of processor time; an index written anew takes as long as "
         f"{figures['adds_a_rewrite']:,.0f} adds\n"
-        f"{figures['rows']:,} x {figures['dim']}; medians of {figures['repeat']} turns; {figures['cores']} cores "
-        f"({figures['processor']}), load {figures['load_1_min']}; {versions}"
+        f"{figures['rows']:,} x {figures['dim']}; medians of {figures['repeat']} runs; {figures['cores']} cores "
+        f"({figures['processor']}), load average {figures['load_1_min']}; {versions}"
     )

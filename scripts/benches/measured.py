@@ -1,4 +1,4 @@
-"""What every measurement shares: subjects that take turns, medians, a table of text, and the machine's own facts.
+"""What every measurement shares: subjects that take turns, medians, a table, and the machine's own facts.
 
 Knows clocks and the machine.
 """
@@ -79,18 +79,19 @@ def resident_bytes() -> dict[str, int]:
     return {name: 1024 * int(fields[field].split()[0]) for name, field in kibibytes.items()}
 
 
-def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return lines of aligned cells: the first column to the left, the others to the right."""
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown with aligned cells: the first column to the left, the others to the right."""
     lines = [list(headings), *map(list, rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(headings))]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     return "\n".join(
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in cells).rstrip()
+        f"| {' | '.join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in cells)} |"
         for cells in (enumerate(zip(line, widths, strict=True)) for line in lines)
     )
 
 
 def _is_installed(package: str) -> bool:
-    """Return whether there is such a package: some ways are only measured where theirs is."""
+    """Return whether there is such a package: some subjects are only measured where theirs is."""
     return next(iter(distributions(name=package)), None) is not None
 
 

@@ -17,18 +17,26 @@ from scripts.terminal import say, say_json
 
 _SEED = 0
 _SPECTRUM_DECADES = 2
-"""Standard deviations of the made embeddings fall by so many powers of ten, as those of a trained encoder do."""
+"""Standard deviations of the simulated vectors fall by so many powers of ten, as those of a trained encoder do."""
 
 
 @click.command("probe")
 @click.option("--rows", type=click.IntRange(100), default=190_000, show_default=True)
 @click.option("--dim", type=click.IntRange(2), default=512, show_default=True)
 @click.option("--findings", type=click.IntRange(1), default=14, show_default=True)
-@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Interleaved repeats.")
-@click.option("--strength", type=float, default=0.01, show_default=True, help="scikit-learn's C, for both.")
+@click.option(
+    "--repeat", type=click.IntRange(1), default=3, show_default=True, help="Times that each is run, in turns."
+)
+@click.option(
+    "--strength",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Inverse strength of regularisation, the C of scikit-learn, for both.",
+)
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(rows: int, dim: int, findings: int, repeat: int, strength: float, json_wanted: bool) -> None:
-    """Fit all findings together, and one after the other with scikit-learn, on made embeddings.
+    """Train the probe of all findings at once, and with scikit-learn one finding after the other, on simulated vectors.
 
     \b
     precedent bench probe --rows 20000 --repeat 1

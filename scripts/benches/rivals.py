@@ -1,4 +1,4 @@
-"""Other ways to run an encoder, as users write them: torch eager, compiled, in bf16, and ONNX Runtime.
+"""Other ways to run an encoder, as users write them: PyTorch eager, compiled, in bf16, and ONNX Runtime.
 
 Knows frameworks.
 """
@@ -23,16 +23,16 @@ Way = Callable[[list[StudyFilms]], Vectors]
 Pair = Callable[[Tensor, Tensor], Tensor]
 
 
-def rivals_of(plain: Embedder, *, compiled: bool, batch: int, folder: Path) -> tuple[dict[str, Way], dict[str, str]]:
-    """Return the ways that this machine has, `torch eager fp32` first, and why the others are absent.
+def rivals_of(eager: Embedder, *, compiled: bool, batch: int, folder: Path) -> tuple[dict[str, Way], dict[str, str]]:
+    """Return the runtimes that this machine has, `PyTorch eager fp32` first, and why the others are absent.
 
     Args:
         batch: studies a batch, which ONNX Runtime's model is made for. folder: where that model is written.
     """
-    encoder, device = plain.encoder, plain.device
+    encoder, device = eager.encoder, eager.device
     absent: dict[str, str] = {}
-    ways = {"torch eager fp32": _torch(encoder, device)}
-    ways["torch eager bf16, channels last"] = _torch(encoder, device, bf16=True, channels_last=True)
+    ways = {"PyTorch eager fp32": _torch(encoder, device)}
+    ways["PyTorch eager bf16, channels last"] = _torch(encoder, device, bf16=True, channels_last=True)
     if not compiled:
         absent["torch.compile"] = "not asked for"
     elif device.type == "cpu" and shutil.which("c++") is None:
@@ -43,7 +43,7 @@ def rivals_of(plain: Embedder, *, compiled: bool, batch: int, folder: Path) -> t
             ways[f"torch.compile {name}"] = _torch(network, device, bf16=bf16, channels_last=True)
     if device.type == "cpu":
         try:
-            ways["ONNX Runtime fp32"] = _onnx(encoder, plain.preprocessing.size, folder)
+            ways["ONNX Runtime fp32"] = _onnx(encoder, eager.preprocessing.size, folder)
         except ModuleNotFoundError as error:
             absent["ONNX Runtime fp32"] = f"{error.name} is not installed"
     return ways, absent
@@ -94,7 +94,7 @@ def _onnx(encoder: StudyEncoder, size: int, folder: Path) -> Way:
 
 
 def _views(studies: list[StudyFilms]) -> tuple[Tensor, Tensor]:
-    """Return the frontal and the lateral films (B, C, S, S), one standing in for the other."""
+    """Return the frontal and the lateral films (B, C, S, S), a missing one replaced by the other."""
     pairs = [[film for film in (one.frontal, one.lateral) if film is not None] for one in studies]
     frontal, lateral = (torch.from_numpy(np.stack([pair[view] for pair in pairs])) for view in (0, -1))
     return frontal, lateral

@@ -1,4 +1,4 @@
-"""`precedent bench search`: speed, memory and recall of the index kinds on made embeddings, beside the plain way.
+"""`precedent bench search`: speed, memory and recall of each kind of index on simulated vectors, beside FAISS flat.
 
 precedent bench search --rows 10000 --rows 100000
 """
@@ -19,44 +19,53 @@ from index.built.kinds import resolve_kind
 from index.built.vector_index import VectorIndex
 from index.vectors import Embeddings
 from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
-from scripts.benches.measured import interleaved, machine_facts, medians, resident_bytes, text_table
+from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians, resident_bytes
 from scripts.terminal import say, say_json
 
 SIZES = (10_000, 100_000, 224_000, 1_000_000)
 SHARES = (0.001, 0.01, 0.1, 0.5)
 _K = 10
-_PLAIN_QUERIES = 3
+_FLAT_QUERIES = 3
 _OUR_QUERIES = 50
-_PLAIN_UP_TO = 2_000_000
-"""Rows beyond which the plain way would not fit into the memory of a small machine."""
+_FLAT_UP_TO = 2_000_000
+"""Rows beyond which a flat FAISS index would not fit into the memory of a small machine."""
 _MS = 1000
 _HEADINGS = (
     "rows",
     "kind",
-    "kept in",
+    "vectors kept in",
     "recall@10",
-    "ours ms",
-    "codes read ms",
-    "plain ms",
-    "vectors read ms",
-    "batch q/s",
-    "build s",
-    "load s",
-    "disk B/vector",
-    "own MB",
-    "mapped MB",
+    "one query, ms",
+    "one-bit codes read once, ms",
+    "FAISS flat, ms",
+    "vectors read once, ms",
+    "queries a second in batches",
+    "build, s",
+    "open, s",
+    "bytes a vector on disk",
+    "own memory, MB",
+    "mapped from disk, MB",
 )
-_FILTER_HEADINGS = ("filter", "passing", "exact", "recall@10", "ms", "rate of unfiltered")
+_FILTER_HEADINGS = ("filter", "rows that pass", "exact", "recall@10", "one query, ms", "times as fast as unfiltered")
 
 
 @click.command("search")
-@click.option("--rows", type=click.IntRange(100), multiple=True, default=SIZES, show_default=True, help="Repeatable.")
+@click.option(
+    "--rows",
+    type=click.IntRange(100),
+    multiple=True,
+    default=SIZES,
+    show_default=True,
+    help="Studies in an index; repeatable.",
+)
 @click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
 @click.option("--kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
-@click.option("--queries", type=click.IntRange(10), default=200, show_default=True, help="That recall is taken over.")
+@click.option(
+    "--queries", type=click.IntRange(10), default=200, show_default=True, help="Queries that recall is measured with."
+)
 @click.option("--batch", type=click.IntRange(2), default=1000, show_default=True, help="Queries searched together.")
 @click.option(
-    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Interleaved turns, after one more."
+    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
 )
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the measured index lies; removed afterwards.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
@@ -70,11 +79,11 @@ def command(
     folder: Path | None,
     json_wanted: bool,
 ) -> None:
-    """Build, save, map and search an index of each size, and scan the same rows the plain way, in turns.
+    """Build, save, open and search an index of each size, and search the same vectors with a flat FAISS index.
 
-    The embeddings are drawn from a model of those of trained encoders: `scripts/benches/drawn.py` says how. The plain
-    way is a flat FAISS index of fp32, one query at a time. The machine's limits stand beside: the time in which one
-    core reads every one-bit code, and every fp32 vector, once.
+    The vectors are drawn at random from a model of those of trained encoders (`scripts/benches/drawn.py`). The flat
+    index holds 32-bit floats and is asked one query at a time. Two more columns say what the machine allows at best:
+    the time in which one core reads every one-bit code once, and every 32-bit vector once.
 
     \b
     precedent bench search --rows 100000 --json
@@ -176,17 +185,17 @@ def _one_by_one(index: VectorIndex, queries: Embeddings, mask: Mask | None = Non
 
 
 def _timed(index: VectorIndex, drawn: Drawn, queries: Embeddings, batch: int, repeat: int) -> dict[str, Any]:
-    """Return milliseconds of one query and queries a second, each beside the plain way and the machine's limit."""
+    """Return milliseconds of one query and queries a second, those of a flat FAISS index, and the machine's limits."""
     codes = np.ones(drawn.rows * drawn.dim // 64, dtype=np.uint64)
     subjects: dict[str, tuple[Callable[[], Any], int]] = {
-        "ours": (_one_by_one(index, queries[:_OUR_QUERIES]), _OUR_QUERIES),
-        "ours, batch": (lambda: index.search(queries[:batch], _K)[1], batch),
+        "one query": (_one_by_one(index, queries[:_OUR_QUERIES]), _OUR_QUERIES),
+        "batch": (lambda: index.search(queries[:batch], _K)[1], batch),
         "codes read once": (codes.max, 1),
     }
-    if drawn.rows <= _PLAIN_UP_TO:
-        plain = VectorIndex.build(drawn.blocks(), "flat", drawn.rows)
+    if drawn.rows <= _FLAT_UP_TO:
+        flat = VectorIndex.build(drawn.blocks(), "flat", drawn.rows)
         vectors = np.ones(drawn.rows * drawn.dim // 2, dtype=np.uint64)
-        subjects["plain"] = (_one_by_one(plain, queries[:_PLAIN_QUERIES]), _PLAIN_QUERIES)
+        subjects["FAISS flat"] = (_one_by_one(flat, queries[:_FLAT_QUERIES]), _FLAT_QUERIES)
         subjects["vectors read once"] = (vectors.max, 1)
     calls = {name: call for name, (call, _) in subjects.items()}
     seconds, _ = interleaved(calls, repeat, warm_up=1, description=f"{drawn.rows:,} rows")
@@ -207,12 +216,12 @@ def _sentences(figures: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     return "\n\n".join(
         (
-            text_table(_HEADINGS, [_line(size) for size in sizes]),
-            text_table(_FILTER_HEADINGS, [_filter_line(size, cell) for size in sizes for cell in size["filters"]]),
+            markdown_table(_HEADINGS, [_line(size) for size in sizes]),
+            markdown_table(_FILTER_HEADINGS, [_filter_line(size, cell) for size in sizes for cell in size["filters"]]),
             f"{figures['dim']} dimensions, k {figures['k']}; milliseconds are of one query, queries a second of a "
-            f"batch of {figures['batch']}; medians of {figures['repeat']} turns after one more.\n"
+            f"batch of {figures['batch']}; medians of {figures['repeat']} runs.\n"
             f"{figures['cores']} cores ({figures['processor']}), {figures['threads']} threads, "
-            f"load {figures['load_1_min']}; {versions}.",
+            f"load average {figures['load_1_min']}; {versions}.",
         )
     )
 
@@ -224,10 +233,10 @@ def _line(size: dict[str, Any]) -> list[str]:
         size["kind"],
         size["precision"],
         f"{size['recall_at_10']:.3f}",
-        f"{times['ours']:.2f}",
+        f"{times['one query']:.2f}",
         f"{times['codes read once']:.2f}",
-        *(f"{times[name]:.1f}" if name in times else "-" for name in ("plain", "vectors read once")),
-        f"{size['queries_a_second']['ours, batch']:,.0f}",
+        *(f"{times[name]:.1f}" if name in times else "-" for name in ("FAISS flat", "vectors read once")),
+        f"{size['queries_a_second']['batch']:,.0f}",
         f"{size['build_seconds']:.0f}",
         f"{size['load_seconds']:.2f}",
         f"{sum(size['bytes_a_vector'].values()):,.0f}",

@@ -26,7 +26,7 @@ from scripts.benches.clients import Asked, Load, film_request, running, served, 
 from scripts.benches.drawn import Drawn
 from scripts.benches.export import embedder_of
 from scripts.benches.films import KINDS, draw
-from scripts.benches.measured import interleaved, machine_facts, text_table
+from scripts.benches.measured import interleaved, machine_facts, markdown_table
 from scripts.terminal import say, say_json
 from scripts.work.local_export import export
 from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
@@ -43,12 +43,14 @@ _SHARD_ROWS = 50_000
 @click.command("serve")
 @click.option("--rows", type=click.IntRange(100), default=20_000, show_default=True, help="Studies in the index.")
 @click.option("--index-kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
-@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file (default: a dual B0, random weights).")
-@click.option("--kind", type=click.Choice(list(KINDS)), default="small", show_default=True, help="Of the films.")
-@click.option("--vectors", type=click.IntRange(1), default=320, show_default=True, help="Queries by vector a run.")
-@click.option("--films", type=click.IntRange(1), default=96, show_default=True, help="Queries by film a run.")
 @click.option(
-    "--repeat", type=click.IntRange(1), default=3, show_default=True, help="Interleaved turns, after one more."
+    "--encoder", type=click.Path(path_type=Path), help="Encoder file (default: two EfficientNet-B0 of random weights)."
+)
+@click.option("--kind", type=click.Choice(list(KINDS)), default="small", show_default=True, help="Kind of the films.")
+@click.option("--vectors", type=click.IntRange(1), default=320, show_default=True, help="Searches by vector in a run.")
+@click.option("--films", type=click.IntRange(1), default=96, show_default=True, help="Searches by film in a run.")
+@click.option(
+    "--repeat", type=click.IntRange(1), default=3, show_default=True, help="Times that each is run, in turns."
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(
@@ -61,9 +63,10 @@ def command(
     repeat: int,
     json_wanted: bool,
 ) -> None:
-    """Ask a server over loopback with 1, 8 and 32 clients; also search, embed and export in this process.
+    """Search over HTTP with 1, 8 and 32 clients at once, and without HTTP for comparison.
 
-    The index holds made vectors; the films are made. The server is `precedent serve` in a process of its own.
+    `precedent serve` runs in a process of its own on this machine. Vectors and films are simulated. Without HTTP the
+    same vectors are searched, and the same films embedded and searched, and exported, in this process.
 
     \b
     precedent bench serve --rows 20000
@@ -129,7 +132,7 @@ def _studies(start: int, count: int) -> pa.Table:
 
 
 def write_films(folder: Path, kind: str) -> list[Path]:
-    """Return the files of some made films of a kind."""
+    """Return the files of some simulated films of a kind."""
     folder.mkdir()
     made, rng = KINDS[kind], np.random.default_rng(0)
     files = [folder / f"{number}{made.suffix}" for number in range(_FILMS)]
@@ -153,8 +156,8 @@ class Trial:
         """Return latencies and rates by what is asked and by how many clients; the subjects take turns."""
         loads: dict[str, list[Load]] = {}
         subjects: dict[str, Callable[[], Load]] = {
-            "vector bare": lambda: _timed(self._search, self._queries, vectors),
-            "film bare": lambda: _timed(self._embed, self._films, films // 4 or 1),
+            "vector, direct": lambda: _timed(self._search, self._queries, vectors),
+            "film, direct": lambda: _timed(self._embed, self._films, films // 4 or 1),
         }
         asked = {
             "vector": [vector_request(query.tolist(), _K) for query in self._queries],
@@ -162,8 +165,8 @@ class Trial:
         }
         for clients in CLIENTS:
             for what, count in (("vector", vectors), ("film", films)):
-                subjects[f"{what} {clients}"] = partial(self._ask, asked[what], clients, count)
-        subjects["film export"] = lambda: self._export(films)
+                subjects[by_clients(what, clients)] = partial(self._ask, asked[what], clients, count)
+        subjects["film, precedent export"] = lambda: self._export(films)
         kept = {name: partial(_keep, loads.setdefault(name, []), run) for name, run in subjects.items()}
         interleaved(kept, repeat, warm_up=1, description="serve")
         return _figures({name: runs[1:] for name, runs in loads.items()})
@@ -194,6 +197,11 @@ class Trial:
         return Load([], perf_counter() - start, films)
 
 
+def by_clients(what: str, clients: int) -> str:
+    """Return the name of the searches by so many clients at once."""
+    return f"{what}, HTTP, {clients} client{'s' if clients > 1 else ''}"
+
+
 def _keep(runs: list[Load], run: Callable[[], Load]) -> None:
     runs.append(run())
 
@@ -216,11 +224,11 @@ def _figures(loads: dict[str, list[Load]]) -> dict[str, Any]:
         if runs[0].latencies:
             cuts = np.median([np.percentile(run.latencies, _PERCENTILES) for run in runs], axis=0)
             subjects[name]["ms"] = dict(zip(("p50", "p95", "p99"), (_MS * cuts).tolist(), strict=True))
-    pairs = zip(loads[f"film {CLIENTS[-1]}"], loads["film export"], strict=True)
+    pairs = zip(loads[by_clients("film", CLIENTS[-1])], loads["film, precedent export"], strict=True)
     return {
         "subjects": subjects,
         "http_ms": {
-            what: subjects[f"{what} 1"]["ms"]["p50"] - subjects[f"{what} bare"]["ms"]["p50"]
+            what: subjects[by_clients(what, 1)]["ms"]["p50"] - subjects[f"{what}, direct"]["ms"]["p50"]
             for what in ("vector", "film")
         },
         "share_of_export": median(ours.rate / offline.rate for ours, offline in pairs),
@@ -237,13 +245,13 @@ def _report(figures: dict[str, Any], facts: dict[str, Any]) -> str:
         ]
         for name, one in figures["subjects"].items()
     ]
-    return text_table(["query, clients", "p50 ms", "p95 ms", "p99 ms", "a second", "refused"], rows) + (
+    return markdown_table(["query", "p50 ms", "p95 ms", "p99 ms", "a second", "refused"], rows) + (
         f"\nHTTP adds {figures['http_ms']['vector']:.2f} ms to a vector and {figures['http_ms']['film']:.2f} ms to a "
         f"film (p50, one client); {CLIENTS[-1]} clients get {figures['share_of_export']:.0%} of the export's films\n"
-        f"ready in {figures['ready_seconds']:.1f} s, {figures['server_memory_bytes'] / 1e6:.0f} MB resident, "
-        f"{figures['server_own_bytes'] / 1e6:.0f} MB its own\n"
+        f"the server is ready in {figures['ready_seconds']:.1f} s; {figures['server_memory_bytes'] / 1e6:.0f} MB of "
+        f"memory, {figures['server_own_bytes'] / 1e6:.0f} MB of it its own\n"
         f"{facts['rows']:,} x {facts['dim']} ({facts['index_kind']}), {facts['films']} films, {facts['backbone']} at "
         f"{facts['side']} px, {facts['runtime']}; medians of {facts['repeat']}; "
-        f"{facts['cores']} cores ({facts['processor']}), load {facts['load_1_min']}; "
+        f"{facts['cores']} cores ({facts['processor']}), load average {facts['load_1_min']}; "
         + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     )

@@ -1,6 +1,6 @@
 """`precedent bench`: measure the parts that are meant to be fast, beside what they replace.
 
-Each subject is a room of `scripts.benches`.
+Each subject is a module of `scripts.benches`.
 """
 
 import click
@@ -10,7 +10,7 @@ from scripts.benches import bombs, encode, export, living, probe, search, serve
 
 @click.group()
 def command() -> None:
-    """Measure speed on this machine, beside the usual programs and the machine's limits."""
+    """Measure speed on this machine, beside the usual programs and the limits of the machine."""
 
 
 for subject in (encode, export, search, living, serve, probe, bombs):

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from encoder.films.preprocess import Preprocessing
 from encoder.network.checkpoint import save_encoder
 from encoder.network.model import DualEfficientNetEncoder
-from scripts.benches.encode import agreement
+from scripts.benches.encode import ALONE, agreement
 from scripts.benches.films import KINDS, write_collection
 from scripts.cli import precedent
 
@@ -30,21 +30,21 @@ def test_every_way_gives_the_vectors_of_torch_and_an_absent_one_says_why(checkpo
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     words = ["--count", "2", "--batch", "2", "--repeat", "1", "--no-compile", "--device", "cpu"]
     facts = bench("encode", "--encoder", checkpoint, *words)
-    assert facts["ways"]["torch eager fp32"]["cosine_least"] == pytest.approx(1, abs=1e-5)  # type: ignore[index]
+    assert facts["ways"]["PyTorch eager fp32"]["cosine_least"] == pytest.approx(1, abs=1e-5)  # type: ignore[index]
     assert facts["ways"]["openvino-fp32"]["cosine_least"] >= 0.9999  # type: ignore[index]
-    assert facts["ways"]["encoder alone"]["studies_per_second"] > 0  # type: ignore[index]
+    assert facts["ways"][ALONE]["studies_per_second"] > 0  # type: ignore[index]
     assert "precedent encoder quantize" in facts["absent"]["openvino-int8"]  # type: ignore[index]
     assert facts["absent"]["torch.compile"] == "not asked for"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_export_is_measured_beside_the_plain_way_and_the_encoder_alone(checkpoint: Path, kind: str) -> None:
+def test_an_export_is_measured_beside_timm_in_pytorch_and_the_backbones_alone(checkpoint: Path, kind: str) -> None:
     facts = bench("export", "--encoder", checkpoint, "--kind", kind, "--films", "4", "--repeat", "1", "--device", "cpu")
     figures = facts["kinds"][kind]  # type: ignore[index]
     rates = figures["films_per_second"]
-    assert set(rates) == {"precedent export", "plain torch", "encoder alone"}
-    assert figures["share_of_limit"] == pytest.approx(rates["precedent export"] / rates["encoder alone"])
-    assert figures["chexpert_hours"] == pytest.approx(223_414 / rates["precedent export"] / 3600)
+    assert set(rates) == {"Precedent", "timm in PyTorch", "backbones alone"}
+    assert figures["share_of_limit"] == pytest.approx(rates["Precedent"] / rates["backbones alone"])
+    assert figures["chexpert_hours"] == pytest.approx(223_414 / rates["Precedent"] / 3600)
 
 
 def test_the_agreement_counts_neighbours_that_are_kept(rng: np.random.Generator) -> None:

@@ -13,7 +13,7 @@ from encoder.network.checkpoint import save_encoder
 from encoder.network.model import DualEfficientNetEncoder
 from scripts.benches.clients import Load, film_request, vector_request
 from scripts.benches.drawn import Drawn
-from scripts.benches.serve import build_index, command, write_films
+from scripts.benches.serve import build_index, by_clients, command, write_films
 from scripts.verbs.serve import THREADS, limits_for
 
 
@@ -29,14 +29,17 @@ def test_a_run_compares_the_server_with_the_bare_calls_and_the_export(
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     subjects = figures["subjects"]
-    assert {f"{what} {how}" for what in ("vector", "film") for how in ("bare", 1, 8, 32)} | {"film export"} == set(
-        subjects
-    )
+    assert set(subjects) == {"vector, direct", "film, direct", "film, precedent export"} | {
+        by_clients(what, clients) for what in ("vector", "film") for clients in (1, 8, 32)
+    }
     for one in subjects.values():
         assert one["queries_per_second"] > 0
         assert one["busy"] == 0
         assert "ms" not in one or 0 < one["ms"]["p50"] <= one["ms"]["p95"] <= one["ms"]["p99"]
-    share = subjects["film 32"]["queries_per_second"] / subjects["film export"]["queries_per_second"]
+    share = (
+        subjects[by_clients("film", 32)]["queries_per_second"]
+        / subjects["film, precedent export"]["queries_per_second"]
+    )
     assert figures["share_of_export"] == pytest.approx(share)
     assert figures["server_memory_bytes"] > figures["server_own_bytes"] > 0
 

@@ -34,7 +34,7 @@ from index.storage.manifests import EXPORT_SHAPE, SHARD_SHAPE
 from index.storage.origin import rooted
 from index.storage.parquet import opened_parquet, read_parquet
 from index.storage.places import place
-from index.table.studies import require_ids, require_studies
+from index.table.studies import require_studies
 from index.vectors import Embeddings, as_embeddings
 
 SCHEMA_VERSION = "1"
@@ -212,10 +212,9 @@ def load_shards(folder: str | os.PathLike[str]) -> Iterator[tuple[pa.Table, Embe
     for shard in manifest["shards"]:
         path = folder / _own_name(shard["file"])
         table = read_parquet(read_unchanged(path, shard["sha256"], remedy), str(path), remedy, rows=shard["rows"])
-        require_ids(table)
-        vectors = _vectors_of(table, manifest["embedding_dim"], path, remedy)
         apart = [name for name in ("embedding", "layouts") if name in table.column_names]
-        yield require_studies(table.drop_columns(apart), str(path)), vectors
+        studies = require_studies(table.drop_columns(apart), str(path))
+        yield studies, _vectors_of(table, manifest["embedding_dim"], path, remedy)
 
 
 def load_embeddings(folder: str | os.PathLike[str]) -> tuple[pa.Table, Embeddings]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -57,6 +59,8 @@ ID_LENGTH = 512
 """Characters that an id has at most."""
 _NO_ADDRESS = re.compile(r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|^~/")
 """What a browser, a proxy or a server makes another address of, or takes for a path of this machine."""
+_DOUBTFUL = r"^$|^ | $|[^ -~]"
+"""Found in an id that is blank or may hold what cannot be seen; whatever else is of ASCII, which can."""
 _ROW_NAMES = re.compile(r"__index_level_\d+__")
 """The column in which pandas writes the names of rows."""
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
@@ -256,22 +260,29 @@ def id_fault(name: str, key: str) -> str:
     return ""
 
 
-def require_ids(table: pa.Table) -> None:
-    """Raise StudiesError where a study_id or patient_id cannot be used."""
+def _check_ids(table: pa.Table) -> None:
     for key in ("study_id", "patient_id"):
-        for row, name in enumerate(table[key].to_pylist()):
+        names = table[key]
+        for row in np.flatnonzero(_is_doubtful(names, key)):
+            name = names[row].as_py()
             if not name:
                 raise StudiesError(f"expected a {key} in every row, got a blank at row {row}")
             if fault := id_fault(name, key):
                 raise StudiesError(fault)
-
-
-def _check_ids(table: pa.Table) -> None:
-    require_ids(table)
     counts = table["study_id"].value_counts()
     repeated = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(repeated):
         raise StudiesError(f"expected each study_id once, got {repeated[0]['values'].as_py()!r} again")
+
+
+def _is_doubtful(names: pa.ChunkedArray, key: str) -> npt.NDArray[np.bool_]:
+    """Return which of the ids (N,) `id_fault` has to look at; it refuses none of the others."""
+    found = pc.or_(pc.match_substring_regex(names, _DOUBTFUL), pc.greater(pc.utf8_length(names), ID_LENGTH))
+    if key == "study_id":
+        found = pc.or_(found, pc.match_substring_regex(names, _NO_ADDRESS.pattern))
+        for ending in ID_ENDINGS:
+            found = pc.or_(found, pc.ends_with(names, ending))
+    return np.array(pc.fill_null(found, True), dtype=bool)
 
 
 def _check_labels(table: pa.Table) -> None:

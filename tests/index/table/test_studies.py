@@ -1,13 +1,15 @@
 """The table of studies: what it refuses, and that Parquet gives back what was saved."""
 
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from index.errors import ArtefactError, StudiesError
@@ -218,6 +220,18 @@ def test_a_study_id_that_is_no_address_is_refused_and_a_patient_may_have_it(name
 def test_an_id_that_cannot_be_read_off_and_typed_is_refused(key: str, name: str, why: str) -> None:
     with pytest.raises(StudiesError, match=why):
         as_studies(a_table(a_row(**{key: name})))
+
+
+@given(
+    st.text(st.sampled_from("ap1/.~ é\u200b\n"), min_size=1, max_size=9) | text,
+    st.sampled_from(["study_id", "patient_id"]),
+)
+@example("p/image", "study_id")
+def test_ids_are_refused_together_as_each_alone_is(name: str, key: str) -> None:
+    table, fault = a_table(a_row(**{key: name})), id_fault(name, key)
+
+    with pytest.raises(StudiesError, match=re.escape(fault)) if fault else nullcontext():
+        as_studies(table)
 
 
 @pytest.mark.parametrize(

@@ -197,12 +197,11 @@ def require_own_name(name: Any, remedy: str) -> str:
 
 def load_index_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an index. Raises ArtefactError: none there, or of another version."""
-    manifest = load_json(folder / MANIFEST, "index manifest", _remedy(folder))
+    remedy = _remedy(folder)
+    manifest = load_json(folder / MANIFEST, "index manifest", remedy)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {_remedy(folder)}")
-    require_shape(
-        manifest, INDEX_SHAPE, f"{str(folder / MANIFEST)!r} is not as the index manifest is written", _remedy(folder)
-    )
+        raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {remedy}")
+    require_shape(manifest, INDEX_SHAPE, f"{str(folder / MANIFEST)!r} is not as the index manifest is written", remedy)
     return manifest
 
 

@@ -13,7 +13,7 @@ from index.errors import ArtefactError
 from index.storage.files import MOST_JSON, load_json, read_regular, require_digest, sha256_of, written_whole
 from index.storage.folder import CHANGE_FILES, held_alone
 from index.storage.manifests import MAP_SHAPE
-from index.storage.places import Place, is_local
+from index.storage.places import Place
 
 
 def at_hand(folder: Path) -> Path:
@@ -25,7 +25,7 @@ def at_hand(folder: Path) -> Path:
     Raises:
         ArtefactError: no index there, or a file of it is missing or has changed. BackendUnavailable.
     """
-    if is_local(folder):
+    if not isinstance(folder, Place):
         return folder
     copy = cache_folder() / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     copy.mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ def at_hand(folder: Path) -> Path:
 @contextmanager
 def fetched(folder: Path) -> Iterator[Path]:
     """Yield a folder of this machine with the index of `folder`, of which every byte has just come from there."""
-    if is_local(folder):
+    if not isinstance(folder, Place):
         yield folder
         return
     with TemporaryDirectory(dir=cache_folder()) as copy:

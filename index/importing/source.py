@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 from index.errors import CollectionError, StudiesError
 from index.printable import is_visible
 from index.storage.files import MOST_BYTES, open_regular, require_size
-from index.storage.places import is_local
+from index.storage.places import Place
 from index.table.studies import studies_schema
 
 EXTRA = "extra: "  # before the name of a source column that no importer knows, lest it meet one of ours
@@ -99,7 +99,7 @@ def read_source_csv(path: Path, required: Sequence[str]) -> pd.DataFrame:
     """
     try:
         with open_regular(path) as file:
-            if is_local(path):
+            if not isinstance(path, Place):
                 require_size(path, os.fstat(file.fileno()).st_size, MOST_BYTES)
             lines = iter(lambda: file.readline(MOST_LINE).decode("utf-8-sig"), "")
             names = next(csv.reader(lines), [])

@@ -11,7 +11,7 @@ from index.errors import VectorsError
 from index.judging.bootstrap import Draws, Estimate, estimates
 from index.judging.metrics import METRICS, Judged, chance_of_reciprocal_rank, reciprocal_rank
 from index.judging.relevance import Rule
-from index.search.first_k import SIMILARITY_DECIMALS
+from index.search.retriever import SIMILARITY_DECIMALS
 from index.vectors import Embeddings
 
 Rows = npt.NDArray[np.int64]

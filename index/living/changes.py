@@ -19,16 +19,13 @@ from index.errors import ArtefactError, CollectionError, FingerprintMismatch, Wr
 from index.living.added_films import MOST_NAMES, NAME, NAMES
 from index.living.changes_file import (
     APPLICATION,
-    GIVE_UP,
     NOTHING,
-    REMEDY,
     VERSION,
     digest,
     films_of,
     mark_changed,
     new_films,
     origin_text,
-    require_plain_files,
     require_tables,
     save_facts,
     set_up,
@@ -36,7 +33,7 @@ from index.living.changes_file import (
     summed,
 )
 from index.storage.files import finite, parse_json, seal_of
-from index.storage.folder import CHANGES, was_changed
+from index.storage.folder import CHANGES, GIVE_UP, REMEDY, require_plain_files, was_changed
 from index.storage.origin import is_at_origin
 from index.storage.places import require_here
 

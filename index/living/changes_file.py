@@ -16,7 +16,7 @@ from typing import Any
 
 from index.errors import ArtefactError, WriteFailed
 from index.storage.files import seal_of, sync
-from index.storage.folder import CHANGES, CHANGES_MARKER
+from index.storage.folder import CHANGES, CHANGES_MARKER, REMEDY
 from index.storage.origin import origin_of
 
 VERSION = 2
@@ -38,11 +38,6 @@ CREATE TABLE changes (
 """
 NOTHING = 64 * "0"
 """The sum of no changes."""
-GIVE_UP = (
-    f"stop what uses the folder and move {CHANGES}* and {CHANGES_MARKER} away to give up what was added or deleted "
-    "since the index was built"
-)
-REMEDY = f"restore a snapshot, or {GIVE_UP}"
 _AT_PRESENT = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_FULL,
@@ -79,27 +74,6 @@ def sqlite_errors(path: Path) -> Iterator[None]:
                 f"{str(path)!r} cannot be used at present ({error}); nothing was changed, try again"
             ) from error
         raise ArtefactError(f"{str(path)!r} is damaged ({error}); {REMEDY}") from error
-
-
-def require_plain_files(folder: Path) -> None:
-    """Refuse links, pipes and folders in place of the files of changes, and what would lead SQLite out of the folder.
-
-    SQLite writes to what a link leads to. A rollback journal can name a further file, which SQLite removes, wherever
-    that lies, before any table is read; ours are in WAL mode and never have one.
-
-    Raises:
-        ArtefactError: there is a link, a pipe, a device or a folder, or a rollback journal.
-    """
-    names = (CHANGES, *(f"{CHANGES}-{ending}" for ending in ("wal", "shm", "journal")), CHANGES_MARKER)
-    for path in (folder / name for name in names):
-        if path.is_symlink():
-            raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got a link; {REMEDY}")
-        if path.exists() and not path.is_file():  # never opened and closed here: that would drop SQLite's own locks
-            raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got none; {REMEDY}")
-    if (folder / f"{CHANGES}-journal").exists():
-        raise ArtefactError(
-            f"expected no {CHANGES}-journal in {str(folder)!r}, got one, which is none of ours; {REMEDY}"
-        )
 
 
 def require_tables(connection: sqlite3.Connection, path: Path) -> None:

@@ -35,8 +35,8 @@ class Generation(Searchable):
         """Take a collection as it was built; `sequence` is that of the last change which it holds."""
         self.collection, self.sequence = collection, sequence
         self.manifest, self.fingerprint = collection.manifest, collection.manifest["fingerprint"]
-        self.embedding_dim = collection.vectors.embedding_dim
         self._built = Retriever(collection)
+        self.embedding_dim = self._built.embedding_dim
         self.added: pa.Table = collection.studies.slice(0, 0)
         self.added_vectors: Embeddings = np.empty((0, self.embedding_dim), np.float32)
         self._parts = [self._built]

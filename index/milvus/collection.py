@@ -24,7 +24,7 @@ from index.milvus.search import MilvusSearch
 from index.search.familiarity import SAMPLE as GATE_SAMPLE
 from index.search.familiarity import FamiliarityGate, LayoutGate
 from index.storage.origin import is_at_origin, origin_of, remembered_root
-from index.storage.places import is_local
+from index.storage.places import Place
 from index.vectors import as_embedding
 
 _NEIGHBOURS = 16
@@ -164,4 +164,4 @@ class MilvusCollection(MilvusSearch, Writable):
             root = self.remembered_root()
         except UntrustedRoot:
             return None
-        return root if root is not None and is_local(root) else None
+        return root if root is not None and not isinstance(root, Place) else None

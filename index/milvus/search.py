@@ -19,7 +19,7 @@ from index.milvus.filters import ALL, all_of, among, any_of, as_expression, lite
 from index.milvus.manifest import CONSISTENCIES, consistency_of, manifest_of
 from index.milvus.recall import search_params
 from index.search.answer import Answer, Hit, Query
-from index.search.first_k import SLACK, Fetched, first_k, similarities_of
+from index.search.retriever import SLACK, Fetched, first_k, similarities_of
 from index.search.searchable import Searchable, Stored
 from index.table.studies import Study, label_names
 from index.vectors import Embeddings, as_embeddings

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from collections.abc import Collection as Several
-from collections.abc import Mapping
 from copy import copy
 from functools import cached_property
 from operator import attrgetter
 from threading import Lock
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +22,33 @@ from index.built.collection import Collection, load_collection
 from index.built.vector_index import Rows, Selection
 from index.errors import StudyNotFound
 from index.search.answer import Answer, Hit, Query
-from index.search.first_k import SLACK, Fetched, first_k, similarities_of
 from index.search.searchable import Choices, Searchable, Stored
 from index.table.filters import Where, filter_mask
 from index.table.studies import Study, label_names
 from index.vectors import Embeddings
 
+Similar = npt.NDArray[np.float64]
+SIMILARITY_DECIMALS = 6
+"""Similarities that agree to six decimals are a tie; float32 sums differ in the seventh."""
+SLACK = 16
+"""Rows fetched beyond the k wanted, so that ties at the end and a patient's further studies seldom cost a second."""
 _REMEMBERED_BYTES = 1 << 26
 """Of the filters asked last, as what passes them: some 260 of 224,000 rows."""
 _BLOCK = 8192
 """Rows whose vectors are compared at a time: 17 MB of 512 dimensions, and 34 in double precision."""
+
+
+class Fetched(NamedTuple):
+    """Rows that pass: most similar first, ties by study_id."""
+
+    came: int
+    """How many came back, those left out since included."""
+    rows: npt.NDArray[Any]
+    """(n,) of whatever names a row."""
+    similarities: Similar
+    """(n,) rounded."""
+    patients: npt.NDArray[Any]
+    """(n,) of whatever names a patient."""
 
 
 class Names:
@@ -102,7 +119,7 @@ class Retriever(Searchable):
         return fewer
 
     def __len__(self) -> int:
-        return len(self._vectors) - len(self._left_out)
+        return self._studies.num_rows - len(self._left_out)
 
     def __contains__(self, study_id: str) -> bool:
         return study_id not in self._moved and self._ids.place(study_id) is not None
@@ -137,7 +154,7 @@ class Retriever(Searchable):
         query, vector = self.resolved(query)
         among = None if not query.where else self._selection(query.where)
         excluded = self._excluded(query.excluded_patient, query.subject.study_id)
-        passing = len(self._vectors) if among is None else among.passing
+        passing = self._studies.num_rows if among is None else among.passing
         matched = passing - (len(excluded) if among is None else int(among.mask[excluded].sum()))
         rows, similarities, exact = self._nearest(query, vector[None], among, excluded, passing)
         if query.min_similarity is not None:
@@ -151,7 +168,7 @@ class Retriever(Searchable):
 
     def _nearest(
         self, query: Query, vector: Embeddings, among: Selection | None, excluded: Rows, passing: int
-    ) -> tuple[Rows, npt.NDArray[np.float64], bool]:
+    ) -> tuple[Rows, Similar, bool]:
         """Return the first k rows that pass, their similarities, and whether every row was compared."""
 
         def fetch(count: int, exactly: bool) -> Fetched:
@@ -191,6 +208,44 @@ class Retriever(Searchable):
         if row is None:
             raise StudyNotFound(f"no study {study_id!r} in this index")
         return row
+
+
+def similarities_of(vectors: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Similar:
+    """Return the cosines of stored vectors (n, D) to a query (D,), recomputed alike whatever found them."""
+    return np.round(vectors.astype(np.float64) @ query.astype(np.float64), SIMILARITY_DECIMALS)
+
+
+def first_k(
+    fetch: Callable[[int, bool], Fetched], query: Query, *, start: int, passing: int, exact: bool
+) -> tuple[npt.NDArray[Any], Similar, bool]:
+    """Return the first k rows and their similarities, and whether every row was compared.
+
+    Fetches ever more rows until nothing unfetched could still be among the first k.
+
+    Args:
+        fetch: gives so many of the nearest that pass, or all there are; exactly where its second argument says so.
+        start: rows to begin with.
+        query: whose `k` and `group_by` say which are kept.
+        passing: rows that pass.
+        exact: whether `fetch` compares every row from the start.
+    """
+    k, one_a_patient = query.k, query.group_by == "patient"
+    count = min(start, passing)
+    while count:
+        found = fetch(count, exact)
+        if found.came < count and not exact:  # the approximate way ran dry before the rows did
+            exact = True
+            continue
+        kept = _first_of_patients(found.patients) if one_a_patient else np.arange(len(found.rows))
+        settled = len(kept) >= k and found.similarities[kept[k - 1]] > found.similarities[-1]
+        if settled or count >= passing or found.came < count:
+            return found.rows[kept[:k]], found.similarities[kept[:k]], exact
+        count = min(4 * count, passing)
+    return np.empty(0, np.int64), np.empty(0), exact
+
+
+def _first_of_patients(patients: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    return np.sort(np.unique(patients, return_index=True)[1])
 
 
 def _digest(where: Where) -> bytes:

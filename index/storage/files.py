@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from index.errors import ArtefactError
-from index.storage.places import Place, is_local
+from index.storage.places import Place
 
 MOST_JSON = 1 << 24
 """Bytes of a JSON file: parsed, each can take some twenty in memory. A manifest of 1,000 shards has 150,000."""
@@ -87,7 +87,7 @@ def open_regular(path: Path) -> BufferedIOBase:
         FileNotFoundError: nothing there. ArtefactError: what lies there is no regular file: a pipe would be waited for,
             a device read for ever. OSError: it cannot be read.
     """
-    if not is_local(path):
+    if isinstance(path, Place):
         content: BufferedIOBase = path.open("rb")
         return content
     if not stat.S_ISREG(path.stat().st_mode):
@@ -107,7 +107,7 @@ def _no_file(path: Path) -> ArtefactError:
 def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """Return the content of a file. Raises as `open_regular`; ArtefactError also where there is more of it."""
     with open_regular(path) as file:
-        if is_local(path):
+        if not isinstance(path, Place):
             require_size(path, os.fstat(file.fileno()).st_size, most_bytes)
         content = file.read(most_bytes + 1)
     require_size(path, len(content), most_bytes)
@@ -268,7 +268,7 @@ def _sealed(content: bytes) -> tuple[int, bytes]:
 def sha256_of(path: Path, most_bytes: int | None = None) -> str:
     """Return the SHA-256 of a file, 64 hex digits. Raises as `open_regular`; ArtefactError: it has more bytes."""
     with open_regular(path) as file:
-        if most_bytes is not None and is_local(path):
+        if most_bytes is not None and not isinstance(path, Place):
             require_size(path, os.fstat(file.fileno()).st_size, most_bytes)
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -6,7 +6,6 @@ ends meanwhile, the one that gives it back aborts the process.
 """
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import pyarrow.parquet as pq
 
 from index.errors import ArtefactError
 from index.storage.files import open_regular
-from index.storage.places import is_local
 
 FREE_BYTES = 1 << 28
 """Bytes that a table may take in memory, however small its file is."""
@@ -117,7 +115,7 @@ def _allowed(source: Path | bytes) -> int:
     """Return the bytes that a table may take in memory."""
     if isinstance(source, bytes):
         return FREE_BYTES + MOST_TIMES * len(source)
-    return FREE_BYTES + MOST_TIMES * (os.stat(source) if is_local(source) else source.stat()).st_size
+    return FREE_BYTES + MOST_TIMES * source.stat().st_size
 
 
 def _require_types(schema: pa.Schema, name: str, remedy: str) -> None:

@@ -48,11 +48,6 @@ def place(text: str | os.PathLike[str]) -> Path:
     return cast(Path, _opened(scheme, rest))
 
 
-def is_local(path: Path) -> bool:
-    """Return whether a path is one of this machine's, which other programs and the kernel can open."""
-    return isinstance(path, Path)
-
-
 def below(root: Path, relative: str) -> Path:
     """Return the path, links resolved, to which a path out of a table leads below a folder or an address.
 
@@ -72,7 +67,7 @@ def below(root: Path, relative: str) -> Path:
 
 def require_here(folder: Path) -> Path:
     """Return a folder of this machine. Raises PlaceError: it is an address, which keeps no order among writers."""
-    if not is_local(folder):
+    if isinstance(folder, Place):
         raise PlaceError(
             "expected an index on this machine's disk, got one at an address, where it can be searched and not "
             f"changed; copy it here first: {folder}"

@@ -102,13 +102,13 @@ class Study:
         """
         _require_columns(row)
         known = {*CORE_COLUMNS, *labels, *SHARD_COLUMNS}
-        core = {name: _none_if_not_finite(row[name]) for name in CORE_COLUMNS}
-        core["other_paths"] = tuple(row["other_paths"] or ())
-        return cls(
-            **core,
-            findings={name: _none_if_not_finite(row[name]) for name in labels},
-            extra={name: _none_if_not_finite(value) for name, value in row.items() if name not in known},
-        )
+        row = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+        core = {name: row[name] for name in CORE_COLUMNS} | {"other_paths": tuple(row["other_paths"] or ())}
+        findings = {name: row[name] for name in labels}
+        return cls(**core, findings=findings, extra={name: row[name] for name in row if name not in known})
 
 
 def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
@@ -235,10 +235,6 @@ def _require_columns(present: Iterable[str]) -> None:
     missing = [name for name in (*CORE_COLUMNS, *FINDINGS) if name not in names]
     if missing:
         raise StudiesError(f"expected the columns of a studies table, got none called {', '.join(missing)}")
-
-
-def _none_if_not_finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def id_fault(name: str, key: str) -> str:

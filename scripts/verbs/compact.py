@@ -9,7 +9,7 @@ import click
 
 from index.errors import UntrustedRoot
 from index.living.collection import LivingCollection
-from index.storage.places import is_local
+from index.storage.places import Place
 from scripts.options.collection_address import CollectionAddress, trust_option
 from scripts.terminal import say, say_json
 
@@ -55,4 +55,4 @@ def _known_root(living: LivingCollection, trusted: bool) -> Path | None:
     except UntrustedRoot as refusal:
         say(f"note: no added films are removed: {refusal}", err=True)
         return None
-    return root if root is not None and is_local(root) and root.is_dir() else None
+    return root if root is not None and not isinstance(root, Place) and root.is_dir() else None

@@ -21,7 +21,7 @@ from index.importing.nih import import_nih
 from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.importing.source import Imported, NothingUsable, Notice
 from index.printable import visible
-from index.storage.places import is_local, place
+from index.storage.places import Place, place
 from index.table.studies import load_studies, save_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.places import Anywhere, Here
@@ -30,7 +30,7 @@ from scripts.terminal import counted, say, say_json
 
 def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
     """Refuse before the long work what could not be written after it."""
-    if not is_local(out):
+    if isinstance(out, Place):
         return out
     if not out.parent.is_dir():
         raise click.BadParameter(

@@ -15,7 +15,7 @@ from encoder.films.image import READING
 from index.errors import StudyExists
 from index.export.reliability import require_reading
 from index.living.additions import VIEWS, Addition, joined
-from index.storage.places import is_local
+from index.storage.places import Place
 from index.table.studies import FINDINGS, ID_ENDINGS, Study
 from service.api.answers import SearchAnswer, StudyAnswer
 from service.api.openapi import STUDIES, content, film_body, refusals
@@ -94,7 +94,7 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
         NotWritable, ReadingMismatch, ImageMissing, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
     """
     living, root = finder.living, finder.image_root
-    if root is None or not is_local(root) or not root.is_dir():
+    if root is None or isinstance(root, Place) or not root.is_dir():
         raise NotWritable(
             f"collection {finder.name!r} has no image root on a disk to keep films in; start it with --images"
         )

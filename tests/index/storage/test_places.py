@@ -18,7 +18,7 @@ from index.importing.nih import SOURCE_COLUMNS, import_nih
 from index.living.collection import LivingCollection
 from index.living.verification import verify
 from index.storage.files import load_json, save_json
-from index.storage.places import below, is_local, place, store_errors
+from index.storage.places import Place, below, place, store_errors
 from index.table.studies import load_studies, save_studies
 from index.vectors import Embeddings
 
@@ -49,7 +49,7 @@ def overwrite(target: Path, content: bytes, tmp_path: Path) -> None:
 def test_a_text_without_a_scheme_is_a_path_and_an_address_is_none() -> None:
     assert place("embeddings/") == Path("embeddings")
     assert place("file:///srv/films") == Path("/srv/films")
-    assert [is_local(place(text)) for text in ("s3:/b", "memory://b/x")] == [True, False]
+    assert [isinstance(place(text), Place) for text in ("s3:/b", "memory://b/x")] == [False, True]
 
 
 @pytest.mark.parametrize(

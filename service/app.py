@@ -11,8 +11,8 @@ from flask_openapi3 import Info, OpenAPI
 from service import errors, prefix
 from service.api.answers import ErrorBody
 from service.api.openapi import FiniteJSON, every_path
-from service.api.parsing import InMemory, refuse_validation
-from service.context import KEY, request_id
+from service.api.requests import InMemory, refuse_validation
+from service.context import KEY
 from service.guard import access
 from service.limits import Limits
 from service.routes import login, operations, page, readings, search, studies
@@ -20,7 +20,6 @@ from service.routes import map as maps
 from service.served.disconnect import require_body
 from service.state import State
 from service.watch import requests
-from service.watch.shutdown import refuse_when_closing
 
 ROOMS = (page, login, search, readings, studies, maps, operations)
 HEADERS = {
@@ -59,7 +58,6 @@ def create_app(state: State) -> OpenAPI:
     app.register_blueprint(page.swagger)
     errors.register(app)
     requests.register(app)
-    app.before_request(refuse_when_closing)
     access.register(app)
     app.before_request(require_body)
     prefix.register(app, state.limits.prefix)
@@ -85,6 +83,5 @@ def _limit(app: OpenAPI, limits: Limits) -> None:
 def _protect(response: Response) -> Response:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers["X-Request-Id"] = request_id()
     response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -3,9 +3,10 @@
 import secrets
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from flask import current_app, g
+from werkzeug.local import LocalProxy
 
 KEY = "precedent"
 """Of the application's one extension, its `service.state.State`."""
@@ -21,6 +22,8 @@ class Call:
     """The name of the token that was shown, also of one that is valid no more; None where none is asked for."""
     scopes: tuple[str, ...] = ()
     """Of that token."""
+    exact: bool = False
+    """Whether it may be told exact similarities: of a service without tokens, and with the scope `vectors`."""
     over_rate: bool = False
     """Whether it came without a valid token, beyond the rate of such requests."""
     fields: dict[str, Any] = field(default_factory=dict)
@@ -29,17 +32,12 @@ class Call:
     """Collection and studies of a change that the audit log has announced."""
 
 
-def call() -> Call:
-    """Return the running request's call."""
-    found: Call = g.call
-    return found
+call = cast(Call, LocalProxy(lambda: g.call))
+"""That of the running request."""
+running: Any = LocalProxy(lambda: current_app.extensions[KEY])
+"""The `service.state.State` of the running application, of which each folder takes what is its own."""
 
 
 def request_id() -> str:
     """Return the number of the running request; "" where it has none."""
-    return call().request_id if "call" in g else ""
-
-
-def running() -> Any:
-    """Return the `service.state.State` of the running application, of which each folder takes what is its own."""
-    return current_app.extensions[KEY]
+    return call.request_id if "call" in g else ""

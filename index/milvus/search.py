@@ -95,7 +95,6 @@ class MilvusSearch(Searchable):
             query,
             start=query.k + SLACK,
             passing=matched,
-            exact=query.exact or self.manifest["kind"] == "flat",
         )
         near = [
             (Study.from_row(self._columns.as_row(entity), self._labels), float(similarity))
@@ -113,14 +112,15 @@ class MilvusSearch(Searchable):
                 "ask for fewer hits, or narrow the filter"
             )
         hits = self._hits([vector], passing, count, exact=exact, fields=("*",))[0]
+        exact = exact or self.manifest["kind"] == "flat"
         entities = [dict(hit["entity"]) for hit in hits]
         if not entities:
-            return Fetched(0, np.empty(0, object), np.empty(0), np.empty(0, object))
+            return Fetched(0, exact, np.empty(0, object), np.empty(0), np.empty(0, object))
         similarities = similarities_of(self._vectors_of(entities), vector)
         order = sorted(range(len(entities)), key=lambda hit: (-similarities[hit], entities[hit][KEY]))
         ordered = np.array([entities[hit] for hit in order], dtype=object)
         patients = np.array([one[PATIENT] for one in ordered])
-        return Fetched(len(entities), ordered, similarities[order], patients)
+        return Fetched(len(entities), exact, ordered, similarities[order], patients)
 
     def _hits(
         self,

@@ -43,6 +43,8 @@ class Fetched(NamedTuple):
 
     came: int
     """How many came back, those left out since included."""
+    exact: bool
+    """Whether every row was compared for them."""
     rows: npt.NDArray[Any]
     """(n,) of whatever names a row."""
     similarities: Similar
@@ -172,14 +174,14 @@ class Retriever(Searchable):
         """Return the first k rows that pass, their similarities, and whether every row was compared."""
 
         def fetch(count: int, exactly: bool) -> Fetched:
+            exact = self._vectors.is_exact(exactly, among)
             found = self._vectors.search(vector, count, among=among, exact=exactly)[1][0]
             found = found[found >= 0]
             rows, similarities = self._ordered(vector, found[~np.isin(found, excluded)])
-            return Fetched(len(found), rows, similarities, self._patients[rows])
+            return Fetched(len(found), exact, rows, similarities, self._patients[rows])
 
         start = query.k + len(excluded) - len(self._left_out) + SLACK
-        exact = self._vectors.is_exact(query.exact, among)
-        return first_k(fetch, query, start=start, passing=passing, exact=exact)
+        return first_k(fetch, query, start=start, passing=passing)
 
     def _ordered(
         self, vector: Embeddings, rows: npt.NDArray[np.int64]
@@ -216,7 +218,7 @@ def similarities_of(vectors: npt.NDArray[np.float32], query: npt.NDArray[np.floa
 
 
 def first_k(
-    fetch: Callable[[int, bool], Fetched], query: Query, *, start: int, passing: int, exact: bool
+    fetch: Callable[[int, bool], Fetched], query: Query, *, start: int, passing: int
 ) -> tuple[npt.NDArray[Any], Similar, bool]:
     """Return the first k rows and their similarities, and whether every row was compared.
 
@@ -227,21 +229,20 @@ def first_k(
         start: rows to begin with.
         query: whose `k` and `group_by` say which are kept.
         passing: rows that pass.
-        exact: whether `fetch` compares every row from the start.
     """
-    k, one_a_patient = query.k, query.group_by == "patient"
+    k, one_a_patient, exact = query.k, query.group_by == "patient", query.exact
     count = min(start, passing)
     while count:
         found = fetch(count, exact)
-        if found.came < count and not exact:  # the approximate way ran dry before the rows did
+        if found.came < count and not found.exact:  # the approximate way ran dry before the rows did
             exact = True
             continue
         kept = _first_of_patients(found.patients) if one_a_patient else np.arange(len(found.rows))
         settled = len(kept) >= k and found.similarities[kept[k - 1]] > found.similarities[-1]
         if settled or count >= passing or found.came < count:
-            return found.rows[kept[:k]], found.similarities[kept[:k]], exact
+            return found.rows[kept[:k]], found.similarities[kept[:k]], found.exact
         count = min(4 * count, passing)
-    return np.empty(0, np.int64), np.empty(0), exact
+    return np.empty(0, np.int64), np.empty(0), True
 
 
 def _first_of_patients(patients: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -48,14 +48,14 @@ class AuditTrail:
     def announce(self, collection: str, studies: Sequence[str]) -> None:
         """Return when it is on disk what the running request is about to change. Raises AuditError."""
         self._append(_facts("intent", collection, studies))
-        call().announced = (collection, list(studies))
+        call.announced = (collection, list(studies))
 
     def record(self, response: Response) -> Response:
         """Return the answer once it is written down, or a refusal where it cannot be."""
         route = _route()
         if route in SILENT:
             return response
-        if call().over_rate:
+        if call.over_rate:
             with self._lock:
                 self._uncounted += 1
             return response
@@ -63,7 +63,7 @@ class AuditTrail:
         try:
             self._append(record)
         except AuditError as error:
-            if call().announced is not None:
+            if call.announced is not None:
                 self._owed.append(record)
                 error = ResultNotWritten(str(error))
             return current_app.make_response(current_app.handle_user_exception(error))
@@ -118,17 +118,17 @@ def announce(finder: Finder, studies: Sequence[str] = ()) -> None:
     Raises:
         AuditError: it cannot be written, so nothing may be changed.
     """
-    trail: AuditTrail | None = running().trail
+    trail: AuditTrail | None = running.trail
     if trail is not None:
         trail.announce(finder.name, studies)
 
 
 def _route() -> str | None:
-    return path_template(request.url_rule) if request.url_rule is not None else None
+    return path_template(request.url_rule.rule) if request.url_rule is not None else None
 
 
 def _call(status: int) -> dict[str, Any]:
-    collection, studies = call().announced or _asked_about(MAX_DRAWN if status < 400 else MOST_REFUSED)
+    collection, studies = call.announced or _asked_about(MAX_DRAWN if status < 400 else MOST_REFUSED)
     return _facts("call", collection, studies) | {"status": status}
 
 
@@ -136,8 +136,8 @@ def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any
     return {
         "time": _moment(),
         "event": event,
-        "request_id": call().request_id,
-        "principal": call().principal,
+        "request_id": call.request_id,
+        "principal": call.principal,
         "method": request.method if request.method in METHODS else UNKNOWN,
         "route": _route(),
         "collection": collection,
@@ -148,7 +148,7 @@ def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any
 def _asked_about(most: int) -> tuple[str, list[str]]:
     """Return the collection and the first studies of a request, each by a name that is known here."""
     path = {"collection": name} if (name := (request.view_args or {}).get("name")) else {}
-    collection = (request.args.to_dict() | call().fields | path).get("collection")
+    collection = (request.args.to_dict() | call.fields | path).get("collection")
     names = _study_names()[:most]
     try:
         finder = mounted().finder(collection if isinstance(collection, str) else None)
@@ -162,7 +162,7 @@ def _asked_about(most: int) -> tuple[str, list[str]]:
 
 
 def _study_names() -> list[str]:
-    given = dict(request.view_args or {}) | call().fields
+    given = dict(request.view_args or {}) | call.fields
     names = [given.get(field) for field in _STUDY_FIELDS]
     if request.method in SAFE:
         names += [name for field in ("study", "hit") for name in request.args.getlist(field)]

@@ -5,11 +5,13 @@ On a service without tokens only the machine itself may pass.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from flask import Flask, redirect, request, url_for
 from werkzeug.datastructures import Authorization, WWWAuthenticate
 from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 from werkzeug.http import parse_cookie
+from werkzeug.local import LocalProxy
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -20,7 +22,7 @@ from service.guard.rate_limit import RateLimit
 from service.guard.sessions import Sessions
 from service.guard.tokens import Token, TokenFile, now
 from service.limits import Limits
-from service.watch.requests import path_template
+from service.watch.requests import ALIVE, path_template
 
 OPEN = "open"
 SCOPE_OF = {
@@ -53,8 +55,6 @@ SCOPE_OF = {
     "POST /v1/indexes/{name}/activate": "admin",
 }
 """The one table: a route that is not here keeps the service from starting."""
-ALIVE = "/healthz"
-"""Answers by whatever name it is asked."""
 COOKIE = "precedent_session"
 SECURE_COOKIE = f"__Host-{COOKIE}"
 """Over https: a browser takes a cookie of that name from this very host alone, and never sends it in the clear."""
@@ -123,6 +123,10 @@ class AccessControl:
         return None if sha256 is None else self.tokens.of_hash(sha256)
 
 
+access = cast(AccessControl, LocalProxy(lambda: running.access))
+"""That of the running application."""
+
+
 def register(app: Flask) -> None:
     """Check every request of `app`. Raises LookupError where a route has no scope in the table."""
     for rule in app.url_map.iter_rules():
@@ -139,7 +143,7 @@ def scope_of(rule: Rule | None, method: str) -> str | None:
     """
     if rule is None or method == "OPTIONS":
         return None
-    route = f"{'GET' if method == 'HEAD' else method} {path_template(rule)}"
+    route = f"{'GET' if method == 'HEAD' else method} {path_template(rule.rule)}"
     if route not in SCOPE_OF:
         raise LookupError(
             f"expected a scope of every route, got none of {route}; add it to service.guard.access.SCOPE_OF"
@@ -154,51 +158,34 @@ def scopes() -> dict[str, str | None]:
 
 def require(scope: str) -> None:
     """Refuse a request whose token lacks a scope beyond its route's. Raises Forbidden."""
-    if locked() and scope not in call().scopes:
+    if locked() and scope not in call.scopes:
         raise Forbidden(f"this token does not hold the scope {scope!r}, which this request needs")
 
 
 def locked() -> bool:
     """Return whether the running application asks for tokens."""
-    return tokens() is not None
-
-
-def tokens() -> TokenFile | None:
-    """Return the tokens that the running application asks for; None where it asks for none."""
-    return access().tokens
-
-
-def sessions() -> Sessions:
-    """Return the sessions of the running application, which asks for tokens."""
-    found = access().sessions
-    assert found is not None
-    return found
-
-
-def access() -> AccessControl:
-    """Return that of the running application."""
-    found: AccessControl = running().access
-    return found
+    return access.tokens is not None
 
 
 def _check() -> BaseResponse | None:
     """Let the request pass, or refuse it; a browser without a token is shown where to give one."""
     rule = request.url_rule
+    scope = scope_of(rule, request.method)
     if rule is None or rule.rule != ALIVE:
         _require_own_name()
-    scope = scope_of(rule, request.method)
     if scope == OPEN:
         if rule is not None and rule.endpoint.startswith("login.") and locked():
             _count(STRANGERS)
         return None
-    if (known := tokens()) is None:
+    if access.tokens is None:
         require_near()
         require_own_page()
+        call.exact = True
         return None
     try:
-        call().scopes = _shown(known, scope).scopes
+        note_scopes(_shown(access.tokens, scope))
     except Unauthorized:
-        _count(call().principal or STRANGERS)
+        _count(call.principal or STRANGERS)
         if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
             return redirect(url_for("login.login", next=request.full_path.rstrip("?")[:MAX_NEXT]))
         slow()
@@ -210,7 +197,7 @@ def _check() -> BaseResponse | None:
 
 def _require_own_name() -> None:
     try:
-        require_own_name(access().hosts)
+        require_own_name(access.hosts)
     except RequestError:
         _count(STRANGERS)
         slow()
@@ -223,12 +210,12 @@ def _count(name: str) -> None:
     Else they could fill the audit log: beyond it a request is counted there and not told. The way to the sign-in
     page stays open however many ask, so that nobody can keep others from signing in.
     """
-    call().over_rate = not access().rate.take(name)
+    call.over_rate = not access.rate.take(name)
 
 
 def slow() -> None:
     """Refuse a request beyond that rate. Raises TooManyRequests."""
-    if call().over_rate:
+    if call.over_rate:
         raise TooManyRequests("too many requests without a valid token; ask again in a second", retry_after=1)
 
 
@@ -244,28 +231,33 @@ def admitted(known: TokenFile, secret: str | None) -> Token:
     return _valid(token)
 
 
+def note_scopes(token: Token) -> None:
+    """Note what the running request may, of which this is the token."""
+    call.scopes, call.exact = token.scopes, "vectors" in token.scopes
+
+
 def _shown(known: TokenFile, scope: str | None) -> Token:
     """Return the valid token of the header or, for what a page of ours asks, of the session in the cookie."""
     if "Authorization" in request.headers:
         given = request.authorization
         return admitted(known, given.token if given is not None and given.type == "bearer" else None)
-    if (session := access().session_of(request.cookies)) is None:
+    if (session := access.session_of(request.cookies)) is None:
         raise _unauthorized(_EXPECTED)
     if scope is not None and scope not in OF_COOKIE:
         raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")
     require_own_page()
-    token = access().of_session(session)
+    token = access.of_session(session)
     if token is None:
         raise _unauthorized("this session has ended; sign in again")
     return _valid(token)
 
 
 def _valid(token: Token) -> Token:
-    call().principal = token.name
+    call.principal = token.name
     if (state := token.state(now())) != "valid":
         raise _unauthorized(f"this token is {state}; ask for another")
-    call().over_rate = False
-    if not access().rate.take(token.name):
+    call.over_rate = False
+    if not access.rate.take(token.name):
         raise TooManyRequests("too many requests with this token; ask again in a second", retry_after=1)
     return token
 

@@ -18,7 +18,6 @@ from werkzeug.exceptions import Forbidden, TooManyRequests
 
 from index.search.answer import Answer
 from service.context import call, running
-from service.guard.access import locked
 
 READ_HITS = 100
 """Largest `k` of a token that holds `read` without `vectors`."""
@@ -72,7 +71,7 @@ class Budget:
 
 def exact() -> bool:
     """Return whether the running request may be told exact similarities; outside of a request there is none to hide."""
-    return not has_request_context() or not locked() or "vectors" in call().scopes
+    return not has_request_context() or call.exact
 
 
 def count(*query: str | bytes | None) -> None:
@@ -83,8 +82,8 @@ def count(*query: str | bytes | None) -> None:
     """
     if exact():
         return
-    budget: Budget = running().budget
-    seconds = budget.wait(call().principal or "", _named(query))
+    budget: Budget = running.budget
+    seconds = budget.wait(call.principal or "", _named(query))
     if seconds:
         raise TooManyRequests(
             "as many different studies and films as this token may ask about within a day have been asked about; one "

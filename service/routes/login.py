@@ -12,10 +12,10 @@ from werkzeug.exceptions import Forbidden, Unauthorized
 from werkzeug.wrappers import Response as BaseResponse
 
 from service.api.openapi import SERVICE, content, form_body, refusals
-from service.context import call
 from service.errors import RequestError, as_sentence, refusal_of
-from service.guard.access import MAX_NEXT, access, admitted, locked, require, sessions, slow, tokens
+from service.guard.access import MAX_NEXT, access, admitted, locked, note_scopes, require, slow
 from service.guard.origins import require_own_page
+from service.guard.sessions import Sessions
 
 api = APIBlueprint("login", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 500))
 
@@ -53,21 +53,21 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
     """Take a token and begin a session, in a cookie that scripts cannot read"""
     if not request.form:
         raise RequestError("expected the form of the sign-in page, got none")
-    known = tokens()
-    if known is None:
+    tokens, sessions = access.tokens, access.sessions
+    if tokens is None or sessions is None:
         return redirect(url_for("pages.page"), 303)
     require_own_page()
     try:
-        token = admitted(known, form.token.strip() or None)
-        call().scopes = token.scopes
+        token = admitted(tokens, form.token.strip() or None)
+        note_scopes(token)
         require("read")
     except (Unauthorized, Forbidden) as refusal:
         slow()
         return render_template("login.html", next=form.next, message=as_sentence(refusal_of(refusal)[2])), 401
     response, secure = redirect(_own(form.next), 303), _secure()
-    name = access().cookie_names[0 if secure else 1]
-    _end_sessions(response, but=name)
-    response.set_cookie(name, sessions().begin(token), path=_path(), httponly=True, samesite="Strict", secure=secure)
+    name = access.cookie_names[0 if secure else 1]
+    _end_sessions(sessions, response, but=name)
+    response.set_cookie(name, sessions.begin(token), path=_path(), httponly=True, samesite="Strict", secure=secure)
     return response
 
 
@@ -76,17 +76,17 @@ def sign_out() -> BaseResponse:
     """End the session"""
     require_own_page()
     response = make_response(redirect(url_for("login.login"), 303))
-    if locked():
-        _end_sessions(response)
+    if access.sessions is not None:
+        _end_sessions(access.sessions, response)
     return response
 
 
-def _end_sessions(response: BaseResponse, but: str = "") -> None:
+def _end_sessions(sessions: Sessions, response: BaseResponse, but: str = "") -> None:
     """End what the browser's cookies name and have it forget them, but for the cookie `but`. Raises SessionsError."""
-    over_https, _ = names = access().cookie_names
+    over_https, _ = names = access.cookie_names
     for name in names:
         if name in request.cookies:
-            sessions().end(request.cookies[name])
+            sessions.end(request.cookies[name])
             if name != but:
                 response.delete_cookie(name, path=_path(), httponly=True, samesite="Strict", secure=name == over_https)
 

@@ -17,8 +17,7 @@ from pydantic import BaseModel, Field
 from index.built.map import CollectionMap
 from index.errors import FilterError
 from service.api.openapi import STUDIES, content, film_body, refusals
-from service.api.parsing import parse_query
-from service.api.requests import Finding, InCollection, Place, PlaceOptions, StudyId
+from service.api.requests import Finding, InCollection, Place, PlaceOptions, StudyId, parse_query
 from service.errors import MapMissing
 from service.guard import disclosure
 from service.limits import MAX_DRAWN

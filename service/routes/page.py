@@ -20,8 +20,16 @@ from index.table.studies import Study
 from service.api.openapi import SERVICE, content, film_body, refusals, with_scopes
 from service.api.openapi import pages as as_pages
 from service.api.page_filters import PageFilters
-from service.api.parsing import parse_search
-from service.api.requests import FilmOptions, ImageQuery, InCollection, Search, SearchOptions, StudyId, StudyPath
+from service.api.requests import (
+    FilmOptions,
+    ImageQuery,
+    InCollection,
+    Search,
+    SearchOptions,
+    StudyId,
+    StudyPath,
+    parse_search,
+)
 from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.guard.access import locked, require, scopes
 from service.guard.disclosure import SIMILARITY_DECIMALS, exact

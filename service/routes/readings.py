@@ -11,15 +11,14 @@ from flask_openapi3 import APIBlueprint
 from index.search.answer import Subject
 from service.api.answers import ExplainAnswer, PredictAnswer
 from service.api.openapi import SEARCH, film_body, refusals
-from service.api.parsing import parse_query
-from service.api.requests import Explain, ExplainOptions, Predict, PredictOptions
+from service.api.requests import Explain, ExplainOptions, Predict, PredictOptions, parse_query
 from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
 from service.guard import disclosure
 from service.served.disconnect import disconnect_check
 from service.served.mounted import Finder, current
 from service.served.pictures import film_path, read_film
 from service.state import state
-from service.watch.requests import stage
+from service.watch.metrics import stage
 
 api = APIBlueprint(
     "readings", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 404, 409, 413, 415, 422, 429, 500, 503)

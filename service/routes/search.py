@@ -7,8 +7,7 @@ from flask_openapi3 import APIBlueprint
 
 from service.api.answers import EmbeddingAnswer, SearchAnswer
 from service.api.openapi import SEARCH, film_body, refusals
-from service.api.parsing import parse_films, parse_search
-from service.api.requests import FilmOptions, Films, Search
+from service.api.requests import FilmOptions, Films, Search, parse_films, parse_search
 from service.guard.access import require
 from service.guard.disclosure import rounded
 from service.served.mounted import current

@@ -19,8 +19,16 @@ from index.storage.places import Place
 from index.table.studies import FINDINGS, ID_ENDINGS, Study
 from service.api.answers import SearchAnswer, StudyAnswer
 from service.api.openapi import STUDIES, content, film_body, refusals
-from service.api.parsing import parse_addition
-from service.api.requests import AddStudy, ImageQuery, InCollection, Search, SearchOptions, StudyOptions, StudyPath
+from service.api.requests import (
+    AddStudy,
+    ImageQuery,
+    InCollection,
+    Search,
+    SearchOptions,
+    StudyOptions,
+    StudyPath,
+    parse_addition,
+)
 from service.audit.trail import UNKNOWN, announce
 from service.errors import NotWritable
 from service.guard.disclosure import rounded

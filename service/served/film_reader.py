@@ -31,7 +31,7 @@ from index.table.labels import Labelling, LabelPolicy
 from index.table.studies import label_names
 from service.guard.disclosure import told
 from service.served.batching import BatchingEmbedder
-from service.watch.requests import stage
+from service.watch.metrics import stage
 
 LONGEST = 1024
 """Longest side of a map in pixels: a map is smooth, and the page lays it over the film at any size."""

@@ -22,7 +22,7 @@ from service.context import running
 from service.errors import CollectionNotFound, NotWritable
 from service.guard import disclosure
 from service.served.embedder import Embedder
-from service.watch.requests import stage
+from service.watch.metrics import stage
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class Finder:
         disclosure.require_hits(search.k)
         if search.filter:
             require_filter(search.filter, self.retriever.schema, self.columns)
-        look = self._look(search)
-        vector = None if look is None else look.vector
+        look, vector = None, None
+        if search.study_id is None:
+            look, vector = self._looked_at(search)
         here = self.retriever.now()  # after the films are read, which takes longest
         if search.study_id is not None:
             study, vector = here.stored(search.study_id)
             disclosure.count(self.name, study.study_id)
             subject = Subject(study.patient_id, study.study_id)
         else:
-            vector = self._vector(search) if vector is None else vector
             disclosure.count(search.frontal, search.lateral)
             subject = Subject(patient_id=search.patient_id)
         query = Query(
@@ -123,16 +123,14 @@ class Finder:
         took_ms = round(1000 * (time.perf_counter() - started), 2)
         return replace(answer, film_notices=notices, warning=self.warning, took_ms=took_ms)
 
-    def _look(self, search: Search) -> Any:
-        """Return what the films come to, a `service.served.film_reader.Look`; None without films or a reader."""
-        if search.study_id is not None or search.embedding is not None or self.reader is None:
-            return None
-        return self.reader.look(search.frontal, search.lateral)
-
-    def _vector(self, search: Search) -> npt.NDArray[np.float32]:
+    def _looked_at(self, search: Search) -> tuple[Any, npt.NDArray[np.float32]]:
+        """Return a `service.served.film_reader.Look` at the films, where they are read here, and their vector."""
         if search.embedding is not None:
-            return np.asarray(search.embedding, dtype=np.float32)
-        return self.embed(search.frontal, search.lateral)
+            return None, np.asarray(search.embedding, dtype=np.float32)
+        if self.reader is None:
+            return None, self.embed(search.frontal, search.lateral)
+        look = self.reader.look(search.frontal, search.lateral)
+        return look, look.vector
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class Served:
 
 def mounted() -> Mounted:
     """Return the collections that the running application serves now."""
-    served: Served = running().served
+    served: Served = running.served
     return served.now
 
 

@@ -125,7 +125,7 @@ def as_png(image: npt.NDArray[Any]) -> bytes:
 
 
 def _small_pictures() -> SmallPictures:
-    found: SmallPictures = running().small_pictures
+    found: SmallPictures = running.small_pictures
     return found
 
 

@@ -104,7 +104,7 @@ def _of_request() -> dict[str, str]:
     if not has_request_context():
         return {}
     about = {"request_id": request_id(), "route": rule()}
-    principal = call().principal if "call" in g else None
+    principal = call.principal if "call" in g else None
     return about | ({"principal": str(principal)} if principal is not None else {})
 
 

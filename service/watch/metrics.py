@@ -4,17 +4,19 @@ No label ever holds what a request carried.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Protocol
 
+from flask import has_app_context
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from index.errors import CollectionError
+from service.context import running
 
 STAGES = ("decode", "wait", "encode", "search", "predict", "explain")
 """Reading films; waiting for the encoder; a batch in the encoder; a search; predictions from films; maps."""
@@ -101,6 +103,12 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return everything in Prometheus's text format 0.0.4, UTF-8."""
         return generate_latest(self._registry)
+
+
+def stage(name: str) -> AbstractContextManager[None]:
+    """Return what times one of STAGES in the running application; outside of one nothing is timed."""
+    timed: AbstractContextManager[None] = running.metrics.stage(name) if has_app_context() else nullcontext()
+    return timed
 
 
 class _Held(Collector):

@@ -21,7 +21,7 @@ from service.watch.requests import path_template
 
 APP = build_app()
 ROUTES = sorted(
-    (method, rule.rule, path_template(rule))
+    (method, rule.rule, path_template(rule.rule))
     for rule in APP.url_map.iter_rules()
     for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
 )

@@ -56,6 +56,10 @@ class UntrustedRoot(CollectionError):
     """An image root that a collection names which was made elsewhere, or by another user."""
 
 
+class NoGpu(CollectionError):
+    """A GPU that was asked for and is not there, is not used by the installed FAISS, or is too small."""
+
+
 class PlaceError(CollectionError):
     """An address that cannot be used, or not for what is asked of it."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flask_openapi3 import OpenAPI
 
+from index.built.gpu import DEVICES
 from service.app import create_app
 from service.audit.log import AuditLog
 from service.errors import MountError
@@ -36,6 +37,7 @@ def load(
     *,
     tokens: TokenFile | None = None,
     log: AuditLog | None = None,
+    device: str = "cpu",
 ) -> OpenAPI:
     """Return the application over index folders and the one encoder that made their vectors.
 
@@ -46,8 +48,10 @@ def load(
         ignored_parts: what a DICOM header may state of the body part as if it stated none.
         tokens: of which one is asked for, also on a loopback address; None asks for none.
         log: where every call is written down.
+        device: what the vectors of folders are searched on, of `index.built.gpu.DEVICES`.
 
     Raises:
+        NoGpu: a GPU is asked for and cannot be had.
         FingerprintMismatch: an index was built with another encoder.
         ArtefactError, CheckpointError: a file that is missing, truncated or changed.
     """
@@ -55,7 +59,7 @@ def load(
     metrics = Metrics()
     token = os.environ.get("MILVUS_TOKEN", "")
     films = Decoding(limits, ignored_parts)
-    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token)
+    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token, device)
     served = sources.open()
     readiness = Readiness(metrics.ready)
     readiness.check(served)  # what later checks compare with
@@ -80,6 +84,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
     PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
+    _DEVICE (auto, cpu or gpu) is what compares vectors; auto is a GPU that FAISS sees and they fit on.
     Films of the body parts that _IGNORE_BODY_PARTS names, between commas, are taken for chest films.
     A proxy shows the service below _PREFIX, a path such as /precedent.
     What it writes is its owner's alone; _UMASK, such as 027, has a group read it.
@@ -122,7 +127,14 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
         ignored_parts=_words(environ.get("PRECEDENT_IGNORE_BODY_PARTS")),
         tokens=known,
         log=calls,
+        device=_device(environ.get("PRECEDENT_DEVICE", "auto")),
     )
+
+
+def _device(text: str) -> str:
+    if text not in DEVICES:
+        raise MountError(f"expected PRECEDENT_DEVICE to be one of {', '.join(DEVICES)}, got {text!r}")
+    return text
 
 
 def _words(text: str | None) -> list[str]:

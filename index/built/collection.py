@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,14 +67,18 @@ class Collection:
     """Layouts of a sample of its films, by patient; None where the export has none."""
 
 
-def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_root: str | None = None) -> Collection:
+def build_collection(
+    embeddings: Path, out: Path, *, kind: str = "auto", image_root: str | None = None, device: str = "cpu"
+) -> Collection:
     """Index an export and write the collection to the folder `out`, in place of one that is there.
 
     Args:
         image_root: to be remembered in place of the one that the export remembers.
+        device: what makes its lists, of `index.built.gpu.DEVICES`.
 
     Raises:
         ArtefactError: the export is unfinished or has changed. CollectionError: it is empty or the kind is unknown.
+        NoGpu: one is asked for and cannot be had.
     """
     if kind not in KIND_NAMES:
         raise CollectionError(f"expected an index kind of {', '.join(KIND_NAMES)}, got {kind!r}")
@@ -82,7 +86,8 @@ def build_collection(embeddings: Path, out: Path, *, kind: str = "auto", image_r
     if not export["rows"]:
         raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its {FAILED}")
     tables: list[pa.Table] = []
-    index = VectorIndex.build(_blocks(embeddings, tables), resolve_kind(kind, export["rows"]), export["rows"])
+    rows = export["rows"]
+    index = VectorIndex.build(_blocks(embeddings, tables), resolve_kind(kind, rows), rows, device)
     studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
     if pc.count_distinct(studies["study_id"]).as_py() < len(studies):
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")
@@ -157,14 +162,19 @@ def _require_no_changes(out: Path) -> None:
         )
 
 
-def load_collection(folder: str | os.PathLike[str]) -> Collection:
+def load_collection(folder: str | os.PathLike[str], device: str = "cpu") -> Collection:
     """Return the collection of a folder; every SHA-256 is checked before a file is parsed.
+
+    Args:
+        device: what its vectors are searched on, of `index.built.gpu.DEVICES`.
 
     Raises:
         ArtefactError: no collection there, of a newer version, or a file is missing or has changed.
+        NoGpu: one is asked for and cannot be had.
     """
     folder = place(folder)
-    return read_settled(folder / MANIFEST, partial(_load, folder))
+    collection = read_settled(folder / MANIFEST, partial(_load, folder))
+    return replace(collection, vectors=collection.vectors.on(device))
 
 
 def _load(folder: Path) -> Collection:

@@ -1,6 +1,6 @@
 """The kinds of index there are: one table of how each is built, and how it is asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import faiss
@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from index.built.effort import Effort, lists_of
+from index.built.gpu import Engine, middles_of
 from index.errors import ArtefactError
+from index.vectors import Embeddings
 
 EXACT_UP_TO = 50_000
 """Rows that `auto` still searches exactly: a scan of 50,000 x 512 takes some 15 ms on two cores."""
@@ -67,13 +69,13 @@ class Kind:
 
     says: str
     half: bool = False
-    build: Callable[[faiss.Index], faiss.Index] | None = None
+    build: Callable[[faiss.Index, Engine | None], faiss.Index] | None = None
     parameters: Callable[[faiss.Index, Wanted], faiss.SearchParameters] | None = None
     refined: bool = True
     """Whether the second way gives candidates, to be compared again by their vectors."""
 
 
-def _build_hnsw(store: faiss.Index) -> faiss.Index:
+def _build_hnsw(store: faiss.Index, _engine: Engine | None) -> faiss.Index:
     graph = _empty_graph(store.d)
     graph.hnsw.efConstruction = 80
     graph.add(store.reconstruct_n(0, store.ntotal))
@@ -89,7 +91,7 @@ def _hnsw_parameters(graph: faiss.Index, wanted: Wanted) -> faiss.SearchParamete
     return faiss.SearchParametersHNSW(efSearch=beam, sel=wanted.selector)
 
 
-def _build_lists(store: faiss.Index) -> faiss.Index:
+def _build_lists(store: faiss.Index, engine: Engine | None) -> faiss.Index:
     """Return one-bit codes (RaBitQ, Gao and Long, SIGMOD 2024) in an inverted file.
 
     The rotation spreads each direction over all bits; without it, embeddings with a few strong axes lose recall.
@@ -98,11 +100,37 @@ def _build_lists(store: faiss.Index) -> faiss.Index:
     codes = _empty_lists(store.d, lists)
     clustering = faiss.extract_index_ivf(codes).cp
     clustering.niter, clustering.min_points_per_centroid = 10, 1
-    sample = np.linspace(0, store.ntotal - 1, min(store.ntotal, lists * _TRAINING_ROWS_A_LIST)).astype(np.int64)
-    codes.train(store.reconstruct_batch(sample))
-    for start in range(0, store.ntotal, _BLOCK):
-        codes.add(store.reconstruct_n(start, min(_BLOCK, store.ntotal - start)))
+    rows = np.linspace(0, store.ntotal - 1, min(store.ntotal, lists * _TRAINING_ROWS_A_LIST)).astype(np.int64)
+    sample = store.reconstruct_batch(rows)
+    blocks = (store.reconstruct_n(start, min(_BLOCK, store.ntotal - start)) for start in range(0, store.ntotal, _BLOCK))
+    if engine is not None:
+        return _listed_on(engine, codes, sample, blocks)
+    codes.train(sample)
+    for block in blocks:
+        codes.add(block)
     return codes
+
+
+def _listed_on(engine: Engine, codes: faiss.Index, sample: Embeddings, blocks: Iterator[Embeddings]) -> faiss.Index:
+    """Return codes in lists that an engine makes and fills; the codes themselves are made here.
+
+    FAISS takes rows whose list is known into the layout from which the one for searching is made, not into that.
+    """
+    turn, inverted = faiss.downcast_VectorTransform(codes.chain.at(0)), faiss.downcast_index(codes.index)
+    turn.train(sample)
+    middles = middles_of(engine, turn.apply(sample), inverted.nlist, inverted.cp)
+    quantizer, nearest = faiss.IndexFlatIP(codes.d), engine.empty(codes.d, half=False)
+    quantizer.add(middles)
+    nearest.add(middles)
+    filled = faiss.IndexIVFRaBitQ(quantizer, codes.d, inverted.nlist, faiss.METRIC_INNER_PRODUCT)
+    filled.train(turn.apply(sample))
+    for block in blocks:
+        turned = turn.apply(block)
+        lists = np.ascontiguousarray(nearest.search(turned, 1)[1])
+        filled.add_core(len(block), faiss.swig_ptr(turned), None, faiss.swig_ptr(lists))
+    quick = faiss.IndexIVFRaBitQFastScan(filled)
+    quick.qb, quick.centered = inverted.qb, inverted.centered
+    return faiss.clone_index(faiss.IndexPreTransform(turn, quick))  # which holds all that it is made of
 
 
 def _empty_lists(dim: int, lists: int) -> faiss.Index:

@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.built.effort import EFFORTS, Effort
+from index.built.gpu import Scan, engine_for, scan_for
 from index.built.kinds import KINDS, Wanted, empty_store, lists_by_row, require_sound
 from index.errors import ArtefactError
 from index.vectors import Embeddings
@@ -28,6 +30,8 @@ _READ_BYTES = _WRITTEN_BYTES = 1 << 20
 _OF_VECTORS = (b"IxFI", b"IxF2", b"IxFl", b"IxSQ")
 """How files of plain vectors begin, by metric, and of those in 16 bits."""
 _reading = threading.Lock()
+_BLOCK = 1 << 18
+"""Rows that go to a GPU at a time: 0.5 GB of 512 dimensions."""
 _COPIED_ROWS = 16_384
 """Rows that a selection may hold a copy of: 17 MB of 512 dimensions in half precision."""
 _OBJECTS_BYTES = 4096
@@ -76,17 +80,27 @@ class VectorIndex:
         refined = approximate is not None and KINDS[kind].refined
         self._quick = faiss.IndexRefine(approximate, exact) if refined else approximate
         self._lists = lists_by_row(approximate)
+        self._scan: Scan | None = None
 
     @classmethod
     def build(
-        cls, embeddings: Embeddings | Iterable[Embeddings], kind: str = "flat", rows: int | None = None
+        cls,
+        embeddings: Embeddings | Iterable[Embeddings],
+        kind: str = "flat",
+        rows: int | None = None,
+        device: str = "cpu",
     ) -> "VectorIndex":
         """Return an index over (N, D) unit vectors, given whole or in blocks.
 
         Args:
             kind: a key of KINDS.
             rows: N, where it is known; blocks are then held once, and at their peak twice where it is not.
+            device: what makes its lists, of `index.built.gpu.DEVICES`.
+
+        Raises:
+            NoGpu: one is asked for and cannot be had.
         """
+        engine = engine_for(device)
         blocks = [embeddings] if isinstance(embeddings, np.ndarray) else embeddings
         exact = None
         for block in blocks:
@@ -94,11 +108,25 @@ class VectorIndex:
             exact.add(block)
         assert exact is not None  # an empty export is refused before
         build = KINDS[kind].build
-        return cls(exact, None if build is None else build(exact), kind)
+        return cls(exact, None if build is None else build(exact, engine), kind)
 
     def with_effort(self, effort: Effort) -> "VectorIndex":
         """Return the same vectors, searched with that effort."""
-        return VectorIndex(self._exact, self._approximate, self.kind, effort, self._mapped)
+        other = copy(self)
+        other.effort = effort
+        return other
+
+    def on(self, device: str) -> "VectorIndex":
+        """Return the same vectors, copied to a GPU where `device` says so and there is one: see `scan_for`.
+
+        Raises:
+            NoGpu: one is asked for and cannot be had.
+        """
+        rows = len(self)
+        blocks = (self._exact.reconstruct_n(start, min(_BLOCK, rows - start)) for start in range(0, rows, _BLOCK))
+        other = copy(self)
+        other._scan = scan_for(device, blocks, rows, self.embedding_dim)
+        return other
 
     def save(self, exact: Path, approximate: Path) -> None:
         """Write the exact part and, where there is one, the approximate part."""
@@ -163,7 +191,8 @@ class VectorIndex:
 
     def is_exact(self, exact: bool, selection: Selection | None) -> bool:
         """Return whether a search over these rows would be exact."""
-        return exact or self._quick is None or (selection is not None and selection.few)
+        whole = self._quick is None or (self._scan is not None and selection is None)
+        return exact or whole or (selection is not None and selection.few)
 
     def search(
         self, queries: Embeddings, k: int, *, among: Selection | None = None, exact: bool = False
@@ -183,9 +212,30 @@ class VectorIndex:
             ArtefactError: the file of the vectors was cut off since it was opened.
         """
         self._require_whole()
+        if self._scan is None or (among is not None and among.few):
+            return self._by_processor(queries, k, among, exact)
+
+        def compare(asked: Rows, rows: Rows) -> Similarities:
+            similar = self._compared(queries[asked], rows)
+            return similar if among is None else np.where(among.mask[rows], similar, -np.inf)
+
+        rows, similarities, left = self._scan.first(queries, k, compare)
+        if len(left):
+            similarities[left], rows[left] = self._by_processor(queries[left], k, among, exact)
+        return similarities.astype(np.float32), rows
+
+    def _compared(self, queries: Embeddings, rows: Rows) -> Similarities:
+        """Return the similarities (Q, n) of queries to rows (Q, n) of each, by the vectors as they are stored."""
+        vectors = self._exact.reconstruct_batch(rows.ravel()).reshape(*rows.shape, -1)
+        similar: Similarities = np.matmul(vectors, queries[:, :, None])[:, :, 0]
+        return similar
+
+    def _by_processor(
+        self, queries: Embeddings, k: int, among: Selection | None, exact: bool
+    ) -> tuple[Similarities, Rows]:
         with _alone(len(queries)):
             if self.is_exact(exact, among):
-                return self._exact.search(queries, k) if among is None else self._scan(queries, k, among)
+                return self._exact.search(queries, k) if among is None else self._compare_some(queries, k, among)
             return self._approach(queries, k, among)
 
     def _approach(self, queries: Embeddings, k: int, among: Selection | None) -> tuple[Similarities, Rows]:
@@ -198,7 +248,7 @@ class VectorIndex:
             wanted = Wanted(k, among.passing, self.effort, among.selector, among.lists, among.list_selector)
         return self._quick.search(queries, k, params=parameters(self._approximate, wanted))
 
-    def _scan(self, queries: Embeddings, k: int, among: Selection) -> tuple[Similarities, Rows]:
+    def _compare_some(self, queries: Embeddings, k: int, among: Selection) -> tuple[Similarities, Rows]:
         """Compare the vectors of the passing rows alone."""
         if not (among.few and KINDS[self.kind].half):
             return self._exact.search(queries, k, params=faiss.SearchParameters(sel=among.selector))

@@ -7,6 +7,7 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from index.built.gpu import Scan, scan_for
 from index.errors import VectorsError
 from index.judging.bootstrap import Draws, Estimate, estimates
 from index.judging.metrics import METRICS, Judged, chance_of_reciprocal_rank, reciprocal_rank
@@ -17,6 +18,8 @@ from index.vectors import Embeddings
 Rows = npt.NDArray[np.int64]
 Excluded = Literal["patient", "study"]
 _BLOCK_CELLS = 8_000_000
+_PART = 1 << 18
+"""Rows that go to a GPU at a time."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Pool:
     """(N,) position of each study in the order of study ids, which breaks ties."""
     queries: Rows
     candidates: Rows
+    device: str = "cpu"
+    """What neighbours are found on, of `index.built.gpu.DEVICES`; which they are does not depend on it."""
 
     @classmethod
     def of(
@@ -74,17 +79,42 @@ def rank(pool: Pool, k: int, exclude: Excluded = "patient") -> Rows:
 
     Args:
         exclude: patient leaves out all studies of the query's patient, study only the query itself.
+
+    Raises:
+        NoGpu: one is asked for and cannot be had.
     """
-    ranked = np.full((len(pool.queries), k), -1, dtype=np.int64)
+    ranked, left = np.full((len(pool.queries), k), -1, dtype=np.int64), np.arange(len(pool.queries))
     if not len(pool.candidates):
         return ranked
+    if (scan := scan_for(pool.device, _parts(pool), len(pool.candidates), pool.embeddings.shape[1])) is not None:
+        ranked, left = _ranked_by(scan, pool, k, exclude)
     last, order = max(len(pool.candidates) - k, 0), pool.order[pool.candidates]
-    for block, _, similar in _similarities(pool, exclude):
+    for block, _, similar in _similarities(replace(pool, queries=pool.queries[left]), exclude):
         cut = np.partition(similar, last, axis=1)[:, last]
-        for row, found, lowest in zip(block, similar, cut, strict=True):
+        for row, found, lowest in zip(left[block], similar, cut, strict=True):
             nearest = _nearest(order, found, lowest, k)
             ranked[row, : len(nearest)] = pool.candidates[nearest]
     return ranked
+
+
+def _ranked_by(scan: Scan, pool: Pool, k: int, exclude: Excluded) -> tuple[Rows, Rows]:
+    """Return the ranked rows as `rank` does, and the positions of the queries that it has to rank otherwise."""
+
+    def compare(asked: Rows, places: Rows) -> npt.NDArray[np.float64]:
+        queries, rows = pool.queries[asked], pool.candidates[places]
+        vectors = pool.embeddings[rows].astype(np.float64)
+        similar = np.matmul(vectors, pool.embeddings[queries].astype(np.float64)[:, :, None])[:, :, 0]
+        return np.where(_barred(pool, queries, rows, exclude), -np.inf, np.round(similar, SIMILARITY_DECIMALS))
+
+    found, _, left = scan.first(
+        pool.embeddings[pool.queries].astype(np.float32), k, compare, pool.order[pool.candidates]
+    )
+    return np.where(found < 0, -1, pool.candidates[found]), left
+
+
+def _parts(pool: Pool) -> Iterator[Embeddings]:
+    for start in range(0, len(pool.candidates), _PART):
+        yield pool.embeddings[pool.candidates[start : start + _PART]].astype(np.float32)
 
 
 def judge(pool: Pool, ranked: Rows, rule: Rule) -> tuple[Rows, Judged]:
@@ -180,9 +210,14 @@ def _similarities(pool: Pool, exclude: Excluded) -> Iterator[tuple[Rows, Rows, n
 
 
 def _excluded(pool: Pool, queries: Rows, exclude: Excluded) -> npt.NDArray[np.bool_]:
+    return _barred(pool, queries, pool.candidates, exclude)
+
+
+def _barred(pool: Pool, queries: Rows, rows: Rows, exclude: Excluded) -> npt.NDArray[np.bool_]:
+    """Return which rows, (n,) or (q, n) of each query, may not be hits of the queries (q,)."""
     if exclude == "study":
-        return queries[:, None] == pool.candidates
-    return pool.patients[queries][:, None] == pool.patients[pool.candidates]
+        return queries[:, None] == rows
+    return pool.patients[queries][:, None] == pool.patients[rows]
 
 
 def _nearest(order: Rows, similar: npt.NDArray[np.float64], lowest: np.float64, k: int) -> Rows:

@@ -35,18 +35,22 @@ class LivingCollection(Writable):
     _changes: Changes | None = None
     _version: int | None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Open a folder, or an address that can be searched and not changed.
+
+        Args:
+            device: what its vectors are searched on, of `index.built.gpu.DEVICES`.
 
         Raises:
             ArtefactError: no collection there, or a file is missing, damaged or of another state.
-            FingerprintMismatch: index and changes are of different encoders.
+            FingerprintMismatch: index and changes are of different encoders. NoGpu.
         """
+        self._device = device
         self._source = folder.resolve()  # a link may be turned to another folder; writes follow what is searched
         self.folder = at_hand(self._source)
         self._looking = threading.Lock()
         self._writing = threading.Lock()
-        self._replace(read_state(self.folder))
+        self._replace(read_state(self.folder, self._device))
 
     def now(self) -> Generation:
         """Return the collection as it is at this moment; further changes leave it as it is."""
@@ -57,7 +61,7 @@ class LivingCollection(Writable):
             if self._changes is not None and (version := self._changes.version()) != self._version:
                 cleared, changes = self._changes.since(self._generation.sequence)
                 if cleared > self._generation.sequence:  # compacted, by another process, before they were seen here
-                    self._replace(read_state(self.folder))
+                    self._replace(read_state(self.folder, self._device))
                 else:
                     self._generation, self._version = self._generation.after(changes), version
             return self._generation
@@ -68,7 +72,7 @@ class LivingCollection(Writable):
         Raises:
             FingerprintMismatch: it is of another encoder than the one before, with which queries are embedded.
         """
-        opened = read_state(at_hand(self._source))
+        opened = read_state(at_hand(self._source), self._device)
         if (found := opened.generation.fingerprint) != self.fingerprint:
             if opened.changes is not None:
                 opened.changes.close()

@@ -140,17 +140,20 @@ class State(NamedTuple):
     changes: Changes | None
 
 
-def read_state(folder: Path) -> State:
+def read_state(folder: Path, device: str = "cpu") -> State:
     """Return an index and the changes that belong to it, however often others compact the folder meanwhile.
 
+    Args:
+        device: what its vectors are searched on, of `index.built.gpu.DEVICES`.
+
     Raises:
-        ArtefactError: there is none, or a file of it is missing, damaged or of another state.
+        ArtefactError: there is none, or a file of it is missing, damaged or of another state. NoGpu.
     """
-    return read_settled(folder / MANIFEST, partial(_read, folder))
+    return read_settled(folder / MANIFEST, partial(_read, folder, device))
 
 
-def _read(folder: Path) -> State:
-    seen, collection = stamp_of(folder), load_collection(folder)
+def _read(folder: Path, device: str) -> State:
+    seen, collection = stamp_of(folder), load_collection(folder, device)
     generation = Generation(collection, collection.manifest.get("applied", 0))
     changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
     if changes is None:

@@ -4,10 +4,12 @@ Reads the token of a Milvus server from the environment.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import click
 
+from index.built.gpu import DEVICES
 from index.errors import CollectionError
 from index.living.additions import Writable
 from index.milvus.address import MilvusAddress
@@ -44,6 +46,17 @@ def token() -> str:
     return os.environ.get("MILVUS_TOKEN", "")
 
 
-def opened(address: Address) -> Writable:
+def device_option(default: str, help: str) -> Callable[[Any], Any]:
+    """Return the option `--device`: what FAISS runs on."""
+    return click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        default=default,
+        show_default=True,
+        help=f"{help} auto: a GPU that fits.",
+    )
+
+
+def opened(address: Address, device: str = "cpu") -> Writable:
     """Return the collection at an address. Raises what `open_collection` does."""
-    return open_collection(address, token())
+    return open_collection(address, token(), device)

@@ -4,6 +4,7 @@ precedent evaluate embeddings/ --out eval/ --floor untrained=embeddings_untraine
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from index.storage.files import finite, save_json
 from index.storage.places import place
 from index.table.splits import load_parts, require_disjoint_patients
 from scripts.options.body_parts import ignored_parts
+from scripts.options.collection_address import device_option
 from scripts.options.labelled_exports import Embedded, Wanted, label_options
 from scripts.options.places import Anywhere, Here
 from scripts.reports.evaluation import print_tables, save_report
@@ -47,6 +49,7 @@ _PATH = Here()
 @ignored_parts
 @click.option("--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap draws.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Moves the intervals, nothing else.")
+@device_option("auto", "What finds the neighbours, which are the same on each.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
     embeddings: Path,
@@ -63,6 +66,7 @@ def command(
     ignored: frozenset[str],
     draws: int,
     seed: int,
+    device: str,
     json_wanted: bool,
     **asked: Any,
 ) -> None:
@@ -80,6 +84,7 @@ def command(
     exports = _common(folders | below | beside, wanted)
     main = exports[MAIN]
     pool = Pool.of(main.embeddings, main.ids, main.patients, *_roles(main, query_embeddings, **asked))
+    pool = replace(pool, device=device)
     spaces = {name: pool.seen_by(export.embeddings) for name, export in exports.items()}
     spaces |= {f"first {dim}": pool.prefix(dim) for dim in PREFIXES if dim < main.embeddings.shape[1]}
     floors = [*below, *(["raw pixels"] if pixels else [])]

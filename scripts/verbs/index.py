@@ -14,7 +14,7 @@ from index.built.collection import KIND_NAMES, build_collection
 from index.built.kinds import EXACT_UP_TO, FP32_UP_TO, KINDS
 from index.export.reliability import warning_of
 from index.export.shards import load_manifest
-from scripts.options.collection_address import token
+from scripts.options.collection_address import device_option, token
 from scripts.options.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json, say_warning
 
@@ -43,6 +43,7 @@ from scripts.terminal import progress_bar, say, say_json, say_warning
     + "; ".join(f"{name}: {kind.says}" for name, kind in KINDS.items())
     + ".",
 )
+@device_option("auto", "What makes the lists of an ivf; the files are alike.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
     embeddings: Path,
@@ -53,6 +54,7 @@ def command(
     drop_old: bool,
     consistency: str,
     kind: str,
+    device: str,
     as_json: bool,
 ) -> None:
     """Index the export in the folder EMBEDDINGS.
@@ -68,10 +70,12 @@ def command(
         raise click.UsageError("give --out for a folder, or --backend milvus and --uri")
     if uri is not None and images is not None:
         raise click.UsageError("--images is for a folder; an index on Milvus remembers what the export does")
+    if uri is not None and device == "gpu":
+        raise click.UsageError("--device is for a folder; Milvus makes its lists itself")
     where: object = out
     if out is not None:
         root = str(images.resolve()) if images is not None else None
-        manifest = build_collection(embeddings, out, kind=kind, image_root=root).manifest
+        manifest = build_collection(embeddings, out, kind=kind, image_root=root, device=device).manifest
     else:
         where, manifest = _on_milvus(embeddings, str(uri), kind=kind, consistency=consistency, drop_old=drop_old)
     warning = warning_of(manifest, reading=READING)

@@ -26,7 +26,7 @@ from index.search.searchable import Searchable
 from index.table.filters import parse_where
 from index.table.studies import Study
 from scripts.options.body_parts import ignored_parts
-from scripts.options.collection_address import CollectionAddress, opened
+from scripts.options.collection_address import CollectionAddress, device_option, opened
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, notices_of
 from scripts.terminal import say, say_json, say_warning, show
@@ -49,6 +49,7 @@ _PATH = Here()
 @click.option("--group-by", type=click.Choice(["patient"]), help="One hit a patient.")
 @click.option("--min-similarity", type=float, help="Drop hits below this cosine.")
 @click.option("--exact", is_flag=True, help="Scan every row even where the index is approximate.")
+@device_option("cpu", "What compares vectors; copying them to a GPU takes longer than one search.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(
     index: Address,
@@ -61,6 +62,7 @@ def command(
     where: tuple[str, ...],
     patient: str | None,
     same_patient: bool,
+    device: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -74,7 +76,7 @@ def command(
     films = frontal is not None or lateral is not None
     if (study is not None) == films:
         raise click.UsageError("give either --study, or --frontal and/or --lateral")
-    collection = opened(index)
+    collection = opened(index, device)
     here, started, trained = collection.now(), time.perf_counter(), None
     query = Query(
         subject=Subject(patient, study),

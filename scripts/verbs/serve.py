@@ -22,7 +22,7 @@ import pyarrow as pa
 from flask import Flask
 
 from scripts.options.body_parts import ignored_parts
-from scripts.options.collection_address import trust_option
+from scripts.options.collection_address import device_option, trust_option
 from scripts.terminal import say, say_json
 from scripts.work.waitress_server import closed_by_signals, listen, run, tell_supervisor
 from service.served.activation import Activation
@@ -50,6 +50,7 @@ LOADING_SECONDS = 900
 @click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
 @trust_option
 @ignored_parts
+@device_option("auto", "What compares vectors.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="An IPv4 address; one of others needs --tokens.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
 @click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
@@ -76,6 +77,7 @@ def command(
     images: tuple[str, ...],
     trusted: bool,
     ignored: frozenset[str],
+    device: str,
     host: str,
     port: int,
     threads: int,
@@ -131,6 +133,7 @@ def command(
                 ignored_parts=ignored,
                 tokens=known,
                 log=calls,
+                device=device,
             )
         except MountError as refusal:
             raise click.ClickException(str(refusal)) from None

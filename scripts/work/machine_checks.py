@@ -98,12 +98,25 @@ def _version(name: str) -> str | None:
 
 def _faiss(builds: list[str]) -> Check:
     if len(builds) == 1:
-        return Check("faiss", "ok", f"{builds[0]} {_version(builds[0])}")
+        return Check("faiss", "ok", f"{builds[0]} {_version(builds[0])}, {_gpus_of_faiss()}")
     if not builds:
         return Check("faiss", "fault", "neither faiss-cpu nor faiss-gpu", "run: pip install faiss-cpu")
     return Check(
         "faiss", "fault", "both builds, one over the other", "run: pip uninstall faiss-cpu faiss-gpu; install one"
     )
+
+
+def _gpus_of_faiss() -> str:
+    """Return what FAISS has of GPUs, in words."""
+    from index.built.gpu import seen
+
+    found = seen()
+    if not found.built:
+        return "which uses no GPU"
+    if not found.gpus:
+        return "which sees no GPU; the processor searches"
+    gpus = "a GPU" if found.gpus == 1 else f"{found.gpus} GPUs, the first"
+    return f"which sees {gpus}: {found.name} of {found.memory / 2**30:.0f} GiB"
 
 
 def _extra(name: str, broken: list[str]) -> Check:

@@ -57,6 +57,8 @@ class Sources:
     """Where films are decoded."""
     token: str = ""
     """Of the Milvus servers that ask for one."""
+    device: str = "cpu"
+    """What the vectors of folders are searched on, of `index.built.gpu.DEVICES`."""
     _encoder: _Encoder | None = None
 
     def open(self, name: str | None = None, served: Mounted | None = None) -> Mounted:
@@ -74,7 +76,7 @@ class Sources:
         others = {one.name: one for one in served.finders} if served and kept and name is not None else {}
         mounts = [mount for mount in self.mounts if not others or mount.name == name]
         with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
-            opening = [pool.submit(_open, mount.index_dir, self.token) for mount in mounts]
+            opening = [pool.submit(_open, mount.index_dir, self.token, self.device) for mount in mounts]
             encoder = kept or self._load_encoder(stamp)
             probe = self._load_probe()
             opened = [one.result() for one in opening]
@@ -97,8 +99,8 @@ class Sources:
         return LinearProbe.load(self.probe_dir) if self.probe_dir else None
 
 
-def _open(address: Address, token: str) -> tuple[Writable, FamiliarityGate]:
-    living = open_collection(address, token)
+def _open(address: Address, token: str, device: str) -> tuple[Writable, FamiliarityGate]:
+    living = open_collection(address, token, device)
     return living, living.gate()
 
 

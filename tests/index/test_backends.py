@@ -1,4 +1,4 @@
-"""The same questions to every backend: in memory, a folder that lives, and a file of Milvus Lite."""
+"""The same questions to every backend: in memory, a folder that lives, the same on a GPU, and a file of Milvus Lite."""
 
 import re
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
+from gpu_world import play_gpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from milvus_world import HOSTILE, address_in, collection_of, hostile_studies, tied_vectors
@@ -22,7 +23,7 @@ from index.search.searchable import Searchable
 from index.table.filters import filter_mask
 from index.vectors import Embeddings
 
-BACKENDS = ("folder", "milvus")
+BACKENDS = ("folder", "gpu", "milvus")
 
 
 class World(NamedTuple):
@@ -30,6 +31,8 @@ class World(NamedTuple):
 
     memory: Retriever
     folder: LivingCollection
+    gpu: LivingCollection
+    """What plays the GPU is on the processor, and rounds and disregards filters as one does."""
     milvus: MilvusCollection
     studies: pa.Table
     vectors: Embeddings
@@ -45,7 +48,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     build_collection(folder / "export", folder / "index")
     living = LivingCollection(folder / "index")
     built = load_collection(folder / "index")
-    yield World(Retriever(built), living, milvus, built.studies, vectors)
+    with pytest.MonkeyPatch.context() as patch:
+        play_gpu(patch)
+        on_gpu = LivingCollection(folder / "index", "gpu")
+    yield World(Retriever(built), living, on_gpu, milvus, built.studies, vectors)
+    on_gpu.close()
     living.close()
     milvus.close()
 

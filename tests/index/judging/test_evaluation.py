@@ -1,12 +1,16 @@
 """Ranking and judgement against the retriever and against loops; floors, chance and privacy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from gpu_world import play_gpu
 from unit_vectors_world import retriever_of
 
+from index.built import gpu
 from index.judging.bootstrap import estimates, patient_draws
-from index.judging.evaluation import Pool, figures, judge, rank, same_patient_first
+from index.judging.evaluation import Excluded, Pool, figures, judge, rank, same_patient_first
 from index.judging.metrics import METRICS
 from index.judging.relevance import Rule, collection_rules, jaccard, same_set, single_rules
 from index.table.labels import LabelPolicy, finding_targets
@@ -35,6 +39,27 @@ def test_a_ranking_is_the_retrievers(studies: pa.Table, tied: Embeddings) -> Non
     for row, hits in enumerate(rank(pool_of(studies, tied), 10)):
         expected = [hit.study.study_id for hit in retriever.similar(names[row], 10).hits]
         assert [names[hit] for hit in hits] == expected
+
+
+@pytest.mark.parametrize("exclude", ["patient", "study"])
+def test_a_gpu_ranks_as_the_processor_does(
+    exclude: Excluded, studies: pa.Table, tied: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play_gpu(monkeypatch)
+    close = (1 + 0.02 * tied).astype(np.float32)
+    for vectors in (tied, close, np.repeat(tied[:1], 200, axis=0)):
+        pool = pool_of(studies, vectors, candidates=np.arange(20, 200))
+        for k in (1, 10, 190):
+            np.testing.assert_array_equal(rank(replace(pool, device="gpu"), k, exclude), rank(pool, k, exclude))
+
+
+def test_queries_that_a_gpu_leaves_are_ranked_by_the_processor(
+    studies: pa.Table, tied: Embeddings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play_gpu(monkeypatch)
+    monkeypatch.setattr(gpu, "MOST_NEAREST", 40)
+    pool = pool_of(studies, tied)
+    np.testing.assert_array_equal(rank(replace(pool, device="gpu"), 8), rank(pool, 8))
 
 
 def test_a_collapsed_space_is_ranked_by_study_id(studies: pa.Table, unit_vectors: Embeddings) -> None:

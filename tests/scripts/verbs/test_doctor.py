@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from command_line import done
 
 from encoder.films.image import READING
+from index.built import gpu
 from index.built.collection import build_collection
+from index.built.gpu import Seen
 from index.export.shards import ExportPlan, ShardFolder
 from index.vectors import Embeddings
 from scripts.cli import precedent
@@ -104,6 +106,22 @@ def test_one_build_of_faiss_is_needed_and_two_are_one_too_many(
     monkeypatch.setattr(checks, "_version", lambda name: "9.9" if name in (*builds, "click", "numpy") else None)
 
     assert {one.name: one.state for one in packages(BOUNDS)}["faiss"] == state
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (Seen(False, 0), "faiss-cpu 9.9, which uses no GPU"),
+        (Seen(True, 0), "faiss-cpu 9.9, which sees no GPU; the processor searches"),
+        (Seen(True, 2, "NVIDIA H100", 80 << 30), "faiss-cpu 9.9, which sees 2 GPUs, the first: NVIDIA H100 of 80 GiB"),
+    ],
+)
+def test_it_is_said_which_faiss_is_installed_and_what_gpu_it_sees(
+    found: Seen, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_version", lambda name: "9.9" if name in ("faiss-cpu", "click", "numpy") else None)
+    monkeypatch.setattr(gpu, "seen", lambda: found)
+    assert next(one.found for one in packages(BOUNDS) if one.name == "faiss") == told
 
 
 def test_too_little_memory_or_disk_is_a_warning_with_a_remedy(tmp_path: Path) -> None:

@@ -4,16 +4,31 @@ The paths of all of them must lead from one folder already.
 """
 
 from collections.abc import Collection, Mapping
+from itertools import combinations
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.errors import StudiesError
 from index.table.labels import label_columns
-from index.table.studies import as_studies
+from index.table.studies import FILMS_OF_KEY, as_studies
 
 SOURCE = "Source"
 """The column that says which table a study came from."""
+
+
+def sets_in_two(tables: Mapping[str, pa.Table]) -> list[str]:
+    """Return a sentence for each two tables that hold films of one published set, as their imports say."""
+    return [
+        f"{one!r} and {other!r} both hold films of {', '.join(sorted(both))}: one person is two patients in what is "
+        "joined, so the same person, and the same film, may answer; join one of them alone"
+        for one, other in combinations(tables, 2)
+        if (both := _sets_of(tables[one]) & _sets_of(tables[other]))
+    ]
+
+
+def _sets_of(table: pa.Table) -> set[str]:
+    return {*(table.schema.metadata or {}).get(FILMS_OF_KEY, b"").decode("utf-8", "replace").split()}
 
 
 def join_studies(tables: Mapping[str, pa.Table], absent_in: Collection[str] = ()) -> pa.Table:
@@ -37,7 +52,9 @@ def join_studies(tables: Mapping[str, pa.Table], absent_in: Collection[str] = ()
             raise StudiesError(f"expected the name of a table, without a slash, got {name!r}")
     named = [_named(name, _closed(table) if name in absent_in else table) for name, table in tables.items()]
     try:
-        return as_studies(pa.concat_tables(named, promote_options="permissive").combine_chunks())
+        joined = pa.concat_tables(named, promote_options="permissive").combine_chunks()
+        held = " ".join(sorted(set().union(*map(_sets_of, tables.values()))))
+        return as_studies(joined.replace_schema_metadata({FILMS_OF_KEY: held} if held else None))
     except pa.ArrowTypeError as error:
         raise StudiesError(f"the tables have columns of one name and different types: {error}") from error
 

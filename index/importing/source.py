@@ -1,29 +1,19 @@
-"""What every importer shares: its notices, what it gives back, and reading the text of somebody's CSV."""
+"""What every importer shares: its notices, what it gives back, ids, and what texts become."""
 
-import csv
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise, zip_longest
-from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pacsv
+import pyarrow.compute as pc
 
-from index.errors import CollectionError, StudiesError
+from index.errors import StudiesError
 from index.printable import is_visible
-from index.storage.files import MOST_BYTES, open_regular, require_size
-from index.storage.places import Place
-from index.table.studies import studies_schema
 
-EXTRA = "extra: "  # before the name of a source column that no importer knows, lest it meet one of ours
-MOST_LINE = 1 << 20
-"""Bytes of a line that are read at a time; Arrow refuses a row that is longer."""
 OLDEST = 120.0  # years; a source that says more has a slip of the pen, or 999 for unknown
-_INTEGER = r"-?(?:0|[1-9]\d{0,17})"  # no leading zeros: 007 is a code and stays text
-_DECIMAL = r"-?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?"
+_INTEGER = r"^-?(?:0|[1-9]\d{0,17})$"  # no leading zeros: 007 is a code and stays text
+_DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?$"
 _AGE = re.compile(r"(\d+(?:\.\d*)?)([YMWD]?)")
 _A_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}
 
@@ -73,54 +63,22 @@ class Notices:
     shown: int = 3
     """Examples that a notice names; 0 where one, such as a file's name, may name a patient."""
 
-    def add(self, kind: str, sentence: str, examples: Iterable[object]) -> None:
+    def add(self, kind: str, sentence: str, examples: Iterable[object], *, expected: bool = False) -> None:
         """Note the examples, if there are any.
 
+        Args:
+            expected: whether they are as somebody asked, so that a strict import allows them.
+
         Raises:
-            StudiesError: the import is strict and there is at least one example.
+            StudiesError: the import is strict and there is at least one example that is not expected.
         """
         found = [str(example) for example in examples]
         if not found:
             return
         notice = Notice(kind, sentence, len(found), tuple(found[: self.shown]))
-        if self.strict:
+        if self.strict and not expected:
             raise StudiesError(f"{notice}; a strict import allows none")
         self.met.append(notice)
-
-
-def read_source_csv(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """Return somebody's CSV as text, one row a line, blank as "", with the required columns present.
-
-    A column beyond the required ones has `EXTRA` before its name; one that has neither a name nor a value
-    (a comma at the end of every line) is left out.
-
-    Raises:
-        StudiesError: unreadable, without rows, without a required column, or a line of another length.
-    """
-    try:
-        with open_regular(path) as file:
-            if not isinstance(path, Place):
-                require_size(path, os.fstat(file.fileno()).st_size, MOST_BYTES)
-            lines = iter(lambda: file.readline(MOST_LINE).decode("utf-8-sig"), "")
-            names = next(csv.reader(lines), [])
-        text = pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        alone = pacsv.ReadOptions(use_threads=False)  # as `index.storage.parquet` says
-        with open_regular(path) as content:
-            frame = pacsv.read_csv(content, alone, convert_options=text).to_pandas(use_threads=False)
-    except CollectionError:
-        raise
-    except (OSError, ValueError, csv.Error) as cause:
-        raise StudiesError(f"{path.name!r}: expected a readable CSV ({cause})") from cause
-    missing = [name for name in required if name not in names]
-    if missing:
-        raise StudiesError(f"{path.name!r}: expected column {missing[0]!r}, got {', '.join(names)}")
-    if frame.empty:
-        raise StudiesError(f"{path.name!r}: expected at least one row, got the header alone")
-    if "" in names and frame[[""]].eq("").all(axis=None):
-        frame = frame.drop(columns="")
-    if not frame.columns.is_unique:
-        raise StudiesError(f"{path.name!r}: expected every column name once, got {', '.join(names)}")
-    return frame.rename(columns=lambda name: name if name in required else EXTRA + name)
 
 
 def plain_id(text: str) -> str:
@@ -140,42 +98,29 @@ def _escaped(text: str) -> str:
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
 
 
-def as_text(column: pd.Series) -> pa.Array:
-    """Return a column of text as strings; "" is null."""
-    return pa.array(column.mask(column.eq(""), None).astype(object), type=pa.string(), from_pandas=True)
+def as_text(column: pa.Array) -> pa.Array:
+    """Return a column of text in which "" is null."""
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
 
 
-def as_typed(column: pd.Series) -> pa.Array:
+def as_typed(column: pa.Array) -> pa.Array:
     """Return a column of text as int64 or float64 if all its values are numbers, else as text; "" is null."""
-    kept = column[column.ne("")]
+    texts = as_text(column)
     wanted = pa.string()
-    if len(kept) and kept.str.fullmatch(_DECIMAL).all():
-        wanted = pa.int64() if kept.str.fullmatch(_INTEGER).all() else pa.float64()
-    return as_text(column).cast(wanted)
+    if texts.null_count < len(texts) and pc.all(pc.match_substring_regex(texts, _DECIMAL)).as_py():
+        wanted = pa.int64() if pc.all(pc.match_substring_regex(texts, _INTEGER)).as_py() else pa.float64()
+    return texts.cast(wanted)
 
 
-def extra_names(frame: pd.DataFrame) -> list[str]:
-    """Return the names of a source's extra columns, `EXTRA` before each."""
-    return [name for name in frame.columns if name.startswith(EXTRA)]
-
-
-def as_extra(frame: pd.DataFrame, taken: Iterable[str] = ()) -> dict[str, pa.Array]:
-    """Return the extra columns of a source under their own names, typed by `as_typed`.
-
-    Raises:
-        StudiesError: a name is one of the table's own, or of `taken`.
-    """
-    extra = {name.removeprefix(EXTRA): as_typed(frame[name]) for name in extra_names(frame)}
-    studies_schema(pa.field(name, pa.string()) for name in (*taken, *extra))
-    return extra
-
-
-def as_ages(text: pd.Series, studies: pd.Series, notices: Notices) -> pa.Array:
+def as_ages(texts: pa.Array, studies: pa.Array, notices: Notices) -> pa.Array:
     """Return ages in years as float32; text that is no age is noted with its study and becomes null."""
-    ages = [years(age) for age in text]
-    lost = text.str.strip().ne("") & pd.Series([age is None for age in ages], index=text.index)
-    notices.add("age", "ages that are none, left blank", studies[lost] + " " + text[lost])
-    return pa.array(ages, type=pa.float32())
+    coded = texts.dictionary_encode()
+    known = pa.array([years(text) for text in coded.dictionary.to_pylist()], pa.float32())
+    ages = known.take(coded.indices)
+    lost = pc.and_(pc.is_null(ages), pc.not_equal(texts, ""))
+    pairs = pc.binary_join_element_wise(studies.filter(lost), texts.filter(lost), " ")
+    notices.add("age", "ages that are none, left blank", pairs.to_pylist())
+    return ages
 
 
 def years(age: str) -> float | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from index.errors import CollectionError, FingerprintMismatch, StudyNotFound
 from index.search.answer import Answer, Query, Subject
 from index.table.filters import Where
-from index.table.studies import Study, label_names
+from index.table.studies import PATIENTS, PATIENTS_UNKNOWN, Study, label_names
 from index.vectors import as_embedding, as_embeddings
 
 MOST_VALUES = 50
@@ -66,6 +66,11 @@ class Searchable(ABC):
     @abstractmethod
     def schema(self) -> Any:
         """The Arrow schema of the studies."""
+
+    @property
+    def patients_warning(self) -> str | None:
+        """What follows where the patients of some studies are unknown; None where no table has said so."""
+        return f"Of some studies the {PATIENTS_UNKNOWN}." if PATIENTS in self.schema.names else None
 
     @abstractmethod
     def stored(self, study_id: str) -> Stored:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from index.errors import StudiesError
 from index.storage.files import load_json, save_json
@@ -63,6 +64,42 @@ def folds_by_patient(
     if n < 2:
         raise StudiesError(f"expected 2 folds or more, got {n}")
     return list(split_by_patient(patient_ids, {str(fold): 1.0 for fold in range(n)}, seed, targets).values())
+
+
+OFFICIAL = "official"
+"""What is named in the place of a split's file for the parts in the column `split`, as a set's makers dealt them."""
+_OFFICIAL_PARTS = {
+    "train": ("train", "train_val"),
+    "valid": ("valid", "validate", "validation", "val", "dev", "development"),
+    "test": ("test",),
+}
+
+
+def official_parts(studies: pa.Table) -> dict[str, Rows]:
+    """Return the rows of train, valid and test, empty ones too, as the column `split` has them in its set's words.
+
+    A study of another word, or of none, is in no part.
+
+    Raises:
+        StudiesError: no study is in one.
+    """
+    words = np.asarray(studies["split"].to_pylist(), dtype=object)
+    parts = {part: np.flatnonzero(np.isin(words, named)) for part, named in _OFFICIAL_PARTS.items()}
+    if not any(map(len, parts.values())):
+        known = ", ".join(one for named in _OFFICIAL_PARTS.values() for one in named)
+        got = ", ".join(sorted({repr(word) for word in words if word is not None})[:5]) or "none"
+        raise StudiesError(
+            f"expected {known} in the column 'split', got {got}; import the table again with its set's split, or name "
+            "a split file"
+        )
+    return parts
+
+
+def parts_of(splits: Path, studies: pa.Table) -> dict[str, Rows]:
+    """Return the parts that a split's file names, or the official ones. Raises as `load_parts`, `official_parts`."""
+    if str(splits) == OFFICIAL:
+        return official_parts(studies)
+    return load_parts(splits, studies["study_id"].to_pylist())
 
 
 def require_disjoint_patients(patient_ids: Sequence[str], parts: Mapping[str, Rows]) -> None:

@@ -53,6 +53,12 @@ _CORE_TYPES: dict[str, pa.DataType] = {
 }
 CORE_COLUMNS = tuple(_CORE_TYPES)
 SHARD_COLUMNS = ("views", "embedding")  # an embedding shard adds these two to the row
+PATIENTS = "Patient identity"
+"""The further column that says `UNKNOWN` where a source names no patient, so that each study stands for its own."""
+UNKNOWN = "unknown"
+PATIENTS_UNKNOWN = "patients unknown: the same person may answer"
+FILMS_OF_KEY = b"precedent.studies.films_of"
+"""Key of a table's metadata: the published sets whose films it holds, with spaces between."""
 ID_ENDINGS = ("/image", "/similar")
 """What a study_id never ends in: the address of a study's film or of its neighbours would be that of another study."""
 ID_LENGTH = 512
@@ -130,6 +136,13 @@ def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
     return pa.schema(fields, metadata={VERSION_KEY: SCHEMA_VERSION})
 
 
+def unknown_patients(studies: pa.Table) -> int:
+    """Return of how many studies the patient is unknown."""
+    if PATIENTS not in studies.column_names or not pa.types.is_string(studies.schema.field(PATIENTS).type):
+        return 0
+    return pc.sum(pc.equal(studies[PATIENTS], UNKNOWN)).as_py() or 0
+
+
 def label_names(schema: pa.Schema) -> list[str]:
     """Return the label columns of a table: the 14, then the further ones that it keeps as int8.
 
@@ -149,6 +162,8 @@ def as_studies(table: pa.Table) -> pa.Table:
     table = _without_nan(table.drop_columns([name for name in table.column_names if _ROW_NAMES.fullmatch(name)]))
     extra = [one for one in table.schema if one.name not in CORE_COLUMNS and one.name not in FINDINGS]
     schema = studies_schema(extra)
+    kept = {FILMS_OF_KEY: said} if (said := (table.schema.metadata or {}).get(FILMS_OF_KEY)) else {}
+    schema = schema.with_metadata(schema.metadata | kept)
     try:
         checked = table.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as cause:

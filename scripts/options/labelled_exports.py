@@ -19,6 +19,7 @@ from index.export.reliability import warning_of
 from index.export.shards import FAILED, load_embeddings, load_manifest
 from index.table.filters import filter_mask, parse_where
 from index.table.labels import Labelling, LabelPolicy, Targets, label_columns
+from index.table.studies import PATIENTS_UNKNOWN, unknown_patients
 from index.vectors import Embeddings
 
 
@@ -72,6 +73,11 @@ class Embedded:
         """The patient ids, row for row."""
         ids: list[str] = self.studies["patient_id"].to_pylist()
         return ids
+
+    def patients_sentence(self) -> list[str]:
+        """Return that the patients of some studies are unknown, in words; nothing where they are known."""
+        unknown = unknown_patients(self.studies)
+        return [f"{PATIENTS_UNKNOWN} ({unknown:,} of {len(self.ids):,} studies)"] if unknown else []
 
     def where(self, words: Sequence[str]) -> Self:
         """Return the studies of which all the filter words hold. Raises FilterError; StudiesError: there is none."""

@@ -17,7 +17,7 @@ from index.judging.evaluation import Pool, Rows, figures, rank, same_patient_fir
 from index.judging.relevance import Rule, class_rule, collection_rules, single_rules
 from index.storage.files import finite, save_json
 from index.storage.places import place
-from index.table.splits import load_parts, require_disjoint_patients
+from index.table.splits import parts_of, require_disjoint_patients
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import device_option
 from scripts.options.labelled_exports import Embedded, Wanted, label_options
@@ -37,7 +37,7 @@ _PATH = Here()
 @click.argument("embeddings", type=Anywhere())
 @click.option("--out", type=_PATH, required=True, help="Folder of metrics.json and report.html.")
 @click.option("--query-embeddings", type=Anywhere(), help="Another export whose studies ask; EMBEDDINGS answer.")
-@click.option("--splits", type=_PATH, help="A split file, for --query-part and --gallery-part.")
+@click.option("--splits", type=_PATH, help="A split file, or official, for the two parts below.")
 @click.option("--query-part", help="Part of the split that asks, e.g. test.")
 @click.option("--gallery-part", help="Part of the split that answers, e.g. train; default: every study.")
 @click.option("--queries", type=click.IntRange(1), help="Ask with so many studies, always the same.")
@@ -93,7 +93,10 @@ def command(
     weights = patient_draws([main.patients[row] for row in pool.queries], draws, seed)
     rules, singles = _rules(main, wanted)
     found = {name: judged(space, rules, singles, depths, weights) for name, space in spaces.items()}
-    protocol = _protocol(pool, wanted, draws, seed)
+    protocol = [*_protocol(pool, wanted, draws, seed), *main.patients_sentence()]
+    if asked["splits"]:
+        parts = f"{asked['query_part'] or 'every part'} asks, {asked['gallery_part'] or 'every part'} answers"
+        protocol.insert(1, f"split {asked['splits']}: {parts}")
     metrics = finite(
         {
             "fingerprint": main.fingerprint,
@@ -179,7 +182,7 @@ def _roles(
         raise click.UsageError("--query-part and --gallery-part need --splits")
     if splits and not (query_part or gallery_part):
         raise click.UsageError("--splits alone chooses nothing; name --query-part and --gallery-part of it")
-    parts = load_parts(splits, export.ids) if splits else {}
+    parts = parts_of(splits, export.studies) if splits else {}
     require_disjoint_patients(export.patients, parts)
     for part in (query_part, gallery_part):
         if part and part not in parts:

@@ -1,6 +1,6 @@
-"""`precedent import`: turn CheXpert's or NIH's table, or a folder of DICOM films, into one table of studies.
+"""`precedent import`: turn the tables of a data set, or a folder of DICOM films, into one table of studies.
 
-precedent import chexpert train.csv valid.csv --images ROOT --out studies.parquet
+precedent import table mimic-cxr-jpg FOLDER --out studies.parquet
 """
 
 import sys
@@ -14,15 +14,15 @@ import click
 import pyarrow.compute as pc
 
 from encoder.films.body_part import is_elsewhere
-from index.importing.chexpert import import_chexpert
 from index.importing.dicom import import_dicom
-from index.importing.join import join_studies
-from index.importing.nih import import_nih
+from index.importing.join import join_studies, sets_in_two
+from index.importing.mapped import import_table
+from index.importing.mapping import FLAT, is_table, load_mapping, mapping_names, mapping_text
 from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.importing.source import Imported, NothingUsable, Notice
 from index.printable import visible
 from index.storage.places import Place, place
-from index.table.studies import load_studies, save_studies
+from index.table.studies import load_studies, save_studies, unknown_patients
 from scripts.options.body_parts import ignored_parts
 from scripts.options.places import Anywhere, Here
 from scripts.terminal import counted, say, say_json
@@ -54,18 +54,79 @@ def _add_shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return out(strict(as_json(function)))
 
 
-_images = click.option("--images", type=Anywhere(), required=True, help="Folder of the images.")
 _unchecked = click.option("--no-check-images", is_flag=True, help="Do not look whether the images are there.")
+
+
+def _images(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    what = "Folder of the images." if required else "Folder that the paths lead from; default: FOLDER."
+    return click.option("--images", type=Anywhere(), required=required, help=what)
 
 
 @click.group()
 def command() -> None:
-    """Turn CheXpert, NIH or DICOM films into one table of studies."""
+    """Turn the tables of a data set, or DICOM films, into one table of studies."""
+
+
+def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        names = [(name, load_mapping(name)) for name in mapping_names()]
+        wide = max(len(name) for name, _ in names)
+        say(*(f"{name:<{wide}}  {mapping.licence}" for name, mapping in names))
+        context.exit()
+
+
+def _print(context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        click.echo(mapping_text(name), nl=False)
+        context.exit()
+
+
+@command.command()
+@click.argument("mapping", metavar="NAME|MAPPING.toml|TABLE")
+@click.argument("folder", type=Anywhere())
+@_images(required=False)
+@_unchecked
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list, help="Name the mappings.")
+@click.option(
+    "--print", metavar="NAME", is_eager=True, expose_value=False, callback=_print, help="Print one, to copy and change."
+)
+@_add_shared_options
+def table(
+    mapping: str,
+    folder: Path,
+    images: Path | None,
+    no_check_images: bool,
+    out: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Import the tables of a data set below FOLDER, as a mapping says.
+
+    A mapping is one of --list, or a TOML file of your own. A TABLE (.csv or .parquet) needs none if its columns are
+    path, patient_id, study_id, view, projection, sex, age, split and findings by our names; path alone must be there,
+    other columns are kept.
+
+    \b
+    precedent import table --list
+    precedent import table mimic-cxr-jpg mimic/ --out studies.parquet
+    precedent import table films.csv . --out studies.parquet
+    """
+    flat = is_table(mapping)
+    found = import_table(
+        load_mapping(FLAT if flat else mapping),
+        folder,
+        images=images,
+        tables=[place(mapping)] if flat else (),
+        strict=strict,
+        check_images=not no_check_images,
+        watch=_headers_watched,
+    )
+    _save(found, out, as_json)
 
 
 @command.command()
 @click.argument("csv", nargs=-1, required=True, type=Anywhere())
-@_images
+@_images(required=True)
 @_unchecked
 @_add_shared_options
 def chexpert(
@@ -78,21 +139,27 @@ def chexpert(
     \b
     precedent import chexpert train.csv valid.csv --images . --out studies.parquet
     """
-    _save(import_chexpert(csv, images, strict=strict, check_images=not no_check_images), out, as_json)
+    found = import_table(load_mapping("chexpert"), images, tables=csv, strict=strict, check_images=not no_check_images)
+    _save(found, out, as_json)
 
 
 @command.command()
 @click.argument("csv", type=Anywhere())
-@_images
+@_images(required=True)
 @_unchecked
 @_add_shared_options
 def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool, as_json: bool) -> None:
     """Import NIH ChestX-ray14's Data_Entry_2017.csv; images are found by name below IMAGES.
 
+    train_val_list.txt and test_list.txt beside the table are its split.
+
     \b
     precedent import nih Data_Entry_2017.csv --images . --out studies.parquet
     """
-    _save(import_nih(csv, images, strict=strict, check_images=not no_check_images), out, as_json)
+    found = import_table(
+        load_mapping("nih"), csv.parent, images=images, tables=[csv], strict=strict, check_images=not no_check_images
+    )
+    _save(found, out, as_json)
 
 
 @command.command()
@@ -213,13 +280,17 @@ def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path, as_json: b
     named = dict(_named(word) for word in tables)
     if len(named) < len(tables):
         raise click.UsageError("expected each NAME once")
-    joined = join_studies({name: load_studies(path) for name, path in named.items()}, absent)
+    loaded = {name: load_studies(path) for name, path in named.items()}
+    warnings = sets_in_two(loaded)
+    joined = join_studies(loaded, absent)
     save_studies(joined, out)
     patients = len(joined["patient_id"].unique())
     if as_json:
-        say_json({"out": str(out), "patients": patients, "studies": joined.num_rows})
-    else:
-        say(f"{out}: {joined.num_rows:,} studies of {patients:,} patients")
+        say_json({"out": str(out), "patients": patients, "studies": joined.num_rows, "warnings": warnings})
+        return
+    for warning in warnings:
+        say(f"warning: {warning}", err=True)
+    say(f"{out}: {joined.num_rows:,} studies of {patients:,} patients")
 
 
 def _named(word: str) -> tuple[str, Path]:
@@ -233,6 +304,10 @@ def _watched(files: Sequence[Path]) -> Iterable[Path]:
     return counted(files, "Reading headers", "files")
 
 
+def _headers_watched(paths: Sequence[str]) -> Iterable[str]:
+    return counted(paths, "Reading headers", "files")
+
+
 def _save(found: Imported, out: Path, as_json: bool) -> None:
     save_studies(found.table, out)
     counts = _counts(found)
@@ -241,7 +316,10 @@ def _save(found: Imported, out: Path, as_json: bool) -> None:
         return
     for notice in found.notices:
         say(f"warning: {notice}", err=True)
-    figures = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items())
+    told = {what.replace("_", " "): f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items()}
+    if counts["patients_unknown"] == counts["studies"]:
+        told["patients"] = "patients unknown"
+    figures = ", ".join(said for what, said in told.items() if what != "patients unknown")
     say(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
 
 
@@ -258,6 +336,7 @@ def _counts(found: Imported) -> dict[str, int]:
     return {
         "images": found.images,
         "patients": len(found.table["patient_id"].unique()),
+        "patients_unknown": unknown_patients(found.table),
         "studies": len(found.table),
         "with_both_views": pc.sum(pc.and_(frontal, lateral)).as_py() or 0,
         "lateral_only": pc.sum(pc.invert(frontal)).as_py() or 0,

@@ -15,7 +15,14 @@ from encoder.findings.logistic import ClassWeight
 from encoder.findings.probe import LinearProbe
 from index.errors import StudiesError
 from index.judging.bootstrap import patient_draws
-from index.table.splits import Rows, folds_by_patient, load_parts, require_disjoint_patients, split_by_patient
+from index.table.splits import (
+    OFFICIAL,
+    Rows,
+    folds_by_patient,
+    parts_of,
+    require_disjoint_patients,
+    split_by_patient,
+)
 from scripts.options.labelled_exports import Embedded, Wanted, label_options
 from scripts.options.places import Anywhere, Here
 from scripts.reports.probe import publish
@@ -34,8 +41,8 @@ _PATH = Here()
 @label_options()
 @click.option("--where", multiple=True, help="Only studies such as 'Source=nih' or 'age>=18'; all must hold.")
 @click.option("--test-embeddings", type=Anywhere(), help="Another export to judge on; EMBEDDINGS are for learning.")
-@click.option("--splits", type=_PATH, help="A split file with the parts train, test and perhaps valid.")
-@click.option("--use-split", is_flag=True, help="Take the parts from the column split: train, test, perhaps valid.")
+@click.option("--splits", type=_PATH, help="A split file with train, test and perhaps valid; or official.")
+@click.option("--use-split", is_flag=True, help="The same as --splits official: the column split.")
 @click.option("--cv", type=click.IntRange(2), help="Judge every patient once, in so many folds.")
 @click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
 @click.option("--calibration", type=click.Choice(["platt", "temperature", "none"]), default="platt", show_default=True)
@@ -69,13 +76,14 @@ def command(
     """
     if sum(map(bool, (test_embeddings, splits, use_split, cv))) > 1:
         raise click.UsageError("give one of --test-embeddings, --splits, --use-split and --cv")
+    splits = Path(OFFICIAL) if use_split else splits
     wanted = Wanted.parse(findings, classes, policy, blank)
     learning = Learning(class_weight, calibration, split_seed)
     export = Embedded.load([embeddings, *([test_embeddings] if test_embeddings else [])]).where(where)
     if cv:
         probe, predicted, how = _cross_validated(export, wanted, learning, cv)
     else:
-        parts, how = _parts(export, wanted, split_seed, test_embeddings, splits, use_split)
+        parts, how = _parts(export, wanted, split_seed, test_embeddings, splits)
         require_disjoint_patients(export.patients, parts)
         probe = learning.probe(export, wanted, parts["train"], parts["valid"])
         predicted = Predictions.empty(export, wanted).filled(probe, parts["test"], 0)
@@ -84,6 +92,7 @@ def command(
     protocol = [
         wanted.sentence(),
         how,
+        *export.patients_sentence(),
         *([f"only studies of which {' and '.join(where)} holds"] if where else []),
         f"class weight {class_weight}, calibration {calibration}, strength by {INNER_FOLDS} inner folds of patients",
         f"95 % intervals by bootstrap over the judged patients: {draws} draws, seed {seed}",
@@ -122,18 +131,15 @@ def _with_points(probe: LinearProbe, predicted: Predictions) -> LinearProbe:
 
 
 def _parts(
-    export: Embedded, wanted: Wanted, seed: int, test_embeddings: Path | None, splits: Path | None, use_split: bool
+    export: Embedded, wanted: Wanted, seed: int, test_embeddings: Path | None, splits: Path | None
 ) -> tuple[dict[str, Rows], str]:
     """Return the rows of train, valid and test, and where they come from in words."""
     if test_embeddings:
         test = np.isin(export.ids, Embedded.load([test_embeddings]).ids)
         parts, source = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}, "tested on another export"
     elif splits:
-        parts, source = load_parts(splits, export.ids), "split by file"
-    elif use_split:
-        column = np.asarray(export.studies["split"].to_pylist(), dtype=object)
-        parts = {name: np.flatnonzero(column == name) for name in SPLIT}
-        source = "split by the column 'split'"
+        parts = parts_of(splits, export.studies)
+        source = "split by the column 'split'" if str(splits) == OFFICIAL else "split by file"
     else:
         parts = split_by_patient(export.patients, SPLIT, seed, wanted.targets(export.studies))
         source = f"split by patient, seed {seed}"

@@ -93,7 +93,7 @@ def command(
         answer = replace(answer, film_notices=tuple(notices_of(gate, given, layouts, ignored)))
     else:
         answer = here.answer(query)
-    warning = warning_of(here.manifest, trained, READING)
+    warning = " ".join(filter(None, (warning_of(here.manifest, trained, READING), here.patients_warning))) or None
     answer = replace(answer, warning=warning, took_ms=round(1000 * (time.perf_counter() - started), 2))
     if as_json:
         say_json(_LocalAnswer.of(answer))

@@ -36,6 +36,7 @@ SAVE_MINUTES = 5.0
 @ignored_parts
 @click.option("--recipe", "name", default="dual_b0", show_default=True, help="A recipe's name or a TOML file.")
 @click.option("--set", "changes", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one option.")
+@click.option("--splits", type=Here(), help="A split file with train and perhaps valid; or official: the column split.")
 @click.option("--weights", help="Where backbones start: imagenet, none, or a safetensors file.")
 @click.option("--out", type=Here(), required=True, help="Folder of the run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
@@ -55,6 +56,7 @@ def command(
     ignored: frozenset[str],
     name: str,
     changes: tuple[str, ...],
+    splits: Path | None,
     weights: str | None,
     out: Path,
     device: str,
@@ -72,7 +74,9 @@ def command(
         torch.set_num_threads(threads)
     start = (f"run.weights={json.dumps(weights)}",) if weights else ()
     recipe = Recipe.load(name, (*changes, *start))
-    material = Material.gather(studies, images, name, recipe, cache_gb, ignored)
+    if splits and recipe.run.folds:
+        raise click.UsageError("expected --splits without run.folds, which deals the patients itself")
+    material = Material.gather(studies, images, name, recipe, cache_gb, ignored, splits)
     device = available_device(device)
     if recipe.run.folds:
         cross_validate(material, out, device, save_minutes, as_json=as_json)

@@ -20,7 +20,7 @@ from encoder.training.recipe import Recipe
 from index.errors import StudiesError
 from index.storage.files import sha256_of
 from index.table.labels import LabelPolicy
-from index.table.splits import Rows, require_disjoint_patients, split_by_patient
+from index.table.splits import OFFICIAL, Rows, parts_of, require_disjoint_patients, split_by_patient
 from index.table.studies import load_studies
 from scripts.options.labelled_exports import Wanted
 
@@ -43,15 +43,25 @@ class Material:
     positions: npt.NDArray[np.int64]
     inputs: dict[str, Any]
     """What a run reads, as JSON values; a run goes on only with equal ones."""
+    splits: Path | None = None
+    """A split's file, or `OFFICIAL`, in the place of the recipe's shares."""
 
     @classmethod
     def gather(
-        cls, studies: Path, images: Path, name: str, recipe: Recipe, cache_gb: float, ignored_parts: Container[str] = ()
+        cls,
+        studies: Path,
+        images: Path,
+        name: str,
+        recipe: Recipe,
+        cache_gb: float,
+        ignored_parts: Container[str] = (),
+        splits: Path | None = None,
     ) -> Self:
         """Return the studies of a table and their targets; films are not read yet.
 
         Args:
             ignored_parts: as `encoder.films.image.read_image` has them.
+            splits: as `index.table.splits.parts_of` has it; None for the recipe's shares.
 
         Raises:
             StudiesError, FilterError: the table or its labels do not fit the recipe.
@@ -64,7 +74,10 @@ class Material:
             raise StudiesError(f"expected studies with a label that counts, got none of {len(targets):,}; {sentence}")
         films, views, positions = _films(table, images, recipe, cache_gb, ignored_parts)
         inputs = {"studies_sha256": sha256_of(studies), "images": str(images.resolve())}
-        return cls(name, recipe, wanted, table, targets, films, views["frontal"], views["lateral"], positions, inputs)
+        if splits is not None:
+            inputs["splits"] = OFFICIAL if str(splits) == OFFICIAL else sha256_of(splits)
+        rows = views["frontal"], views["lateral"]
+        return cls(name, recipe, wanted, table, targets, films, *rows, positions, inputs, splits)
 
     @property
     def ids(self) -> list[str]:
@@ -84,8 +97,22 @@ class Material:
         return np.flatnonzero(~np.isnan(self.targets).all(axis=1))
 
     def split(self) -> Parts:
-        """Return the rows of train, valid and test by the recipe's shares, by patient."""
+        """Return the rows of train, valid and test by the recipe's shares, by patient, or as `splits` has them.
+
+        Raises:
+            StudiesError: a split without a part train.
+        """
         run = self.recipe.run
+        if self.splits is not None:
+            parts = {name: np.intersect1d(rows, self.known) for name, rows in parts_of(self.splits, self.table).items()}
+            if not len(parts.get("train", ())):
+                raise StudiesError(
+                    f"expected studies with a known label in the part 'train' of {self.splits}, got none"
+                )
+            if not len(parts.get("valid", ())):
+                shares = {"train": 1 - run.valid_fraction, "valid": run.valid_fraction}
+                parts |= self.parted(parts["train"], shares)
+            return {name: rows for name, rows in parts.items() if len(rows)}
         shares = {"train": 1 - run.valid_fraction - run.test_fraction, "valid": run.valid_fraction}
         return self.parted(self.known, shares | ({"test": run.test_fraction} if run.test_fraction else {}))
 

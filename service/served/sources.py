@@ -115,7 +115,8 @@ def _finder(
         living.require_fingerprint(embedder.fingerprint)
     except FingerprintMismatch as error:
         raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
-    if (warning := warning_of(living.manifest, embedder.trained, READING)) is not None:
+    reasons = filter(None, (warning_of(living.manifest, embedder.trained, READING), living.patients_warning))
+    if (warning := " ".join(reasons) or None) is not None:
         log.warning("collection %s: %s", mount.name, warning)
     return Finder(
         mount.name,

@@ -158,7 +158,7 @@ def test_the_manifest_names_each_file_with_its_digest(embeddings: Path, tmp_path
 def test_the_index_wing_works_where_torch_is_absent(embeddings: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['timm'] = None\n"
-        "import index.importing.chexpert, index.importing.nih, index.importing.dicom\n"
+        "import index.importing.mapped, index.importing.dicom\n"
         "from index.built.collection import build_collection; from index.search.retriever import Retriever; from pathlib import Path\n"
         f"r = Retriever(build_collection(Path({str(embeddings)!r}), Path({str(tmp_path / 'index')!r})))\n"
         "print(len(r.similar(r._studies['study_id'][0].as_py(), 3).hits))"

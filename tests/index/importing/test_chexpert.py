@@ -1,18 +1,29 @@
-"""CheXpert's tables: what a row becomes, what is refused, what is noted, and the real size."""
+"""CheXpert's tables by their mapping: what a row becomes, what is refused, what is noted, and the real size."""
 
 import csv
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from index.errors import StudiesError
-from index.importing.chexpert import SOURCE_COLUMNS, import_chexpert
+from index.importing.mapped import import_table
+from index.importing.mapping import load_mapping
+from index.importing.source import Imported
 from index.table.studies import FINDINGS, Study, label_names
 
 FRONTAL = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
+SOURCE_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 LATERAL = "CheXpert-v1.0-small/train/patient00001/study1/view2_lateral.jpg"
+
+
+def import_chexpert(
+    csv: Path | Sequence[Path], images: Path, *, strict: bool = False, check_images: bool = True
+) -> Imported:
+    tables = [csv] if isinstance(csv, Path) else csv
+    return import_table(load_mapping("chexpert"), images, tables=tables, strict=strict, check_images=check_images)
 
 
 def a_film(path: str = FRONTAL, /, **changes: str) -> dict[str, str]:
@@ -133,11 +144,14 @@ def test_the_root_is_the_folder_above_the_data_set_or_its_own(tmp_path: Path, pr
 
     assert above.table["frontal_path"].to_pylist() == [path]
     assert own.table["frontal_path"].to_pylist() == ["train/patient00001/study1/view1_frontal.jpg"]
-    assert "taken off" in own.layout
+    assert (above.layout[-6:], own.layout[-8:]) == ("{Path}", "{inside}")
 
 
-def test_no_image_folder_is_refused_with_both_ways_out(tmp_path: Path) -> None:
-    with pytest.raises(StudiesError, match=r"expected folder CheXpert-v1.0-small/train or train below .*neither"):
+def test_no_image_folder_is_refused_with_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(
+        StudiesError,
+        match=r"expected the images of the table below .*such as CheXpert-v1.0-small/train/.*, got not one of them; give",
+    ):
         import_chexpert(a_csv(tmp_path, a_film()), tmp_path)
 
 
@@ -154,19 +168,22 @@ def test_a_missing_image_leaves_out_its_film_and_a_study_of_none(tmp_path: Path)
         ("missing image", 2),
         ("study without image", 1),
     ]
-    assert str(found.notices[0]).endswith(f"images folder: 2 ({FRONTAL}, {gone})")
+    assert str(found.notices[0]).endswith(f"folder: 2 ({FRONTAL}, {gone})")
 
 
 @pytest.mark.parametrize(
     ("films", "said"),
     [
-        ([a_film(Edema="2.0")], r"Edema: expected 1, 0, -1 or blank, got '2.0' at .*view1_frontal.jpg"),
+        (
+            [a_film(Edema="2.0")],
+            r"Edema: expected 1, 0, -1 or blank, got '2.0' at .*view1_frontal.jpg \(such cells: 1 of 1\)",
+        ),
         ([a_film(Edema="yes")], "got 'yes'"),
         ([a_film(LATERAL, Edema="9"), a_film()], "got '9'"),
-        ([a_film(), a_film()], f"expected one row a view, got two for {FRONTAL}"),
-        ([a_film(), a_film(FRONTAL.replace(".jpg", ".png"))], "expected one row a view"),
+        ([a_film(), a_film()], "expected one row a film, got two for patient00001/study1 view 000000001 frontal"),
+        ([a_film(), a_film(FRONTAL.replace(".jpg", ".png"))], "expected one row a film"),
         ([a_film(), a_film(LATERAL.replace("train", "valid"))], "one split, got patient00001/study1 in two"),
-        ([a_film("a.jpg")], "got not one"),
+        ([a_film("a.jpg")], "got not one of 1 files; rows skipped"),
         ([a_film("../" + FRONTAL)], "paths below the image root"),
         ([a_film(split="x")], "other names, got 'split'"),
     ],
@@ -180,13 +197,13 @@ def test_a_bad_row_is_refused(tmp_path: Path, films: list[dict[str, str]], said:
     ("films", "kind", "said"),
     [
         ([a_film(), a_film("train/p1/view1.jpg")], "path", r": 1 \(train/p1/view1.jpg\)"),
-        ([a_film(**{"Frontal/Lateral": "Lateral"})], "view", "another view than column Frontal/Lateral"),
+        ([a_film(**{"Frontal/Lateral": "Lateral"})], "view", "does not say, or says other than"),
         ([a_film(Age="old")], "age", r": 1 \(patient00001/study1 old\)"),
         ([a_film(Age="130")], "age", "left blank"),
         (
             [a_film(Edema="1"), a_film(LATERAL, Sex="Male")],
             "rows differ",
-            r"\(patient00001/study1: Sex \+ Edema\)",
+            r"\(patient00001/study1: sex \+ Edema\)",
         ),
     ],
 )

@@ -1,17 +1,27 @@
-"""NIH's table: which words map, what stays blank, and how images are found."""
+"""NIH's tables by their mapping: which words map, what stays blank, and how images are found."""
 
 from pathlib import Path
 
 import pytest
 
 from index.errors import StudiesError
-from index.importing.nih import OTHER_WORDS, SAME_WORDS, import_nih
+from index.importing.mapped import import_table
+from index.importing.mapping import load_mapping
+from index.importing.source import Imported
 from index.table.studies import FINDINGS
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 )
+
+
+OTHER_WORDS = [name for name in load_mapping("nih").findings if name not in FINDINGS]
+
+
+def import_nih(csv: Path, images: Path, *, strict: bool = False, check_images: bool = True) -> Imported:
+    words = {"images": images, "tables": [csv], "strict": strict, "check_images": check_images}
+    return import_table(load_mapping("nih"), csv.parent, **words)
 
 
 def a_film(file: str = "00000427_003.png", words: str = "No Finding", age: str = "77", patient: str = "427") -> str:
@@ -58,8 +68,10 @@ def test_a_word_that_is_not_listed_is_blank_and_not_0(tmp_path: Path) -> None:
 
 
 def test_every_word_of_nih_has_one_place() -> None:
-    assert len({*SAME_WORDS, *OTHER_WORDS}) == 15
-    assert set(SAME_WORDS.values()) <= set(FINDINGS)
+    findings = load_mapping("nih").findings
+
+    assert len({word for [word] in findings.values()}) == len(findings) == 15
+    assert len(OTHER_WORDS) == 7
 
 
 def test_images_are_found_by_name_in_any_folder_and_with_any_suffix(tmp_path: Path) -> None:
@@ -109,7 +121,7 @@ def test_a_doubtful_row_is_noted_and_refused_when_strict(tmp_path: Path, films: 
 @pytest.mark.parametrize(
     ("films", "header", "said"),
     [
-        ([a_film(), a_film()], HEADER, "got two for patient00000427/study3"),
+        ([a_film(), a_film()], HEADER, "got two for 00000427_003.png"),
         ([a_film("427.png")], HEADER, "got not one"),
         ([a_film()], HEADER.replace("Patient Age", "Age"), "expected column 'Patient Age'"),
         ([a_film()], HEADER.replace("Height]", "Mass"), "other names, got 'Mass'"),

@@ -1,55 +1,12 @@
-"""What the importers share: somebody's CSV, typed columns, ages, and notices."""
+"""What the importers share: typed columns, ages, notices and ids."""
 
-from pathlib import Path
-
-import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.errors import StudiesError
-from index.importing.source import EXTRA, Notices, as_extra, as_typed, plain_id, read_source_csv, years
+from index.importing.source import Notices, as_typed, plain_id, years
 from index.table.studies import id_fault
-
-
-def a_csv(folder: Path, content: str) -> Path:
-    (folder / "train.csv").write_bytes(content.encode("latin-1"))
-    return folder / "train.csv"
-
-
-def test_a_csv_comes_as_text_with_blanks_and_marked_extras(tmp_path: Path) -> None:
-    frame = read_source_csv(a_csv(tmp_path, '\xef\xbb\xbfPath,Age,path,\n"a,b",007,NA,\n,,,\n'), ["Path", "Age"])
-
-    assert frame.to_dict("records") == [
-        {"Path": "a,b", "Age": "007", EXTRA + "path": "NA"},
-        {"Path": "", "Age": "", EXTRA + "path": ""},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("", "expected a readable CSV"),
-        ("Path\n", "expected column 'Age', got Path"),
-        ("Path,Age\n", "at least one row, got the header alone"),
-        ("Path,Age\na\n", "Expected 2 columns, got 1"),
-        ("Path,Age\na,1,2\n", "Expected 2 columns, got 3"),
-        ("Path,Age,x,x\na,1,2,3\n", "every column name once"),
-        ("Path,Age\n\xff,1\n", "expected a readable CSV"),
-        ("\x00\xff", "train.csv"),
-    ],
-)
-def test_a_csv_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str, said: str) -> None:
-    with pytest.raises(StudiesError, match=said) as refusal:
-        read_source_csv(a_csv(tmp_path, content), ["Path", "Age"])
-
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_missing_csv_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudiesError, match=r"'none.csv': expected a readable CSV \(.*No such file"):
-        read_source_csv(tmp_path / "none.csv", ["Path"])
 
 
 @pytest.mark.parametrize(
@@ -64,17 +21,10 @@ def test_a_missing_csv_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_column_is_a_number_only_if_all_of_it_is(texts: list[str], values: list[object], kind: pa.DataType) -> None:
-    column = as_typed(pd.Series(texts))
+    column = as_typed(pa.array(texts, pa.string()))
 
     assert column.type == kind
     assert column.to_pylist() == values
-
-
-def test_an_extra_column_may_not_take_a_name_that_is_ours() -> None:
-    with pytest.raises(StudiesError, match="got 'sex'"):
-        as_extra(pd.DataFrame({EXTRA + "sex": ["x"]}))
-    with pytest.raises(StudiesError, match="got 'Mass'"):
-        as_extra(pd.DataFrame({EXTRA + "Mass": ["x"]}), taken=["Mass"])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from encoder.films.image import read_image
 from index.built.collection import build_collection
 from index.errors import ArtefactError, BackendUnavailable, PlaceError
 from index.export.shards import load_embeddings
-from index.importing.nih import SOURCE_COLUMNS, import_nih
+from index.importing.mapped import import_table
+from index.importing.mapping import load_mapping
 from index.living.collection import LivingCollection
 from index.living.verification import verify
 from index.storage.files import load_json, save_json
@@ -196,10 +197,14 @@ def test_images_are_found_by_name_at_an_address_in_the_order_of_the_disk(bucket:
         (tmp_path / "films" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "films" / path).write_bytes(b"film")
         (bucket / "films" / path).upload(tmp_path / "films" / path)
-    lines = [",".join(SOURCE_COLUMNS), *(f"{name},No Finding,{int(name[:8])},60,F,PA" for name in names)]
+    header = "Image Index,Finding Labels,Patient ID,Patient Age,Patient Gender,View Position"
+    lines = [header, *(f"{name},No Finding,{int(name[:8])},60,F,PA" for name in names)]
     (tmp_path / "nih.csv").write_text("\n".join(lines) + "\n")
     (bucket / "nih.csv").upload(tmp_path / "nih.csv")
-    here, there = (import_nih(root / "nih.csv", root / "films") for root in (tmp_path, bucket))
+    nih = load_mapping("nih")
+    here, there = (
+        import_table(nih, root, images=root / "films", tables=[root / "nih.csv"]) for root in (tmp_path, bucket)
+    )
     assert there.table["frontal_path"].to_pylist() == [names[0], f"images_001/images/{names[1]}"]
     assert (there.table, there.notices) == (here.table, here.notices)
 

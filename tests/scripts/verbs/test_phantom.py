@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from index.importing.chexpert import import_chexpert
+from index.importing.mapped import import_table
+from index.importing.mapping import load_mapping
 from index.table.studies import FINDINGS
 from scripts.chest_phantom.anatomy import draw_chest, draw_pose
 from scripts.chest_phantom.collection import CollectionSummary, write_collection
@@ -78,7 +79,7 @@ def test_the_layout_is_chexperts(phantom: tuple[Path, CollectionSummary]) -> Non
         == FILM_COLUMNS
         == ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
     )
-    imported = import_chexpert(out / "train.csv", out, strict=True)
+    imported = import_table(load_mapping("chexpert"), out, tables=[out / "train.csv"], strict=True)
     assert (imported.images, imported.table.num_rows) == (summary.films, summary.studies)
     assert len(set(imported.table["patient_id"].to_pylist())) == summary.patients == PATIENTS
 

@@ -60,7 +60,7 @@ class _Rows:
     columns: dict[str, pa.Array]
     count: int
     own: tuple[str, ...]
-    """Those that the files had, the keys by which they were joined left out."""
+    """The names that the files have, the keys by which others were joined left out; not all of them are read."""
 
     def take(self, rows: Numbers) -> "_Rows":
         """Return those rows, in that order."""
@@ -268,7 +268,8 @@ def _require_one_row(name: str, theirs: _Rows, taken: Sequence[str], keys: pa.Ar
 
 def _no_column(name: str, rows: _Rows, file: str = "") -> StudiesError:
     where = f"{file!r}: " if file else ""
-    return StudiesError(f"{where}expected column {name!r}, got {', '.join(rows.columns)[:500]}")
+    known = ", ".join(dict.fromkeys((*rows.own, *rows.columns)))
+    return StudiesError(f"{where}expected column {name!r}, got {known[:500]}")
 
 
 def _require_columns(mapping: Mapping, rows: _Rows, notices: Notices) -> None:

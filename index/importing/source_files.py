@@ -42,12 +42,15 @@ _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".
 _MULTIPLE = "|"
 """Between several values of XML in one cell."""
 
+_ALL = b"columns"
+"""Key of the metadata under which a table of which some columns are read names all of them."""
+
 Wanted = Collection[str] | None
 """Names of the columns that are needed; None for all."""
 
 
 def read_source(table: SourceTable, folder: Path, wanted: Wanted = None) -> tuple[pa.Table, list[str]]:
-    """Return the rows of a mapping's table, and which of its columns are the files' own and not words of their names.
+    """Return the rows of a mapping's table, and the names of all columns that the files have, read or not.
 
     Raises:
         StudiesError: no such file, one that cannot be read, no row, or columns that do not fit together.
@@ -88,7 +91,7 @@ def read_files(
     own: dict[str, None] = {}
     for file, name, words in files:
         part = read(file, name, table, None if wanted is None else {*wanted, *table.each})
-        own |= dict.fromkeys(part.column_names)
+        own |= dict.fromkeys(_names(part))
         for word, value in words.items():
             part = part.append_column(word, pa.array([value] * len(part))) if word not in part.column_names else part
         parts.append(part)
@@ -99,6 +102,12 @@ def read_files(
     if not len(whole):
         raise StudiesError(f"{files[0][1]!r}: expected at least one row, got the header alone")
     return pa.table([_filled(column) for column in whole.columns], whole.column_names), list(own)
+
+
+def _names(table: pa.Table) -> list[str]:
+    """Return the names of all columns that the file of a table has."""
+    told = (table.schema.metadata or {}).get(_ALL)
+    return table.column_names if told is None else told.decode().split("\n")
 
 
 def paths_below(folder: Path) -> list[str]:
@@ -185,6 +194,7 @@ def _read_csv(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.T
         read = pacsv.ReadOptions(use_threads=False, column_names=columns, skip_rows=1, block_size=_BLOCK)
         parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         found = pacsv.read_csv(io.BytesIO(content), read, parse, options)
+        found = found.replace_schema_metadata({_ALL: "\n".join(told)})
     except (ValueError, csv.Error) as cause:
         if isinstance(cause, StudiesError):
             raise

@@ -281,21 +281,24 @@ def load_mapping(name: str) -> Mapping:
 def mapping_text(name: str) -> str:
     """Return a mapping as it is written. Raises as `load_mapping`."""
     path = Path(name)
-    shipped = mapping_names()
     try:
-        if path.suffix == ".toml" or (name not in shipped and path.is_file()):
+        if path.suffix == ".toml" or (name not in mapping_names() and path.is_file()):
             return read_regular(path, MOST_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError, ArtefactError) as error:
         raise StudiesError(f"expected a mapping in {name!r}, got none that can be read ({error})") from error
-    if name not in shipped:
-        of_set = [one for one in shipped if load_mapping(one).set_name == name]
-        if not of_set:
-            raise StudiesError(
-                f"expected a mapping's name ({', '.join(shipped)}), a TOML file, or a table {', '.join(_TABLES[:3])}, "
-                f"got {name!r}"
-            )
-        name = of_set[0]
-    return (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    return shipped_text(name)
+
+
+def shipped_text(name: str) -> str:
+    """Return a shipped mapping, by its name or its set's, as it is written. Raises StudiesError: there is none."""
+    shipped = mapping_names()
+    named = [name] if name in shipped else [one for one in shipped if load_mapping(one).set_name == name]
+    if not named:
+        raise StudiesError(
+            f"expected a mapping's name ({', '.join(shipped)}), a TOML file, or a table {', '.join(_TABLES[:3])}, "
+            f"got {name!r}"
+        )
+    return (_folder() / f"{named[0]}.toml").read_text(encoding="utf-8")
 
 
 def mapping_names() -> list[str]:
@@ -313,8 +316,9 @@ def _folder() -> Any:
 
 
 def _fault(error: ValidationError) -> str:
-    """Return the first fault in a sentence."""
-    first = error.errors(include_url=False, include_input=False)[0]
+    """Return the first fault in a sentence, a key that is misspelt before one that is missing."""
+    faults = error.errors(include_url=False, include_input=False)
+    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
     where = ".".join(str(part) for part in first["loc"])[:200] or "the whole"
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}; expected one of {', '.join(_known_keys(first['loc']))}"

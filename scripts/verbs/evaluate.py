@@ -96,7 +96,7 @@ def command(
     protocol = [*_protocol(pool, wanted, draws, seed), *main.patients_sentence()]
     if asked["splits"]:
         parts = f"{asked['query_part'] or 'every part'} asks, {asked['gallery_part'] or 'every part'} answers"
-        protocol.insert(1, f"split {asked['splits']}: {parts}")
+        protocol.append(f"split {asked['splits']}: {parts}")
     metrics = finite(
         {
             "fingerprint": main.fingerprint,

@@ -17,7 +17,7 @@ from encoder.films.body_part import is_elsewhere
 from index.importing.dicom import import_dicom
 from index.importing.join import join_studies, sets_in_two
 from index.importing.mapped import import_table
-from index.importing.mapping import FLAT, is_table, load_mapping, mapping_names, mapping_text
+from index.importing.mapping import FLAT, is_table, load_mapping, mapping_names, shipped_text
 from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.importing.source import Imported, NothingUsable, Notice
 from index.printable import visible
@@ -77,7 +77,7 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
 
 def _print(context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
     if name is not None:
-        click.echo(mapping_text(name), nl=False)
+        click.echo(shipped_text(name), nl=False)
         context.exit()
 
 

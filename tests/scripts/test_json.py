@@ -41,6 +41,7 @@ CASES = {
     "phantom": "--patients 1 --jobs 1 --out {new}/films --contact-sheet {new}/sheet.png",
     "import chexpert": "films/train.csv --images films --out {new}/studies.parquet",
     "import nih": "nih.csv --images . --no-check-images --out {new}/studies.parquet",
+    "import table": "mine.csv . --no-check-images --out {new}/studies.parquet",
     "import dicom": "dicom --out {new}/studies.parquet",
     "import join": "a=studies.parquet b=studies.parquet --absent b --out {new}/studies.parquet",
     "encoder create": "--backbone test_efficientnet --dim 256 --size 64 --weights none --out {new}/e.safetensors",
@@ -114,6 +115,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         film = next(Path("films").rglob("*frontal.jpg"))
         shutil.copy(film, "film.jpg")
         Path("nih.csv").write_text(NIH)
+        Path("mine.csv").write_text("path\na.png\n")
         Path("dicom").mkdir()
         Path("dicom/film.dcm").write_bytes(dicom(**NAMED))
         Path("export.json").write_text("{}")

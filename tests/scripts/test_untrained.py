@@ -74,6 +74,25 @@ def test_a_service_says_it_in_info_in_answers_and_on_the_page(world: Path) -> No
     assert UNTRAINED in client.get("/").text
 
 
+def test_where_patients_are_unknown_a_search_the_service_and_the_page_say_so(world: Path, tmp_path: Path) -> None:
+    from service.loader import load
+    from service.served.mounts import parse_mounts
+
+    table = load_studies(world / "studies.parquet")
+    save_studies(table.append_column(PATIENTS, pa.array(["unknown"] * len(table))), tmp_path / "studies.parquet")
+    encoder = world / "encoder.safetensors"
+    words = ("--images", world, "--encoder", encoder, "--out", tmp_path / "embeddings", "--runtime", "torch")
+    done("export", tmp_path / "studies.parquet", *words)
+    done("index", tmp_path / "embeddings", "--out", tmp_path / "index")
+
+    client = load(parse_mounts([str(tmp_path / "index")]), encoder).test_client()
+
+    assert PATIENTS_UNKNOWN in client.get("/info").get_json()["collections"][0]["warning"]
+    assert PATIENTS_UNKNOWN in client.get("/").text
+    asked = ("search", tmp_path / "index", "--study", "patient00001/study1")
+    assert PATIENTS_UNKNOWN in json.loads(done(*asked, "--json").stdout)["warning"]
+
+
 def test_doctor_and_info_tell_an_untrained_encoder(world: Path) -> None:
     assert json.loads(done("encoder", "info", world / "encoder.safetensors").stdout)["trained"] is False
     assert training(False).state == "warning"

@@ -2,7 +2,8 @@ import pyarrow as pa
 import pytest
 
 from index.errors import StudiesError
-from index.importing.join import join_studies
+from index.importing.join import join_studies, sets_in_two
+from index.table.studies import FILMS_OF_KEY
 
 
 def test_equal_ids_of_two_archives_stay_two_patients(studies: pa.Table) -> None:
@@ -52,3 +53,16 @@ def test_columns_of_one_name_and_other_types_are_refused(studies: pa.Table) -> N
 
     with pytest.raises(StudiesError, match="different types"):
         join_studies({"a": studies, "b": numbers})
+
+
+def test_two_tables_of_one_sets_films_are_told(studies: pa.Table) -> None:
+    held = {"a": "nih", "b": "chexpert", "c": "nih-lt nih"}
+    tables = {name: studies.replace_schema_metadata({FILMS_OF_KEY: sets}) for name, sets in held.items()}
+
+    [told] = sets_in_two(tables)
+
+    assert told.startswith("'a' and 'c' both hold films of nih: one person is two patients")
+    joined = join_studies(tables)
+    assert joined.schema.metadata[FILMS_OF_KEY] == b"chexpert nih nih-lt"
+    assert sets_in_two({"abc": joined, "b": tables["b"]})
+    assert sets_in_two({"a": studies, "b": studies}) == []

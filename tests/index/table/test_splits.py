@@ -3,12 +3,21 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import ArtefactError, StudiesError
-from index.table.splits import folds_by_patient, load_parts, require_disjoint_patients, save_parts, split_by_patient
+from index.table.splits import (
+    OFFICIAL,
+    folds_by_patient,
+    load_parts,
+    parts_of,
+    require_disjoint_patients,
+    save_parts,
+    split_by_patient,
+)
 
 SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}
 
@@ -108,3 +117,24 @@ def test_folds_share_out_rare_positives_evenly_without_parting_a_patient(rng: np
     for column, total in zip(targets.T, np.nansum(targets, 0), strict=True):
         held = [np.nansum(column[rows]) for rows in folds]
         assert max(held) - min(held) <= max(2, 0.06 * total)
+
+
+def test_the_official_parts_are_told_by_any_sets_words() -> None:
+    words = ["train", "train_val", "val", "validate", "dev", "development", "test", "balanced-test", None]
+    studies = pa.table({"study_id": list("abcdefghi"), "split": words})
+
+    parts = parts_of(Path(OFFICIAL), studies)
+
+    assert {part: rows.tolist() for part, rows in parts.items()} == {
+        "train": [0, 1],
+        "valid": [2, 3, 4, 5],
+        "test": [6],
+    }
+
+
+@pytest.mark.parametrize(("words", "got"), [(["a", "b"], "'a', 'b'"), ([None, None], "none")])
+def test_a_table_without_an_official_split_is_refused(words: list[str | None], got: str) -> None:
+    studies = pa.table({"study_id": ["x", "y"], "split": pa.array(words, pa.string())})
+
+    with pytest.raises(StudiesError, match=f"in the column 'split', got {got}; import the table again"):
+        parts_of(Path(OFFICIAL), studies)

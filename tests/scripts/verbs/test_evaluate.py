@@ -13,6 +13,7 @@ from export_files import planted, save_export
 
 from index.errors import FingerprintMismatch, StudiesError
 from index.table.splits import save_parts
+from index.table.studies import PATIENTS, PATIENTS_UNKNOWN
 from index.vectors import Embeddings
 from scripts.verbs import evaluate
 
@@ -129,6 +130,23 @@ def test_parts_of_a_split_ask_and_answer(export: Path, studies: pa.Table, tmp_pa
     assert f"20 queries, {200 - sum(held)} candidates" in metrics["protocol"][1]
     with pytest.raises(StudiesError, match="no part 'valid'"):
         run(export, "--out", tmp_path / "eval", *words[:2], "--query-part", "valid")
+
+
+def test_official_parts_ask_and_answer_and_unknown_patients_are_told(
+    studies: pa.Table, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    held = [int(patient[-2:]) >= 60 for patient in studies["patient_id"].to_pylist()]
+    place, words = studies.column_names.index("split"), ["test" if on else "train_val" for on in held]
+    table = studies.set_column(place, studies.schema.field(place), pa.array(words))
+    table = table.append_column(PATIENTS, pa.array(["unknown"] * 200))
+    export = save_export(tmp_path / "embeddings", table, planted(table, "Pneumonia", rng, 3))
+
+    parts = ("--splits", "official", "--query-part", "test", "--gallery-part", "train")
+    protocol = run(export, "--out", tmp_path / "eval", *parts)["protocol"]
+
+    assert f"{sum(held)} queries, {200 - sum(held)} candidates" in protocol[1]
+    assert protocol[-2:] == [f"{PATIENTS_UNKNOWN} (200 of 200 studies)", "split official: test asks, train answers"]
+    assert PATIENTS_UNKNOWN in (tmp_path / "eval" / "report.html").read_text()
 
 
 def test_labels_that_are_all_blank_give_rows_without_numbers(

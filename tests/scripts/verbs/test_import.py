@@ -1,5 +1,6 @@
-"""`precedent import dicom`: what it says where nothing can be used, and its options for archives that are odd."""
+"""`precedent import`: what it says where nothing can be used, options for archives that are odd, and mappings."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from click.testing import CliRunner
 from command_line import done, refusal
 from film_files import dicom
 
-from index.table.studies import load_studies
+from index.importing.mapping import load_mapping, mapping_names
+from index.table.studies import FINDINGS, PATIENTS_UNKNOWN, load_studies
 from scripts.cli import precedent
 from scripts.work.bare_copies import copy_untagged
 
@@ -82,3 +84,82 @@ def test_an_archive_without_ids_has_those_of_its_folders(tmp_path: Path) -> None
 
     assert load_studies(tmp_path / "t.parquet")["study_id"].to_pylist() == ["p7/a"]
     assert "expected a pattern of ids" in refusal(*words, "*/*")
+
+
+MINE = """
+set = "rsna-again"
+licence = "mine"
+films_of = "nih"
+table = [{ file = "t.csv" }]
+[film]
+path = "{image}"
+study = "{image}"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder, in which one is, of a mapping, its table without patients, two films and a place for tables."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(MINE)
+    Path("t.csv").write_text("image,Edema\na.png,1\nb.png,0\n")
+    for name in ("a.png", "b.png"):
+        Path(name).touch()
+    return tmp_path
+
+
+def test_a_mapping_of_ones_own_makes_a_table_that_says_whose_patients_are_unknown(mine: Path) -> None:
+    told = done("import", "table", "mine.toml", ".", "--out", "s.parquet")
+
+    assert "2 images, patients unknown, 2 studies" in told.stdout
+    assert f"{PATIENTS_UNKNOWN}: 2 (a.png, b.png)" in told.stderr
+    counts = json.loads(done("import", "table", "mine.toml", ".", "--out", "s.parquet", "--json").stdout)
+    assert (counts["studies"], counts["patients_unknown"]) == (2, 2)
+
+
+def test_a_mapping_that_fails_writes_nothing(mine: Path) -> None:
+    for change, said in (
+        ("{image}", "expected column 'picture', got image, Edema"),
+        ("licence", "unknown key 'lizenz'"),
+    ):
+        Path("bad.toml").write_text(MINE.replace(change, {"{image}": "{picture}", "licence": "lizenz"}[change]))
+
+        assert said in refusal("import", "table", "bad.toml", ".", "--out", "s.parquet")
+
+    assert {path.name for path in mine.iterdir()} == {"mine.toml", "t.csv", "bad.toml", "a.png", "b.png"}
+
+
+def test_joining_two_tables_of_the_same_films_is_warned_of(mine: Path) -> None:
+    for name in ("a", "b"):
+        done("import", "table", "mine.toml", ".", "--out", f"{name}.parquet")
+
+    told = done("import", "join", "a=a.parquet", "b=b.parquet", "--out", "j.parquet")
+
+    assert "'a' and 'b' both hold films of nih" in told.stderr
+    assert json.loads(done("import", "join", "a=a.parquet", "b=b.parquet", "--out", "j.parquet", "--json").stdout)[
+        "warnings"
+    ]
+
+
+def test_mappings_are_listed_and_printed_and_what_is_printed_is_one(mine: Path) -> None:
+    listed = done("import", "table", "--list").stdout
+    printed = done("import", "table", "--print", "mimic-cxr-jpg").stdout
+
+    assert {line.split()[0] for line in listed.splitlines()} == set(mapping_names())
+    Path("copy.toml").write_text(printed)
+    assert load_mapping("copy.toml") == load_mapping("mimic-cxr-jpg")
+    assert "expected a mapping's name" in refusal("import", "table", "--print", "mine.toml")
+
+
+def test_the_official_test_labels_and_packed_tables_are_read_by_the_old_words_too(mine: Path) -> None:
+    film = Path("test/patient64741/study1/view1_frontal.jpg")
+    film.parent.mkdir(parents=True)
+    film.touch()
+    Path("test_labels.csv.gz").write_bytes(
+        gzip.compress(f"{','.join(('Path', *FINDINGS))}\n{film}{',1' * 14}".encode())
+    )
+
+    told = done("import", "chexpert", "test_labels.csv.gz", "--images", ".", "--out", "s.parquet")
+
+    assert "columns that the table has not, left blank: 4" in told.stderr
+    assert load_studies("s.parquet")["split"].to_pylist() == ["test"]

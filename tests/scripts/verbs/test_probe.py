@@ -16,6 +16,7 @@ from encoder.findings.probe import LinearProbe
 from index.errors import FingerprintMismatch, StudiesError
 from index.table.labels import Labelling, LabelPolicy
 from index.table.splits import save_parts
+from index.table.studies import PATIENTS, PATIENTS_UNKNOWN
 from scripts.verbs import bench, probe
 
 CLASSES = ("--class", "viral:Etiology=virus", "--class", "bacterial:Etiology=bacteria")
@@ -171,8 +172,22 @@ def test_the_column_split_decides_where_it_is_asked_to(
     parts = ["test" if int(patient[-2:]) >= 60 else "train" for patient in studies["patient_id"].to_pylist()]
     table = studies.set_column(column, studies.schema.field(column), pa.array(parts))
     export = save_export(tmp_path / "embeddings", table, planted(table, "Pneumonia", rng))
-    metrics = run(export, "--use-split", "--out", tmp_path / "probe", "--findings", "Pneumonia")
-    assert metrics["folds"][0]["studies"] == parts.count("test")
+    for words in (("--use-split",), ("--splits", "official")):
+        metrics = run(export, *words, "--out", tmp_path / "probe", "--findings", "Pneumonia")
+        assert metrics["folds"][0]["studies"] == parts.count("test")
+        assert any(f"test {parts.count('test')} of" in sentence for sentence in metrics["protocol"])
+
+
+def test_where_patients_are_unknown_the_report_says_so(
+    studies: pa.Table, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    table = studies.append_column(PATIENTS, pa.array([None] * 50 + ["unknown"] * 150))
+    export = save_export(tmp_path / "embeddings", table, planted(table, "Pneumonia", rng))
+
+    metrics = run(export, "--out", tmp_path / "probe", "--findings", "Pneumonia")
+
+    assert f"{PATIENTS_UNKNOWN} (150 of 200 studies)" in metrics["protocol"]
+    assert PATIENTS_UNKNOWN in (tmp_path / "probe" / "report.html").read_text()
 
 
 def test_one_patient_alone_is_refused(studies: pa.Table, rng: np.random.Generator, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a recipe's studies must hold before anything is learnt from them, through the command line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from training_films import save_collection, train_words
 
 from encoder.training.recipe import Recipe
 from index.errors import StudiesError
+from index.table.splits import OFFICIAL
 from index.table.studies import load_studies, save_studies
 from scripts.work.cross_validation import deal
 from scripts.work.material import Material, Parts
@@ -55,6 +57,22 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     done(*other)
     words = (*train_words(tmp_path), "--weights", tmp_path / "e.safetensors", "--out", tmp_path / "run")
     assert "was it saved from another network?" in refusal(*words)
+
+
+def test_the_official_split_teaches_what_it_says_and_what_it_lacks_is_carved_from_train(tmp_path: Path) -> None:
+    save_collection(tmp_path)
+    table = load_studies(tmp_path / "studies.parquet")
+    words = pa.array(["test" if row < 10 else "train_val" for row in range(40)])
+    save_studies(table.set_column(table.column_names.index("split"), "split", words), tmp_path / "studies.parquet")
+
+    parts = replace(material_of(tmp_path), splits=Path(OFFICIAL)).split()
+
+    assert parts["test"].tolist() == list(range(10))
+    assert sorted([*parts["train"], *parts["valid"]]) == list(range(10, 40))
+    assert len(parts["valid"]) > 0
+    save_studies(table, tmp_path / "studies.parquet")
+    refused = refusal(*train_words(tmp_path), "--splits", OFFICIAL, "--out", tmp_path / "run")
+    assert "in the column 'split', got none" in refused
 
 
 def test_a_split_that_shares_a_patient_teaches_nothing(tmp_path: Path) -> None:

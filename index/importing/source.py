@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from index.errors import StudiesError
 from index.printable import is_visible
 
+MOST_LINE = 1 << 20
+"""Bytes of a line that are read at a time."""
 OLDEST = 120.0  # years; a source that says more has a slip of the pen, or 999 for unknown
 _INTEGER = r"^-?(?:0|[1-9]\d{0,17})$"  # no leading zeros: 007 is a code and stays text
 _DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?$"

@@ -24,6 +24,7 @@ import pyarrow.json as pajson
 
 from index.errors import ArtefactError, StudiesError
 from index.importing.mapping import SourceTable
+from index.importing.source import MOST_LINE
 from index.storage.files import parse_json, read_regular
 from index.storage.parquet import FREE_BYTES, MOST_TIMES, read_parquet
 from index.storage.places import Place, below
@@ -35,7 +36,6 @@ MOST_DOCUMENT = 1 << 29
 MOST_TEXT = 1 << 20
 """Bytes of a file of XML or of text."""
 MOST_FILES = 1_000_000
-MOST_HEADER = 1 << 20
 _BLOCK = 1 << 22
 """Bytes that a CSV is read by; Arrow refuses a row that is longer."""
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".xml": "xml"}
@@ -206,8 +206,8 @@ def _read_csv(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.T
 
 def _header(content: bytes) -> tuple[list[str], str]:
     """Return the names of the columns, and what stands between them: a comma, a semicolon or a tabulator."""
-    end = content.find(b"\n", 0, MOST_HEADER)
-    line = content[: end if end >= 0 else MOST_HEADER].decode("utf-8-sig").rstrip("\r")
+    end = content.find(b"\n", 0, MOST_LINE)
+    line = content[: end if end >= 0 else MOST_LINE].decode("utf-8-sig").rstrip("\r")
     if not line:
         raise ValueError("Empty CSV file")
     read = {sign: next(csv.reader([line], delimiter=sign), []) for sign in ",;\t"}

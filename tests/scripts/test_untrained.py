@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from command_line import done
 from training_films import save_collection
 
 from index.export.reliability import UNTRAINED
+from index.table.studies import PATIENTS, PATIENTS_UNKNOWN, load_studies, save_studies
 from scripts.verbs.doctor import training
 
 

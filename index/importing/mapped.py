@@ -211,9 +211,9 @@ def _beside(rows: _Rows, table: SourceTable, folder: Path, wanted: Iterable[str]
     source, own = read_source(table, folder, None if wanted is None else {*wanted})
     theirs = _Rows(_arrays(source), len(source), tuple(own))
     for ours, other in table.on.items():
-        for column, one in ((ours, rows), (other, theirs)):
-            if column not in one.columns:
-                raise _no_column(column, one, name)
+        for column, where in ((ours, rows), (other, theirs)):
+            if column not in where.columns:
+                raise _no_column(column, where, name)
     taken = [one for one in table.take or theirs.columns if one not in table.on.values()]
     for one in taken:
         if one not in theirs.columns:
@@ -522,14 +522,16 @@ def _plain_paths(paths: pa.Array) -> pa.Array:
 def _by_path(candidates: Sequence[pa.Array], images: Path, check_images: bool) -> tuple[pa.Array, list[int]]:
     """Return the first of each film's paths that is a file, "" where none is; and which of them were taken."""
     if not check_images:
-        some = (np.asarray(_are_files(paths.slice(0, 100), images)).any() for paths in candidates)
-        taken = next((number for number, there in enumerate(some) if there), 0)
-        return candidates[taken], [taken]
+        asked = 1 if isinstance(images, Place) else 100
+        some = (any((images / path).is_file() for path in paths[:asked].to_pylist()) for paths in candidates)
+        chosen = next((number for number, there in enumerate(some) if there), 0)
+        return candidates[chosen], [chosen]
+    listing = pa.array(images.files_below(), pa.string()) if isinstance(images, Place) else None
     found = pa.repeat("", len(candidates[0]))
     taken: list[int] = []
     for number, paths in enumerate(candidates):
         left = np.flatnonzero(np.asarray(pc.and_(pc.equal(found, ""), pc.not_equal(paths, ""))))
-        there = left[_are_files(paths.take(pa.array(left)), images)]
+        there = left[_are_files(paths.take(pa.array(left)), images, listing)]
         if len(there):
             mask = np.zeros(len(paths), bool)
             mask[there] = True
@@ -538,9 +540,9 @@ def _by_path(candidates: Sequence[pa.Array], images: Path, check_images: bool) -
     return found, taken or [0]
 
 
-def _are_files(paths: pa.Array, images: Path) -> Mask:
-    if isinstance(images, Place):  # one listing, where a question a film would be as many requests
-        return np.asarray(pc.is_in(paths, value_set=pa.array(images.files_below(), pa.string())))
+def _are_files(paths: pa.Array, images: Path, listing: pa.Array | None) -> Mask:
+    if listing is not None:  # of a store, where a question a film would be as many requests
+        return np.asarray(pc.is_in(paths, value_set=listing))
     root = f"{images}/"
     return np.fromiter((isfile(root + path) for path in paths.to_pylist()), dtype=bool, count=len(paths))
 

@@ -131,7 +131,7 @@ class SourceTable(_Section):
     """All of these that are there, one below the other; `*` stands for any name, `{word}` too and becomes a column."""
     one_of: Files = []
     """The first of these that is there."""
-    kind: Literal["csv", "json", "parquet", "lines", "film", "text", "xml"] | None = Field(None, alias="as")
+    kind: Annotated[Literal["csv", "json", "parquet", "lines", "film", "text", "xml"] | None, Field(alias="as")] = None
     on: Keys = {}
     """Columns of the table before, and those of this one that they equal."""
     take: Texts | None = None
@@ -197,7 +197,7 @@ class LabelWords(_Section):
 
     codes: Annotated[dict[str, Literal[1, 0, -1]], Field(max_length=1000)] = {}
     """What a cell means; "*" is any other. Where none are given, 1, 0 and -1, with or without ".0"."""
-    words: Text | None = Field(None, alias="list")
+    words: Annotated[Text | None, Field(alias="list")] = None
     """The column whose cells are lists of words."""
     separator: Annotated[str, Field(min_length=1, max_length=10)] = "|"
     """Between words; "python" for a list as Python writes it."""

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 
-from index.errors import ArtefactError, StudiesError
+from index.errors import StudiesError
 from index.importing.mapping import SourceTable
 from index.importing.source import MOST_LINE
 from index.storage.files import parse_json, read_regular
@@ -54,6 +54,7 @@ def read_source(table: SourceTable, folder: Path, wanted: Wanted = None) -> tupl
 
     Raises:
         StudiesError: no such file, one that cannot be read, no row, or columns that do not fit together.
+        ArtefactError: what lies there is no file, or one that is too large.
         PlaceError: a link that leads out of the folder.
     """
     found = files_of(table, folder)
@@ -133,7 +134,8 @@ def _is_text(path: str) -> bool:
 def _matching(folder: Path, pattern: str) -> list[tuple[str, dict[str, str]]]:
     """Return the files below a folder that a pattern names, packed or not, with its words, in order."""
     if not re.search(r"\*|\{\w+\}", pattern):
-        return [(name, {}) for name in (pattern, f"{pattern}.gz") if (folder / name).is_file()][:1]
+        there = [name for name in (pattern, f"{pattern}.gz") if (folder / name).is_file()]
+        return [(there[0], {})] if there else []
     written = re.split(r"(\*|\{\w+\})", pattern)
     parts = [_sign(one) if number % 2 else re.escape(one) for number, one in enumerate(written)]
     expression = f"^{''.join(parts)}(?P<_packed>(?:\\.gz)?)$"
@@ -162,7 +164,7 @@ def _listed(folder: Path, glob: str) -> list[str]:
 
 
 def _content(file: Path, name: str, most_bytes: int = MOST_TABLE) -> bytes:
-    """Return the bytes of a file, unpacked where they are packed."""
+    """Return the bytes of a file, unpacked where they are packed. Raises ArtefactError: no file, or a larger one."""
     try:
         content = read_regular(file, most_bytes)
         if not content.startswith(b"\x1f\x8b"):
@@ -172,8 +174,6 @@ def _content(file: Path, name: str, most_bytes: int = MOST_TABLE) -> bytes:
             plain = packed.read(allowed + 1)
     except (OSError, EOFError, zlib.error) as cause:
         raise StudiesError(f"{name!r}: expected a file that can be read ({_line(cause)})") from cause
-    except ArtefactError as cause:
-        raise StudiesError(f"{name!r}: expected at most {most_bytes:,} bytes in a regular file ({cause})") from cause
     if len(plain) > allowed:
         raise StudiesError(f"{name!r}: expected at most {allowed:,} bytes once unpacked, got more")
     return plain
@@ -193,7 +193,7 @@ def _read_csv(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.T
         )
         read = pacsv.ReadOptions(use_threads=False, column_names=columns, skip_rows=1, block_size=_BLOCK)
         parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        found = pacsv.read_csv(io.BytesIO(content), read, parse, options)
+        found = pacsv.read_csv(io.BytesIO(content), read, parse_options=parse, convert_options=options)
         found = found.replace_schema_metadata({_ALL: "\n".join(told)})
     except (ValueError, csv.Error) as cause:
         if isinstance(cause, StudiesError):

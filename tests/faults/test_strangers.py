@@ -26,7 +26,8 @@ from encoder.errors import CheckpointError
 from encoder.network.checkpoint import load_encoder
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError
-from index.importing.source import read_source_csv
+from index.importing.mapping import SourceTable
+from index.importing.source_files import read_files
 from index.living.changes import Changes
 from index.living.changes_file import digest, summed
 from index.storage.files import load_json, save_json, seal_of, sha256_of
@@ -357,7 +358,7 @@ def test_what_others_hand_us_is_no_pipe_no_device_and_not_endless(reader: str, t
     (tmp_path / "given.head").write_text(f"{0:020d}:{64 * '0'}\n")
     read: Callable[[], Any] = {
         "split": lambda: load_parts(path, ["a"]),
-        "csv": lambda: read_source_csv(path, ["Path"]),
+        "csv": lambda: read_files(SourceTable(file=["given"]), [(path, path.name, {})]),
         "tokens": lambda: read_tokens(path),
         "log": lambda: verify_log(path),
     }[reader]

@@ -16,7 +16,8 @@ import pytest
 from folders import ROOT
 
 from index.export.shards import ExportPlan, ShardFolder, load_embeddings
-from index.importing.source import read_source_csv
+from index.importing.mapping import SourceTable
+from index.importing.source_files import read_source
 from index.storage.parquet import read_parquet
 from index.table.studies import load_rows, save_studies
 from index.vectors import Embeddings
@@ -96,7 +97,7 @@ def test_a_csv_is_read_by_the_one_thread(tmp_path: Path, monkeypatch: pytest.Mon
         lambda file, options, **others: asked.append(options.use_threads) or plain(file, options, **others),
     )
 
-    assert len(read_source_csv(tmp_path / "source.csv", ["Path"])) == 1
+    assert len(read_source(SourceTable(file=["source.csv"]), tmp_path)[0]) == 1
 
     assert asked == [False]
 

@@ -28,9 +28,9 @@ from index.table.studies import (
     FINDINGS,
     PATIENTS,
     PATIENTS_UNKNOWN,
+    SHARD_COLUMNS,
     UNKNOWN,
     as_studies,
-    studies_schema,
 )
 
 FILM_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
@@ -269,7 +269,10 @@ def _require_one_row(name: str, theirs: _Rows, taken: Sequence[str], keys: pa.Ar
 def _no_column(name: str, rows: _Rows, file: str = "") -> StudiesError:
     where = f"{file!r}: " if file else ""
     known = ", ".join(dict.fromkeys((*rows.own, *rows.columns)))
-    return StudiesError(f"{where}expected column {name!r}, got {known[:500]}")
+    return StudiesError(
+        f"{where}expected column {name!r}, got {known[:500]}; take the mapping of this layout (precedent import table "
+        "--list), or change it"
+    )
 
 
 def _require_columns(mapping: Mapping, rows: _Rows, notices: Notices) -> None:
@@ -445,7 +448,9 @@ def _views(mapping: Mapping, rows: _Rows, at: pa.Array, notices: Notices) -> tup
     codes |= {word.casefold(): _SKIPPED for word in words.skip}
     codes |= {word.casefold(): _LATERAL for word in words.lateral}
     codes |= {word.casefold(): _FRONTAL for word in words.frontal}
-    said = [rows.text(template) for template in mapping.film.view]
+    there = [one for one in mapping.film.view if not one.columns or any(p.column in rows.columns for p in one.columns)]
+    there = there or mapping.film.view
+    said = [rows.text(template) for template in there]
     seen = []
     for texts in said:
         coded = texts.dictionary_encode()
@@ -455,7 +460,7 @@ def _views(mapping: Mapping, rows: _Rows, at: pa.Array, notices: Notices) -> tup
     for other in seen[1:]:
         views = np.where(views == _NO_VIEW, other, views)
     if len(seen) > 1:
-        first, *others = mapping.film.view
+        first, *others = there
         differs = (seen[0] == _NO_VIEW) & (views != _NO_VIEW)
         for other in seen[1:]:
             differs |= (other != views) & (other < _SKIPPED)
@@ -628,8 +633,12 @@ def _studies(
         notices.add(
             "patients", PATIENTS_UNKNOWN, core["study_id"].filter(pa.array(unknown[first])).to_pylist(), expected=True
         )
-    own = [name for name in labels if name not in FINDINGS]
-    studies_schema(pa.field(name, pa.string()) for name in (*own, *kept, *who))
+    taken = {*core, *labels, *who, *SHARD_COLUMNS}
+    if clash := [name for name in kept if name in taken] or list(kept)[:1] * (len(kept) < len(further)):
+        raise StudiesError(
+            f"expected further columns of other names, got {clash[0]!r}; say what it is under [findings], rename it "
+            "under [names], or take another mapping (precedent import table --list)"
+        )
     table = as_studies(pa.table(core | labels | kept | who))
     table = table.replace_schema_metadata(table.schema.metadata | {FILMS_OF_KEY: " ".join(mapping.same_films)})
     return table.take(pa.array(_by_visit(film, leads, core["patient_id"])))

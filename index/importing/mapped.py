@@ -626,7 +626,10 @@ def _studies(
     }
     labels = {name: pa.nulls(kinds, pa.int8()) for name in FINDINGS}
     labels |= {name: _LABELS.take(pa.array(rank[first])) for name, rank in ranks.items()}
-    kept = {mapping.names.get(name, name): _further(leads.columns[name], mapping.labels.further) for name in further}
+    names = [mapping.names.get(name, name) for name in further]
+    kept = {
+        name: _further(leads.columns[one], mapping.labels.further) for name, one in zip(names, further, strict=True)
+    }
     who = {}
     if unknown[first].any():
         who = {PATIENTS: as_text(pc.if_else(pa.array(unknown[first]), UNKNOWN, ""))}
@@ -634,7 +637,7 @@ def _studies(
             "patients", PATIENTS_UNKNOWN, core["study_id"].filter(pa.array(unknown[first])).to_pylist(), expected=True
         )
     taken = {*core, *labels, *who, *SHARD_COLUMNS}
-    if clash := [name for name in kept if name in taken] or list(kept)[:1] * (len(kept) < len(further)):
+    if clash := [name for number, name in enumerate(names) if name in taken or name in names[:number]]:
         raise StudiesError(
             f"expected further columns of other names, got {clash[0]!r}; say what it is under [findings], rename it "
             "under [names], or take another mapping (precedent import table --list)"

@@ -82,7 +82,11 @@ def create_backbone(
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
         raise WeightsError(f"expected the name of a timm network, got {name!r}; close to it: {near}")
-    given = {"num_classes": 0, "in_chans": in_chans, **({} if pooling == "own" else {"global_pool": pooling})}
+    given: dict[str, Any] = {
+        "num_classes": 0,
+        "in_chans": in_chans,
+        **({} if pooling == "own" else {"global_pool": pooling}),
+    }
     given.update(options)
     try:
         return timm.create_model(name, pretrained=False, **given)

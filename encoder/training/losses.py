@@ -10,6 +10,7 @@ from torch.nn import functional
 from encoder.errors import RecipeError
 
 _MOST_WEIGHT = 20.0  # a finding of three positives in a thousand would otherwise rule the loss
+_NO_CLASS = -100
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,12 @@ def class_loss(logits: Tensor, targets: Tensor, weights: Tensor, smoothing: floa
         weights: (C,) factor of each class.
     """
     known = ~torch.isnan(targets).any(dim=1)
-    if not bool(known.any()):
-        return logits.sum() * 0
-    return functional.cross_entropy(
-        logits[known], targets[known].argmax(dim=1), weight=weights, label_smoothing=smoothing
+    classes = targets.argmax(dim=1).masked_fill(~known, _NO_CLASS)
+    total = functional.cross_entropy(
+        logits, classes, weight=weights, label_smoothing=smoothing, ignore_index=_NO_CLASS, reduction="sum"
     )
+    count = (weights[classes.clamp(min=0)] * known).sum()
+    return total / torch.where(count > 0, count, 1.0)  # no look at a value, for which a GPU would be waited
 
 
 def contrastive_loss(embeddings: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -85,13 +87,14 @@ def contrastive_loss(embeddings: Tensor, targets: Tensor, temperature: float) ->
         embeddings: (B, D) unit vectors. targets: (B, C) in [0, 1] with NaN.
     """
     own = torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
-    similarity = (embeddings @ embeddings.T / temperature).masked_fill(own, -torch.inf)  # (B, B)
+    similarity = embeddings @ embeddings.T / temperature  # (B, B)
+    similarity = similarity.masked_fill(own, torch.finfo(similarity.dtype).min)
     log_share = functional.log_softmax(similarity, dim=1).masked_fill(own, 0.0)
     weights = jaccard(targets).masked_fill(own, 0.0)
     total = weights.sum(dim=1)
     anchors = total > 0
-    losses = -(weights * log_share).sum(dim=1)[anchors] / total[anchors]
-    return losses.mean() if len(losses) else embeddings.sum() * 0
+    losses = -(weights * log_share).sum(dim=1) / torch.where(anchors, total, 1.0)  # 0 where there is no positive
+    return losses.sum() / anchors.sum().clamp(min=1)
 
 
 def prefix_contrastive_loss(embeddings: Tensor, targets: Tensor, temperature: float, prefixes: Sequence[int]) -> Tensor:

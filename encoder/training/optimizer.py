@@ -14,7 +14,7 @@ from encoder.training.options import OptimizerOptions, ScheduleOptions
 
 
 def build_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Return Adam or AdamW over four groups: backbone and the rest, each with and without weight decay.
+    """Return Adam or AdamW, fused, over four groups: backbone and the rest, each with and without weight decay.
 
     One-dimensional parameters (biases, normalisation) and the scale do not decay. Every group holds its `base_lr`.
     """
@@ -27,7 +27,7 @@ def build_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.opti
         decay = options.weight_decay if decays and (options.decay_backbone or not backbone) else 0.0
         settings.append({"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay})
     kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
-    return kind(settings, lr=options.lr, betas=(options.betas[0], options.betas[1]))
+    return kind(settings, lr=options.lr, betas=(options.betas[0], options.betas[1]), fused=True)
 
 
 def rate_factor(options: ScheduleOptions, epoch: float, epochs: int) -> float:

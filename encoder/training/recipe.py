@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,18 @@ class Recipe:
         for change in changes:
             _apply(content, change)
         return cls.from_dict(content)
+
+    def with_batch(self, size: int) -> Self:
+        """Return the recipe with another batch and a learning rate that fits it: times the square root of the ratio.
+
+        So Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms", NeurIPS 2022.
+        """
+        lr = self.optimizer.lr * math.sqrt(size / self.run.batch_size)
+        return dataclasses.replace(
+            self,
+            run=dataclasses.replace(self.run, batch_size=size),
+            optimizer=dataclasses.replace(self.optimizer, lr=lr),
+        )
 
     def to_toml(self) -> str:
         """Return the recipe as TOML with every key; `load` of it gives an equal recipe."""

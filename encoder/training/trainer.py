@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +14,10 @@ from torch import Tensor
 from encoder.network.backbone import load_backbone_weights
 from encoder.network.model import StudyEncoder
 from encoder.network.single import build_encoder, require_side
-from encoder.training.augment import augment, hide_positions, hide_views
+from encoder.training.augment import augment, draw, hide_positions, hide_views, mix_share
 from encoder.training.classifier import Classifier, build_classification_model
 from encoder.training.depthwise import speed_up_depthwise
-from encoder.training.film_store import FilmStore, Normalizer, TrainingStudies
+from encoder.training.film_store import FilmStore, Normalizer, TrainingStudies, moved
 from encoder.training.losses import class_loss, label_weights, multilabel_loss, prefix_contrastive_loss
 from encoder.training.optimizer import (
     build_optimizer,
@@ -25,14 +27,27 @@ from encoder.training.optimizer import (
     running_average,
     set_rate,
 )
+from encoder.training.processes import Processes
 from encoder.training.recipe import Recipe
 from encoder.training.validation import figures_of, monitored
 
 Rows = npt.NDArray[np.int64]
-OnStep = Callable[[int, int, float], None]
-"""Steps done, steps of the epoch, mean loss so far."""
-OnRest = Callable[[int, int], None]
+OnStep = Callable[[int, int], None]
 """Batches done, batches of the epoch."""
+REST = {"cpu": 1, "cuda": 20}
+"""Steps of the optimizer after which a run's losses are read: a GPU is waited for then, and at no other step."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one batch is made of, known before the epoch's first."""
+
+    rows: Rows
+    """(B,) studies, of all processes."""
+    part: slice
+    """Which of them are this process's."""
+    films: Rows
+    """(m,) ascending, films that the part needs; with mix-up those of its partners too."""
 
 
 @dataclass
@@ -59,10 +74,29 @@ class Progress:
 class Trainer:
     """One training run in memory: `epoch` does one, `finished` says whether another is due."""
 
-    def __init__(self, recipe: Recipe, films: FilmStore, studies: TrainingStudies, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        films: FilmStore,
+        studies: TrainingStudies,
+        *,
+        device: str = "cpu",
+        processes: Processes | None = None,
+        workers: int = 0,
+        rest: int | None = None,
+    ) -> None:
+        """Build the network and what moves it.
+
+        Args:
+            processes: that share the run, each with a trainer like this one; None is this one alone.
+            workers: processes that read batches ahead, of films that fit neither the memory nor the device.
+            rest: steps of the optimizer between two rests, at which a run may be saved; None is REST of the device.
+        """
         self.recipe, self.films, self.studies = recipe, films, studies
         self.device = torch.device(device)
-        self.network = _build_network(recipe, studies).to(self.device)
+        self.processes = processes or Processes()
+        self._workers, self._rest_steps = workers, rest or REST.get(self.device.type, 1)
+        self.network = _build_network(recipe, studies, self.device, self.processes)
         self.optimizer = build_optimizer(self.network, recipe.optimizer)
         decay = recipe.optimizer.ema_decay
         self.average = running_average(self.network, decay) if decay else None
@@ -93,19 +127,20 @@ class Trainer:
         late = 0 < run.max_minutes * 60 <= progress.seconds
         return progress.epoch >= run.epochs or progress.since_better >= run.patience or late
 
-    def epoch(self, on_step: OnStep | None = None, on_rest: OnRest | None = None) -> bool:
+    def epoch(self, on_step: OnStep | None = None, on_rest: OnStep | None = None) -> bool:
         """Do one epoch, or what is left of it, and return whether its figure is the best so far.
 
         `progress.history` gets its row. Chance in it comes from the recipe's seed and the epoch's number alone, so a
         resumed run repeats it.
 
         Args:
-            on_rest: called after each step of the optimizer, when the run may be saved to resume from there.
+            on_rest: called every few steps of the optimizer, when the run may be saved to resume from there.
         """
         self._started = time.monotonic()
         with torch.random.fork_rng(devices=[]):
             seed = self.recipe.run.seed * 1_000_003 + self.progress.epoch
             torch.manual_seed(seed)
+            self._seed_layers(0)
             losses = self._learn(torch.Generator().manual_seed(seed), on_step, on_rest)
         figures = self._validate()
         better = self._judge(figures)
@@ -132,52 +167,71 @@ class Trainer:
         """Return embeddings (B, D) and logits (B, C) of studies, without augmentation, as validated."""
         network = self.validated.eval()
         parts: list[tuple[Tensor, Tensor]] = []
+        shared = len(rows) >= self.processes.count
+        own = rows[self.processes.part(len(rows))] if shared else rows
+        size = self.recipe.run.batch_size
+        views = [self.studies.views(own[start : start + size]) for start in range(0, len(own), size)]
+        wanted = [np.unique(np.concatenate(both)) for both in views]
+        self.films.place(self.device)
         with torch.inference_mode():
-            for start in range(0, len(rows), self.recipe.run.batch_size):
-                planes, *seen = self._films(rows[start : start + self.recipe.run.batch_size])
+            for both, films, planes in zip(views, wanted, self._planes_of(wanted), strict=True):
+                frontal, lateral = (self._moved(np.searchsorted(films, view)) for view in both)
+                seen = self._normalize(planes.float() / 255)
                 with self._precision():
-                    embeddings = network.encoder.forward_rows(self._normalize(planes), *seen)
-                parts.append((embeddings.cpu(), network.logits(embeddings).cpu()))
-        embedded, logits = zip(*parts, strict=True)
-        return torch.cat(embedded), torch.cat(logits)
+                    embeddings = network.encoder.forward_rows(
+                        seen, frontal, lateral, self._moved(self._positions_of(films))
+                    )
+                parts.append((embeddings, network.logits(embeddings)))
+            embedded, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+            if shared:
+                embedded, logits = (self.processes.gathered(part, len(rows)) for part in (embedded, logits))
+        return embedded.cpu(), logits.cpu()
 
-    def _learn(self, generator: torch.Generator, on_step: OnStep | None, on_rest: OnRest | None) -> dict[str, float]:
+    def _learn(self, generator: torch.Generator, on_step: OnStep | None, on_rest: OnStep | None) -> dict[str, float]:
         self._set_mode()
         self.optimizer.zero_grad(set_to_none=True)
         batches = list(self._batches(generator))
         accumulation = self.recipe.optimizer.accumulation
-        first, sums = self.progress.batches, np.array(self.progress.sums)
+        first = self.progress.batches
+        sums = torch.tensor(self.progress.sums, dtype=torch.float64, device=self.device)
         if first:
             self._set_chance(generator)
-        for step, rows in enumerate(batches[first:], start=first):
+        self.films.place(self.device)
+        planes = self._planes_of([batch.films for batch in batches[first:]])
+        held = held_statistics if self.recipe.optimizer.checkpointing else nullcontext  # it runs a batch twice
+        for step, (batch, films) in enumerate(zip(batches[first:], planes, strict=True), start=first):
             set_rate(self.optimizer, self._rate_factor(step, len(batches)))
-            terms = self._loss(rows, generator)
+            terms = self._loss(batch, films, generator)
             in_step = min(accumulation, len(batches) - step // accumulation * accumulation)
-            with held_statistics(self.network):  # checkpointing runs the batch a second time here
+            with held(self.network):
                 (terms[0] / in_step).backward()
-            sums += [float(term.detach()) for term in terms]
-            if rests := (step + 1) % accumulation == 0 or step + 1 == len(batches):
+            sums += torch.stack(terms).detach()
+            done = step + 1
+            last = done == len(batches)
+            if done % accumulation == 0 or last:
                 self._step()
-                self._rest(step + 1, sums, generator)
             if on_step is not None:
-                on_step(step + 1, len(batches), sums[0] / (step + 1))
-            if rests and on_rest is not None:
-                on_rest(step + 1, len(batches))
+                on_step(done, len(batches))
+            if done % (accumulation * self._rest_steps) == 0 or last:
+                self._rest(done, sums, generator)
+                if on_rest is not None:
+                    on_rest(done, len(batches))
         mean = dict(zip(("loss", "label_loss", "neighbour_loss"), (sums / len(batches)).tolist(), strict=True))
-        last = self._rate_factor(len(batches) - 1, len(batches))
-        return {**mean, "lr": self.optimizer.param_groups[0]["base_lr"] * last}
+        factor = self._rate_factor(len(batches) - 1, len(batches))
+        return {**mean, "lr": self.optimizer.param_groups[0]["base_lr"] * factor}
 
     def _rate_factor(self, step: int, steps: int) -> float:
         """Return the learning rate of a batch of this epoch, relative to the first."""
         moment = self.progress.epoch + step / steps
         return rate_factor(self.recipe.schedule, moment, self.recipe.run.epochs) * self.progress.reduction
 
-    def _rest(self, batches: int, sums: npt.NDArray[np.float64], generator: torch.Generator) -> None:
+    def _rest(self, batches: int, sums: Tensor, generator: torch.Generator) -> None:
         """Note how far the run has come; every gradient has been applied here."""
         self.progress.batches, self.progress.sums = batches, sums.tolist()
         self.chance = {"films": generator.get_state(), "layers": torch.get_rng_state()}
         if self.device.type == "cuda":
             self.chance["cuda"] = torch.cuda.get_rng_state(self.device)
+        self._seed_layers(batches)
         self._count_seconds()
 
     def _set_chance(self, generator: torch.Generator) -> None:
@@ -185,56 +239,115 @@ class Trainer:
         torch.set_rng_state(self.chance["layers"])
         if self.device.type == "cuda" and "cuda" in self.chance:
             torch.cuda.set_rng_state(self.chance["cuda"], self.device)
+        self._seed_layers(self.progress.batches)
+
+    def _seed_layers(self, batches: int) -> None:
+        """Give dropout in every process but the first, whose chance is what is saved, a chance of its own."""
+        if not self.processes.first:
+            of_epoch = self.recipe.run.seed * 1_000_003 + self.progress.epoch
+            torch.manual_seed((of_epoch * 1_000_003 + batches) * 1_009 + self.processes.rank)
 
     def _count_seconds(self) -> None:
         now = time.monotonic()
-        self.progress.seconds += now - self._started
+        self.progress.seconds = self.processes.agreed(self.progress.seconds + now - self._started)
         self._started = now
 
-    def _loss(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        planes, frontal, lateral, positions = self._films(rows)
-        planes = augment(planes, self.recipe.augmentation, generator)
-        frontal, lateral = hide_views(frontal, lateral, self.recipe.augmentation, generator)
+    def _loss(self, batch: Batch, films: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss of a whole batch and its two terms, given this process's films (m, 1, S, S) of it.
+
+        Chance is drawn for the batch as a whole, so that it is the same however many processes share it.
+        """
+        options, loss = self.recipe.augmentation, self.recipe.loss
+        views = self.studies.views(batch.rows)
+        every = np.unique(np.concatenate(views))
+        own = np.searchsorted(every, batch.films)
+        draws = draw(len(every), options, generator)[own]
+        frontal, lateral = hide_views(torch.from_numpy(views[0]), torch.from_numpy(views[1]), options, generator)
+        positions = torch.from_numpy(self._positions_of(every))
         if self.recipe.encoder.position_input:
-            positions = hide_positions(positions, self.recipe.augmentation, generator)
-        options = self.recipe.loss
-        apart = self.progress.epoch < options.head_start
+            positions = hide_positions(positions, options, generator)
+        kept = mix_share(options, generator)
+        planes = augment(films.float() / 255, options, moved(draws, self.device))
+        seen = [np.searchsorted(batch.films, view.numpy()[batch.part]) for view in (frontal, lateral)]
+        codes = positions[own].numpy()
+        if options.mix_up:
+            partners = [np.roll(view.numpy(), 1)[batch.part] for view in (frontal, lateral)]
+            pairs = np.stack([np.concatenate(seen), np.searchsorted(batch.films, np.concatenate(partners))])
+            (first, second), mixed = np.unique(pairs, axis=1, return_inverse=True)
+            seen, codes = np.split(mixed.reshape(-1), 2), codes[first]
+            planes = torch.lerp(planes[self._moved(second)], planes[self._moved(first)], kept)
         with self._precision():
-            films = self._normalize(planes)
-            embeddings, of_views = self.network.learn_rows(films, frontal, lateral, positions, apart=apart)
-        targets = torch.from_numpy(self.studies.targets[rows]).to(self.device)
-        label = self._label_loss(self.network.logits(embeddings), targets, options.label_smoothing)
-        of_view = self._label_loss(of_views.flatten(0, 1), targets.repeat(2, 1), options.label_smoothing)
-        neighbour = prefix_contrastive_loss(embeddings, targets, options.temperature, options.prefixes)
-        total = options.bce * label + options.per_view * of_view + options.contrastive * neighbour
-        return total, label, neighbour
+            embeddings, of_views = self.network.learn_rows(
+                self._normalize(planes),
+                self._moved(seen[0]),
+                self._moved(seen[1]),
+                self._moved(codes),
+                apart=self.progress.epoch < loss.head_start,
+            )
+        embeddings, *of_both = self._gathered([embeddings, *of_views], len(batch.rows))
+        logits, of_views = self.network.logits(embeddings), torch.cat(of_both)
+        targets = self.studies.targets[batch.rows]
+        terms = self._terms(embeddings, logits, of_views, self._moved(targets))
+        if options.mix_up:
+            others = self._terms(embeddings, logits, of_views, self._moved(np.roll(targets, 1, axis=0)))
+            terms = [torch.lerp(other, term, kept) for term, other in zip(terms, others, strict=True)]
+        label, of_view, neighbour = terms
+        return loss.bce * label + loss.per_view * of_view + loss.contrastive * neighbour, label, neighbour
+
+    def _terms(self, embeddings: Tensor, logits: Tensor, of_views: Tensor, targets: Tensor) -> list[Tensor]:
+        """Return the losses of the labels, of the labels by each view (2B, C) alone, and of the neighbours."""
+        options = self.recipe.loss
+        return [
+            self._label_loss(logits, targets, options.label_smoothing),
+            self._label_loss(of_views, targets.repeat(2, 1), options.label_smoothing),
+            prefix_contrastive_loss(embeddings, targets, options.temperature, options.prefixes),
+        ]
+
+    def _gathered(self, parts: list[Tensor], length: int) -> list[Tensor]:
+        """Return rows of all processes, given this one's; what is sent is sent at once."""
+        if self.processes.count == 1:
+            return parts
+        widths = [part.shape[1] for part in parts]
+        whole = self.processes.gathered(torch.cat([part.float() for part in parts], dim=1), length)
+        return list(whole.split(widths, dim=1))
 
     def _label_loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         of_labels = class_loss if self.studies.exclusive else multilabel_loss
         return of_labels(logits, targets, self._weights.to(logits.device), smoothing)
 
-    def _films(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the distinct films (M, 1, S, S) of studies, the rows (B,) of each view among them, and the films'
-        position codes (M,)."""
-        distinct, film_rows = np.unique(np.concatenate(self.studies.views(rows)), return_inverse=True)
-        frontal, lateral = torch.from_numpy(film_rows).view(2, -1).to(self.device)
+    def _planes_of(self, wanted: list[Rows]) -> Iterator[Tensor]:
+        return self.films.batches(wanted, self.device, self._workers)
+
+    def _positions_of(self, films: Rows) -> Rows:
+        """Return the position codes (M,) of films."""
         known = self.studies.positions
-        positions = torch.from_numpy(np.zeros_like(distinct) if known is None else known[distinct])
-        return self.films.batch(distinct).to(self.device), frontal, lateral, positions.to(self.device)
+        return np.zeros_like(films) if known is None else known[films]
+
+    def _moved(self, values: npt.NDArray[Any]) -> Tensor:
+        return moved(torch.from_numpy(values), self.device)
 
     def _precision(self) -> torch.autocast:
         bf16 = self.recipe.optimizer.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Rows]:
-        """Yield shuffled training rows; a last batch of one is left out, because batch statistics need two."""
+    def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield the shuffled training studies; a last batch of one, or of fewer than the processes, is left out.
+
+        Batch statistics need two. With mix-up, each study's partner is the one before it.
+        """
         order = torch.randperm(len(self.studies.train), generator=generator).numpy()
         for start in range(0, len(order), self.recipe.run.batch_size):
-            part = order[start : start + self.recipe.run.batch_size]
-            if len(part) >= 2:
-                yield self.studies.train[part]
+            rows = self.studies.train[order[start : start + self.recipe.run.batch_size]]
+            if len(rows) < max(2, self.processes.count):
+                continue
+            part = self.processes.part(len(rows))
+            views = [*self.studies.views(rows[part])]
+            if self.recipe.augmentation.mix_up:
+                views += self.studies.views(np.roll(rows, 1)[part])
+            yield Batch(rows, part, np.unique(np.concatenate(views)))
 
     def _step(self) -> None:
+        self.processes.average_gradients(self.network)
         if self.recipe.optimizer.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip_norm)
         self.optimizer.step()
@@ -282,7 +395,7 @@ class Trainer:
         return False
 
 
-def _build_network(recipe: Recipe, studies: TrainingStudies) -> Classifier:
+def _build_network(recipe: Recipe, studies: TrainingStudies, device: torch.device, processes: Processes) -> Classifier:
     require_side(recipe.encoder, recipe.preprocessing.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
@@ -292,5 +405,7 @@ def _build_network(recipe: Recipe, studies: TrainingStudies) -> Classifier:
         load_backbone_weights(backbone, recipe.encoder.backbone, recipe.run.weights, in_chans=recipe.encoder.in_chans)
         if recipe.optimizer.checkpointing:
             backbone.set_grad_checkpointing(True)  # type: ignore[operator]
-    speed_up_depthwise(network)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":  # a GPU's own gradients are quick
+        speed_up_depthwise(network)
+    laid_out = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return cast(Classifier, processes.share_statistics(laid_out))

@@ -56,11 +56,12 @@ class Material:
         cache_gb: float,
         ignored_parts: Container[str] = (),
         splits: Path | None = None,
+        store: Path | None = None,
     ) -> Self:
         """Return the studies of a table and their targets; films are not read yet.
 
         Args:
-            ignored_parts: as `encoder.films.image.read_image` has them.
+            cache_gb, ignored_parts: as `FilmStore` has them. store: its folder.
             splits: as `index.table.splits.parts_of` has it; None for the recipe's shares.
 
         Raises:
@@ -72,7 +73,8 @@ class Material:
         if np.isnan(targets).all():
             sentence = wanted.sentence()
             raise StudiesError(f"expected studies with a label that counts, got none of {len(targets):,}; {sentence}")
-        films, views, positions = _films(table, images, recipe, cache_gb, ignored_parts)
+        paths, views, positions = _films(table, images)
+        films = FilmStore(paths, recipe.preprocessing, cache_gb=cache_gb, folder=store, ignored_parts=ignored_parts)
         inputs = {"studies_sha256": sha256_of(studies), "images": str(images.resolve())}
         if splits is not None:
             inputs["splits"] = OFFICIAL if str(splits) == OFFICIAL else sha256_of(splits)
@@ -174,9 +176,7 @@ def wanted_by(options: TargetOptions) -> Wanted:
     return Wanted(() if classes else options.findings, classes, policy)
 
 
-def _films(
-    table: pa.Table, images: Path, recipe: Recipe, cache_gb: float, ignored_parts: Container[str]
-) -> tuple[FilmStore, dict[str, Rows], npt.NDArray[np.int64]]:
+def _films(table: pa.Table, images: Path) -> tuple[list[Path], dict[str, Rows], npt.NDArray[np.int64]]:
     """Return the films, each view's rows (N,) among them, -1 where it is missing, and their position codes (M,)."""
     paths: list[Path] = []
     positions: list[int] = []
@@ -188,5 +188,4 @@ def _films(
                 paths.append(images / path)
                 positions.append(position_code(view if view == "lateral" else projection))
     rows = {view: np.array(of_view, dtype=np.int64) for view, of_view in views.items()}
-    films = FilmStore(paths, recipe.preprocessing, cache_gb=cache_gb, ignored_parts=ignored_parts)
-    return films, rows, np.array(positions, dtype=np.int64)
+    return paths, rows, np.array(positions, dtype=np.int64)

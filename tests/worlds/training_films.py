@@ -48,15 +48,22 @@ def save_films(folder: Path, count: int = 24, seed: int = 3) -> list[Path]:
     return paths
 
 
-def trainer_of(films: list[Path], *changes: str, **fields: Any) -> Trainer:
-    """Return a trainer: 18 studies to learn from, 6 to judge by, a lateral for a third, discs known, edema never."""
+def trainer_of(
+    films: list[Path], *changes: str, folder: Path | None = None, workers: int = 0, rest: int = 1, **fields: Any
+) -> Trainer:
+    """Return a trainer: 18 studies to learn from, 6 to judge by, a lateral for a third, discs known, edema never.
+
+    Args:
+        folder: of a file for the films; None keeps them in memory. workers, rest: as `Trainer` has them.
+    """
     recipe = Recipe.load("phantom", [*SMALL, *changes])
     rows = np.arange(24)
     targets = np.stack([rows % 2 == 0, np.full(24, np.nan)], axis=1).astype(np.float32)
     lateral = np.where(rows % 3, -1, (rows + 2) % 24)
     given = {"frontal_rows": rows, "lateral_rows": lateral, "targets": targets, "patients": rows} | fields
     data = TrainingStudies(**given, target_names=("Lung Lesion", "Edema"), train=rows[:18], valid=rows[18:])
-    return Trainer(recipe, FilmStore(films, recipe.preprocessing), data)
+    store = FilmStore(films, recipe.preprocessing, cache_gb=0, folder=folder)
+    return Trainer(recipe, store, data, workers=workers, rest=rest)
 
 
 def save_collection(folder: Path, *, labels: dict[str, list[int | None]] | None = None, patients: int = 20) -> Path:

@@ -293,3 +293,29 @@ def test_a_head_start_keeps_the_dense_layers_gradient_from_the_backbone(films: l
 
         reached = any(parameter.grad is not None for parameter in network.encoder.backbones.parameters())
         assert reached is not apart
+
+
+def test_mix_up_and_erasing_learn_and_a_kill_within_an_epoch_loses_nothing(films: list[Path], tmp_path: Path) -> None:
+    changes = ("run.batch_size=3", "run.epochs=2", "augmentation.mix_up=0.4", "augmentation.erasing=0.5")
+    whole, killed, again = (_trainer(films, *changes) for _ in range(3))
+    while not whole.finished:
+        whole.epoch()
+
+    _killed_at(killed, RunFolder(tmp_path / "run", killed.recipe, {}), 2)
+    assert RunFolder(tmp_path / "run", again.recipe, {}).resume(again)
+    while not again.finished:
+        again.epoch()
+
+    assert _without_seconds(again) == _without_seconds(whole)
+
+
+def test_losses_are_read_where_a_run_rests_and_nowhere_else(films: list[Path]) -> None:
+    plain, seldom = _trainer(films, "run.batch_size=2"), _trainer(films, "run.batch_size=2")
+    seldom._rest_steps = 4
+    rests: list[int] = []
+
+    plain.epoch()
+    seldom.epoch(on_rest=lambda done, _: rests.append(done))
+
+    assert rests == [4, 8, 9]
+    assert _without_seconds(plain) == _without_seconds(seldom)

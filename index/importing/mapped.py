@@ -643,8 +643,17 @@ def _studies(
             "under [names], or take another mapping (precedent import table --list)"
         )
     table = as_studies(pa.table(core | labels | kept | who))
-    table = table.replace_schema_metadata(table.schema.metadata | {FILMS_OF_KEY: " ".join(mapping.same_films)})
+    if sets := _sets(mapping, rows):
+        table = table.replace_schema_metadata(table.schema.metadata | {FILMS_OF_KEY: sets})
     return table.take(pa.array(_by_visit(film, leads, core["patient_id"])))
+
+
+def _sets(mapping: Mapping, rows: _Rows) -> str:
+    """Return the sets whose films these are, with spaces between; a table may be of a set's layout and not of it."""
+    if mapping.films_of is None:
+        return mapping.set_name
+    named = {word for template in mapping.films_of for word in rows.text(template).unique().to_pylist()}
+    return " ".join(sorted(word.replace(" ", "-") for word in named - {""}))
 
 
 def _film_order(film: FilmKeys, rows: _Rows, paths: pa.Array, codes: Numbers, views: Numbers) -> list[Numbers]:

@@ -216,7 +216,7 @@ class Mapping(_Section):
 
     set_name: Annotated[str, Field(alias="set", max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
     licence: Text
-    films_of: Texts = []
+    films_of: Templates | None = None
     """The sets whose films these are, where other names are better known; left out, its own."""
     table: Annotated[list[SourceTable], Field(min_length=1, max_length=20)]
     parse: Annotated[dict[Text, Expression], Field(max_length=20)] = {}
@@ -242,13 +242,9 @@ class Mapping(_Section):
                 raise ValueError("table: expected `on` in every table but the first")
         return self
 
-    @property
-    def same_films(self) -> list[str]:
-        """The sets whose films these are."""
-        return self.films_of or [self.set_name]
-
     def templates(self) -> Iterator[tuple[str, Template]]:
         """Yield every template with the key that it stands under."""
+        yield from (("films_of", template) for template in self.films_of or ())
         for key in FilmKeys.model_fields:
             yield from ((key, template) for template in getattr(self.film, key))
 

@@ -336,7 +336,18 @@ def test_a_study_without_a_patient_says_so_in_the_table(tmp_path: Path) -> None:
 def test_the_sets_whose_films_these_are_stand_in_the_file(tmp_path: Path) -> None:
     save_studies(imported(tmp_path, ROWS, head='films_of = ["nih", "mine"]').table, tmp_path / "s.parquet")
 
-    assert load_studies(tmp_path / "s.parquet").schema.metadata[FILMS_OF_KEY] == b"nih mine"
+    assert load_studies(tmp_path / "s.parquet").schema.metadata[FILMS_OF_KEY] == b"mine nih"
+
+
+@pytest.mark.parametrize(("folder", "sets"), [("CheXpert-v1.0-small", b"CheXpert-v1.0"), ("mine", None), ("", None)])
+def test_a_table_in_chexperts_layout_is_not_of_its_films(tmp_path: Path, folder: str, sets: bytes | None) -> None:
+    path = str(Path(folder, "train/patient00001/study1/view1_frontal.jpg"))
+    (tmp_path / "train.csv").write_text(f"{','.join(('Path', *FINDINGS))}\n{path}{',1' * 14}\n")
+
+    table = import_table(load_mapping("chexpert"), tmp_path, check_images=False).table
+
+    assert table.schema.metadata.get(FILMS_OF_KEY) == sets
+    assert table["frontal_path"].to_pylist() == [path]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

@@ -61,7 +61,7 @@ def test_a_table_needs_films_and_studies_alone(tmp_path: Path) -> None:
         (("[film]", "parse.path = 'x'\n[film]"), "expected named groups"),
         (("[film]", "header = ['PatientName']\n[film]"), "header.0: "),
         (("[film]", "[findings]\nsex = 'x'\n[film]"), "expected another name than 'sex'"),
-        (("licence", "films_of = 3\nlicence"), "films_of: "),
+        (("licence", "films_of = 3\nlicence"), "films_of"),
         (("licence", "= \nlicence"), "expected TOML"),
     ],
 )

@@ -77,7 +77,7 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
 
 def _print(context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
     if name is not None:
-        click.echo(shipped_text(name), nl=False)
+        say(*shipped_text(name).splitlines())
         context.exit()
 
 

@@ -1,23 +1,10 @@
 """What one request may cost, and by which addresses the service goes.
 
-Nothing here knows a route; every number of `Limits` is a default that a caller of `create_app` can replace. What one
-film may hold is the reader's own bound, for every way in, and is only named here.
+Every number of `Limits` is a default that a caller of `create_app` can replace. What one film may hold is the reader's
+own bound, for every way in: `encoder.films.image`.
 """
 
 from dataclasses import dataclass
-
-from encoder.films.image import MAX_FILE_BYTES, MAX_PIXELS
-
-__all__ = [
-    "BATCH",
-    "DEFAULT_LIMITS",
-    "MAX_DRAWN",
-    "MAX_FILE_BYTES",
-    "MAX_HITS",
-    "MAX_JSON_VALUES",
-    "MAX_PIXELS",
-    "Limits",
-]
 
 MAX_HITS = 1000
 """Largest `k` of a search: a part of the API's contract, so it stands in the OpenAPI document."""

@@ -5,6 +5,7 @@ Everything is of one finding; intervals come from bootstrap weights.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,21 +45,35 @@ def ranked_scores(probabilities: Column, targets: Column, draws: Draws) -> dict[
 
 
 def _ranked_scores(probabilities: Column, targets: Column, draws: Draws) -> dict[str, Column]:
-    order = np.argsort(-probabilities, kind="stable")
-    scores, present = probabilities[order], targets[order]
-    starts = np.append(0, np.flatnonzero(np.diff(scores)) + 1)
-    sorted_draws = draws[:, order].astype(np.float64)
-    positives = np.add.reduceat(sorted_draws * present, starts, axis=1)  # (B, ties)
-    negatives = np.add.reduceat(sorted_draws * (1 - present), starts, axis=1)
+    positives, negatives = _by_score(probabilities, targets, draws.astype(np.float64))
     hits, wrong = positives.cumsum(1), negatives.cumsum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        above = (positives * (wrong[:, -1:] - wrong + negatives / 2)).sum(1)
-        auroc = above / (hits[:, -1] * wrong[:, -1])
         precision = np.nan_to_num(hits / (hits + wrong))
         auprc = (positives * precision).sum(1) / hits[:, -1]
         brier = (draws @ ((probabilities - targets) ** 2)) / draws.sum(1)
     auprc = np.where(wrong[:, -1] > 0, auprc, np.nan)
-    return {"auroc": auroc, "auprc": auprc, "brier": brier, "ece": _ece(probabilities, targets, draws)}
+    return {
+        "auroc": _auroc(positives, negatives),
+        "auprc": auprc,
+        "brier": brier,
+        "ece": _ece(probabilities, targets, draws),
+    }
+
+
+def _by_score(scores: npt.NDArray[np.floating], present: npt.NDArray[Any], draws: Column) -> tuple[Column, Column]:
+    """Return how many rows with the finding, and how many without, have each score (B, scores), the highest first."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.append(0, np.flatnonzero(np.diff(scores[order])) + 1)
+    with_it, drawn = present[order].astype(np.float64), draws[:, order]
+    return np.add.reduceat(drawn * with_it, starts, axis=1), np.add.reduceat(drawn * (1 - with_it), starts, axis=1)
+
+
+def _auroc(positives: Column, negatives: Column) -> Column:
+    """Return the share (B,) of pairs in which the row with the finding scores higher, ties as one half."""
+    wrong = negatives.cumsum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        above: Column = (positives * (wrong[:, -1:] - wrong + negatives / 2)).sum(1)
+        return above / (positives.sum(1) * wrong[:, -1])
 
 
 def called_scores(called: npt.NDArray[np.bool_], targets: Column, draws: Draws) -> dict[str, Column]:
@@ -86,15 +101,23 @@ def reliability(probabilities: Column, targets: Column) -> tuple[Column, Column,
 
 
 def auroc(scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]) -> float:
-    """Return the AUROC of any scores (N,), over rows whose target is not NaN; NaN where an outcome is missing."""
+    """Return the AUROC of any scores (N,); NaN where an outcome is missing.
+
+    Args:
+        targets: (N,), present above 0.5; rows of NaN are left out.
+    """
     used = ~np.isnan(targets)
-    present = targets[used] == 1
-    positives, negatives = int(present.sum()), int((~present).sum())
-    if not positives or not negatives:
+    present = targets[used] > 0.5
+    if present.all() or not present.any():
         return float("nan")
-    _, tie, ties = np.unique(scores[used], return_inverse=True, return_counts=True)
-    ranks = ties.cumsum() - (ties - 1) / 2  # the mean rank of each tie, from 1
-    return float((ranks[tie][present].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    once = np.ones((1, len(present)))
+    return float(_auroc(*_by_score(scores[used], present, once))[0])
+
+
+def macro_auroc(scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]) -> float:
+    """Return the mean `auroc` of the findings, of scores and targets (N, C), over those that have one; else NaN."""
+    known = [area for one, target in zip(scores.T, targets.T, strict=True) if not np.isnan(area := auroc(one, target))]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def interval(values: Column, *, centred: bool = False) -> Interval:

@@ -6,7 +6,7 @@ They are not meant for a report: nothing of them has an interval.
 import numpy as np
 import numpy.typing as npt
 
-from encoder.findings.scores import ranked_scores
+from encoder.findings.scores import macro_auroc
 
 Array = npt.NDArray[np.float32]
 
@@ -32,20 +32,6 @@ def monitored(figures: dict[str, float], monitor: str) -> float:
     return float(np.nan_to_num(values[monitor], nan=-np.inf))
 
 
-def macro_auroc(probabilities: Array, targets: Array) -> float:
-    """Return the mean AUROC over the labels that have known positives and negatives; NaN without any.
-
-    Args:
-        probabilities: (N, C) in [0, 1]. targets: (N, C) in [0, 1] with NaN; above 0.5 counts as present.
-    """
-    areas = [
-        _auroc(column[known], target[known] > 0.5)
-        for column, target, known in zip(probabilities.T, targets.T, ~np.isnan(targets.T), strict=True)
-    ]
-    defined = [value for value in areas if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")
-
-
 def neighbour_precision(embeddings: Array, targets: Array, patients: npt.NDArray[np.int64], k: int) -> float:
     """Return the mean share of a study's k nearest, other patients only, that share one of its positives.
 
@@ -61,10 +47,3 @@ def neighbour_precision(embeddings: Array, targets: Array, patients: npt.NDArray
     if not queries.any():
         return float("nan")
     return float(((shares & usable).sum(1)[queries] / usable.sum(1)[queries]).mean())
-
-
-def _auroc(probabilities: Array, present: npt.NDArray[np.bool_]) -> float:
-    if present.all() or not present.any():
-        return float("nan")
-    once = np.ones((1, len(present)), dtype=np.int64)
-    return float(ranked_scores(probabilities.astype(np.float64), present.astype(np.float64), once)["auroc"][0])

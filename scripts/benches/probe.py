@@ -90,7 +90,7 @@ def _sklearn_logits(embeddings: Floats, targets: Floats, strength: float) -> Flo
 
 def _figures(seconds: dict[str, list[float]], logits: dict[str, Floats], targets: Floats) -> dict[str, Any]:
     areas = {
-        name: [auroc(column.astype(np.float64), target) for column, target in zip(values.T, targets.T, strict=True)]
+        name: [auroc(column, target) for column, target in zip(values.T, targets.T, strict=True)]
         for name, values in logits.items()
     }
     gaps = np.abs(np.subtract(areas["ours"], areas["scikit-learn"]))

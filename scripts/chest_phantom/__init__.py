@@ -2,8 +2,3 @@
 
 Makes collections whose truth is known to the pixel; knows neither encoder nor index.
 """
-
-from scripts.chest_phantom.collection import CollectionSummary, write_collection
-from scripts.chest_phantom.findings import PLANTED_FINDINGS
-
-__all__ = ["PLANTED_FINDINGS", "CollectionSummary", "write_collection"]

@@ -1,6 +1,6 @@
 """The reading of one study as `precedent predict` prints it: a table of findings, and sentences below it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -16,14 +16,10 @@ from scripts.terminal import say, show
 _FIGURES = ("probability", "with/without")
 
 
-def print_reading(reading: Reading, maps: Sequence[str]) -> None:
-    """Print a line a finding, then what is known of the query as a whole.
-
-    Args:
-        maps: pictures of the first finding's maps, where they were asked for.
-    """
+def print_reading(reading: Reading) -> None:
+    """Print a line a finding, then what is known of the query as a whole."""
     show(as_table(reading))
-    named = (f"map of {reading.predictions[0].finding}: {name}" for name in maps)
+    named = (f"map of {reading.predictions[0].finding}: {one['file']}" for one in reading.maps)
     say(*_of_calls(reading), _how(reading), *_of_neighbours(reading), *reading.film_notices, *named)
 
 

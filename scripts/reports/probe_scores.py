@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from encoder.findings.calibration import Evidence, OperatingPoints
 from encoder.findings.probe import LinearProbe, why_not
-from encoder.findings.scores import CALLED, Interval, auroc, called_scores, interval, macro, ranked_scores
+from encoder.findings.scores import CALLED, Interval, called_scores, interval, macro, macro_auroc, ranked_scores
 from index.judging.bootstrap import Draws
 from scripts.options.labelled_exports import Embedded, Wanted
 
@@ -93,7 +93,7 @@ def scored(predicted: Predictions, probe: LinearProbe, draws: Draws) -> dict[str
     found = {
         "macro": {"findings": len(values), **_intervals(macro(values))},
         "findings": findings,
-        "folds": [_macro_auroc(predicted, fold) for fold in np.unique(predicted.fold)],
+        "folds": [_of_fold(predicted, fold) for fold in np.unique(predicted.fold)],
     }
     return found | ({"classes": _class_accuracy(predicted, draws)} if predicted.exclusive else {})
 
@@ -157,12 +157,10 @@ def _intervals(values: dict[str, Columns]) -> dict[str, dict[str, float]]:
     return {name: vars(interval(column, centred=name == "ece")) for name, column in values.items()}
 
 
-def _macro_auroc(predicted: Predictions, fold: int) -> dict[str, Any]:
+def _of_fold(predicted: Predictions, fold: int) -> dict[str, Any]:
     rows = predicted.fold == fold
     targets = np.where(np.isnan(predicted.probabilities), np.nan, predicted.targets)[rows]
-    values = [auroc(one, target) for one, target in zip(predicted.probabilities[rows].T, targets.T, strict=True)]
-    known = [value for value in values if not np.isnan(value)]
-    return {"studies": int(rows.sum()), "macro_auroc": float(np.mean(known)) if known else float("nan")}
+    return {"studies": int(rows.sum()), "macro_auroc": macro_auroc(predicted.probabilities[rows], targets)}
 
 
 def _class_accuracy(predicted: Predictions, draws: Draws) -> dict[str, Any]:

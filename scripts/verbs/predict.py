@@ -6,6 +6,7 @@ precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -100,20 +101,26 @@ def command(
     require_one_patient(frontal, lateral)
     looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
-    pairs = zip(encoders, probes, strict=True)
     predictor = Predictor(
-        [(Embedder.load(encoder, ignored_parts=ignored), LinearProbe.load(probe)) for encoder, probe in pairs]
+        [
+            (Embedder.load(encoder, ignored_parts=ignored), LinearProbe.load(probe))
+            for encoder, probe in zip(encoders, probes, strict=True)
+        ]
     )
     films = predictor.read_films(frontal, lateral, projection=projection)
     predictions = _chosen(predictor.predict(films, options), wanted.findings)
-    reading = Reading((), tuple(embedder.fingerprint for embedder, _ in predictor.members), options)
+    embedder, probe = predictor.members[0]
     untrained = False in {embedder.trained for embedder, _ in predictor.members}
-    layouts, given = study_layouts(films[0]), {"frontal": frontal, "lateral": lateral}
-    names, gate = [one.finding for one in predictions], None
+    names, layouts, gate = [one.finding for one in predictions], study_layouts(films[0]), None
+    reading = Reading(
+        read_findings(names, predictions),
+        tuple(embedder.fingerprint for embedder, _ in predictor.members),
+        options,
+        warning=warning_of({}, not untrained and None, None),
+    )
     if index:
         collection = opened(index)
         here, gate = collection.now(), collection.gate()
-        embedder, probe = predictor.members[0]
         here.require_fingerprint(embedder.fingerprint)
         stated = bool(classes or policy or blank)
         labelling, labels = (wanted.labelling, wanted.sentence()) if stated else Labelling.of_probe(probe.labels)
@@ -128,27 +135,27 @@ def command(
             contrast=contrast(here, query, contrasted) if contrasted else None,
             warning=warning_of(here.manifest, not untrained and None, READING),
         )
-    else:
-        warning = warning_of({}, not untrained and None, None)
-        reading = replace(reading, predictions=read_findings(names, predictions), warning=warning)
+    given = {"frontal": frontal, "lateral": lateral}
     reading = replace(reading, film_notices=tuple(notices_of(gate, given, layouts, ignored)))
-    first = reading.predictions[0].finding
-    pictures = _mapped(predictor, (frontal, lateral, projection), first, maps) if maps else []
+    if maps:
+        study = OpenStudy.read(embedder, frontal, lateral, projection)
+        reading = replace(reading, maps=_mapped(study, embedder, probe, reading.predictions[0].finding, maps))
     say_warning(reading.warning, err=True)
     if as_json:
-        say_json(PredictAnswer.of(reading) | {"maps": pictures})
+        say_json(PredictAnswer.of(reading))
     else:
-        print_reading(reading, pictures)
+        print_reading(reading)
 
 
-def _mapped(
-    predictor: Predictor, films: tuple[Path | None, Path | None, str | None], finding: str, out: Path
-) -> list[str]:
-    """Write where the films speak for the finding, as the first encoder sees it; return the pictures' names."""
-    embedder, probe = predictor.members[0]
-    study = OpenStudy.read(embedder, *films)
+def _mapped(study: OpenStudy, embedder: Embedder, probe: LinearProbe, finding: str, out: Path) -> tuple[Any, ...]:
+    """Write where the films speak for the finding, as that encoder sees it; return the maps and their files."""
     why = Explainer(embedder).why_finding(study, probe, finding)
-    return [str(out / str(one["file"])) for one in save_maps(out, {"query": study}, {"query": why})]
+    saved = save_maps(out, {"query": study}, {"query": why})
+    sizes = (study.images[str(one["view"])].shape for one in saved)
+    return tuple(
+        one | {"file": str(out / str(one["file"])), "width": width, "height": height}
+        for one, (height, width) in zip(saved, sizes, strict=True)
+    )
 
 
 def _chosen(predictions: Sequence[Prediction], findings: Sequence[str]) -> list[Prediction]:

@@ -4,14 +4,22 @@ The service and the command line answer through the same models.
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasGenerator, AliasPath, BaseModel, ConfigDict, Field
+from pydantic import AliasGenerator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 
 from index.table.studies import CORE_COLUMNS, SHARD_COLUMNS
 
 Plain = str | int | float | bool | None
 FILM_NOTICES = "what a reader should know of the films that were sent: two of one view, one read with a note, ..."
+
+
+def _is_there(value: object) -> bool:
+    return value is not None
+
+
+IsThere = Annotated[bool, BeforeValidator(_is_there)]
+"""Whether there is one, of what is not answered itself."""
 
 
 def _of_hit(field: str) -> str | AliasPath:
@@ -86,13 +94,16 @@ class FamiliarityAnswer(_Answer):
 
 
 class MapAnswer(_Answer):
-    """One map on one film's own geometry, at most 1024 pixels a side."""
+    """One map on one film's own geometry: over HTTP at most 1024 pixels a side, in `png`; of a verb in its `file`."""
 
     side: Literal["query", "hit"]
     view: Literal["frontal", "lateral"]
     width: int
     height: int
-    png: str = Field(description="grey 8-bit PNG in base64; white is where it speaks most for the value")
+    png: str | None = Field(
+        None, description="over HTTP: a grey 8-bit PNG in base64; white is where it speaks most for the value"
+    )
+    file: str | None = Field(None, description="of `precedent predict --maps`: the film with the map over it")
     deletion: float | None = None
     insertion: float | None = None
     random_deletion: float | None = None
@@ -189,7 +200,7 @@ class SearchAnswer(_Answer):
     warning: str | None = Field(None, description="of the collection, as /info states it")
 
 
-class EmbeddingAnswer(BaseModel):
+class EmbeddingAnswer(_Answer):
     """The vector of the films: health data, for it can identify a patient."""
 
     embedding: list[float]
@@ -197,31 +208,36 @@ class EmbeddingAnswer(BaseModel):
     embedding_dim: int
 
 
-class CollectionAnswer(BaseModel):
+class CollectionAnswer(_Answer):
     """One mounted collection."""
 
     name: str
-    studies: int
-    embedding_dim: int
+    studies: int = Field(validation_alias="rows")
+    embedding_dim: int = Field(validation_alias=AliasPath("retriever", "embedding_dim"))
     kind: str | None = Field(description="of its index")
     consistency: str | None = Field(
         description="on Milvus: session finds changes of other processes within seconds, strong at once"
     )
     recall_at_10: float | None = Field(description="of its index against an exact one, measured when it was built")
-    images: bool = Field(description="whether its image root is known, so that films and maps can be answered")
-    map: bool
+    images: IsThere = Field(
+        validation_alias="image_root", description="whether its image root is known, so that films can be answered"
+    )
+    map: IsThere
     built_at: str | None
     columns: list[str] = Field(description="what a filter may name: what answers show")
-    findings: list[str] = Field(description="the label columns in which any study has a label")
-    sexes: list[str]
-    projections: list[str]
+    findings: list[str] = Field(
+        validation_alias=AliasPath("choices", "findings"),
+        description="the label columns in which any study has a label",
+    )
+    sexes: list[str] = Field(validation_alias=AliasPath("choices", "sexes"))
+    projections: list[str] = Field(validation_alias=AliasPath("choices", "projections"))
     encoder_trained: bool | None = Field(
-        description="false: its layers above the backbones are random; null: not known"
+        validation_alias="trained", description="false: its layers above the backbones are random; null: not known"
     )
     warning: str | None = Field(description="why its neighbours are not to be relied on, and what to do; else null")
 
 
-class InfoAnswer(BaseModel):
+class InfoAnswer(_Answer):
     """What is served; the first collection answers where a request names none."""
 
     name: str
@@ -232,19 +248,50 @@ class InfoAnswer(BaseModel):
     limits: dict[str, int]
 
 
-class LifeAnswer(BaseModel):
+class LifeAnswer(_Answer):
     """The process lives."""
 
-    status: Literal["ok"]
+    status: Literal["ok"] = "ok"
 
 
-class ReadyAnswer(BaseModel):
+class ReadyAnswer(_Answer):
     """The service can do its work."""
 
-    status: Literal["ready"]
+    status: Literal["ready"] = "ready"
     embed_ms: float
     search_ms: dict[str, float] = Field(description="by collection")
     cosine_to_start: float = Field(description="of the test film's vector to the one it had when the service started")
+
+
+class ActivationAnswer(_Answer):
+    """What is served now."""
+
+    name: str
+    studies: int = Field(validation_alias="rows")
+    fingerprint: str
+    built_at: str | None
+
+
+class CollectionMapAnswer(_Answer):
+    """A map as columns, an entry a point."""
+
+    rows: int = Field(description="studies of the map; more than are answered where the map was thinned")
+    absent: int = Field(description="studies added or replaced since it was made, which have no place on it yet")
+    study_ids: list[str]
+    x: list[float]
+    y: list[float]
+    labels: list[int | None] = Field(description="of the finding: 1 present, 0 absent, -1 uncertain; or empty")
+    findings: list[str] = Field(description="what points can be coloured by")
+    shares: list[float] = Field(description="of the variance that each axis holds")
+    fingerprint: str
+
+
+class PlaceAnswer(_Answer):
+    """A place on the map: two numbers of a vector, which stays here."""
+
+    x: float
+    y: float
+    fingerprint: str
 
 
 class ErrorDetail(BaseModel):

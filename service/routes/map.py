@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from flask import request
 from flask_openapi3 import APIBlueprint
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from index.built.map import CollectionMap
 from index.errors import FilterError
+from service.api.answers import CollectionMapAnswer, PlaceAnswer
 from service.api.openapi import STUDIES, content, film_body, refusals
 from service.api.requests import Finding, InCollection, Place, PlaceOptions, StudyId, parse_query
 from service.errors import MapMissing
@@ -36,28 +37,6 @@ class MapQuery(InCollection):
     study: list[StudyId] = Field(default_factory=list, max_length=MAX_DRAWN, description="studies that must be drawn")
 
 
-class CollectionMapAnswer(BaseModel):
-    """A map as columns, an entry a point."""
-
-    rows: int = Field(description="studies of the map; more than are answered where the map was thinned")
-    absent: int = Field(description="studies added or replaced since it was made, which have no place on it yet")
-    study_ids: list[str]
-    x: list[float]
-    y: list[float]
-    labels: list[int | None] = Field(description="of the finding: 1 present, 0 absent, -1 uncertain; or empty")
-    findings: list[str] = Field(description="what points can be coloured by")
-    shares: list[float] = Field(description="of the variance that each axis holds")
-    fingerprint: str
-
-
-class PlaceAnswer(BaseModel):
-    """A place on the map: two numbers of a vector, which stays here."""
-
-    x: float
-    y: float
-    fingerprint: str
-
-
 @api.get("/v1/map", responses={200: CollectionMapAnswer, 431: content("text/plain")})
 def collection_map(query: MapQuery) -> dict[str, Any]:
     """Where the studies stand on the collection's map, thinned evenly to 20,000 points; those added since do not"""
@@ -67,16 +46,18 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
         raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(found.findings)}")
     placed = np.flatnonzero(~_among(found.points["study_id"], studies.moved))
     points = found.points.take(placed[_drawn(found.points["study_id"].take(placed), query.study)])
-    return {
-        "rows": len(placed),
-        "absent": max(len(studies) - len(placed), 0),
-        "study_ids": points["study_id"].to_pylist(),
-        **{axis: [disclosure.place(round(one, 5)) for one in points[axis].to_pylist()] for axis in "xy"},
-        "labels": points[query.finding].to_pylist() if query.finding else [],
-        "findings": found.findings,
-        "shares": list(found.plane.shares),
-        "fingerprint": found.fingerprint,
-    }
+    return CollectionMapAnswer.of(
+        {
+            "rows": len(placed),
+            "absent": max(len(studies) - len(placed), 0),
+            "study_ids": points["study_id"].to_pylist(),
+            **{axis: [disclosure.place(round(one, 5)) for one in points[axis].to_pylist()] for axis in "xy"},
+            "labels": points[query.finding].to_pylist() if query.finding else [],
+            "findings": found.findings,
+            "shares": list(found.plane.shares),
+            "fingerprint": found.fingerprint,
+        }
+    )
 
 
 @api.post(
@@ -94,7 +75,7 @@ def place() -> dict[str, Any]:
     else:
         vector = finder.embed(asked.frontal, asked.lateral)
     x, y = map(disclosure.place, found.plane.place(vector[None])[0].tolist())
-    return {"x": x, "y": y, "fingerprint": found.fingerprint}
+    return PlaceAnswer.of({"x": x, "y": y, "fingerprint": found.fingerprint})
 
 
 def _map_of(finder: Finder) -> CollectionMap:

@@ -10,13 +10,14 @@ from flask import Response
 from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, Field
 
-from service.api.answers import InfoAnswer, LifeAnswer, ReadyAnswer
+from encoder.films.image import MAX_FILE_BYTES, MAX_PIXELS
+from service.api.answers import ActivationAnswer, InfoAnswer, LifeAnswer, ReadyAnswer
 from service.api.openapi import SERVICE, content, refusals
 from service.audit.trail import announce
 from service.errors import NotWritable
 from service.guard.disclosure import READ_HITS, exact
-from service.limits import MAX_FILE_BYTES, MAX_HITS, MAX_PIXELS
-from service.served.mounted import Finder, mounted
+from service.limits import MAX_HITS
+from service.served.mounted import mounted
 from service.state import state
 from service.watch.metrics import MIMETYPE, installed_version
 
@@ -29,44 +30,31 @@ class IndexPath(BaseModel):
     name: str = Field(max_length=64, description="as /info lists it")
 
 
-class ActivationAnswer(BaseModel):
-    """What is served now."""
-
-    name: str
-    studies: int
-    fingerprint: str
-    built_at: str | None
-
-
 @api.get("/healthz", responses={200: LifeAnswer})
-def healthz() -> dict[str, str]:
+def healthz() -> dict[str, Any]:
     """The process lives"""
-    return {"status": "ok"}
+    return LifeAnswer.of({})
 
 
 @api.get("/readyz", responses={200: ReadyAnswer, **refusals(429, 503)})
 def readyz() -> dict[str, Any]:
     """A test film is embedded, and found in every collection, as at start; the verdict is at most some seconds old"""
-    return state().readiness.check(mounted())
+    return ReadyAnswer.of(state().readiness.check(mounted()))
 
 
 @api.get("/info", responses={200: InfoAnswer})
 def info() -> dict[str, Any]:
     """Which encoder, which collections, which columns of each can be filtered on, and the limits"""
     served = mounted()
-    return {
-        "name": "precedent",
-        "version": installed_version(),
-        "fingerprint": served.finder().retriever.fingerprint,
-        "embedding_dim": served.finder().retriever.embedding_dim,
-        "collections": [_facts(finder) for finder in served.finders],
-        "limits": {
-            "k": MAX_HITS if exact() else READ_HITS,
-            "body_bytes": state().limits.body_bytes,
-            "film_bytes": MAX_FILE_BYTES,
-            "film_pixels": MAX_PIXELS,
-        },
+    limits = {
+        "k": MAX_HITS if exact() else READ_HITS,
+        "body_bytes": state().limits.body_bytes,
+        "film_bytes": MAX_FILE_BYTES,
+        "film_pixels": MAX_PIXELS,
     }
+    first = served.finder().retriever
+    facts = {"name": "precedent", "version": installed_version(), "collections": served.finders, "limits": limits}
+    return InfoAnswer.of({**facts, "fingerprint": first.fingerprint, "embedding_dim": first.embedding_dim})
 
 
 @api.get("/metrics", responses={200: content("text/plain")})
@@ -76,38 +64,10 @@ def exposition() -> Response:
 
 
 @api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400, 404, 409, 429, 503)})
-def activate(path: IndexPath) -> dict[str, object]:
+def activate(path: IndexPath) -> dict[str, Any]:
     """Serve what lies in a collection's folder now: a compacted index, or another put in its place"""
     activation = state().activation
     if activation is None:
         raise NotWritable("the service was not started from folders; start it with precedent serve")
     announce(mounted().finder(path.name))
-    finder = activation.activate(path.name).finder(path.name)
-    return {
-        "name": finder.name,
-        "studies": len(finder.retriever),
-        "fingerprint": finder.fingerprint,
-        "built_at": finder.built_at,
-    }
-
-
-def _facts(finder: Finder) -> dict[str, Any]:
-    retriever = finder.retriever
-    choices = retriever.choices
-    return {
-        "name": finder.name,
-        "studies": len(retriever),
-        "embedding_dim": retriever.embedding_dim,
-        "kind": retriever.manifest.get("kind"),
-        "consistency": getattr(retriever, "consistency", None),
-        "recall_at_10": retriever.manifest.get("recall_at_10"),
-        "images": finder.image_root is not None,
-        "map": finder.map is not None,
-        "built_at": finder.built_at,
-        "columns": finder.columns,
-        "findings": list(choices.findings),
-        "sexes": list(choices.sexes),
-        "projections": list(choices.projections),
-        "encoder_trained": finder.trained,
-        "warning": finder.warning,
-    }
+    return ActivationAnswer.of(activation.activate(path.name).finder(path.name))

@@ -34,9 +34,6 @@ def embeddings() -> dict[str, Any]:
     """The unit vector of one or two films; it can identify a patient, so treat it as health data"""
     films = parse_films(request)
     finder = current(films.collection)
-    vector = finder.embed(films.frontal, films.lateral)
-    return {
-        "embedding": vector.tolist(),
-        "fingerprint": finder.embedder.fingerprint,
-        "embedding_dim": finder.embedder.embedding_dim,
-    }
+    vector, embedder = finder.embed(films.frontal, films.lateral), finder.embedder
+    facts = {"fingerprint": embedder.fingerprint, "embedding_dim": embedder.embedding_dim}
+    return EmbeddingAnswer.of({"embedding": vector.tolist(), **facts})

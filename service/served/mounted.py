@@ -14,7 +14,7 @@ import numpy.typing as npt
 from index.built.map import CollectionMap
 from index.living.additions import Writable
 from index.search.answer import Answer, Query, Subject
-from index.search.searchable import Searchable
+from index.search.searchable import Choices, Searchable
 from index.table.filters import require_filter
 from service.api.answers import shown_columns
 from service.api.requests import Search
@@ -58,6 +58,28 @@ class Finder:
     def columns(self) -> list[str]:
         """The columns that a request may name, in a filter or as a finding: those that answers show."""
         return shown_columns(self.retriever.columns)
+
+    @property
+    def choices(self) -> Choices:
+        """What a reader can narrow by."""
+        return self.retriever.choices
+
+    @property
+    def kind(self) -> str | None:
+        """Of its index."""
+        kind: str | None = self.retriever.manifest.get("kind")
+        return kind
+
+    @property
+    def recall_at_10(self) -> float | None:
+        """Of its index against an exact one, measured when it was built."""
+        recall: float | None = self.retriever.manifest.get("recall_at_10")
+        return recall
+
+    @property
+    def consistency(self) -> str | None:
+        """Of Milvus: when changes of other processes are found."""
+        return getattr(self.retriever, "consistency", None)
 
     @property
     def tombstones(self) -> int:

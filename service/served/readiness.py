@@ -104,7 +104,7 @@ class Readiness:
             except (ValueError, OSError, RuntimeError) as error:
                 return _not_ready(f"collection {finder.name!r} is not searched as at start; see the log", error)
             search_ms[finder.name] = _milliseconds(started)
-        return {"status": "ready", "embed_ms": embed_ms, "search_ms": search_ms, "cosine_to_start": cosine}
+        return {"embed_ms": embed_ms, "search_ms": search_ms, "cosine_to_start": cosine}
 
     def _embedded(self, finder: Finder) -> tuple[Golden, float]:
         """Return the golden vector and the cosine to it of the vector the encoder gives now."""

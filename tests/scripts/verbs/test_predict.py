@@ -192,8 +192,9 @@ def test_augmentation_and_dropout_are_options(world: Path) -> None:
 def test_the_first_finding_is_mapped_where_a_folder_is_given(world: Path, tmp_path: Path) -> None:
     found = answer(world, "--maps", tmp_path / "maps")
 
-    assert found["maps"] == [str(tmp_path / "maps" / "query_frontal.png")]
-    assert cv2.imread(found["maps"][0]).shape == (80, 80, 3)
+    [drawn] = found["maps"]
+    assert (drawn["file"], drawn["png"]) == (str(tmp_path / "maps" / "query_frontal.png"), None)
+    assert cv2.imread(drawn["file"]).shape == (drawn["height"], drawn["width"], 3) == (80, 80, 3)
     assert np.load(tmp_path / "maps" / "query_frontal.npy").shape == (80, 80)
     assert answer(world)["maps"] == []
 

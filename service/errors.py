@@ -190,7 +190,7 @@ def _is_page(request: BaseRequest) -> bool:
     return request.accept_mimetypes["text/html"] > request.accept_mimetypes["application/json"]
 
 
-def _told(status: int, code: str, message: str) -> Response:
+def _refusal(status: int, code: str, message: str) -> Response:
     """Return a refusal: a page where that is what was asked for, and else the one body."""
     if _is_page(request):
         phrase = HTTP_STATUS_CODES.get(status, "Refused")
@@ -206,7 +206,7 @@ def _answer(error: Exception) -> tuple[Response, int]:
     status, code, message = refusal_of(error)
     if status >= 500 and not isinstance(error, Stopping):
         log.error("request %s: %s", request_id(), code, exc_info=error)
-    response = _told(status, code, message)
+    response = _refusal(status, code, message)
     if (seconds := _row_of(error).retry_after) is not None:
         response.headers["Retry-After"] = str(seconds)
     return response, status
@@ -216,7 +216,7 @@ def _http(error: HTTPException) -> BaseResponse:
     """Keep the headers of the protocol (Allow, Retry-After), replace the body."""
     response = BaseResponse.force_type(error.get_response(), {})
     if error.response is None and response.status_code >= 400:
-        told = _told(*refusal_of(error))
+        told = _refusal(*refusal_of(error))
         response.data, response.content_type = told.data, told.content_type
         response.headers["Vary"] = told.headers["Vary"]
     return response

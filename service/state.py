@@ -66,7 +66,7 @@ class State:
         """
         metrics = metrics or Metrics()
         served, trail = Served(mounted), AuditTrail(log) if log is not None else None
-        metrics.tell_of(lambda: served.now.finders)
+        metrics.tell_of(lambda: served.now.collections)
         return cls(
             served,
             limits,

@@ -78,7 +78,7 @@ class Plane:
         first, second = (max(float(one), 0.0) / whole if whole > 0 else 0.0 for one in variances[::-1][:2])
         return cls(mean, axes, (first, second))
 
-    def place(self, embeddings: Embeddings | npt.NDArray[np.float64]) -> Coordinates:
+    def project(self, embeddings: Embeddings | npt.NDArray[np.float64]) -> Coordinates:
         """Return where vectors (N, D) stand on the map, (N, 2); a vector that is not of the collection has a place."""
         return np.round((embeddings - self.mean) @ self.axes.T, _DECIMALS).astype(np.float32)
 
@@ -113,7 +113,7 @@ def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
     require_here(folder)
     collection = load_collection(folder)
     plane = plane or Plane.of(collection.vectors)
-    positions = np.concatenate([plane.place(block) for block in _blocks(collection.vectors)])
+    positions = np.concatenate([plane.project(block) for block in _blocks(collection.vectors)])
     points = collection.studies.select(["study_id", *label_columns(collection.studies)])
     for position, name in enumerate("xy"):
         points = points.add_column(1 + position, name, pa.array(positions[:, position]))

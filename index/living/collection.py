@@ -22,7 +22,7 @@ from index.living.generation import Generation, State, read_state, stamp_of
 from index.search.answer import Answer, Query
 from index.search.familiarity import FamiliarityGate
 from index.search.searchable import Choices, Stored
-from index.storage.folder import held_alone
+from index.storage.folder import held_alone, was_changed
 from index.storage.origin import remembered_root
 from index.vectors import as_embedding
 
@@ -55,9 +55,8 @@ class LivingCollection(Writable):
     def now(self) -> Generation:
         """Return the collection as it is at this moment; further changes leave it as it is."""
         with self._looking:
-            if self._changes is None:
-                collection = self._generation.collection
-                self._changes = Changes.open(self.folder, collection.manifest["fingerprint"], self.embedding_dim)
+            if self._changes is None and was_changed(self.folder):
+                self._changes = Changes.open(self.folder, self.fingerprint, self.embedding_dim)
             if self._changes is not None and (version := self._changes.version()) != self._version:
                 cleared, changes = self._changes.since(self._generation.sequence)
                 if cleared > self._generation.sequence:  # compacted, by another process, before they were seen here

@@ -86,7 +86,8 @@ class MilvusSearch(Searchable):
         """
         query, vector = self.resolved(query)
         wanted = ALL if not query.where else as_expression(query.where, self._columns)
-        excluded = {PATIENT: query.excluded_patient, KEY: query.subject.study_id}
+        patient = query.subject.patient_id if query.exclude_same_patient else None
+        excluded = {PATIENT: patient, KEY: query.subject.study_id}
         left = {field: value for field, value in excluded.items() if value is not None and _is_text(value)}
         passing = all_of([wanted, *(f"{field} != {literal(value)}" for field, value in left.items())])
         matched = self._matched(wanted, passing, left)

@@ -66,11 +66,6 @@ class Query:
         if self.group_by not in (None, "patient"):
             raise CollectionError(f"expected group_by 'patient' or nothing, got {self.group_by!r}")
 
-    @property
-    def excluded_patient(self) -> str | None:
-        """The patient whose studies are no hits."""
-        return self.subject.patient_id if self.exclude_same_patient else None
-
     def of(self, study: Study, vector: npt.ArrayLike) -> Self:
         """Return the query for a stored study, with the vector (D,) that is stored of it."""
         return replace(self, vector=vector, subject=Subject.of(study))

@@ -64,7 +64,7 @@ class Names:
         self._names = names
         self._order = pc.sort_indices(names)  # by code points, as Python compares
 
-    def place(self, name: str) -> int | None:
+    def position(self, name: str) -> int | None:
         """Return the place of a name, 0 to N - 1; None where it is not among them."""
         found = bisect_left(self._order, name, key=self._name_at)
         if found == len(self._order) or self._name_at(self._order[found]) != name:
@@ -114,8 +114,8 @@ class Retriever(Searchable):
         It shares all the rest with this one, so it costs nothing that grows with the collection.
         """
         fewer = copy(self)
-        places = {one: self._ids.place(one) for one in study_ids}
-        gone = {one: row for one, row in places.items() if row is not None}
+        positions = {one: self._ids.position(one) for one in study_ids}
+        gone = {one: row for one, row in positions.items() if row is not None}
         fewer._moved = self._moved.union(gone)
         fewer._left_out = np.union1d(self._left_out, np.array(list(gone.values()), dtype=np.int64))
         return fewer
@@ -124,7 +124,7 @@ class Retriever(Searchable):
         return self._studies.num_rows - len(self._left_out)
 
     def __contains__(self, study_id: str) -> bool:
-        return study_id not in self._moved and self._ids.place(study_id) is not None
+        return study_id not in self._moved and self._ids.position(study_id) is not None
 
     @property
     def schema(self) -> Any:
@@ -155,7 +155,7 @@ class Retriever(Searchable):
         """Return the most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
         query, vector = self.resolved(query)
         among = None if not query.where else self._selection(query.where)
-        excluded = self._excluded(query.excluded_patient, query.subject.study_id)
+        excluded = self._excluded(query)
         passing = self._studies.num_rows if among is None else among.passing
         matched = passing - (len(excluded) if among is None else int(among.mask[excluded].sum()))
         rows, similarities, exact = self._nearest(query, vector[None], among, excluded, passing)
@@ -196,17 +196,17 @@ class Retriever(Searchable):
     def _select(self, where: Where) -> Selection:
         return self._vectors.select(filter_mask(where, self._studies))
 
-    def _excluded(self, patient: str | None, study: str | None) -> Rows:
-        """Return the rows left out, and those of a patient and of a study, where they are given and known."""
-        rows = self._left_out
-        if patient is not None and (code := self._codes.place(patient)) is not None:
+    def _excluded(self, query: Query) -> Rows:
+        """Return the rows left out, and those of the query's own patient and study, where they are known."""
+        rows, patient, study = self._left_out, query.subject.patient_id, query.subject.study_id
+        if query.exclude_same_patient and patient is not None and (code := self._codes.position(patient)) is not None:
             rows = np.union1d(rows, self._by_patient[self._starts[code] : self._starts[code + 1]])
-        if study is not None and (row := self._ids.place(study)) is not None:
+        if study is not None and (row := self._ids.position(study)) is not None:
             rows = np.union1d(rows, row)
         return rows
 
     def _row(self, study_id: str) -> int:
-        row = None if study_id in self._moved else self._ids.place(study_id)
+        row = None if study_id in self._moved else self._ids.position(study_id)
         if row is None:
             raise StudyNotFound(f"no study {study_id!r} in this index")
         return row

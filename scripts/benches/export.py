@@ -33,7 +33,7 @@ from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
 
 CHEXPERT_FILMS = 223_414
 _IN_MEMORY = 64
-Films = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]
 
 
 @click.command("export")
@@ -162,7 +162,7 @@ def _read_dicom(path: Path) -> Pillow.Image:
     return Pillow.fromarray(((pixels - pixels.min()) / np.ptp(pixels) * 255).astype(np.uint8))
 
 
-def timm_export(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: int) -> Films:
+def timm_export(embedder: Embedder, table: pa.Table, folder: Path, out: Path, batch: int) -> Vectors:
     """Write the embeddings (N, D) as a user of timm would: eager fp32, a worker a core, one Parquet file; return them.
 
     Eager torch has its threads back meanwhile, one a core.
@@ -175,7 +175,7 @@ def timm_export(embedder: Embedder, table: pa.Table, folder: Path, out: Path, ba
             parts = [embedder.encoder(*(view.to(embedder.device) for view in views)).cpu() for views in loader]
     finally:
         torch.set_num_threads(before)
-    vectors: Films = torch.cat(parts).numpy()
+    vectors: Vectors = torch.cat(parts).numpy()
     pq.write_table(table.append_column("embedding", pa.array(list(vectors))), out.with_suffix(".parquet"))
     return vectors
 

@@ -228,7 +228,7 @@ def serve(
         sender=state.access.sender,
     )
     host, port = listener.getsockname()[:2]
-    held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in state.served.now.finders)
+    held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in state.served.now.collections)
     with closed_by_signals(server, state.closing), renewed_by_signals(state.activation, hung_up):
         address = f"http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}"
         _say_serving(state, address, held, as_json=as_json)
@@ -243,16 +243,16 @@ def serve(
 
 
 def _say_serving(state: State, address: str, held: str, *, as_json: bool) -> None:
-    asked, finders = state.access.tokens is not None, state.served.now.finders
+    asked, collections = state.access.tokens is not None, state.served.now.collections
     if as_json:
-        found = {one.name: len(one.retriever) for one in finders}
-        warnings = {one.name: one.warning for one in finders if one.warning is not None}
+        found = {one.name: len(one.retriever) for one in collections}
+        warnings = {one.name: one.warning for one in collections if one.warning is not None}
         say_json({"url": address, "collections": found, "tokens": asked, "warnings": warnings})
         return
     say(f"serving {held} on {address}")
     if not asked:
         say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
-    for one in finders:
+    for one in collections:
         if one.warning is not None:
             say(f"WARNING of {one.name}: {one.warning}")
 

@@ -26,7 +26,10 @@ class FiniteJSON(DefaultJSONProvider):
 
     def dumps(self, obj: Any, **options: Any) -> str:
         """Return the text of a value."""
-        return super().dumps(finite(obj), allow_nan=False, **options)
+        try:
+            return super().dumps(obj, allow_nan=False, **options)
+        except ValueError:  # a number that is not finite, which is rare
+            return super().dumps(finite(obj), allow_nan=False, **options)
 
 
 def refusals(*statuses: int) -> dict[str | int, Any]:

@@ -117,7 +117,7 @@ class FilmOptions(SearchOptions):
     patient_id: StudyId | None = Field(None, description="the query's own patient, to leave out")
 
 
-class Films(InCollection):
+class GivenFilms(InCollection):
     """One study as base64, with at least one view."""
 
     frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
@@ -181,7 +181,7 @@ class StudyOptions(InCollection):
     replace: bool = Field(False, description="in the place of a study of the same id")
 
 
-class AddStudy(StudyOptions, Films):
+class AddStudy(StudyOptions, GivenFilms):
     """A study to be added, with its films."""
 
 
@@ -309,12 +309,12 @@ def parse_query(request: Request, form: type[BaseModel], whole: type[Model]) -> 
     return _of_one_patient(whole.model_construct(**_parse(form, fields).model_dump(), **films))
 
 
-def parse_films(request: Request) -> Films:
+def parse_films(request: Request) -> GivenFilms:
     """Return the films of a multipart or JSON body; errors as `parse_search`."""
     if request.mimetype != MULTIPART:
-        return _of_one_patient(_parse(Films, _json_object(request)))
+        return _of_one_patient(_parse(GivenFilms, _json_object(request)))
     options = _parse(InCollection, _fields(request))
-    return _of_one_patient(Films.model_construct(**options.model_dump(), **_films(request)))
+    return _of_one_patient(GivenFilms.model_construct(**options.model_dump(), **_films(request)))
 
 
 def parse_addition(request: Request) -> AddStudy:

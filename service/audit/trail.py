@@ -18,7 +18,7 @@ from service.context import call, running
 from service.errors import AuditError, CollectionNotFound, ResultNotWritten
 from service.guard.origins import SAFE
 from service.limits import MAX_DRAWN
-from service.served.mounted import Finder, mounted
+from service.served.mounted import MountedCollection, mounted
 from service.watch.requests import path_template
 
 SILENT = frozenset({"/healthz", "/static/{filename}", "/docs/static/{filename}"})
@@ -109,7 +109,7 @@ class AuditTrail:
             raise
 
 
-def announce(finder: Finder, studies: Sequence[str] = ()) -> None:
+def announce(collection: MountedCollection, studies: Sequence[str] = ()) -> None:
     """Write down what the running request is about to change; whatever changes something calls this first.
 
     Args:
@@ -120,7 +120,7 @@ def announce(finder: Finder, studies: Sequence[str] = ()) -> None:
     """
     trail: AuditTrail | None = running.trail
     if trail is not None:
-        trail.announce(finder.name, studies)
+        trail.announce(collection.name, studies)
 
 
 def _route() -> str | None:
@@ -148,17 +148,17 @@ def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any
 def _asked_about(most: int) -> tuple[str, list[str]]:
     """Return the collection and the first studies of a request, each by a name that is known here."""
     path = {"collection": name} if (name := (request.view_args or {}).get("name")) else {}
-    collection = (request.args.to_dict() | call.fields | path).get("collection")
+    named = (request.args.to_dict() | call.fields | path).get("collection")
     names = _study_names()[:most]
     try:
-        finder = mounted().finder(collection if isinstance(collection, str) else None)
+        collection = mounted().collection(named if isinstance(named, str) else None)
     except CollectionNotFound:
         return UNKNOWN, [UNKNOWN for _ in names]
-    studies = finder.retriever.now()
+    studies = collection.retriever.now()
     try:
-        return finder.name, [name if name in studies else UNKNOWN for name in names]
+        return collection.name, [name if name in studies else UNKNOWN for name in names]
     except CollectionError:  # nobody can tell now; the call is told all the same
-        return finder.name, [UNKNOWN for _ in names]
+        return collection.name, [UNKNOWN for _ in names]
 
 
 def _study_names() -> list[str]:

@@ -116,7 +116,7 @@ def floor_of(min_similarity: float | None) -> float | None:
     return min_similarity - 10.0**-SIMILARITY_DECIMALS
 
 
-def told(answer: Answer, min_similarity: float | None = None) -> Answer:
+def disclosed(answer: Answer, min_similarity: float | None = None) -> Answer:
     """Return an answer as the running request may be told it; a bound on similarities means them as they are told."""
     if exact():
         return answer
@@ -137,6 +137,6 @@ def _rounded(value: Any, name: str = "") -> Any:
     return round(value, _DECIMALS[name]) if isinstance(value, float) and name in _DECIMALS else value
 
 
-def place(coordinate: float) -> float:
+def coordinate(value: float) -> float:
     """Return a coordinate of the map as the running request may be told it."""
-    return coordinate if exact() else round(coordinate, MAP_DECIMALS)
+    return value if exact() else round(value, MAP_DECIMALS)

@@ -22,7 +22,7 @@ from service.api.requests import Finding, InCollection, Place, PlaceOptions, Stu
 from service.errors import MapMissing
 from service.guard import disclosure
 from service.limits import MAX_DRAWN
-from service.served.mounted import Finder, current
+from service.served.mounted import MountedCollection, current
 
 MAX_POINTS = 20_000
 """Points of one answer: what a browser still draws at once, in about a megabyte."""
@@ -40,8 +40,8 @@ class MapQuery(InCollection):
 @api.get("/v1/map", responses={200: CollectionMapAnswer, 431: content("text/plain")})
 def collection_map(query: MapQuery) -> dict[str, Any]:
     """Where the studies stand on the collection's map, thinned evenly to 20,000 points; those added since do not"""
-    finder = current(query.collection)
-    studies, found = finder.retriever.now(), _map_of(finder)
+    collection = current(query.collection)
+    studies, found = collection.retriever.now(), _map_of(collection)
     if query.finding is not None and query.finding not in found.findings:
         raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(found.findings)}")
     placed = np.flatnonzero(~_among(found.points["study_id"], studies.moved))
@@ -51,7 +51,7 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
             "rows": len(placed),
             "absent": max(len(studies) - len(placed), 0),
             "study_ids": points["study_id"].to_pylist(),
-            **{axis: [disclosure.place(round(one, 5)) for one in points[axis].to_pylist()] for axis in "xy"},
+            **{axis: [disclosure.coordinate(round(one, 5)) for one in points[axis].to_pylist()] for axis in "xy"},
             "labels": points[query.finding].to_pylist() if query.finding else [],
             "findings": found.findings,
             "shares": list(found.plane.shares),
@@ -65,23 +65,23 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
     responses={200: PlaceAnswer, **refusals(413, 415, 422, 429, 503)},
     openapi_extensions=film_body(PlaceOptions, Place),
 )
-def place() -> dict[str, Any]:
+def locate() -> dict[str, Any]:
     """Where films, or a stored study that was added since, stand on the collection's map"""
     asked = parse_query(request, PlaceOptions, Place)
-    finder = current(asked.collection)
-    found = _map_of(finder)
+    collection = current(asked.collection)
+    found = _map_of(collection)
     if asked.study_id is not None:
-        vector = finder.retriever.embedding(asked.study_id)
+        vector = collection.retriever.embedding(asked.study_id)
     else:
-        vector = finder.embed(asked.frontal, asked.lateral)
-    x, y = map(disclosure.place, found.plane.place(vector[None])[0].tolist())
+        vector = collection.embed(asked.frontal, asked.lateral)
+    x, y = map(disclosure.coordinate, found.plane.project(vector[None])[0].tolist())
     return PlaceAnswer.of({"x": x, "y": y, "fingerprint": found.fingerprint})
 
 
-def _map_of(finder: Finder) -> CollectionMap:
-    if finder.map is None:
+def _map_of(collection: MountedCollection) -> CollectionMap:
+    if collection.map is None:
         raise MapMissing("this collection has no map; run: precedent map INDEX, and start the service again")
-    return finder.map
+    return collection.map
 
 
 def _drawn(ids: pa.ChunkedArray, wanted: Collection[str]) -> npt.NDArray[np.int64]:

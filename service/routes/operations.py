@@ -52,8 +52,8 @@ def info() -> dict[str, Any]:
         "film_bytes": MAX_FILE_BYTES,
         "film_pixels": MAX_PIXELS,
     }
-    first = served.finder().retriever
-    facts = {"name": "precedent", "version": installed_version(), "collections": served.finders, "limits": limits}
+    first = served.collection().retriever
+    facts = {"name": "precedent", "version": installed_version(), "collections": served.collections, "limits": limits}
     return InfoAnswer.of({**facts, "fingerprint": first.fingerprint, "embedding_dim": first.embedding_dim})
 
 
@@ -69,5 +69,5 @@ def activate(path: IndexPath) -> dict[str, Any]:
     activation = state().activation
     if activation is None:
         raise NotWritable("the service was not started from folders; start it with precedent serve")
-    announce(mounted().finder(path.name))
-    return ActivationAnswer.of(activation.activate(path.name).finder(path.name))
+    announce(mounted().collection(path.name))
+    return ActivationAnswer.of(activation.activate(path.name).collection(path.name))

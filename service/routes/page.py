@@ -33,7 +33,7 @@ from service.api.requests import (
 from service.errors import CollectionNotFound, RequestError, refusal_of
 from service.guard.access import locked, require, scopes
 from service.guard.disclosure import SIMILARITY_DECIMALS, exact
-from service.served.mounted import Finder, current, mounted
+from service.served.mounted import MountedCollection, current, mounted
 from service.served.pictures import data_url, film_path, thumbnail_response
 
 PAGE_HITS = 12
@@ -73,11 +73,11 @@ def page(query: PageQuery) -> tuple[str, int]:
     """The page: similar cases of a stored study, or two places to drop films"""
     shown: dict[str, Any] = {"asked": query.study, "filters": query, "k": query.k, "each": not query.one_a_patient}
     try:
-        finder = shown["finder"] = current(query.collection)
+        collection = shown["collection"] = current(query.collection)
         if query.study is not None:
-            shown["study"] = finder.retriever.study(query.study)
-            shown["films"] = _stored(shown["study"], _spoken(finder))
-            shown["answer"] = finder.answer(Search.of_study(query.study, query.options()))
+            shown["study"] = collection.retriever.study(query.study)
+            shown["films"] = _stored(shown["study"], _spoken(collection))
+            shown["answer"] = collection.answer(Search.of_study(query.study, query.options()))
     except (CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)
@@ -92,14 +92,14 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
     """The page with the similar cases of one or two films"""
     shown: dict[str, Any] = {"filters": query}
     try:
-        shown["finder"] = current(query.collection)
+        shown["collection"] = current(query.collection)
         search = parse_search(request)
         if search.embedding is not None:
             require("vectors")
-        finder = shown["finder"] = current(search.collection or query.collection)
+        collection = shown["collection"] = current(search.collection or query.collection)
         shown |= {"k": search.k, "each": search.group_by is None}
         search = search.model_copy(update={"filter": query.narrowed(search.filter)})
-        shown["answer"] = finder.answer(search)
+        shown["answer"] = collection.answer(search)
         shown["films"] = _uploaded(search)
     except (EncoderError, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
@@ -109,8 +109,8 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
 @api.get("/film/<path:study_id>", responses={200: content("image/jpeg"), **refusals(415, 422, 429)})
 def thumbnail(path: StudyPath, query: ImageQuery) -> Response:
     """A small picture of one film of a study, for the page's cards"""
-    finder = current(query.collection)
-    film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
+    collection = current(query.collection)
+    film = film_path(collection.image_root, collection.retriever.study(path.study_id), query.view)
     return thumbnail_response(film, query.view)
 
 
@@ -149,14 +149,14 @@ def _uploaded(search: Search) -> list[dict[str, str]]:
     return [{"view": view, "small": src, "whole": ""} for view, src in films.items()]
 
 
-def _spoken(finder: Finder) -> str | None:
+def _spoken(collection: MountedCollection) -> str | None:
     """Return the name by which addresses must tell a collection; None where it is the only one."""
-    return finder.name if len(mounted().finders) > 1 else None
+    return collection.name if len(mounted().collections) > 1 else None
 
 
-def _stored(study: Study, collection: str | None) -> list[dict[str, str]]:
+def _stored(study: Study, name: str | None) -> list[dict[str, str]]:
     def address(route: str, view: str) -> str:
-        return url_for(route, study_id=study.study_id, view=view, collection=collection)
+        return url_for(route, study_id=study.study_id, view=view, collection=name)
 
     return [
         {"view": view, "small": address("pages.thumbnail", view), "whole": address("studies.image", view)}
@@ -164,25 +164,27 @@ def _stored(study: Study, collection: str | None) -> list[dict[str, str]]:
     ]
 
 
-def _render(finder: Finder | None = None, refused: Exception | None = None, **shown: Any) -> tuple[str, int]:
-    finder = finder or current()
-    collection = _spoken(finder)
+def _render(
+    collection: MountedCollection | None = None, refused: Exception | None = None, **shown: Any
+) -> tuple[str, int]:
+    collection = collection or current()
+    name = _spoken(collection)
     status, _, message = refusal_of(refused) if refused else (200, "", "")
     filters: PageFilters = shown["filters"]
     given: dict[str, Any] = {"k": PAGE_HITS, "each": False} | shown
     carried = filters.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
-    carried |= {"collection": collection} if collection else {}
+    carried |= {"collection": name} if name else {}
     html = render_template(
         "page.html",
-        rows=len(finder.retriever),
-        fingerprint=finder.retriever.fingerprint,
-        choices=finder.retriever.choices,
+        rows=len(collection.retriever),
+        fingerprint=collection.retriever.fingerprint,
+        choices=collection.retriever.choices,
         counts=sorted({*COUNTS, given["k"]}),
         carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
-        films_of=partial(_stored, collection=collection),
-        mapped=finder.map is not None,
-        warning=finder.warning,
-        collection=collection,
+        films_of=partial(_stored, name=name),
+        mapped=collection.map is not None,
+        warning=collection.warning,
+        collection=name,
         collections=mounted().names,
         decimals=3 if exact() else SIMILARITY_DECIMALS,
         message=message,

@@ -15,7 +15,7 @@ from service.api.requests import Explain, ExplainOptions, Predict, PredictOption
 from service.errors import ClientGone, NotReady, ProbeMissing, RequestError
 from service.guard import disclosure
 from service.served.disconnect import disconnect_check
-from service.served.mounted import Finder, current
+from service.served.mounted import MountedCollection, current
 from service.served.pictures import film_path, read_film
 from service.state import state
 from service.watch.metrics import stage
@@ -30,19 +30,19 @@ def predict() -> dict[str, Any]:
     """Probability and call of each finding, the neighbours' vote beside it, and how familiar the films are"""
     asked = parse_query(request, PredictOptions, Predict)
     disclosure.require_hits(asked.k)
-    finder = current(asked.collection)
-    if asked.finding is not None and asked.finding not in finder.columns:
+    collection = current(asked.collection)
+    if asked.finding is not None and asked.finding not in collection.columns:
         raise RequestError(f"finding: expected a label of this collection, got {asked.finding!r}")
-    reader = _reader(finder)
+    reader = _reader(collection)
     if asked.map:
         _require_probe(reader)
     heavy = asked.tta or asked.map or bool(asked.dropout_passes)
     with _turn("predict") if heavy else nullcontext():
-        query = query_of(finder, asked, films=heavy)
+        query = query_of(collection, asked, films=heavy)
         reading = reader.predict(
             query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
         )
-    answered: dict[str, Any] = disclosure.rounded(PredictAnswer.of(replace(reading, warning=finder.warning)))
+    answered: dict[str, Any] = disclosure.rounded(PredictAnswer.of(replace(reading, warning=collection.warning)))
     return answered
 
 
@@ -50,8 +50,8 @@ def predict() -> dict[str, Any]:
 def explain() -> dict[str, Any]:
     """Maps of what speaks for a finding in the films, or of what makes them and a stored study alike"""
     asked = parse_query(request, ExplainOptions, Explain)
-    finder = current(asked.collection)
-    reader = _reader(finder)
+    collection = current(asked.collection)
+    reader = _reader(collection)
     if asked.finding is not None:
         _require_probe(reader)
         if asked.finding not in reader.probe.findings:
@@ -59,8 +59,8 @@ def explain() -> dict[str, Any]:
             raise RequestError(f"finding: expected one of the probe ({known}), got {asked.finding!r}")
     options = {"method": asked.method, "stage": asked.stage, "trust": asked.trust}
     with _turn("explain"):
-        query = query_of(finder, asked, films=True)
-        hit = stored_query(finder, asked.hit, films=True) if asked.hit is not None else None
+        query = query_of(collection, asked, films=True)
+        hit = stored_query(collection, asked.hit, films=True) if asked.hit is not None else None
         explained = reader.explain(query, hit, finding=asked.finding, **options)
     answered: dict[str, Any] = disclosure.rounded(ExplainAnswer.of(explained))
     return answered
@@ -89,7 +89,7 @@ class Question(Protocol):
     patient_id: str | None
 
 
-def query_of(finder: Finder, asked: Question, *, films: bool) -> Any:
+def query_of(collection: MountedCollection, asked: Question, *, films: bool) -> Any:
     """Return the study that is asked about, with its films where they are needed.
 
     Raises:
@@ -102,18 +102,18 @@ def query_of(finder: Finder, asked: Question, *, films: bool) -> Any:
         disclosure.count(asked.frontal, asked.lateral)
         sources = {view: film for view in ("frontal", "lateral") if (film := getattr(asked, view)) is not None}
         return GivenStudy(sources, Subject(patient_id=asked.patient_id, views=tuple(sources)))
-    disclosure.count(finder.name, finder.retriever.study(asked.study_id).study_id)
-    return stored_query(finder, asked.study_id, films=films)
+    disclosure.count(collection.name, collection.retriever.study(asked.study_id).study_id)
+    return stored_query(collection, asked.study_id, films=films)
 
 
-def stored_query(finder: Finder, study_id: str, *, films: bool) -> Any:
+def stored_query(collection: MountedCollection, study_id: str, *, films: bool) -> Any:
     """Return a stored study, with the bytes of its films where they are needed. Raises StudyNotFound, ImageMissing."""
     from service.served.film_reader import GivenStudy
 
-    study = finder.retriever.study(study_id)
+    study = collection.retriever.study(study_id)
     views = study.views if films else ()
-    sources = {view: read_film(film_path(finder.image_root, study, view), view) for view in views}
-    return GivenStudy(sources, Subject.of(study), finder.retriever.embedding(study_id))
+    sources = {view: read_film(film_path(collection.image_root, study, view), view) for view in views}
+    return GivenStudy(sources, Subject.of(study), collection.retriever.embedding(study_id))
 
 
 def _require_probe(reader: Any) -> None:
@@ -121,7 +121,7 @@ def _require_probe(reader: Any) -> None:
         raise ProbeMissing("the service was started without a probe; start it with --probe to explain findings")
 
 
-def _reader(finder: Finder) -> Any:
-    if finder.reader is None:
+def _reader(collection: MountedCollection) -> Any:
+    if collection.reader is None:
         raise NotReady("the service was started without what reads films; start it with precedent serve")
-    return finder.reader
+    return collection.reader

@@ -7,7 +7,7 @@ from flask_openapi3 import APIBlueprint
 
 from service.api.answers import EmbeddingAnswer, SearchAnswer
 from service.api.openapi import SEARCH, film_body, refusals
-from service.api.requests import FilmOptions, Films, Search, parse_films, parse_search
+from service.api.requests import FilmOptions, GivenFilms, Search, parse_films, parse_search
 from service.guard.access import require
 from service.guard.disclosure import rounded
 from service.served.mounted import current
@@ -29,11 +29,11 @@ def search() -> dict[str, Any]:
     return answered
 
 
-@api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=Films))
+@api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=GivenFilms))
 def embeddings() -> dict[str, Any]:
     """The unit vector of one or two films; it can identify a patient, so treat it as health data"""
     films = parse_films(request)
-    finder = current(films.collection)
-    vector, embedder = finder.embed(films.frontal, films.lateral), finder.embedder
+    collection = current(films.collection)
+    vector, embedder = collection.embed(films.frontal, films.lateral), collection.embedder
     facts = {"fingerprint": embedder.fingerprint, "embedding_dim": embedder.embedding_dim}
     return EmbeddingAnswer.of({"embedding": vector.tolist(), **facts})

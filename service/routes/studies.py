@@ -33,7 +33,7 @@ from service.audit.trail import UNKNOWN, announce
 from service.errors import NotWritable
 from service.guard.disclosure import rounded
 from service.served.decoding import decoding
-from service.served.mounted import Finder, current
+from service.served.mounted import MountedCollection, current
 from service.served.pictures import film_path, film_response, read_film
 
 api = APIBlueprint("studies", __name__, abp_tags=[STUDIES], abp_responses=refusals(400, 404, 500, 503))
@@ -57,8 +57,8 @@ def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
 )
 def image(path: StudyPath, query: ImageQuery) -> Response:
     """One film of a study, as the encoder reads it: a PNG of 8 bits"""
-    finder = current(query.collection)
-    film = film_path(finder.image_root, finder.retriever.study(path.study_id), query.view)
+    collection = current(query.collection)
+    film = film_path(collection.image_root, collection.retriever.study(path.study_id), query.view)
     return film_response(film, query.view)
 
 
@@ -78,22 +78,22 @@ def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
 def add() -> tuple[dict[str, Any], int]:
     """Add a study with its films, or a further film of one: 201 once it is on the disk, 200 where it was there"""
     asked = parse_addition(request)
-    finder = current(asked.collection)
-    fresh = _added(finder, asked)
-    return StudyAnswer.of(finder.retriever.study(asked.study.study_id)), 201 if fresh else 200
+    collection = current(asked.collection)
+    fresh = _added(collection, asked)
+    return StudyAnswer.of(collection.retriever.study(asked.study.study_id)), 201 if fresh else 200
 
 
 @api.delete("/v1/studies/<study:study_id>", responses={204: {"description": "deleted"}, **refusals(409, 429)})
 def delete(path: StudyPath, query: InCollection) -> Response:
     """Delete a study; it is found no more, and its added films are removed by the next compaction"""
-    finder = current(query.collection)
-    living = finder.living
-    announce(finder, [path.study_id] if finder.has(path.study_id) else [UNKNOWN])
-    living.delete([path.study_id], finder.image_root)
+    collection = current(query.collection)
+    living = collection.living
+    announce(collection, [path.study_id] if collection.has(path.study_id) else [UNKNOWN])
+    living.delete([path.study_id], collection.image_root)
     return Response(status=204)
 
 
-def _added(finder: Finder, asked: AddStudy) -> bool:
+def _added(collection: MountedCollection, asked: AddStudy) -> bool:
     """Add a study and its films, of which the pixels alone are kept; return whether anything was new.
 
     A study that is there and lacks one of the films is embedded anew with all of them, those it has from the disk.
@@ -101,16 +101,16 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
     Raises:
         NotWritable, ReadingMismatch, ImageMissing, ImageError, StudiesError, StudyExists, WriteFailed, AuditError.
     """
-    living, root = finder.living, finder.image_root
+    living, root = collection.living, collection.image_root
     if root is None or isinstance(root, Place) or not root.is_dir():
         raise NotWritable(
-            f"collection {finder.name!r} has no image root on a disk to keep films in; start it with --images"
+            f"collection {collection.name!r} has no image root on a disk to keep films in; start it with --images"
         )
     require_reading(living.manifest, READING)
     given = {view: film for view in VIEWS if (film := getattr(asked, view)) is not None}
-    stored = _stored(finder, asked)
-    embedding = None if stored is not None else finder.embed(asked.frontal, asked.lateral, asked.study.projection)
-    with decoding().place():
+    stored = _stored(collection, asked)
+    embedding = None if stored is not None else collection.embed(asked.frontal, asked.lateral, asked.study.projection)
+    with decoding().slot():
         films = {view: untagged(film, view, decoding().ignored_parts) for view, film in given.items()}
     paths = {view: living.film_path(film, suffix) for view, (film, suffix) in films.items()}
     contents = {paths[view]: film for view, (film, _) in films.items()}
@@ -119,18 +119,18 @@ def _added(finder: Finder, asked: AddStudy) -> bool:
     if whole is not None and embedding is None:
         known = {view: read_film(film_path(root, whole, view), view) for view in whole.views if view not in given}
         both = given | known
-        embedding = finder.embed(both.get("frontal"), both.get("lateral"), whole.projection)
+        embedding = collection.embed(both.get("frontal"), both.get("lateral"), whole.projection)
     if whole is None or embedding is None:
         raise StudyExists(f"study {study.study_id!r} is there already, with other content; replace it knowingly")
-    announce(finder, [asked.study.study_id])
+    announce(collection, [asked.study.study_id])
     joins = stored if stored is not None and whole != stored else None
     addition = Addition(whole, whole.views, embedding, joins)
     return living.add([addition], replace=asked.replace, films=contents, image_root=root)[0]
 
 
-def _stored(finder: Finder, asked: AddStudy) -> Study | None:
+def _stored(collection: MountedCollection, asked: AddStudy) -> Study | None:
     """Return the study that is there and has not the views that are given, where they may be its further films."""
-    now = finder.retriever.now()
+    now = collection.retriever.now()
     if asked.replace or asked.study.study_id not in now:
         return None
     stored = now.study(asked.study.study_id)

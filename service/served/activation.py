@@ -50,7 +50,7 @@ class Activation:
     def _swap(self, name: str | None) -> Mounted:
         try:
             served = self._served.now
-            served.finder(name)
+            served.collection(name)
             fresh = self._load(name, served)
             self._served.now = fresh
         except (FingerprintMismatch, BackendUnavailable):

@@ -20,7 +20,7 @@ from service.watch.metrics import Metrics
 
 log = logging.getLogger("precedent.service")
 
-Films = TypeVar("Films")
+ReadFilms = TypeVar("ReadFilms")
 Vector = npt.NDArray[np.float32]
 Gone = Callable[[], bool]
 """Whether nobody waits for the answer any more."""
@@ -31,7 +31,7 @@ LANES = 2
 """Batches the encoder has at once, so that it need not wait for one to be fused and the next to be put together."""
 
 
-class FilmEmbedder(Protocol[Films]):
+class FilmEmbedder(Protocol[ReadFilms]):
     """What is asked of an encoder here: to read the films of a study, and to embed those of several together."""
 
     @property
@@ -42,16 +42,16 @@ class FilmEmbedder(Protocol[Films]):
     def embedding_dim(self) -> int:
         """Length D of a vector."""
 
-    def read_films(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Films:
+    def read_films(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> ReadFilms:
         """Return the films of one study as the encoder takes them. Raises ImageError."""
 
-    def embed(self, studies: Sequence[Films]) -> Vector:
+    def embed(self, studies: Sequence[ReadFilms]) -> Vector:
         """Return the (B, D) unit vectors of studies."""
 
 
 @dataclass(frozen=True)
-class _Ticket(Generic[Films]):
-    films: Films
+class _Ticket(Generic[ReadFilms]):
+    films: ReadFilms
     gone: Gone
     vector: "Future[Vector]" = field(default_factory=Future)
     since: float = field(default_factory=perf_counter)
@@ -62,7 +62,7 @@ def stays() -> bool:
     return False
 
 
-class BatchingEmbedder(Generic[Films]):
+class BatchingEmbedder(Generic[ReadFilms]):
     """An embedder for many threads at once: each reads its own films, and those that are read are embedded together.
 
     A batch is what waits when the encoder has room, never more than `batch`. Nothing waits for the clock: only fewer
@@ -72,7 +72,7 @@ class BatchingEmbedder(Generic[Films]):
 
     def __init__(
         self,
-        embedder: FilmEmbedder[Films],
+        embedder: FilmEmbedder[ReadFilms],
         *,
         places: int,
         batch: int = BATCH,
@@ -95,7 +95,7 @@ class BatchingEmbedder(Generic[Films]):
         self.films = films or Decoding()
         self._lock = threading.Lock()
         self._coming = 0
-        self._waiting: deque[_Ticket[Films]] = deque()
+        self._waiting: deque[_Ticket[ReadFilms]] = deque()
         self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="embed")
 
     def embed_study(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Vector:
@@ -104,7 +104,7 @@ class BatchingEmbedder(Generic[Films]):
 
     def read_and_embed(
         self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None
-    ) -> tuple[Films, Vector]:
+    ) -> tuple[ReadFilms, Vector]:
         """Return the films of one study and their (D,) unit vector.
 
         Raises:
@@ -115,14 +115,14 @@ class BatchingEmbedder(Generic[Films]):
             ticket = self._ticket((frontal, lateral) if projection is None else (frontal, lateral, projection))
             return ticket.films, ticket.vector.result()
 
-    def _ticket(self, given: tuple[Any, ...]) -> _Ticket[Films]:
+    def _ticket(self, given: tuple[Any, ...]) -> _Ticket[ReadFilms]:
         """Read films and put them among those that wait."""
         gone = self._disconnect_check()
         with self._lock:
             self._coming += 1
         ticket = None
         try:
-            with self.films.place():
+            with self.films.slot():
                 _require_client(gone)
                 with self._metrics.stage("decode"):
                     films = self._embedder.read_films(*given)
@@ -147,7 +147,7 @@ class BatchingEmbedder(Generic[Films]):
         finally:
             _leave_nobody_waiting(taken)
 
-    def _take(self) -> list[_Ticket[Films]]:
+    def _take(self) -> list[_Ticket[ReadFilms]]:
         """Return the studies to embed next: whole chunks, or all that wait where no more are coming."""
         with self._lock:
             count = min(len(self._waiting), self._batch)
@@ -159,7 +159,7 @@ class BatchingEmbedder(Generic[Films]):
             self._metrics.took("wait", perf_counter() - ticket.since)
         return taken
 
-    def _settle(self, tickets: Sequence[_Ticket[Films]]) -> None:
+    def _settle(self, tickets: Sequence[_Ticket[ReadFilms]]) -> None:
         """Give each ticket its vector or, of what cannot be embedded even alone, its error."""
         self._metrics.batch.observe(len(tickets))
         try:
@@ -176,7 +176,7 @@ class BatchingEmbedder(Generic[Films]):
             ticket.vector.set_result(vector)
 
 
-def _leave_nobody_waiting(tickets: Sequence[_Ticket[Films]]) -> None:
+def _leave_nobody_waiting(tickets: Sequence[_Ticket[ReadFilms]]) -> None:
     """Answer those whose client has gone, or whom an error that nobody foresaw has left without vector or error."""
     for ticket in tickets:
         if ticket.vector.done():

@@ -28,7 +28,7 @@ class Decoding:
         self._first, self._changed = threading.Lock(), threading.Condition()
 
     @contextmanager
-    def place(self, size: int = 0) -> Iterator[None]:
+    def slot(self, size: int = 0) -> Iterator[None]:
         """Wait for a place, and for room for `size` bytes; give both back in the end.
 
         Each film that is read meanwhile, in this thread, waits for room of its own, and gives back that
@@ -54,7 +54,7 @@ class Decoding:
     @contextmanager
     def picture(self, size: int = 0) -> Iterator[None]:
         """Wait for a place to make a picture in. Raises Busy where so many do that searches would wait for a thread."""
-        with self._pictures, self.place(size):
+        with self._pictures, self.slot(size):
             yield
 
     def _take(self, wanted: int) -> int:

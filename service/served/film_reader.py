@@ -29,7 +29,7 @@ from index.search.reading import Reading, read_findings
 from index.search.searchable import Searchable
 from index.table.labels import Labelling, LabelPolicy
 from index.table.studies import label_names
-from service.guard.disclosure import told
+from service.guard.disclosure import disclosed
 from service.served.batching import BatchingEmbedder
 from service.watch.metrics import stage
 
@@ -101,7 +101,7 @@ class Reader:
         asked, here = Query(look.vector, query.subject, k), self.retriever.now()
         with stage("search"):
             found = here.answer(asked)
-        answer = told(found).judged(self.gate, asked, look.layouts)
+        answer = disclosed(found).judged(self.gate, asked, look.layouts)
         options = Options(TEST_TIME if tta else (PLAIN,), passes)
         predictions = self._predicted(query, look.vector, options)
         schema, (labelling, labels) = here.schema, self._labelling
@@ -158,7 +158,7 @@ class Reader:
 
     def _open(self, query: GivenStudy) -> OpenStudy:
         frontal, lateral = (query.sources.get(view) for view in VIEWS)
-        with self._batches.films.place():
+        with self._batches.films.slot():
             return OpenStudy.read(self.embedder, frontal, lateral, query.subject.projection)
 
     def _look(self, query: GivenStudy) -> Look:
@@ -172,7 +172,7 @@ class Reader:
         if options.variants == (PLAIN,) and not options.passes:
             return predict_embedding(self.probe, vector)
         predictor = Predictor([(self.embedder, self.probe)])
-        with self._batches.films.place():
+        with self._batches.films.slot():
             films = predictor.read_films(
                 query.sources.get("frontal"), query.sources.get("lateral"), projection=query.subject.projection
             )

@@ -26,7 +26,7 @@ from service.watch.metrics import stage
 
 
 @dataclass(frozen=True)
-class Finder:
+class MountedCollection:
     """One collection under its name, and the encoder whose vectors it holds."""
 
     name: str
@@ -138,7 +138,7 @@ class Finder:
         )
         with stage("search"):
             found = here.answer(query)
-        answer = disclosure.told(found, search.min_similarity)
+        answer = disclosure.disclosed(found, search.min_similarity)
         if self.reader is not None:
             answer = answer.judged(self.reader.gate, query, look.layouts if look else ())
         notices = tuple(look.notices) if look else ()
@@ -159,22 +159,22 @@ class Finder:
 class Mounted:
     """The collections that are served, each under a name of its own, all of one encoder."""
 
-    finders: tuple[Finder, ...]
+    collections: tuple[MountedCollection, ...]
     """At least one; the first answers where a request names no collection."""
 
     @property
     def names(self) -> list[str]:
         """The names, the default one first."""
-        return [finder.name for finder in self.finders]
+        return [collection.name for collection in self.collections]
 
-    def finder(self, collection: str | None = None) -> Finder:
-        """Return the finder of a name, or the first. Raises CollectionNotFound."""
-        if collection is None:
-            return self.finders[0]
-        for finder in self.finders:
-            if finder.name == collection:
-                return finder
-        raise CollectionNotFound(f"no collection {collection!r} is mounted; there are: {', '.join(self.names)}")
+    def collection(self, name: str | None = None) -> MountedCollection:
+        """Return the collection of a name, or the first. Raises CollectionNotFound."""
+        if name is None:
+            return self.collections[0]
+        for collection in self.collections:
+            if collection.name == name:
+                return collection
+        raise CollectionNotFound(f"no collection {name!r} is mounted; there are: {', '.join(self.names)}")
 
 
 class Served:
@@ -191,6 +191,6 @@ def mounted() -> Mounted:
     return served.now
 
 
-def current(collection: str | None = None) -> Finder:
-    """Return the finder of a mounted collection, or of the first. Raises CollectionNotFound."""
-    return mounted().finder(collection)
+def current(name: str | None = None) -> MountedCollection:
+    """Return the mounted collection of a name, or the first. Raises CollectionNotFound."""
+    return mounted().collection(name)

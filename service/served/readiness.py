@@ -16,7 +16,7 @@ from prometheus_client import Gauge
 from index.search.answer import Hit, Query
 from index.search.searchable import Searchable
 from service.errors import Busy, NotReady
-from service.served.mounted import Finder, Mounted
+from service.served.mounted import Mounted, MountedCollection
 from service.served.pictures import as_png
 
 KEPT_SECONDS = 5.0
@@ -91,26 +91,26 @@ class Readiness:
     def _probe(self, served: Mounted) -> dict[str, Any] | NotReady:
         started = time.perf_counter()
         try:
-            golden, cosine = self._embedded(served.finder())
+            golden, cosine = self._embedded(served.collection())
         except Busy:
             raise
         except (ValueError, OSError, RuntimeError) as error:
             return _not_ready("a test film is not embedded as at start; see the log", error)
         embed_ms, search_ms = _milliseconds(started), {}
-        for finder in served.finders:
+        for collection in served.collections:
             started = time.perf_counter()
             try:
-                self._search(finder, golden.vector)
+                self._search(collection, golden.vector)
             except (ValueError, OSError, RuntimeError) as error:
-                return _not_ready(f"collection {finder.name!r} is not searched as at start; see the log", error)
-            search_ms[finder.name] = _milliseconds(started)
+                return _not_ready(f"collection {collection.name!r} is not searched as at start; see the log", error)
+            search_ms[collection.name] = _milliseconds(started)
         return {"embed_ms": embed_ms, "search_ms": search_ms, "cosine_to_start": cosine}
 
-    def _embedded(self, finder: Finder) -> tuple[Golden, float]:
+    def _embedded(self, collection: MountedCollection) -> tuple[Golden, float]:
         """Return the golden vector and the cosine to it of the vector the encoder gives now."""
-        vector = finder.embed(synthetic_film(), None)
-        if self.golden is None or self.golden.fingerprint != finder.fingerprint:
-            self.golden = Golden(finder.fingerprint, vector)
+        vector = collection.embed(synthetic_film(), None)
+        if self.golden is None or self.golden.fingerprint != collection.fingerprint:
+            self.golden = Golden(collection.fingerprint, vector)
         cosine = float(vector @ self.golden.vector)
         if not cosine >= LEAST_COSINE:  # not a number either
             raise RuntimeError(
@@ -119,16 +119,16 @@ class Readiness:
             )
         return self.golden, round(cosine, 6)
 
-    def _search(self, finder: Finder, vector: Vector) -> None:
-        retriever = finder.retriever.now()
+    def _search(self, collection: MountedCollection, vector: Vector) -> None:
+        retriever = collection.retriever.now()
         if not (hits := retriever.answer(Query(vector, k=1)).hits):
             raise RuntimeError("expected a nearest study, got none")
-        before = self.found.get(finder.name)
+        before = self.found.get(collection.name)
         if before is not None and before.searched() is retriever:
             before.require(hits[0])
         else:
             nearest = hits[0]
-            self.found[finder.name] = Found(weakref.ref(retriever), nearest.study.study_id, nearest.similarity)
+            self.found[collection.name] = Found(weakref.ref(retriever), nearest.study.study_id, nearest.similarity)
 
 
 def _not_ready(sentence: str, cause: Exception) -> NotReady:

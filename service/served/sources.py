@@ -1,4 +1,4 @@
-"""The folders and files that are served, opened as one: encoder, probe, and a finder for each mounted index.
+"""The folders and files that are served, opened as one: encoder, probe, and the collection of each mounted index.
 
 It opens them at start and again whenever it is asked, and refuses what does not belong together.
 """
@@ -21,7 +21,7 @@ from index.search.familiarity import FamiliarityGate
 from service.served.batching import BatchingEmbedder
 from service.served.decoding import Decoding
 from service.served.disconnect import disconnect_check
-from service.served.mounted import Finder, Mounted
+from service.served.mounted import Mounted, MountedCollection
 from service.served.mounts import Mount
 from service.watch.metrics import Metrics
 
@@ -73,14 +73,14 @@ class Sources:
         """
         stamp = _stamp(self.encoder_path)
         kept = self._encoder if self._encoder is not None and self._encoder.stamp == stamp else None
-        others = {one.name: one for one in served.finders} if served and kept and name is not None else {}
+        others = {one.name: one for one in served.collections} if served and kept and name is not None else {}
         mounts = [mount for mount in self.mounts if not others or mount.name == name]
         with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
             opening = [pool.submit(_open, mount.index_dir, self.token, self.device) for mount in mounts]
             encoder = kept or self._load_encoder(stamp)
             probe = self._load_probe()
             opened = [one.result() for one in opening]
-        fresh = {mount.name: _finder(mount, *one, encoder, probe) for mount, one in zip(mounts, opened, strict=True)}
+        fresh = {mount.name: _mounted(mount, *one, encoder, probe) for mount, one in zip(mounts, opened, strict=True)}
         self._encoder = encoder
         return Mounted(tuple((others | fresh)[mount.name] for mount in self.mounts))
 
@@ -104,9 +104,9 @@ def _open(address: Address, token: str, device: str) -> tuple[Writable, Familiar
     return living, living.gate()
 
 
-def _finder(
+def _mounted(
     mount: Mount, living: Writable, gate: FamiliarityGate, encoder: _Encoder, probe: "LinearProbe | None"
-) -> Finder:
+) -> MountedCollection:
     """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
     from service.served.film_reader import Reader
 
@@ -118,7 +118,7 @@ def _finder(
     reasons = filter(None, (warning_of(living.manifest, embedder.trained, READING), living.patients_warning))
     if (warning := " ".join(reasons) or None) is not None:
         log.warning("collection %s: %s", mount.name, warning)
-    return Finder(
+    return MountedCollection(
         mount.name,
         living,
         batches,

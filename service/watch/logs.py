@@ -110,12 +110,12 @@ def _of_request() -> dict[str, str]:
 
 def _traceback(error: BaseException) -> str:
     try:
-        return "\n".join(_told(error))
+        return "\n".join(_lines_of(error))
     except BaseException as fault:  # noqa: BLE001 - a class may raise anything of its own while it is looked at
         return f"{_CANNOT_BE_TOLD} {type(fault).__name__}"
 
 
-def _told(error: BaseException) -> Iterator[str]:
+def _lines_of(error: BaseException) -> Iterator[str]:
     """Yield an error's causes, first the one it began with: each as a headline and its calls by module and line."""
     known = list(islice(_with_causes(error), _MOST_FOLLOWED))[::-1]
     told = known if len(known) <= 2 * _MOST_ERRORS else known[:_MOST_ERRORS] + known[-_MOST_ERRORS:]

@@ -25,7 +25,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _STUDIES = (1, 2, 4, 8, 12, 16)
 
 
-class Rows(Protocol):
+class Countable(Protocol):
     """What is told of a collection at the moment of a scrape."""
 
     @property
@@ -78,7 +78,7 @@ class Metrics:
         self.ready = Gauge("precedent_ready", "1 where the last check of readiness passed, else 0.", registry=own)
         ProcessCollector(registry=own)
 
-    def tell_of(self, collections: Callable[[], Iterable[Rows]]) -> None:
+    def tell_of(self, collections: Callable[[], Iterable[Countable]]) -> None:
         """Tell, at each scrape, of the collections that are then served."""
         self._registry.register(_Held(collections, installed_version()))
 
@@ -114,7 +114,7 @@ def stage(name: str) -> AbstractContextManager[None]:
 class _Held(Collector):
     """What is served, looked up at each scrape, so that it is right after any swap."""
 
-    def __init__(self, collections: Callable[[], Iterable[Rows]], version: str) -> None:
+    def __init__(self, collections: Callable[[], Iterable[Countable]], version: str) -> None:
         self._collections, self._version = collections, version
 
     def collect(self) -> Iterable[Metric]:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from scripts.benches.clients import film_request
 TOLD = (*REFUSALS, OSError)
 """What `precedent` ends with in one line."""
 FREE = (0, 4096, 12_288, 40_960)
+Made = tuple[Callable[[], bool], Callable[[], Any]]
+"""What makes an artefact again, and what it answers."""
 
 
 def made_again(make: Callable[[World], Any], world: World) -> bool:
@@ -66,36 +69,41 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_on_a_full_disk_the_old_artefact_stays_and_the_refusal_is_plain(
-    kind: str, disk: Path, studies: pa.Table, unit_vectors: Embeddings, tiny_embedder: Embedder
-) -> None:
-    make, answer = KINDS[kind]
+@pytest.fixture(params=KINDS)
+def made(
+    request: pytest.FixtureRequest,
+    disk: Path,
+    studies: pa.Table,
+    unit_vectors: Embeddings,
+    tiny_embedder: Embedder,
+) -> Made:
+    """Make an artefact of each kind on the disk."""
+    make, answer = KINDS[request.param]
     world = World(disk, studies, unit_vectors, tiny_embedder)
     make(world)
-    expected = answer(disk)
+    return partial(made_again, make, world), partial(answer, disk)
+
+
+def test_on_a_full_disk_the_old_artefact_stays_and_the_refusal_is_plain(made: Made, disk: Path) -> None:
+    again, answer = made
+    expected = answer()
     for free in FREE:
         usage = os.statvfs(disk)
         (disk / "filler").write_bytes(bytes(max(usage.f_bavail * usage.f_frsize - free, 0)))
-        made_again(make, world)
-        assert answer(disk) == expected
+        again()
+        assert answer() == expected
         (disk / "filler").unlink()
-    assert made_again(make, world)
-    assert answer(disk) == expected
+    assert again()
+    assert answer() == expected
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_read_only_folder_is_read_and_refuses_to_be_written(
-    kind: str, disk: Path, studies: pa.Table, unit_vectors: Embeddings, tiny_embedder: Embedder
-) -> None:
-    make, answer = KINDS[kind]
-    world = World(disk, studies, unit_vectors, tiny_embedder)
-    make(world)
-    expected = answer(disk)
+def test_a_read_only_folder_is_read_and_refuses_to_be_written(made: Made, disk: Path) -> None:
+    again, answer = made
+    expected = answer()
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
-    assert not made_again(make, world)
-    assert answer(disk) == expected
+    assert not again()
+    assert answer() == expected
 
 
 def test_a_collection_that_changed_is_refused_in_a_read_only_folder_with_a_remedy(

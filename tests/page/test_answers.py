@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
-from service_world import ANGLES, app_over, build_client, build_finder, build_retriever, film, save_films, study_row
+from service_world import ANGLES, app_over, build_client, build_mounted, build_retriever, film, save_films, study_row
 
 from index.built.collection import Collection
 from index.built.vector_index import VectorIndex
@@ -58,7 +58,7 @@ def test_filters_and_cards_come_from_the_collections_own_labels_and_values() -> 
     studies = as_studies(pa.Table.from_pylist(rows, schema))
     vectors = np.tile(np.array([1, 0], np.float32), (4, 1))
     retriever = Retriever(Collection(build_retriever().manifest, studies, VectorIndex.build(vectors, "flat")))
-    client = app_over(build_finder(retriever=retriever)).test_client()
+    client = app_over(build_mounted(retriever=retriever)).test_client()
     html = client.get(f"/?study={FIRST}&finding=Infiltration").text
 
     offered = re.findall(r'name="finding" value="([^"]+)"', html)

@@ -14,7 +14,7 @@ from service_world import (
     FakeEmbedder,
     app_over,
     build_client,
-    build_finder,
+    build_mounted,
     build_retriever,
     film,
     save_films,
@@ -35,10 +35,10 @@ def client(tmp_path: Path) -> FlaskClient:
     points = pa.table({"study_id": [f"{one}n" for one in ANGLES], "x": [0.0] * 4, "y": [0.0] * 4})
     plane = Plane(np.zeros(2), np.eye(2), (1.0, 0.0))
     second = {"retriever": build_retriever("n"), "image_root": tmp_path / "films"}
-    nih = build_finder(
+    nih = build_mounted(
         "nih", **second, map=CollectionMap(points, plane, FINGERPRINT), built_at="2024-06-07T00:00:00+00:00"
     )
-    return app_over(build_finder("main"), nih).test_client()
+    return app_over(build_mounted("main"), nih).test_client()
 
 
 def asked(client: FlaskClient, route: str, study: str, collection: str | None) -> Any:
@@ -143,7 +143,7 @@ def test_readiness_names_the_collection_that_cannot_be_searched(caplog: pytest.L
         def answer(self, *_: Any, **__: Any) -> None:
             raise OSError("/srv/secret is gone")
 
-    answer = app_over(build_finder("main"), build_finder("nih", retriever=Torn())).test_client().get("/readyz")
+    answer = app_over(build_mounted("main"), build_mounted("nih", retriever=Torn())).test_client().get("/readyz")
 
     assert answer.status_code == 503
     assert "collection 'nih'" in answer.get_json()["error"]["message"]
@@ -179,9 +179,9 @@ def test_a_swapped_collection_is_seen_by_the_next_request_and_not_by_a_running_o
 
     class Swapping(FakeEmbedder):
         def embed_study(self, frontal: bytes | None, lateral: bytes | None) -> Any:
-            served.now = Mounted((build_finder("main", retriever=build_retriever("n")),))
+            served.now = Mounted((build_mounted("main", retriever=build_retriever("n")),))
             return super().embed_study(frontal, lateral)
 
-    served.now = Mounted((build_finder("main", embedder=Swapping()),))
+    served.now = Mounted((build_mounted("main", embedder=Swapping()),))
     running, following = (asked(client, "films", "", "main").get_json()["hits"][0]["study_id"] for _ in range(2))
     assert (running, following) == (MAIN, NIH)

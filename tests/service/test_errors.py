@@ -17,7 +17,7 @@ from flask.testing import FlaskClient
 from folders import WORLDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from service_world import FakeEmbedder, app_over, build_client, build_finder, film
+from service_world import FakeEmbedder, app_over, build_client, build_mounted, film
 
 from index.errors import ArtefactError
 from service.errors import Busy, NotReady
@@ -208,7 +208,7 @@ class _Broken(FakeEmbedder):
 def test_a_fault_is_logged_and_its_words_do_not_leave(
     error: Exception, status: int, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = app_over(build_finder(embedder=_Broken(error))).test_client()
+    broken = app_over(build_mounted(embedder=_Broken(error))).test_client()
     response = broken.post("/v1/embeddings", data={"frontal": (io.BytesIO(film(0)), "a.png")})
 
     assert "secret" not in refused(response, status, code)
@@ -218,7 +218,7 @@ def test_a_fault_is_logged_and_its_words_do_not_leave(
 
 def test_readiness_says_when_the_work_cannot_be_done(caplog: pytest.LogCaptureFixture) -> None:
     embedder = _Broken(RuntimeError("/srv/secret out of memory"))
-    broken = app_over(build_finder(embedder=embedder)).test_client()
+    broken = app_over(build_mounted(embedder=embedder)).test_client()
 
     assert "secret" not in refused(broken.get("/readyz"), 503, "not_ready")
     assert broken.get("/healthz").status_code == 200

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from flask_openapi3 import OpenAPI
-from service_world import app_over, build_app, build_finder, film
+from service_world import app_over, build_app, build_mounted, film
 from waitress.server import create_server
 from werkzeug.test import TestResponse
 
@@ -106,7 +106,7 @@ def held() -> Iterator[HeldEmbedder]:
 def app_of(held: HeldEmbedder, places: int) -> OpenAPI:
     """Return an application whose studies to embed are so many at most."""
     batches = BatchingEmbedder(held, places=places, disconnect_check=disconnect_check)
-    return app_over(build_finder(embedder=batches))
+    return app_over(build_mounted(embedder=batches))
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -123,7 +123,7 @@ def places_left(held_by: Any) -> int:
 
 def test_where_all_places_are_taken_a_film_is_refused_with_when_to_ask_again(held: HeldEmbedder) -> None:
     app = app_of(held, places=1)
-    batches = state_of(app).served.now.finders[0].embedder
+    batches = state_of(app).served.now.collections[0].embedder
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(search, app, film(0))
         until(lambda: places_left(batches) == 0)
@@ -140,8 +140,8 @@ def test_where_all_places_are_taken_a_film_is_refused_with_when_to_ask_again(hel
 
 
 def test_maps_wait_for_each_other_and_beyond_some_are_refused_while_searches_are_answered() -> None:
-    finder = build_finder(reader=SimpleNamespace(probe=None, gate=SimpleNamespace(judge=lambda *_, **__: None)))
-    app = app_over(finder, limits=Limits(readings=1, readings_waiting=0))
+    collection = build_mounted(reader=SimpleNamespace(probe=None, gate=SimpleNamespace(judge=lambda *_, **__: None)))
+    app = app_over(collection, limits=Limits(readings=1, readings_waiting=0))
     body = {"study_id": "patient00001/study1"}
     with state_of(app).readings:
         refused = app.test_client().post("/v1/explain", json=body | {"hit": "patient00002/study1"})
@@ -183,7 +183,7 @@ def listening(app: OpenAPI) -> Iterator[tuple[str, int]]:
 
 def test_a_client_that_hangs_up_is_not_embedded(held: HeldEmbedder) -> None:
     app = app_of(held, places=8)
-    batches = state_of(app).served.now.finders[0].embedder
+    batches = state_of(app).served.now.collections[0].embedder
     asked = film_request(film(0), 1)
     head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: {asked.content_type}\r\n"
     message = f"{head}Content-Length: {len(asked.body)}\r\n\r\n".encode() + asked.body

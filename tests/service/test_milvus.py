@@ -21,7 +21,7 @@ import pytest
 from export_files import save_export
 from flask.testing import FlaskClient
 from served_world import save_world
-from service_world import ANGLES, FINGERPRINT, app_over, build_finder, build_retriever, film
+from service_world import ANGLES, FINGERPRINT, app_over, build_mounted, build_retriever, film
 
 from encoder.embedder import Embedder
 from index.export.shards import load_embeddings
@@ -67,8 +67,8 @@ def build(root: Path, address: MilvusAddress) -> None:
 
 
 def client_of(address: MilvusAddress, images: Path) -> FlaskClient:
-    finder = build_finder(retriever=MilvusCollection(address), image_root=images)
-    return app_over(finder).test_client()
+    collection = build_mounted(retriever=MilvusCollection(address), image_root=images)
+    return app_over(collection).test_client()
 
 
 def nearest(client: FlaskClient) -> list[str]:

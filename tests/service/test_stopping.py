@@ -22,7 +22,7 @@ RUN = """
 import sys, time
 from scripts.work import waitress_server as listening
 from scripts.verbs.serve import bind, serve
-from service_world import FakeEmbedder, app_over, build_finder
+from service_world import FakeEmbedder, app_over, build_mounted
 
 class Slow(FakeEmbedder):
     def embed_study(self, frontal, lateral):
@@ -31,7 +31,7 @@ class Slow(FakeEmbedder):
         return super().embed_study(frontal, lateral)
 
 listening.DRAIN_SECONDS = 2
-serve(app_over(build_finder(embedder=Slow())), bind("127.0.0.1", 0))
+serve(app_over(build_mounted(embedder=Slow())), bind("127.0.0.1", 0))
 """
 JSON = {"Content-Type": "application/json"}
 STUDY = json.dumps({"study_id": "patient00001/study1"})

@@ -28,7 +28,7 @@ from service.audit.trail import AuditTrail
 from service.guard.access import AccessControl
 from service.guard.tokens import TokenFile
 from service.limits import DEFAULT_LIMITS, Limits
-from service.served.mounted import Finder, Mounted
+from service.served.mounted import Mounted, MountedCollection
 from service.state import State, state_of
 
 FINGERPRINT = "f" * 64
@@ -97,19 +97,19 @@ def save_films(root: Path, ending: str = "") -> None:
         (folder / "view1_frontal.png").write_bytes(film(90))
 
 
-def build_finder(name: str = "main", **fields: Any) -> Finder:
+def build_mounted(name: str = "main", **fields: Any) -> MountedCollection:
     """Return what answers for the four studies, but for the fields given."""
-    return Finder(name, **({"retriever": build_retriever(), "embedder": FakeEmbedder()} | fields))
+    return MountedCollection(name, **({"retriever": build_retriever(), "embedder": FakeEmbedder()} | fields))
 
 
-def app_over(*collections: Finder, limits: Limits = DEFAULT_LIMITS, **parts: Any) -> OpenAPI:
+def app_over(*collections: MountedCollection, limits: Limits = DEFAULT_LIMITS, **parts: Any) -> OpenAPI:
     """Return the application over collections, with the parts given."""
     return create_app(State.of(Mounted(collections), limits, **parts))
 
 
 def build_app(image_root: Path | None = None, **limits: Any) -> OpenAPI:
     """Return the application over the four studies."""
-    return app_over(build_finder(image_root=image_root), limits=Limits(**limits))
+    return app_over(build_mounted(image_root=image_root), limits=Limits(**limits))
 
 
 def with_tokens(app: Flask, path: Path) -> OpenAPI:

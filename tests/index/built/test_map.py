@@ -34,7 +34,7 @@ def test_the_plane_holds_as_much_of_the_variance_as_two_axes_can(unit_vectors: E
 
 def test_places_are_distances_from_the_mean_along_the_axes(unit_vectors: Embeddings) -> None:
     plane = Plane.of(VectorIndex.build(unit_vectors, "flat"))
-    places = plane.place(unit_vectors)
+    places = plane.project(unit_vectors)
 
     np.testing.assert_allclose(places.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(places.var(axis=0) / unit_vectors.var(axis=0).sum(), plane.shares, rtol=1e-4)
@@ -46,7 +46,7 @@ def test_studies_that_are_all_alike_stand_on_one_point_without_nan() -> None:
     plane = Plane.of(VectorIndex.build(same, "flat"))
 
     assert plane.shares == (0.0, 0.0)
-    np.testing.assert_array_equal(plane.place(same), 0)
+    np.testing.assert_array_equal(plane.project(same), 0)
 
 
 def test_vectors_of_one_dimension_have_no_plane() -> None:

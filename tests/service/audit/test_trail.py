@@ -16,7 +16,17 @@ from flask.testing import FlaskClient
 from full_disk import files_up_to
 from killing import Killer
 from living_world import ids_of
-from service_world import ANGLES, app_over, build_app, build_finder, film, save_films, save_index, with_log, with_tokens
+from service_world import (
+    ANGLES,
+    app_over,
+    build_app,
+    build_mounted,
+    film,
+    save_films,
+    save_index,
+    with_log,
+    with_tokens,
+)
 from werkzeug.test import TestResponse
 
 from index.errors import BackendLoading, BackendUnavailable
@@ -141,7 +151,7 @@ def test_a_call_about_a_study_that_nobody_can_look_up_now_is_told_all_the_same(
 def test_an_added_and_a_deleted_study_are_told_with_who_when_and_result(tmp_path: Path, log: AuditLog) -> None:
     (tmp_path / "films").mkdir()
     living = LivingCollection(save_index(tmp_path / "index"))
-    app = with_log(app_over(build_finder(retriever=living, image_root=tmp_path / "films")), log)
+    app = with_log(app_over(build_mounted(retriever=living, image_root=tmp_path / "films")), log)
     secret = create_token(tmp_path / "tokens.json", "bob", ["write"])
     app = with_tokens(app, tmp_path / "tokens.json")
     own = {"Authorization": f"Bearer {secret}"}
@@ -245,7 +255,7 @@ def living(tmp_path: Path) -> LivingCollection:
 def changing(tmp_path: Path, living: LivingCollection, log: AuditLog) -> FlaskClient:
     """Return a client of a collection that lives, with a log that is longer than any file of the collection's."""
     log.append({"event": "filler", "filler": 2_000_000 * "x"})
-    found = build_finder(retriever=living, image_root=tmp_path / "films")
+    found = build_mounted(retriever=living, image_root=tmp_path / "films")
     return app_over(found, log=log, load=lambda _name, served: served).test_client()
 
 
@@ -359,7 +369,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from service.audit.log import AuditLog
-from service_world import app_over, build_finder
+from service_world import app_over, build_mounted
 from index.living.collection import LivingCollection
 from test_trail import CHANGES
 
@@ -373,7 +383,7 @@ class Killed(LivingCollection):
 
 folder = Path(sys.argv[1])
 living = Killed(folder / "index")
-app = app_over(build_finder(retriever=living, image_root=folder / "films"), log=AuditLog(folder / "audit.jsonl"))
+app = app_over(build_mounted(retriever=living, image_root=folder / "films"), log=AuditLog(folder / "audit.jsonl"))
 CHANGES[sys.argv[2]](app.test_client())
 """
 
@@ -402,7 +412,7 @@ def test_a_process_killed_between_a_change_and_its_line_has_left_the_intent(
 def change_and_tell(folder: Path) -> None:
     """Add studies to the collection of a folder and delete every second of them, each told to its audit log."""
     living = LivingCollection(folder / "index")
-    app = app_over(build_finder(retriever=living, image_root=folder / "films"))
+    app = app_over(build_mounted(retriever=living, image_root=folder / "films"))
     log = AuditLog(folder / "audit.jsonl")
     app = with_log(app, log)
     client = app.test_client()

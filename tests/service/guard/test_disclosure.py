@@ -20,10 +20,10 @@ from index.search.retriever import Retriever
 from index.table.studies import as_studies, studies_schema
 from scripts.benches.drawn import Drawn
 from service.context import Call
-from service.guard.disclosure import DAY, READ_HITS, Budget, floor_of, place, rounded
+from service.guard.disclosure import DAY, READ_HITS, Budget, coordinate, floor_of, rounded
 from service.guard.tokens import create_token
 from service.limits import Limits
-from service.served.mounted import Finder
+from service.served.mounted import MountedCollection
 
 STUDY, OTHER = "patient00001/study1", "patient00002/study1"
 """20 degrees apart: a cosine of 0.939693."""
@@ -147,7 +147,7 @@ def test_figures_are_rounded_wherever_they_stand_and_what_is_known_of_a_study_is
         assert rounded(answer) == answer
         g.call = Call(scopes=("read",))
         assert rounded(answer) == told
-        assert (place(0.123456), floor_of(0.5)) == (0.123, pytest.approx(0.49))
+        assert (coordinate(0.123456), floor_of(0.5)) == (0.123, pytest.approx(0.49))
     assert floor_of(0.5) == 0.5
 
 
@@ -163,7 +163,7 @@ def served(vectors: np.ndarray, **limits: Any) -> OpenAPI:
     studies = as_studies(pa.Table.from_pylist(rows, studies_schema([pa.field("Etiology", pa.string())])))
     manifest = {"fingerprint": FINGERPRINT, "kind": "flat", "recall_at_10": 1.0}
     retriever = Retriever(Collection(manifest, studies, VectorIndex.build(vectors, "flat")))
-    return app_over(Finder("main", retriever, FakeEmbedder()), limits=Limits(calls_at_once=10**6, **limits))
+    return app_over(MountedCollection("main", retriever, FakeEmbedder()), limits=Limits(calls_at_once=10**6, **limits))
 
 
 def reconstructed(vectors: np.ndarray, holder: Holder, queries: int) -> tuple[float, int]:

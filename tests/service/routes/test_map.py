@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from flask.testing import FlaskClient
-from service_world import ANGLES, FINGERPRINT, app_over, build_client, build_finder, film
+from service_world import ANGLES, FINGERPRINT, app_over, build_client, build_mounted, film
 
 from index.built.map import CollectionMap, Plane
 from service.routes import map as maps
@@ -23,7 +23,7 @@ def build_points(ids: list[str]) -> CollectionMap:
 
 @pytest.fixture
 def client() -> FlaskClient:
-    return app_over(build_finder("main", map=build_points(IDS)), build_finder("bare")).test_client()
+    return app_over(build_mounted("main", map=build_points(IDS)), build_mounted("bare")).test_client()
 
 
 def test_a_map_is_answered_as_columns_with_its_plane(client: FlaskClient) -> None:

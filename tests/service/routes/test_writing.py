@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from served_world import save_world, serving
-from service_world import FakeEmbedder, app_over, build_client, build_finder, film, save_index
+from service_world import FakeEmbedder, app_over, build_client, build_mounted, film, save_index
 from werkzeug.test import TestResponse
 
 from encoder.embedder import Embedder
 from index.errors import StudyExists
 from index.living.additions import Addition, joined
 from index.living.collection import LivingCollection
-from service.served.mounted import Finder, Mounted
+from service.served.mounted import Mounted, MountedCollection
 from service.state import state_of
 
 NEW = {"study_id": "patient00009/study1", "patient_id": "patient00009", "sex": "Male", "findings": {"Edema": 1}}
@@ -35,7 +35,7 @@ def client(tmp_path: Path) -> FlaskClient:
     """Return a client of a collection that lives, with an empty image root."""
     (tmp_path / "films").mkdir()
     living = LivingCollection(save_index(tmp_path / "index"))
-    return app_over(build_finder(retriever=living, image_root=tmp_path / "films")).test_client()
+    return app_over(build_mounted(retriever=living, image_root=tmp_path / "films")).test_client()
 
 
 def added(client: FlaskClient, study: Any = NEW, content: bytes = film(0), **fields: str) -> TestResponse:
@@ -143,7 +143,7 @@ def test_a_body_that_is_no_json_or_has_no_film_or_none_of_a_film_is_refused(clie
 
 def test_a_collection_without_an_image_root_or_without_a_folder_cannot_be_changed(tmp_path: Path) -> None:
     living = LivingCollection(save_index(tmp_path / "index"))
-    rootless = app_over(build_finder(retriever=living)).test_client()
+    rootless = app_over(build_mounted(retriever=living)).test_client()
 
     assert code(added(rootless)) == (409, "not_writable")
     assert "--images" in added(rootless).get_json()["error"]["message"]
@@ -163,7 +163,7 @@ def test_a_full_disk_is_told_and_changes_nothing(client: FlaskClient, tmp_path: 
 def test_compaction_removes_the_films_of_deleted_studies_and_keeps_the_others(
     client: FlaskClient, tmp_path: Path
 ) -> None:
-    living: LivingCollection = state_of(client.application).served.now.finder().retriever
+    living: LivingCollection = state_of(client.application).served.now.collection().retriever
     added(client)
     added(client, {**NEW, "study_id": "patient00009/study2"}, film(255))
     client.delete("/v1/studies/patient00009/study2")
@@ -247,12 +247,12 @@ class _Both(FakeEmbedder):
         return sum(vectors) / np.linalg.norm(sum(vectors))
 
 
-def mounted_finder(client: FlaskClient) -> Finder:
+def mounted_collection(client: FlaskClient) -> MountedCollection:
     """Return the collection that a client asks, with an embedder in which both films count."""
-    (finder,) = state_of(client.application).served.now.finders
-    finder = replace(finder, embedder=_Both())
-    state_of(client.application).served.now = Mounted((finder,))
-    return finder
+    (collection,) = state_of(client.application).served.now.collections
+    collection = replace(collection, embedder=_Both())
+    state_of(client.application).served.now = Mounted((collection,))
+    return collection
 
 
 def later(client: FlaskClient, study: Any = None, **films: bytes) -> TestResponse:
@@ -262,9 +262,9 @@ def later(client: FlaskClient, study: Any = None, **films: bytes) -> TestRespons
 
 
 def test_a_film_that_comes_later_is_embedded_with_those_that_are_there(client: FlaskClient, tmp_path: Path) -> None:
-    finder = mounted_finder(client)
+    collection = mounted_collection(client)
     added(client)
-    before = finder.retriever.embedding(NEW["study_id"])
+    before = collection.retriever.embedding(NEW["study_id"])
     answer = later(client, {**{name: NEW[name] for name in ("study_id", "patient_id")}, "age": 61}, lateral=film(200))
 
     assert answer.status_code == 201
@@ -275,9 +275,9 @@ def test_a_film_that_comes_later_is_embedded_with_those_that_are_there(client: F
         61,
         1,
     )
-    assert [both for both in finder.embedder.embedded if None not in both] == [(film(0), film(200))]
-    assert float(finder.retriever.embedding(NEW["study_id"]) @ before) < 0.99
-    assert len(finder.retriever) == 5
+    assert [both for both in collection.embedder.embedded if None not in both] == [(film(0), film(200))]
+    assert float(collection.retriever.embedding(NEW["study_id"]) @ before) < 0.99
+    assert len(collection.retriever) == 5
     shown = [
         client.get(f"/v1/studies/{NEW['study_id']}/image?view={view}", buffered=True).data for view in told["views"]
     ]
@@ -317,13 +317,13 @@ def test_a_later_film_that_says_otherwise_is_refused(
 
 def test_a_later_film_takes_the_place_of_no_study_that_has_changed_meanwhile(client: FlaskClient) -> None:
     added(client)
-    finder = mounted_finder(client)
-    stored = finder.retriever.study(NEW["study_id"])
-    vector = finder.retriever.embedding(NEW["study_id"])
+    collection = mounted_collection(client)
+    stored = collection.retriever.study(NEW["study_id"])
+    vector = collection.retriever.embedding(NEW["study_id"])
     whole = joined(stored, replace(stored, frontal_path=None, lateral_path="late.png"))
     assert whole is not None
     assert added(client, {**NEW, "age": 61}, replace="true").status_code == 201
 
     with pytest.raises(StudyExists, match="changed since its films were read"):
-        finder.living.add([Addition(whole, whole.views, vector, stored)])
-    assert finder.retriever.study(NEW["study_id"]).age == 61
+        collection.living.add([Addition(whole, whole.views, vector, stored)])
+    assert collection.retriever.study(NEW["study_id"]).age == 61

@@ -70,7 +70,7 @@ def test_under_requests_of_eight_threads_indexes_are_swapped_without_a_failed_or
 
 
 def test_while_studies_come_and_go_and_the_folder_is_compacted_no_search_fails(app: OpenAPI, folders: Path) -> None:
-    living, other = LivingCollection(folders / "first"), state_of(app).served.now.finder("other")
+    living, other = LivingCollection(folders / "first"), state_of(app).served.now.collection("other")
     stop = threading.Event()
 
     def ask() -> None:
@@ -93,7 +93,7 @@ def test_while_studies_come_and_go_and_the_folder_is_compacted_no_search_fails(a
         finally:
             stop.set()
     assert [one.result() for one in asking] == [None] * 4
-    assert state_of(app).served.now.finder("other") is other
+    assert state_of(app).served.now.collection("other") is other
     assert activated(app).get_json()["studies"] == len(living) == 44
 
 

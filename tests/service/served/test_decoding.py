@@ -50,7 +50,7 @@ def test_no_more_films_are_open_than_there_is_room_for(room: int, at_once: int) 
 
     def look(_: int) -> None:
         nonlocal inside, most
-        with decoding.place():
+        with decoding.slot():
             read_image(MEGAPIXEL)
             with counting:
                 inside += 1
@@ -68,11 +68,11 @@ def test_no_more_films_are_open_than_there_is_room_for(room: int, at_once: int) 
 @pytest.mark.usefixtures("many_cores")
 def test_a_study_of_two_films_needs_room_for_one_and_a_refused_one_gives_it_back() -> None:
     decoding = Decoding(Limits(decoding_bytes=SIZE))
-    with decoding.place():
+    with decoding.slot():
         read_image(MEGAPIXEL)
         read_image(MEGAPIXEL)
     blank = cv2.imencode(".png", np.zeros((500, 500), np.uint8))[1].tobytes()
-    with pytest.raises(ImageError, match="contrast"), decoding.place(5):
+    with pytest.raises(ImageError, match="contrast"), decoding.slot(5):
         read_image(blank)
 
     assert decoding._left == SIZE

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
-from service_world import FakeEmbedder, app_over, build_finder, build_retriever
+from service_world import FakeEmbedder, app_over, build_mounted, build_retriever
 
 from index.search.answer import Answer
 from service.errors import Busy
@@ -40,7 +40,7 @@ def ready_gauge(client: FlaskClient) -> float:
 @pytest.mark.parametrize(("degrees", "status"), [(0.5, 200), (2.0, 200), (3.0, 503), (180.0, 503), (np.nan, 503)])
 def test_an_encoder_that_gives_another_vector_than_at_start_is_not_ready(degrees: float, status: int) -> None:
     turning = Turning()
-    client = app_over(build_finder(embedder=turning)).test_client()
+    client = app_over(build_mounted(embedder=turning)).test_client()
     assert client.get("/readyz").get_json()["cosine_to_start"] == 1.0
     assert ready_gauge(client) == 1
 
@@ -57,7 +57,7 @@ def test_an_encoder_that_gives_another_vector_than_at_start_is_not_ready(degrees
 
 def test_a_search_that_finds_another_study_than_at_start_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     retriever = build_retriever()
-    client = app_over(build_finder("a"), build_finder("b", retriever=retriever)).test_client()
+    client = app_over(build_mounted("a"), build_mounted("b", retriever=retriever)).test_client()
     assert client.get("/readyz").status_code == 200
     found = retriever.search(np.array([1, 0], np.float32), 2)
 
@@ -72,13 +72,13 @@ def test_a_search_that_finds_another_study_than_at_start_is_not_ready(monkeypatc
 
 
 def test_a_collection_that_was_changed_is_compared_with_what_it_then_gave() -> None:
-    app = app_over(build_finder())
+    app = app_over(build_mounted())
     client = app.test_client()
     first = state_of(app).readiness
     assert client.get("/readyz").status_code == 200
     before = first.found["main"]
 
-    state_of(app).served.now = Mounted((build_finder(retriever=build_retriever("x")),))
+    state_of(app).served.now = Mounted((build_mounted(retriever=build_retriever("x")),))
 
     assert client.get("/readyz").status_code == 200
     assert first.found["main"].study_id == before.study_id + "x"
@@ -86,7 +86,7 @@ def test_a_collection_that_was_changed_is_compared_with_what_it_then_gave() -> N
 
 def test_a_service_that_is_busy_is_as_ready_as_it_was() -> None:
     turning = Turning()
-    client = app_over(build_finder(embedder=turning)).test_client()
+    client = app_over(build_mounted(embedder=turning)).test_client()
 
     def busy(*_: Any) -> npt.NDArray[np.float32]:
         raise Busy("expected at most 35 studies at a time, got more; try again")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_world import FakeEmbedder, app_over, build_app, build_finder, with_tokens
+from service_world import FakeEmbedder, app_over, build_app, build_mounted, with_tokens
 
 from index.errors import ArtefactError
 from service.guard.tokens import create_token
@@ -99,7 +99,7 @@ class Failing(FakeEmbedder):
 def test_a_traceback_is_one_field_of_calls_without_what_other_libraries_say(
     log: Log, error: Exception, status: int, told: str
 ) -> None:
-    client = app_over(build_finder(embedder=Failing(error))).test_client()
+    client = app_over(build_mounted(embedder=Failing(error))).test_client()
     answer = client.post("/v1/search", data={"frontal": (io.BytesIO(b"film"), "DOE^JANE.dcm")})
 
     (line,) = (one for one in log.lines if "traceback" in one)

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from folders import ROOT
 from prometheus_client.parser import text_string_to_metric_families
-from service_world import FINGERPRINT, FakeEmbedder, app_over, build_app, build_client, build_finder, film
+from service_world import FINGERPRINT, FakeEmbedder, app_over, build_app, build_client, build_mounted, film
 
 from service.served.batching import BatchingEmbedder
 from service.served.mounted import Mounted
@@ -44,7 +44,7 @@ def client() -> FlaskClient:
 
     metrics = Metrics()
     batches = BatchingEmbedder(Films(), places=4, metrics=metrics)
-    return app_over(build_finder(embedder=batches), metrics=metrics).test_client()
+    return app_over(build_mounted(embedder=batches), metrics=metrics).test_client()
 
 
 def test_requests_are_counted_by_the_rule_of_their_route_and_their_status(client: FlaskClient) -> None:
@@ -91,7 +91,7 @@ def test_what_is_served_is_told_as_it_is_at_the_scrape() -> None:
     assert value(client, "precedent_rows", collection="main") == 4
     assert value(client, "precedent_tombstones", collection="main") == 0
     assert value(client, "precedent_encoder_info", fingerprint=FINGERPRINT, version=version) == 1
-    state_of(app).served.now = Mounted((build_finder("main"), build_finder("other")))
+    state_of(app).served.now = Mounted((build_mounted("main"), build_mounted("other")))
     assert value(client, "precedent_rows", collection="other") == 4
 
 

@@ -4,8 +4,9 @@ precedent bench search --rows 10000 --rows 100000
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -20,6 +21,7 @@ from index.built.vector_index import VectorIndex
 from index.vectors import Embeddings
 from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
 from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians, resident_bytes
+from scripts.benches.other_indexes import Way, ways_of
 from scripts.terminal import say, say_json
 
 SIZES = (10_000, 100_000, 224_000, 1_000_000)
@@ -46,6 +48,7 @@ _HEADINGS = (
     "own memory, MB",
     "mapped from disk, MB",
 )
+_OTHER_HEADINGS = ("rows", "index", "recall@10", "one query, ms", "queries a second in batches", "build, s")
 _FILTER_HEADINGS = ("filter", "rows that pass", "exact", "recall@10", "one query, ms", "times as fast as unfiltered")
 
 
@@ -67,6 +70,7 @@ _FILTER_HEADINGS = ("filter", "rows that pass", "exact", "recall@10", "one query
 @click.option(
     "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
 )
+@click.option("--alone", is_flag=True, help="Leave out ScaNN, SVS and a GPU, though they are there.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the measured index lies; removed afterwards.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
 def command(
@@ -76,6 +80,7 @@ def command(
     queries: int,
     batch: int,
     repeat: int,
+    alone: bool,
     folder: Path | None,
     json_wanted: bool,
 ) -> None:
@@ -85,18 +90,22 @@ def command(
     index holds 32-bit floats and is asked one query at a time. Two more columns say what the machine allows at best:
     the time in which one core reads every one-bit code once, and every 32-bit vector once.
 
+    Where they are installed, ScaNN and SVS are built over the same vectors, and where there is a GPU they are searched
+    there: each with the least effort that finds 99.5 % of the ten nearest.
+
     \b
     precedent bench search --rows 100000 --json
     """
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
     figures = {
         "k": _K,
         "dim": dim,
         "repeat": repeat,
         "batch": batch,
         "queries": queries,
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-        "sizes": [_measure(Drawn(count, dim), kind, queries, batch, repeat, folder) for count in rows],
-        **machine_facts("faiss-cpu", "numpy"),
+        "threads": threads,
+        "sizes": [_measure(Drawn(n, dim), kind, queries, batch, repeat, folder, not alone and threads) for n in rows],
+        **machine_facts("faiss-cpu", "faiss-gpu", "numpy", "scann", "scalable-vs"),
     }
     if json_wanted:
         say_json(figures)
@@ -104,8 +113,10 @@ def command(
         say(*_sentences(figures).split("\n"))
 
 
-def _measure(drawn: Drawn, kind: str, count: int, batch: int, repeat: int, folder: Path | None) -> dict[str, Any]:
-    """Return the figures of one size."""
+def _measure(
+    drawn: Drawn, kind: str, count: int, batch: int, repeat: int, folder: Path | None, threads: int
+) -> dict[str, Any]:
+    """Return the figures of one size; those of other indexes by so many threads, none of them for 0."""
     queries = drawn.queries(max(count, batch))
     filters = _filters(drawn)
     masks = [np.ones(drawn.rows, dtype=bool), *filters.values()]
@@ -116,7 +127,10 @@ def _measure(drawn: Drawn, kind: str, count: int, batch: int, repeat: int, folde
         facts["recall_at_10"] = share_found(truths[0], found)
         facts["resident_bytes"] = _difference(facts.pop("before"), resident_bytes())
         facts["filters"] = _filtered(index, queries, filters, truths[1:], repeat)
-        return facts | _timed(index, drawn, queries, batch, repeat)
+        facts |= _timed(index, drawn, queries, batch, repeat)
+        if threads:
+            facts |= _beside_others(index, drawn, queries, truths[0], batch, repeat, threads)
+        return facts
 
 
 def _built(drawn: Drawn, kind: str, place: Path) -> tuple[VectorIndex, dict[str, Any]]:
@@ -207,6 +221,36 @@ def _timed(index: VectorIndex, drawn: Drawn, queries: Embeddings, batch: int, re
     }
 
 
+def _beside_others(
+    index: VectorIndex, drawn: Drawn, queries: Embeddings, truth: Rows, batch: int, repeat: int, threads: int
+) -> dict[str, Any]:
+    """Return the figures of every index that this machine has, at equal recall, and why the others have none."""
+    vectors = np.concatenate(list(drawn.blocks()))
+    ways, absent = ways_of(index, vectors, queries[: len(truth)], truth, threads)
+    calls: dict[str, Callable[[], Any]] = {}
+    for way in ways:
+        calls[f"{way.name}, one"] = partial(_each, way, queries[:_OUR_QUERIES])
+        calls[f"{way.name}, batch"] = partial(way.many, queries[:batch], _K)
+    middle = medians(interleaved(calls, repeat, warm_up=1, description=f"{drawn.rows:,} rows, all indexes")[0])
+    return {
+        "absent": absent,
+        "others": [
+            {
+                "index": way.name,
+                "recall_at_10": way.recall,
+                "one_query_ms": _MS * middle[f"{way.name}, one"] / _OUR_QUERIES,
+                "queries_a_second": batch / middle[f"{way.name}, batch"],
+                "build_seconds": way.build_seconds,
+            }
+            for way in ways
+        ],
+    }
+
+
+def _each(way: Way, queries: Embeddings) -> list[Rows]:
+    return [way.one(query[None], _K) for query in queries]
+
+
 def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {name: after[name] - before[name] for name in after}
 
@@ -218,12 +262,33 @@ def _sentences(figures: dict[str, Any]) -> str:
         (
             markdown_table(_HEADINGS, [_line(size) for size in sizes]),
             markdown_table(_FILTER_HEADINGS, [_filter_line(size, cell) for size in sizes for cell in size["filters"]]),
+            *_others(sizes),
             f"{figures['dim']} dimensions, k {figures['k']}; milliseconds are of one query, queries a second of a "
             f"batch of {figures['batch']}; medians of {figures['repeat']} runs.\n"
             f"{figures['cores']} cores ({figures['processor']}), {figures['threads']} threads, "
             f"load average {figures['load_1_min']}; {versions}.",
         )
     )
+
+
+def _others(sizes: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the table of all indexes, and a line of those that are absent."""
+    cells = [(size, one) for size in sizes for one in size.get("others", ())]
+    if len({one["index"].split(",")[0] for _, one in cells}) > 1:
+        yield markdown_table(_OTHER_HEADINGS, [_other_line(size, one) for size, one in cells])
+    if absent := sizes[0].get("absent"):
+        yield f"Not measured: {'; '.join(f'{name}, {why}' for name, why in absent.items())}."
+
+
+def _other_line(size: dict[str, Any], one: dict[str, Any]) -> list[str]:
+    return [
+        f"{size['rows']:,}",
+        one["index"],
+        f"{one['recall_at_10']:.3f}",
+        f"{one['one_query_ms']:.3f}",
+        f"{one['queries_a_second']:,.0f}",
+        f"{one['build_seconds'] or size['build_seconds']:.0f}",
+    ]
 
 
 def _line(size: dict[str, Any]) -> list[str]:

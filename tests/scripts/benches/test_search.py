@@ -1,13 +1,19 @@
 """`precedent bench search`: the model it draws from, the truth it judges by, and what it prints."""
 
 import json
+import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from gpu_world import StandIn, play_gpu
 
+from index.built.vector_index import VectorIndex
 from scripts.benches.drawn import Drawn, share_found, true_neighbours
 from scripts.benches.measured import interleaved, markdown_table, medians, resident_bytes
+from scripts.benches.other_indexes import ENOUGH, ways_of
 from scripts.verbs import bench
 
 SMALL = ["search", "--rows", "2000", "--dim", "16", "--queries", "10", "--batch", "20", "--repeat", "1"]
@@ -67,6 +73,47 @@ def test_the_bench_prints_a_table_with_a_line_for_each_size() -> None:
     assert result.exit_code == 0
     assert [line.split()[1:4:2] for line in result.stdout.splitlines()[2:4]] == [["2,000", "flat"], ["300", "flat"]]
     assert "0.1% by chance" in result.stdout
+    assert "FAISS on a GPU, FAISS sees none" in result.stdout
+    alone = CliRunner().invoke(bench.command, [*SMALL, "--alone"]).stdout
+    assert "Not measured" not in alone
+
+
+def test_other_indexes_stand_beside_ours_at_equal_recall_and_those_that_are_absent_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    play_gpu(monkeypatch, StandIn(name="NVIDIA H100"))
+    for module in ("scann", "svs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    size = json.loads(CliRunner().invoke(bench.command, [*SMALL, "--kind", "ivf", "--json"]).stdout)["sizes"][0]
+    ours, on_gpu = size["others"]
+    assert size["absent"] == {"ScaNN": "scann is not installed", "SVS": "svs is not installed"}
+    assert ours["index"] == "Precedent, ivf"
+    assert re.fullmatch(r"Precedent on NVIDIA H100, \d{4}-\d\d-\d\d", on_gpu["index"])
+    assert (on_gpu["recall_at_10"], ours["recall_at_10"] >= ENOUGH) == (1, True)
+
+
+def test_another_index_is_asked_with_the_least_effort_that_finds_enough() -> None:
+    vectors = next(Drawn(500, 8).blocks())
+    module, asked = SimpleNamespace(), []
+
+    def build(*_args: object, **_options: object) -> SimpleNamespace:
+        return SimpleNamespace(search_window_size=0, num_threads=0, search=search)
+
+    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, None]:
+        asked.append(len(queries))
+        return (truth if len(asked) == 3 else truth[::-1]), None
+
+    truth = np.arange(40).reshape(4, 10)
+    module.Vamana, module.DistanceType = SimpleNamespace(build=build), SimpleNamespace(MIP="mip")
+    module.VamanaBuildParameters = dict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "svs", module)
+        patch.setitem(sys.modules, "scann", None)
+        ways, absent = ways_of(VectorIndex.build(vectors), vectors, vectors[:4], truth, 1)
+    assert ways[1].name == "SVS Vamana, window 30"
+    assert ways[1].recall == 1
+    assert asked == [4, 4, 4]
+    assert set(absent) == {"ScaNN", "FAISS on a GPU"}
 
 
 def test_subjects_take_turns_and_warm_up_is_not_counted() -> None:

@@ -1,6 +1,5 @@
 """The mapping language: what a mapping may say, what is refused by the name of its key, and that none can hang."""
 
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,12 +83,10 @@ def test_a_mapping_is_sized_before_it_is_read(tmp_path: Path) -> None:
 
 
 def test_no_expression_can_hang() -> None:
-    started = time.monotonic()
-
+    """One that goes back where it fails would take longer than the universe is old."""
     found = pc.extract_regex(pa.array(["a" * 100_000 + "b"]), r"^(?P<x>(?:a+)+)$")
 
     assert found.null_count == 1
-    assert time.monotonic() - started < 60  # one that goes back takes longer than the universe is old
 
 
 def test_a_template_names_columns_cuts_and_fills() -> None:

@@ -12,11 +12,12 @@ import torch
 
 from encoder.errors import EncoderError
 from encoder.films.body_part import as_parts
-from encoder.films.image import Source, is_unnamed, read_image
+from encoder.films.image import Source, is_unnamed, read_plane
 from encoder.films.preprocess import Preprocessing
-from encoder.films.study import Film, StudyFilms, position_code
+from encoder.films.study import Film, StudyFilms, position_code, stack_films
 from encoder.network.checkpoint import fingerprint_of, load_encoder
 from encoder.network.model import StudyEncoder
+from encoder.runtime.normalize import Normalizer
 from encoder.runtime.runtimes import OpenVinoEncoder, choose_runtime, with_runtime
 
 _LEAST_SIDE = 3
@@ -54,7 +55,8 @@ class Embedder:
         self.fingerprint = fingerprint_of(encoder, preprocessing)
         self.embedding_dim = encoder.embedding_dim
         self.runtime = choose_runtime(runtime, self.device.type)
-        self.runner = with_runtime(self.encoder, self.runtime, preprocessing.size, cache, self.fingerprint)
+        self.runner = with_runtime(self.encoder, self.runtime, preprocessing, cache, self.fingerprint)
+        self._normalize = Normalizer(preprocessing, self.device)
 
     @classmethod
     def load(
@@ -89,14 +91,14 @@ class Embedder:
         return other
 
     def read_film(self, source: Source, *, name: str | None = None) -> Film:
-        """Return one file or upload as the network wants it, (C, S, S). Raises ImageError.
+        """Return one file or upload in the network's square, (S, S) of 8 or 16 bits. Raises ImageError.
 
         A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never to less than three times the side of the network's
         square, short side: the embedding stays within a cosine of 0.995 of the whole film's.
         """
         least_side = round(_LEAST_SIDE * (self.preprocessing.size + 2 * self.preprocessing.margin))
-        film = read_image(source, name=name, least_side=least_side, ignored_parts=self.ignored_parts)
-        return self.preprocessing(film)
+        plane = read_plane(source, name=name, least_side=least_side, ignored_parts=self.ignored_parts)
+        return self.preprocessing(plane)
 
     def read_films(self, frontal: Source | None, lateral: Source | None, projection: str | None = None) -> StudyFilms:
         """Return the films of one study, the frontal's projection known or not.
@@ -126,7 +128,7 @@ class Embedder:
         return self._forward(films, rows, np.array(positions))
 
     def embed_study(self, frontal: Source | None, lateral: Source | None) -> npt.NDArray[np.float32]:
-        """Return the embedding (D,) of the films of one study, given as `read_image` takes them. Raises ImageError."""
+        """Return the embedding (D,) of the films of one study, given as `read_plane` takes them. Raises ImageError."""
         return self.embed([self.read_films(frontal, lateral)])[0]
 
     @torch.inference_mode()
@@ -138,7 +140,7 @@ class Embedder:
         if isinstance(self.runner, OpenVinoEncoder):
             pooled = self.runner.pool_films_of(films, frontal_rows, lateral_rows, codes)
             return self.runner.fuse_pooled(*pooled).numpy()
-        stack = torch.from_numpy(np.stack(films)).to(self.device, memory_format=torch.channels_last)
+        stack = self._normalize(torch.from_numpy(stack_films(films)).to(self.device))
         return self.runner.forward_rows(stack, frontal_rows, lateral_rows, codes).cpu().numpy()
 
 

@@ -16,7 +16,7 @@ from pydicom.uid import UID_dictionary
 
 from encoder.errors import ImageError
 from encoder.films.body_part import DESCRIPTIONS, is_elsewhere, part_elsewhere, stated_part
-from encoder.films.dicom_display import Stored, display_table, look_up, palette, transform_notes
+from encoder.films.dicom_display import Stored, display_table, palette, transform_notes
 from encoder.films.dicom_elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -30,7 +30,7 @@ from encoder.films.dicom_elements import (
 )
 from encoder.films.dicom_frame import decode_frame, is_known_frame, is_lossy
 from encoder.films.grey import as_grey
-from encoder.films.resample import resample
+from encoder.films.plane import as_deep_plane, mapped, mapped_half, resized
 
 _KEYWORDS = (
     "Modality",
@@ -75,7 +75,6 @@ _NAMED = (*_GREY, *_COLOUR, _PALETTE, "XYB", "ARGB", "HSV", "CMYK")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 _SQUARE = 0.02  # how far from 1 a pixel's height over its width may be: spacings are rounded
 _MAX_STRETCH = 8.0
-_ROWS = 256
 _REGIONS = 8  # of a film's anatomy that are looked at; a film has one or two
 _USUAL_HEADER = 1 << 18  # bytes
 _RLE = "1.2.840.10008.1.2.5"
@@ -83,13 +82,17 @@ CheckSize = Callable[[int, int], None]
 
 
 def read_dicom(
-    data: bytes, check_size: CheckSize, notes: list[str] | None = None, ignored_parts: Container[str] = ()
-) -> npt.NDArray[np.float32]:
-    """Return the film as (H, W) float32 in [0, 1], bone bright, of square pixels.
+    data: bytes,
+    check_size: CheckSize,
+    notes: list[str] | None = None,
+    ignored_parts: Container[str] = (),
+    least_side: int | None = None,
+) -> npt.NDArray[np.uint16]:
+    """Return the film as (H, W) uint16, black 0 and white 65535, bone bright, of square pixels.
 
     In this order: modality table or rescale, first VOI table or window, stretch from the least to the
     greatest value that is not padding, inversion of MONOCHROME1 (PS3.3, C.7.6.3.1.2, C.11.1 and C.11.2), and
-    resampling where pixels are higher than wide or wider than high. Padding is black. Without a window half a
+    another size where pixels are higher than wide or wider than high. Padding is black. Without a window half a
     percent of the pixels, at either end, is clipped where it alone would widen the range by more than a quarter.
 
     Args:
@@ -98,6 +101,8 @@ def read_dicom(
             raises to refuse them.
         notes: is given a sentence for each thing that is read otherwise than it is written.
         ignored_parts: parts of the body, in capitals, that count as not stated.
+        least_side: give a film of square pixels at half its size where its short side then is no less than this; None
+            gives it whole.
 
     Raises:
         ImageError: the file is damaged, is no single grey radiograph, is said to show another part of the body than
@@ -114,19 +119,12 @@ def read_dicom(
             stored = _grey(palette(header)[stored])
         if polarity not in _GREY:
             header = Elements({})  # the values are those of a screen already
-        image = look_up(stored, display_table(header, stored, notes))
+        table = as_deep_plane(display_table(header, stored, notes))
+        if shape == stored.shape and least_side and min(shape) // 2 >= least_side:
+            return mapped_half(stored, table)
+        return np.asarray(resized(mapped(stored, table), shape), np.uint16)
     except MemoryError:
         raise ImageError("expected a film that fits the memory, got a larger one; reduce it first") from None
-    return image if image.shape == shape else _resampled(image, shape)
-
-
-def _resampled(image: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Return the film at another size, rows by rows: its sums would take eight times the bytes of the film."""
-    squared = np.empty(shape, np.float32)
-    for top in range(0, shape[0], _ROWS):
-        part = slice(top, min(top + _ROWS, shape[0]))
-        squared[part] = resample(image, shape, (part, slice(0, shape[1])))
-    return squared
 
 
 def film_notes(source: Path | bytes, ignored_parts: Container[str] = ()) -> list[str]:
@@ -277,7 +275,7 @@ def _stored_values(film: DicomFile, notes: list[str]) -> Stored:
     if signed:
         return ((values.view(np.int16) << spare) >> spare).view(np.uint16)
     # The bits above may hold an overlay.
-    return values & np.uint16((1 << bits) - 1) if spare and (pixels.itemsize == 2 or bits < 8) else values
+    return values & np.uint16((1 << bits) - 1) if int(values.max()) >> bits else values
 
 
 def _colours(film: DicomFile, notes: list[str]) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +18,6 @@ from encoder.films.dicom_elements import Elements
 Stored = npt.NDArray[np.uint16]
 Table = npt.NDArray[np.float64]
 
-_BLOCK = 1 << 16
 _CODES = 1 << 16
 _LEAST = 1e-9  # of a slope or of a window's width: what is less is 0
 _SPARSE, _STRETCH = 0.005, 0.25
@@ -42,7 +42,9 @@ def display_table(header: Elements, stored: Stored, notes: list[str]) -> Table:
     film = stored.view(np.int16) if signed else stored
     within = (values >= film.min()) & (values <= film.max())
     table, windowed = _voi(header, _modality(header, values, signed, notes), within, notes)
-    low, high = _ends(table, stored, within, padding) if windowed else _robust_ends(table, _counts(stored, padding))
+    low, high = _ends(table, stored, within, padding)
+    if not windowed:
+        low, high = _robust_ends(table, _counts(stored[:: _sampled(stored)], padding), low, high)
     if low == high:
         raise ImageError(
             "expected a film with contrast, got one value everywhere inside its window; correct the window, or "
@@ -60,15 +62,6 @@ def transform_notes(header: Elements, notes: list[str]) -> None:
     signed = header.integer("PixelRepresentation") == 1
     values = np.arange(_CODES, dtype=np.int64)
     _voi(header, _modality(header, values, signed, notes), np.ones(_CODES, dtype=bool), notes)
-
-
-def look_up(stored: Stored, table: Table) -> npt.NDArray[np.float32]:
-    """Return the film, (H, W) float32 in [0, 1]."""
-    image = np.empty(stored.shape, dtype=np.float32)
-    brightness = table.astype(np.float32)
-    for source, target in zip(_blocks(stored), _blocks(image), strict=True):
-        np.take(brightness, source, out=target, mode="clip")  # no value is outside; not looking takes half the time
-    return image
 
 
 @dataclass(frozen=True)
@@ -238,15 +231,18 @@ def _ends(
     # In most films, and then both ends are shown.
     alike = not (within & padding).any() and ((steps >= 0).all() or (steps <= 0).all())
     levels = levels if alike else table[_counts(stored, padding) > 0]
+    if not levels.size:
+        raise ImageError("expected a film with contrast, got nothing but padding")
     return float(levels.min()), float(levels.max())
 
 
-def _robust_ends(table: Table, counts: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Return the same of a film without a window, less what few pixels alone stretch it by."""
+def _robust_ends(table: Table, counts: npt.NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
+    """Return the ends of a film without a window, less what few pixels alone stretch it by."""
     present = counts > 0
+    if not present.any():
+        return low, high
     order = np.argsort(table[present], kind="stable")
     levels, below = table[present][order], np.cumsum(counts[present][order])
-    low, high = float(levels[0]), float(levels[-1])
     spare = _SPARSE * below[-1]
     inner_low = float(levels[np.searchsorted(below, spare, side="right")])
     inner_high = float(levels[np.searchsorted(below, below[-1] - spare, side="left")])
@@ -278,16 +274,11 @@ def _as_stored(header: Elements, pattern: int, values: npt.NDArray[np.int64]) ->
 
 def _counts(stored: Stored, padding: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Return (65536,): how many pixels have each stored value; 0 for padding."""
-    counts = np.zeros(_CODES, dtype=np.int64)
-    for block in _blocks(stored):
-        counts += np.bincount(block, minlength=_CODES)
+    counts = cv2.calcHist([stored], [0], None, [_CODES], [0, _CODES]).ravel().astype(np.int64)
     counts[padding] = 0
-    if not counts.any():
-        raise ImageError("expected a film with contrast, got nothing but padding")
     return counts
 
 
-def _blocks(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Return flat views of a few pixels each: NumPy makes eight bytes of every index, which then stay in the cache."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    return [flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK)]
+def _sampled(stored: Stored) -> int:
+    """Return the step at which rows of a film are counted: about a million pixels tell how common a value is."""
+    return max(1, stored.size >> 20)

@@ -1,4 +1,4 @@
-"""Reading a radiograph: a file, its bytes or its pixels become one grey picture with bright bone, or a reason why not.
+"""Reading a radiograph: a file, its bytes or its pixels become one grey plane with bright bone, or a reason why not.
 
 What a DICOM header means is in `encoder.films.dicom`.
 """
@@ -30,16 +30,16 @@ from encoder.films.picture_header import (
     parse_jpeg,
     parse_png,
 )
+from encoder.films.plane import Image, Plane, as_deep_plane, as_image, stretched
 
 Pixels = npt.NDArray[Any] | Pillow.Image
 Source = str | os.PathLike[str] | bytes | Pixels
-Image = npt.NDArray[np.float32]
 
-READING = 2
+READING = 3
 """Version of how films are read, raised when some begin to give other pictures: an export goes on under its own alone.
 2 does not turn dark to bright as 1 did (a negative RescaleSlope before a window), clips the few pixels that alone widen
 the range of a DICOM without a window, makes oblong pixels square, and turns pictures by their EXIF; other films give
-the same."""
+the same. 3 keeps 8 and 16 bits where 2 had fractions, and changes sizes with OpenCV: all films differ a little."""
 MAX_PIXELS = 40_000_000  # the largest detectors in use give about 17 million, a CR plate 20; reading takes 0.4 GB
 MAX_FILE_BYTES = 100_000_000  # MAX_PIXELS of 16 bits uncompressed, and room for a header
 MIN_SIDE = 32
@@ -74,42 +74,46 @@ _DECODER_ERRORS = (
 )
 
 
-def read_image(
+def read_plane(
     source: Source,
     *,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
     least_side: int | None = None,
     ignored_parts: Container[str] = (),
-) -> Image:
-    """Return the film as (H, W) float32 in [0, 1], bone bright.
+) -> Plane:
+    """Return the film as (H, W) uint8 or uint16, black 0 and white the greatest number of that type, bone bright.
 
-    JPEG and PNG of 8 bits are divided by 255. A PNG of 16 bits, whose true depth is not recorded, and a DICOM
-    are stretched from their least to their greatest value. A picture is turned as its EXIF says, upright.
+    JPEG and PNG of 8 bits are as they are stored. A PNG of 16 bits, whose true depth is not recorded, and a DICOM
+    are stretched from their least to their greatest value, in 16 bits. A picture is turned as its EXIF says, upright.
 
     Args:
         source: path of a file, its bytes, a Pillow image, or an array with bone bright: (H, W) of whole numbers, read
-            as those of a PNG, or of floats in [0, 1]; or (H, W, 3) uint8 of a grey film in RGB.
+            as those of a PNG, or of floats in [0, 1], rounded to 16 bits; or (H, W, 3) uint8 of a grey film in RGB.
         name: what to call the film in an error; default is the path, or "upload" for bytes.
         max_pixels: refused from the header when larger, before anything is decoded.
         least_side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size whose short side is no less than
-            this, which takes a third of the time; None decodes it whole. Means over squares of pixels, so a film
-            that is shrunk well below this afterwards hardly differs.
+            this, which takes a third of the time, and give a DICOM at a half; None gives them whole. Means over squares
+            of pixels, so a film that is shrunk well below this afterwards hardly differs.
         ignored_parts: what a DICOM header may state of the body part, in capitals, as if it stated none.
 
     Raises:
         ImageError: the film cannot be used; NotAnImage where the bytes are no JPEG, PNG or DICOM.
     """
-    label = name or _label_of(source)
     try:
         if isinstance(source, np.ndarray):
-            return _as_film(_read_array(source, max_pixels))
+            return _read_array(source, max_pixels)
         if isinstance(source, Pillow.Image):
-            return _as_film(_read_picture(source, max_pixels))
+            return _read_picture(source, max_pixels)
         data = source if isinstance(source, bytes) else _read_bytes(source)
-        return _as_film(_read(data, max_pixels, least_side, ignored_parts))
+        return _read(data, max_pixels, least_side, ignored_parts)
     except ImageError as error:
-        raise type(error)(f"{label!r}: {error}") from error
+        raise type(error)(f"{name or _label_of(source)!r}: {error}") from error
+
+
+def read_image(source: Source, **options: Any) -> Image:
+    """Return the film as (H, W) float32 in [0, 1], bone bright: what `read_plane` gives, with its arguments."""
+    return as_image(read_plane(source, **options))
 
 
 def is_unnamed(source: Source) -> bool:
@@ -123,7 +127,7 @@ def _label_of(source: Source) -> str:
     return str(source)
 
 
-def _read_array(pixels: npt.NDArray[Any], max_pixels: int) -> Image:
+def _read_array(pixels: npt.NDArray[Any], max_pixels: int) -> Plane:
     colour = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
     if not (colour or (pixels.ndim == 2 and pixels.dtype.kind in "iuf")):
         raise ImageError(
@@ -134,16 +138,19 @@ def _read_array(pixels: npt.NDArray[Any], max_pixels: int) -> Image:
     _admit(width * height, b"")
     if pixels.dtype.kind != "f":
         return _upright(as_grey(pixels) if colour else pixels, 1)
-    image = np.array(pixels, np.float32)
-    if image.min() < 0 or image.max() > 1:
+    low, high = float(pixels.min()), float(pixels.max())
+    if not np.isfinite([low, high]).all():
+        raise ImageError("expected finite pixel values, got NaN or infinity")
+    _require_contrast(low, high)
+    if low < 0 or high > 1:
         raise ImageError(
-            f"expected floats in [0, 1], bone bright, got {image.min():g} to {image.max():g}; divide by the greatest "
-            "value that the film can have"
+            f"expected floats in [0, 1], bone bright, got {low:g} to {high:g}; divide by the greatest value that the "
+            "film can have"
         )
-    return image
+    return as_deep_plane(pixels.astype(np.float32))
 
 
-def _read_picture(picture: Pillow.Image, max_pixels: int) -> Image:
+def _read_picture(picture: Pillow.Image, max_pixels: int) -> Plane:
     check_size(*picture.size, max_pixels)
     _admit(picture.width * picture.height, b"")
     try:
@@ -161,7 +168,9 @@ def _read_bytes(source: str | os.PathLike[str]) -> bytes:
         if isinstance(path, Path) and not path.is_file():  # a pipe would be waited for
             raise FileNotFoundError
         with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+            # No more than there is: Python would take the memory of all that is asked for.
+            length = os.fstat(file.fileno()).st_size if isinstance(path, Path) else MAX_FILE_BYTES
+            return file.read(min(length, MAX_FILE_BYTES) + 1)
     except FileNotFoundError:
         found = "a folder" if path.is_dir() else "nothing"
         raise ImageError(f"expected a JPEG, PNG or DICOM file, got {found} at this path") from None
@@ -169,7 +178,7 @@ def _read_bytes(source: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"expected a readable file, got {error.strerror}") from error
 
 
-def _read(data: bytes, max_pixels: int, least_side: int | None, ignored_parts: Container[str]) -> Image:
+def _read(data: bytes, max_pixels: int, least_side: int | None, ignored_parts: Container[str]) -> Plane:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"expected at most {MAX_FILE_BYTES} bytes, got more")
     if not data:
@@ -184,7 +193,7 @@ def _read(data: bytes, max_pixels: int, least_side: int | None, ignored_parts: C
             check_size(width, height, max_pixels)
             _admit(width * height, data)
 
-        return read_dicom(data, admit, ignored_parts=ignored_parts)
+        return read_dicom(data, admit, ignored_parts=ignored_parts, least_side=least_side)
     raise NotAnImage(f"expected a JPEG, PNG or DICOM file, got {_kind(data)}")
 
 
@@ -219,7 +228,7 @@ def _admit(pixels: int, data: bytes) -> None:
     ADMISSION.get()(_BYTES_A_PIXEL * pixels + _COPIES * len(data))
 
 
-def _read_jpeg(data: bytes, max_pixels: int, least_side: int | None) -> Image:
+def _read_jpeg(data: bytes, max_pixels: int, least_side: int | None) -> Plane:
     header, essence = parse_jpeg(data)
     check_size(header.width, header.height, max_pixels)
     _check_scans(header, max_pixels)
@@ -241,15 +250,12 @@ def _scale(header: PictureHeader, least_side: int | None) -> int:
     return next(scale for scale in (8, 4, 2, 1) if scale == 1 or (least_side and short // scale >= least_side))
 
 
-def _read_png(data: bytes, max_pixels: int) -> Image:
+def _read_png(data: bytes, max_pixels: int) -> Plane:
     header, essence = parse_png(data)
     check_size(header.width, header.height, max_pixels)
     _admit(header.pixels, data)
     try:
-        # The format's own class: Pillow's open() adds a pixel limit and warnings that belong to the process.
-        with PngImageFile(io.BytesIO(essence)) as picture:
-            picture.load()
-            pixels = _stored(picture)
+        pixels = _decoded_grey(essence) if _is_plain_grey(header, essence) else _opened(essence)
     except _DECODER_ERRORS as error:
         if isinstance(error, ImageError):
             raise
@@ -257,8 +263,30 @@ def _read_png(data: bytes, max_pixels: int) -> Image:
     return _upright(pixels, header.orientation)
 
 
-def _upright(pixels: npt.NDArray[Any], orientation: int) -> Image:
-    """Return pixels as stored, turned as EXIF says (Exif 2.32, 4.6.4 A), in [0, 1] where they have 8 bits."""
+def _is_plain_grey(header: PictureHeader, essence: bytes) -> bool:
+    """Return whether a PNG is grey of 8 or 16 bits and its pixels follow its header, without a transparent value."""
+    return header.bits >= 8 and essence[25] == 0 and essence[37:41] == b"IDAT"
+
+
+def _decoded_grey(essence: bytes) -> npt.NDArray[Any]:
+    """Return the pixels of a plain grey PNG by libpng, which lets other threads run."""
+    import imagecodecs
+
+    try:
+        return np.asarray(imagecodecs.png_decode(essence))
+    except imagecodecs.PngError as error:
+        raise ImageError(f"expected a whole picture, got a damaged one ({error})") from error
+
+
+def _opened(essence: bytes) -> npt.NDArray[Any]:
+    # The format's own class: Pillow's open() adds a pixel limit and warnings that belong to the process.
+    with PngImageFile(io.BytesIO(essence)) as picture:
+        picture.load()
+        return _stored(picture)
+
+
+def _upright(pixels: npt.NDArray[Any], orientation: int) -> Plane:
+    """Return pixels as stored, turned as EXIF says (Exif 2.32, 4.6.4 A); those of more than 8 bits stretched to 16."""
     if orientation in (2, 3, 6, 7):  # the first column is at the right, or at the top of a right side
         pixels = pixels[:, ::-1] if orientation in (2, 3) else pixels[::-1]
     if orientation in (3, 4):
@@ -267,8 +295,17 @@ def _upright(pixels: npt.NDArray[Any], orientation: int) -> Image:
         pixels = pixels[:, ::-1]
     if orientation >= 5:
         pixels = pixels.T
-    image: Image = np.divide(pixels, np.float32(255 if pixels.dtype == np.uint8 else 1), dtype=np.float32)
-    return np.ascontiguousarray(image)
+    low, high = pixels.min(), pixels.max()
+    shallow = pixels.dtype == np.uint8
+    _require_contrast(*((low / 255, high / 255) if shallow else (low, high)))
+    if not shallow and (pixels.dtype != np.uint16 or (low, high) != (0, 65535)):
+        pixels = stretched(pixels, float(low), float(high))
+    return np.ascontiguousarray(pixels)
+
+
+def _require_contrast(low: float, high: float) -> None:
+    if high <= low:
+        raise ImageError(f"expected a film with contrast, got one value everywhere ({low:g})")
 
 
 def _check_scans(header: PictureHeader, max_pixels: int) -> None:
@@ -291,16 +328,3 @@ def _stored(picture: Pillow.Image) -> npt.NDArray[Any]:
     if picture.mode == "L" and "transparency" not in picture.info:
         return np.array(picture)
     return as_grey(picture)
-
-
-def _as_film(image: Image) -> Image:
-    """Return the image in [0, 1], refusing one without content."""
-    low, high = float(image.min()), float(image.max())
-    if not np.isfinite([low, high]).all():
-        raise ImageError("expected finite pixel values, got NaN or infinity")
-    if high <= low:
-        raise ImageError(f"expected a film with contrast, got one value everywhere ({low:g})")
-    if low < 0 or high > 1:
-        image -= np.float32(low)
-        image /= np.float32(high - low)
-    return image

@@ -15,13 +15,13 @@ _SIDE = _GRID * _SQUARE
 
 
 def layout_of(film: Film) -> Layout:
-    """Return where a film (C, S, S) is bright and where its edges run, on a grid of 8 x 8 squares.
+    """Return where a film (S, S) is bright and where its edges run, on a grid of 8 x 8 squares.
 
     The first 64 numbers are the squares' brightness, the others the strength of edges across and along. Each of the
     two parts has a mean of 0 and a length of 127, so that exposure does not count. Coarse spatial layout tells kinds
     of scene apart (Oliva and Torralba, 2001), which an encoder trained to tell findings apart need not do.
     """
-    small = cv2.resize(film[0], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(film.astype(np.float32), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.float32)
     edges = [np.abs(np.diff(small, axis=axis, append=np.take(small, [-1], axis))) for axis in (0, 1)]
     strengths = np.sqrt([_squares(edge) for edge in edges])
     return np.concatenate([_standard(_squares(small)), _standard(strengths)])

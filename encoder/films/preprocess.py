@@ -1,4 +1,4 @@
-"""Turning a film into a network's input: one frozen, versioned value, the same bits on every machine."""
+"""Turning a film into a network's input: one frozen, versioned value."""
 
 import hashlib
 import json
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import EncoderError, ImageError
-from encoder.films.resample import resample
+from encoder.films.plane import Plane, resized, shallow, white
+from encoder.films.study import Film, Normalized
 
 Fit = Literal["crop", "letterbox", "squash"]
 Contrast = Literal["none", "clahe", "equalize"]
@@ -21,6 +22,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CLAHE_CLIP = 2.0
 CLAHE_TILES = (8, 8)
+VERSION = 2
+"""2 changes sizes with OpenCV, 1 did in sums of its own: the embeddings of a film by both have a cosine above 0.999. A
+file that says 1 keeps its fingerprint, and its films are read as by 2; an index says by which its films were read
+(`encoder.films.image.READING`)."""
 MAX_SIZE = 1024
 """An EfficientNet-B0 takes 0.27 GB for a film of that side, and four times that for twice the side."""
 _LATER = {"margin"}
@@ -50,11 +55,10 @@ class Box(NamedTuple):
 class Preprocessing:
     """How a film becomes a tensor; its digest belongs to the encoder's fingerprint.
 
-    Resampling works on integers of 16 bits, so its sums have one value whatever the order or the machine.
-    CLAHE and equalisation are as exact as OpenCV's.
+    Sizes and contrast are as exact as OpenCV's, and a film keeps its 8 or 16 bits until it is normalised.
     """
 
-    version: int = 1  # raised when the same fields begin to give other tensors
+    version: int = VERSION  # raised when the same fields begin to give other tensors
     size: int = 224  # side of the square input; what most ImageNet weights were trained at
     fit: Fit = (
         "crop"  # letterbox keeps the whole film, and spends input on borders; squash, and changes its proportions
@@ -66,7 +70,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Refuse values no film can be prepared with."""
-        _require(self.version == 1 and type(self.version) is int, "version 1", self.version)
+        _require(type(self.version) is int and 1 <= self.version <= VERSION, f"version 1 to {VERSION}", self.version)
         _require(type(self.size) is int and 16 <= self.size <= MAX_SIZE, f"size 16 to {MAX_SIZE}", self.size)
         _require(self.fit in get_args(Fit), f"fit in {get_args(Fit)}", self.fit)
         _require(self.contrast in get_args(Contrast), f"contrast in {get_args(Contrast)}", self.contrast)
@@ -83,25 +87,38 @@ class Preprocessing:
         """Return the number of channels, each a copy of the grey film before normalisation."""
         return len(self.mean)
 
-    def __call__(self, image: Array) -> Array:
-        """Return the film as (C, S, S) float32, normalised.
+    def __call__(self, plane: Plane) -> Film:
+        """Return the film as the network's square, (S, S) of the plane's own 8 or 16 bits.
 
         Args:
-            image: (H, W) float32 in [0, 1], as `encoder.films.image.read_image` gives it.
+            plane: (H, W), as `encoder.films.image.read_plane` gives it.
 
         Raises:
-            ImageError: another shape or type, or values outside [0, 1].
+            ImageError: another shape or type.
         """
-        _check_film(image)
-        shape = self._film_shape(image.shape)
+        _check_film(plane)
+        shape = self._film_shape(plane.shape)
         source, target = self._overlap(shape)
-        square = np.zeros((self.size, self.size), dtype=np.float32)
-        if self.contrast == "none":
-            square[target.slices] = resample(image, shape, source.slices)
-        else:  # contrast is a matter of the whole film
-            square[target.slices] = _with_contrast(resample(image, shape), self.contrast)[source.slices]
-        mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
-        return (square[None] - mean) / std  # (C, S, S)
+        film = resized(plane, shape)
+        if self.contrast != "none":  # a matter of the whole film
+            film = _with_contrast(shallow(film), self.contrast)
+        if source.shape == (self.size, self.size):
+            return np.ascontiguousarray(film[source.slices])
+        square: Film = np.zeros((self.size, self.size), dtype=film.dtype)
+        square[target.slices] = film[source.slices]
+        return square
+
+    def normalize(self, film: Film, out: Normalized) -> None:
+        """Put a film (S, S) into `out` (C, S, S) float32: a copy for each channel, less its mean, over its std."""
+        for channel, mean, std in zip(out, self.mean, self.std, strict=True):
+            np.multiply(film, np.float32(1 / (std * white(film))), out=channel, dtype=np.float32)
+            channel -= np.float32(mean / std)
+
+    def normalized(self, film: Film) -> Normalized:
+        """Return a film (S, S) as `normalize` puts it, (C, S, S)."""
+        normalized = np.empty((self.channels, *film.shape), np.float32)
+        self.normalize(film, normalized)
+        return normalized
 
     def _film_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Return height and width of the whole film at the network's scale."""
@@ -198,15 +215,11 @@ def _scaled(side: int, to: int, base: int) -> int:
     return (2 * side * to + base) // (2 * base)
 
 
-def _check_film(image: Array) -> None:
-    if image.ndim != 2 or image.size == 0 or image.dtype != np.float32:
-        raise ImageError(f"expected a film of shape (H, W) and float32, got {image.shape} of {image.dtype}")
-    if not (image.min() >= 0 and image.max() <= 1):
-        raise ImageError(f"expected a film in [0, 1], got {image.min()} to {image.max()}")
+def _check_film(plane: Plane) -> None:
+    if plane.ndim != 2 or plane.size == 0 or plane.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"expected a film of shape (H, W) and uint8 or uint16, got {plane.shape} of {plane.dtype}")
 
 
-def _with_contrast(film: Array, contrast: Contrast) -> Array:
-    grey = np.rint(film * np.float32(255)).astype(np.uint8)
+def _with_contrast(film: npt.NDArray[np.uint8], contrast: Contrast) -> npt.NDArray[np.uint8]:
     clahe = cv2.createCLAHE(CLAHE_CLIP, CLAHE_TILES)
-    grey = clahe.apply(grey) if contrast == "clahe" else cv2.equalizeHist(grey)
-    return np.asarray(grey, dtype=np.float32) / np.float32(255)
+    return np.asarray(clahe.apply(film) if contrast == "clahe" else cv2.equalizeHist(film), np.uint8)

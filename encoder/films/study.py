@@ -1,14 +1,18 @@
-"""The films of one study as a network takes them, and the view positions that they were taken in."""
+"""The films of one study on their way to a network, and the view positions that they were taken in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import EncoderError
+from encoder.films.plane import Plane, deep
 
-Film = npt.NDArray[np.float32]
-"""(C, S, S): one preprocessed film."""
+Film = Plane
+"""(S, S): one film in the network's square, of 8 or 16 bits, before it is normalised."""
+Normalized = npt.NDArray[np.float32]
+"""(C, S, S): one film as the network takes it."""
 
 POSITIONS = ("AP", "PA", "lateral")
 """View positions that a network can be given, in the order of their codes from 1 on; 0 is unknown."""
@@ -43,3 +47,11 @@ class StudyFilms:
             if film is not None
         ]
         return given[0], given[-1]
+
+
+def stack_films(films: Sequence[Film]) -> Plane:
+    """Return films in one batch (M, 1, S, S): of 8 bits where all are, else of 16."""
+    if any(film.dtype != films[0].dtype for film in films):
+        films = [deep(film) for film in films]
+    stack: Plane = np.stack(films)
+    return stack[:, None]

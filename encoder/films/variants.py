@@ -6,10 +6,9 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from encoder.errors import EncoderError
-from encoder.films.preprocess import Preprocessing
+from encoder.films.plane import Image, as_deep_plane, as_image
 from encoder.films.study import Film, StudyFilms
 
 
@@ -47,34 +46,26 @@ def require_variants(names: tuple[str, ...]) -> None:
         raise EncoderError(f"expected different variants of {', '.join(VARIANTS)}, got {', '.join(names) or 'none'}")
 
 
-def varied_study(films: StudyFilms, name: str, preprocessing: Preprocessing) -> StudyFilms:
+def varied_study(films: StudyFilms, name: str) -> StudyFilms:
     """Return the films of a study, each changed as the variant of that name says."""
     if name == PLAIN:
         return films
     views = (films.frontal, films.lateral)
-    frontal, lateral = (None if film is None else varied_film(film, VARIANTS[name], preprocessing) for film in views)
+    frontal, lateral = (None if film is None else varied_film(film, VARIANTS[name]) for film in views)
     return replace(films, frontal=frontal, lateral=lateral)
 
 
-def varied_film(film: Film, variant: Variant, preprocessing: Preprocessing) -> Film:
-    """Return the film (C, S, S) changed at the network's own scale, as training changes films.
-
-    Args:
-        film: (C, S, S), as `preprocessing` gives it: every channel the same grey film, normalised.
-    """
-    pair = (preprocessing.mean, preprocessing.std)
-    mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in pair)
-    grey = film[0] * std[0] + mean[0]  # (S, S) in [0, 1]
+def varied_film(film: Film, variant: Variant) -> Film:
+    """Return the film (S, S) changed at the network's own scale, as training changes films; of 16 bits."""
+    grey = as_image(film)
     if variant.mirrored:
         grey = grey[:, ::-1]
     if variant.degrees:
         grey = _turned(grey, variant.degrees)
-    grey = np.clip(grey + np.float32(variant.brightness), 0, 1)
-    changed: Film = ((grey[None] - mean) / std).astype(np.float32)
-    return changed
+    return as_deep_plane(np.clip(grey + np.float32(variant.brightness), 0, 1))
 
 
-def _turned(grey: npt.NDArray[np.float32], degrees: float) -> npt.NDArray[np.float32]:
+def _turned(grey: Image, degrees: float) -> Image:
     middle = (grey.shape[0] - 1) / 2
     turn = cv2.getRotationMatrix2D((middle, middle), degrees, 1.0)
     return np.asarray(cv2.warpAffine(grey, turn, grey.shape, flags=cv2.INTER_LINEAR), dtype=np.float32)

@@ -215,7 +215,7 @@ def _draws(
     """Return a member's probabilities (T, C), averaged over variants; T is 1 without dropout passes."""
     if options.passes:
         embedder = embedder.with_encoder(DropoutPasses(embedder.encoder, options.passes, generator))
-    studies = [varied_study(films, name, embedder.preprocessing) for name in options.variants]
+    studies = [varied_study(films, name) for name in options.variants]
     probabilities = probe.probabilities(embedder.embed(studies))  # (T * V, C)
     averaged: Draws = probabilities.reshape(-1, len(studies), len(probe.findings)).mean(axis=1)
     return averaged

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
-from encoder.films.image import Image, Source, read_image
+from encoder.films.image import Source, read_plane
+from encoder.films.plane import Image, as_image
 from encoder.films.study import StudyFilms
 from encoder.findings.probe import LinearProbe
 from encoder.maps.attribution import METHODS as PIXEL_METHODS
@@ -42,8 +43,8 @@ class OpenStudy:
     ) -> Self:
         """Return a study read from paths or bytes. Raises ImageError; EncoderError where both are missing."""
         sources = {"frontal": frontal, "lateral": lateral}
-        images = {
-            view: read_image(
+        planes = {
+            view: read_plane(
                 source,
                 name=view if isinstance(source, bytes) else str(source),
                 ignored_parts=embedder.ignored_parts,
@@ -51,7 +52,8 @@ class OpenStudy:
             for view, source in sources.items()
             if source is not None
         }
-        films = {view: embedder.preprocessing(image) for view, image in images.items()}
+        films = {view: embedder.preprocessing(plane) for view, plane in planes.items()}
+        images = {view: as_image(plane) for view, plane in planes.items()}
         return cls(images, StudyFilms(films.get("frontal"), films.get("lateral"), projection))
 
 
@@ -159,8 +161,9 @@ class Explainer:
     def _explain(self, study: OpenStudy, aim: Aim, method: str, stage: int | None, trust: bool) -> Explanation:
         if method not in METHODS:
             raise EncoderError(f"expected a method of {', '.join(METHODS)}, got {method!r}")
-        films = {view: film for view in VIEWS if (film := getattr(study.films, view)) is not None}
         encoder, preprocessing = self.embedder.encoder, self.embedder.preprocessing
+        given = {view: film for view in VIEWS if (film := getattr(study.films, view)) is not None}
+        films = {view: preprocessing.normalized(film) for view, film in given.items()}
         stacks = {view: torch.from_numpy(film)[None].to(self.embedder.device) for view, film in films.items()}
         with torch.enable_grad():
             if method in CAMS:

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.errors import EncoderError
-from encoder.films.image import Image
+from encoder.films.plane import Image
 from encoder.maps.cam import Map
 
 COLOURS: dict[str, int] = {

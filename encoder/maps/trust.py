@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder.films.study import Film, Positions
+from encoder.films.study import Normalized, Positions
 from encoder.maps.cam import Map, branch_views
 from encoder.network.model import StudyEncoder
 
@@ -37,7 +37,7 @@ class Trust:
     random_insertion: float
 
 
-def trust_of(film: Film, heat: Map, values: Callable[[Sequence[Film]], Values]) -> Trust:
+def trust_of(film: Normalized, heat: Map, values: Callable[[Sequence[Normalized]], Values]) -> Trust:
     """Return deletion and insertion scores (Petsiuk et al., "RISE", BMVC 2018), with blur in the place of black.
 
     Each is the area under the curve of the number over the share of the film that is changed, from eight shares.
@@ -79,12 +79,12 @@ class ChangedFilm:
             }
 
     @torch.inference_mode()
-    def __call__(self, versions: Sequence[Film]) -> Values:
+    def __call__(self, versions: Sequence[Normalized]) -> Values:
         """Return the numbers (B,) with each version (C, S, S) in the film's place."""
         batches = [versions[start : start + _BATCH] for start in range(0, len(versions), _BATCH)]
         return np.concatenate([self._numbers(np.stack(batch)) for batch in batches])
 
-    def _numbers(self, versions: Film) -> Values:
+    def _numbers(self, versions: Normalized) -> Values:
         stack = torch.from_numpy(versions).to(self._device)
         frontal = self._map(stack, 0)
         lateral = frontal if self._same_branches else self._map(stack, 1)
@@ -109,7 +109,7 @@ def _hottest(heat: Map, share: float) -> npt.NDArray[np.bool_]:
     return hot.reshape(heat.shape)
 
 
-def _random_map(film: Film) -> Map:
+def _random_map(film: Normalized) -> Map:
     """Return a map (S, S) that is always the same for a film, and another for the next film."""
     rng = np.random.default_rng(zlib.crc32(film.tobytes()))
     grid = rng.random((_GRID, _GRID)).astype(np.float32)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from encoder.errors import EncoderError
-from encoder.films.study import Film, StudyFilms
+from encoder.films.preprocess import Preprocessing
+from encoder.films.study import Normalized, StudyFilms
 from encoder.network.model import StudyEncoder
 from encoder.runtime.mixed_precision import MixedModel
 from encoder.runtime.openvino_branch import CompiledBranch, apart
@@ -37,7 +38,7 @@ class Quantized:
 
 
 def quantize(
-    encoder: StudyEncoder, studies: Sequence[StudyFilms], *, size: int, fingerprint: str, cache: Path
+    encoder: StudyEncoder, studies: Sequence[StudyFilms], *, preprocessing: Preprocessing, fingerprint: str, cache: Path
 ) -> list[Quantized]:
     """Write the int8 models of a checkpoint into its folder of conversions and return them, one for each branch.
 
@@ -46,7 +47,6 @@ def quantize(
 
     Args:
         studies: a few hundred of the collection, with the views they have.
-        size: side of the network's square.
         fingerprint: the encoder's, which names the files.
         cache: folder of conversions, `runtime/` beside the checkpoint.
 
@@ -57,18 +57,18 @@ def quantize(
         raise EncoderError("expected nncf to make an int8 model; run: pip install 'cxr-precedent[fast]'")
     written = []
     for branch in range(len(encoder.backbones)):
-        films = _films_of(studies, branch, both=len(encoder.backbones) == 1)
+        films = _films_of(studies, branch, preprocessing, both=len(encoder.backbones) == 1)
         judged = films[:: max(6, -(-len(films) // _JUDGED))]
         calibrated = [film for number, film in enumerate(films) if number % max(6, -(-len(films) // _JUDGED))]
         judge = _Judge(encoder, branch, judged)
-        model = convert(encoder, branch, size)
+        model = convert(encoder, branch, preprocessing.size)
         path = path_of(cache, fingerprint, branch, "int8")
         assert path is not None
         written.append(_quantized(model, calibrated[:_CALIBRATED] or films, judge, path))
     return written
 
 
-def _quantized(model: Any, calibrated: Sequence[Film], judge: "_Judge", path: Path) -> Quantized:
+def _quantized(model: Any, calibrated: Sequence[Normalized], judge: "_Judge", path: Path) -> Quantized:
     mixed = apart(lambda: MixedModel(model, calibrated))
     layers = mixed.chosen(judge.loss_of, BUDGET)
     chosen = mixed.model(layers)
@@ -80,7 +80,7 @@ def _quantized(model: Any, calibrated: Sequence[Film], judge: "_Judge", path: Pa
 class _Judge:
     """Measures how far another model of one branch moves the embeddings of films."""
 
-    def __init__(self, encoder: StudyEncoder, branch: int, films: Sequence[Film]) -> None:
+    def __init__(self, encoder: StudyEncoder, branch: int, films: Sequence[Normalized]) -> None:
         self._encoder, self._branch, self._films = encoder, branch, films
         with torch.inference_mode():
             stack = torch.from_numpy(np.stack(films))
@@ -101,8 +101,10 @@ class _Judge:
         return self._encoder.fuse_pooled(first, last)
 
 
-def _films_of(studies: Sequence[StudyFilms], branch: int, *, both: bool) -> list[Film]:
-    """Return the films that a branch sees: its view, the other one where that is missing, and both where shared."""
+def _films_of(
+    studies: Sequence[StudyFilms], branch: int, preprocessing: Preprocessing, *, both: bool
+) -> list[Normalized]:
+    """Return the films that a branch sees, normalised: its view, else the other one, and both where it is shared."""
     views = ("frontal", "lateral") if branch == 0 else ("lateral", "frontal")
     seen = []
     for study in studies:
@@ -110,4 +112,4 @@ def _films_of(studies: Sequence[StudyFilms], branch: int, *, both: bool) -> list
         seen += films if both else films[:1]
     if not seen:
         raise EncoderError("expected films to calibrate on, got none")
-    return seen
+    return [preprocessing.normalized(film) for film in seen]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from encoder.films.study import Film
+from encoder.films.study import Normalized
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
@@ -13,7 +13,7 @@ _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 class MixedModel:
     """A converted backbone, the same one with every layer in 8 bits, and all mixtures between the two."""
 
-    def __init__(self, model: Any, films: Sequence[Film]) -> None:
+    def __init__(self, model: Any, films: Sequence[Normalized]) -> None:
         """Quantise (nncf, after training): symmetric ranges of weights and activations, seen on films (C, S, S).
 
         Only convolutions over more than one pixel count: those of squeeze-and-excitation save no time and cost much.

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from encoder.films.study import Film
+from encoder.films.study import Film, Normalized
 
 Pooled = npt.NDArray[np.float32]
 """(M, F): what a backbone pools M films to."""
+Put = Callable[[Any, Normalized], None]
+"""Makes a film the network's input, in the place (C, S, S) that is given."""
 Made = TypeVar("Made")
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # what the layers that are not int8 run in
 _CHUNK = 4
@@ -38,12 +40,16 @@ class CompiledBranch:
     def __init__(self, model: Any, precision: str) -> None:
         self._requests = {size: _Requests(model, precision, size) for size in (_CHUNK, 1)}
 
-    def start(self, films: Sequence[Film]) -> "Running":
-        """Start inference of films, (C, S, S) each, in chunks; the rest goes film by film."""
+    def start(self, films: Sequence[Film | Normalized], put: Put | None = None) -> "Running":
+        """Start inference of films in chunks; the rest goes film by film.
+
+        Args:
+            films: (S, S) each where `put` normalises them, else (C, S, S) normalised.
+        """
         whole = len(films) - len(films) % _CHUNK
         bounds = [(row, _CHUNK) for row in range(0, whole, _CHUNK)] + [(row, 1) for row in range(whole, len(films))]
         return Running(
-            [(self._requests[size], self._requests[size].start(films[row : row + size])) for row, size in bounds]
+            [(self._requests[size], self._requests[size].start(films[row : row + size], put)) for row, size in bounds]
         )
 
 
@@ -67,15 +73,16 @@ class _Requests:
         self._compiled = apart(lambda: _compiled(fixed, precision))
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with _first_run:
-            self.finish(self.start([np.zeros(list(fixed.input(0).shape)[1:], np.float32)] * size))
+            self.finish(self.start([np.zeros(list(fixed.input(0).shape)[1:], np.float32)] * size, None))
 
-    def start(self, films: Sequence[Film]) -> Any:
-        """Copy films into an idle request, start it and return it."""
+    def start(self, films: Sequence[Film | Normalized], put: Put | None) -> Any:
+        """Put films into an idle request, start it and return it."""
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
             request = self._compiled.create_infer_request()
-        np.stack(films, out=request.get_input_tensor().data)
+        for film, place in zip(films, request.get_input_tensor().data, strict=True):
+            (put or _copy)(film, place)
         request.start_async()
         return request
 
@@ -85,6 +92,10 @@ class _Requests:
         values = np.array(request.get_output_tensor().data, dtype=np.float32)
         self._idle.put(request)
         return values
+
+
+def _copy(film: Film | Normalized, place: Normalized) -> None:
+    place[...] = film
 
 
 def _compiled(model: Any, precision: str) -> Any:

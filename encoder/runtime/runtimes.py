@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from encoder.errors import CheckpointError, EncoderError
 from encoder.files import read_regular, save_text, written_whole
-from encoder.films.study import Film
+from encoder.films.preprocess import Preprocessing
+from encoder.films.study import Film, Normalized
 from encoder.network.model import StudyEncoder
-from encoder.runtime.openvino_branch import CompiledBranch, apart
+from encoder.runtime.openvino_branch import CompiledBranch, Put, apart
 
 RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
 AUTO = "auto"
@@ -79,30 +80,40 @@ def has_bf16() -> bool:
 class OpenVinoEncoder(StudyEncoder):
     """An encoder whose backbones run in OpenVINO and whose layers above are the given encoder's own, not copied."""
 
-    def __init__(self, encoder: StudyEncoder, branches: Sequence[CompiledBranch]) -> None:
-        """Take the compiled backbones, one a branch, or one for both."""
+    def __init__(self, encoder: StudyEncoder, branches: Sequence[CompiledBranch], put: Put) -> None:
+        """Take the compiled backbones, one a branch, or one for both, and what normalises a film for them."""
         super().__init__()
         self.config, self.backbones = encoder.config, encoder.backbones
         self.num_features, self.embedding_dim = encoder.num_features, encoder.embedding_dim
         self._encoder = [encoder]  # in a list, so that it is no child whose weights would count twice
-        self._branches = branches
+        self._branches, self._put = branches, put
 
     def pool_rows(
         self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return what both views are pooled to, (B, F) each; both branches run side by side."""
-        return self.pool_films_of(list(films.numpy()), frontal_rows, lateral_rows, positions)
+        return self._pooled(list(films.numpy()), None, frontal_rows, lateral_rows, positions)
 
     def pool_films_of(
         self, films: Sequence[Film], frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return what `pool_rows` does, of films (C, S, S) that need not lie in one stack: each is copied once."""
+        """Return what `pool_rows` does, of films (S, S) that are not normalised yet and lie in no stack."""
+        return self._pooled(films, self._put, frontal_rows, lateral_rows, positions)
+
+    def _pooled(
+        self,
+        films: Sequence[Film | Normalized],
+        put: Put | None,
+        frontal_rows: Tensor,
+        lateral_rows: Tensor,
+        positions: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         if len(self._branches) == 1:
-            pooled = torch.from_numpy(self._branches[0].start(films).result())
+            pooled = torch.from_numpy(self._branches[0].start(films, put).result())
             finished = self._encoder[0].finish_pooled(pooled, positions)
             return finished[frontal_rows], finished[lateral_rows]
         both = zip(self._branches, (frontal_rows, lateral_rows), strict=True)
-        running = [branch.start([films[row] for row in rows.tolist()]) for branch, rows in both]
+        running = [branch.start([films[row] for row in rows.tolist()], put) for branch, rows in both]
         return torch.from_numpy(running[0].result()), torch.from_numpy(running[1].result())
 
     def fuse_pooled(self, frontal: Tensor, lateral: Tensor) -> Tensor:
@@ -111,29 +122,26 @@ class OpenVinoEncoder(StudyEncoder):
 
 
 def with_runtime(
-    encoder: StudyEncoder, runtime: Runtime, size: int, cache: Path | None, fingerprint: str
+    encoder: StudyEncoder, runtime: Runtime, preprocessing: Preprocessing, cache: Path | None, fingerprint: str
 ) -> StudyEncoder:
     """Return what embeds with that runtime: the encoder itself, or its backbones in OpenVINO.
 
     The conversion is kept in the folder `cache`, named by the fingerprint, where that can be written; int8 models are
     only ever read from there. One that was kept is believed only where it gives test films what torch gives them.
 
-    Args:
-        size: side of the network's square.
-
     Raises:
         EncoderError: an int8 model that was not made, or is of another network.
     """
     if runtime.name == "torch":
         return encoder
-    precision = runtime.name.partition("-")[2]
+    precision, size = runtime.name.partition("-")[2], preprocessing.size
     branches = [
         _int8_branch(encoder, branch, size, path_of(cache, fingerprint, branch, "int8"))
         if precision == "int8"
         else _converted(encoder, branch, size, path_of(cache, fingerprint, branch, "fp32"), precision)
         for branch in range(len(encoder.backbones))
     ]
-    return OpenVinoEncoder(encoder, branches)
+    return OpenVinoEncoder(encoder, branches, preprocessing.normalize)
 
 
 def path_of(cache: Path | None, fingerprint: str, branch: int, precision: str) -> Path | None:

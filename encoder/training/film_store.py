@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from encoder.errors import EncoderError
 from encoder.files import open_regular, written_whole
-from encoder.films.image import READING, read_image
+from encoder.films.image import READING, read_plane
+from encoder.films.plane import shallow
 from encoder.films.preprocess import Preprocessing
 
 Planes = npt.NDArray[np.uint8]
@@ -51,11 +52,11 @@ class FilmStore:
             cache_gb: films that take more go into a file.
             folder: where that file lies; None keeps films in memory, whatever they take.
             threads: that read films; None takes one a core.
-            ignored_parts: as `encoder.films.image.read_image` has them.
+            ignored_parts: as `encoder.films.image.read_plane` has them.
         """
         self._ignored_parts = ignored_parts
         self.paths = list(paths)
-        # One plane in [0, 1]: the channels are copies of it, and augmentation comes before normalisation.
+        # Normalisation comes after augmentation, and makes no other films of these.
         self._plane = dataclasses.replace(preprocessing, mean=(0.0,), std=(1.0,))
         self._shape = (len(self.paths), preprocessing.size, preprocessing.size)
         self._threads = threads or os.cpu_count() or 1
@@ -115,8 +116,7 @@ class FilmStore:
     def _read_into(self, planes: Planes, on_film: Callable[[int], None] | None) -> Planes:
         def read(row: int) -> None:
             path = self.paths[row]
-            film = self._plane(read_image(path, name=str(path), ignored_parts=self._ignored_parts))[0]
-            planes[row] = np.rint(film * 255)
+            planes[row] = shallow(self._plane(read_plane(path, name=str(path), ignored_parts=self._ignored_parts)))
 
         with ThreadPoolExecutor(self._threads) as pool:
             for done, _ in enumerate(pool.map(read, range(len(self))), start=1):
@@ -207,20 +207,6 @@ def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
     except (EncoderError, OSError, ValueError):
         return False
     return planes.shape == shape and planes.dtype == np.uint8
-
-
-class Normalizer:
-    """Turns planes (M, 1, S, S) in [0, 1] into a network's input (M, C, S, S), as `Preprocessing` does."""
-
-    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
-        self._mean, self._std = (
-            torch.tensor(values, device=device)[None, :, None, None]
-            for values in (preprocessing.mean, preprocessing.std)
-        )
-
-    def __call__(self, planes: Tensor) -> Tensor:
-        """Return the planes, a copy for each channel, normalised, channels last in memory."""
-        return ((planes - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,6 @@ Knows runtimes and what they are compared with; the clock and the table are in `
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from time import process_time
 from typing import Any
 
 import click
@@ -20,7 +18,7 @@ from encoder.errors import EncoderError
 from encoder.films.study import StudyFilms
 from index.table.studies import load_studies
 from scripts.benches.export import embedder_of, encoder_alone
-from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians
+from scripts.benches.measured import Clocked, interleaved, machine_facts, markdown_table, medians
 from scripts.benches.rivals import Vectors, rivals_of
 from scripts.terminal import say, say_json
 
@@ -28,24 +26,6 @@ EAGER = "PyTorch eager fp32"
 ALONE = "backbones alone, without reading and fitting films"
 TOP = 10
 Way = Callable[[list[StudyFilms]], Vectors]
-
-
-class Clocked:
-    """A subject that also counts the processor's time, which other work on the machine changes little."""
-
-    def __init__(self, subject: Callable[[], Vectors | None]) -> None:
-        self._subject = subject
-        self._seconds: list[float] = []
-
-    def __call__(self) -> Vectors | None:
-        start = process_time()
-        answer = self._subject()
-        self._seconds.append(process_time() - start)
-        return answer
-
-    def middle(self) -> float:
-        """Return the median of all runs but the first, which warms up, in seconds of all cores together."""
-        return median(self._seconds[1:])
 
 
 @click.command("encode")
@@ -113,8 +93,8 @@ def command(
 
 def _noise(embedder: Embedder, count: int) -> list[StudyFilms]:
     """Return studies of two films of noise, which cost what films cost."""
-    side, channels = embedder.preprocessing.size, embedder.preprocessing.channels
-    films = np.random.default_rng(0).normal(size=(count, 2, channels, side, side)).astype(np.float32)
+    side = embedder.preprocessing.size
+    films = np.random.default_rng(0).integers(0, 256, (count, 2, side, side), np.uint8)
     return [StudyFilms(frontal, lateral) for frontal, lateral in films]
 
 

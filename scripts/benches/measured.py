@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import distributions, version
 from pathlib import Path
 from statistics import median
-from time import perf_counter
-from typing import Any, TypeVar
+from time import perf_counter, process_time
+from typing import Any, Generic, TypeVar
 
 from scripts.terminal import progress_bar
 
@@ -49,6 +49,24 @@ def interleaved(
             if turn >= warm_up:
                 seconds[name].append(took)
     return seconds, answers
+
+
+class Clocked(Generic[Answer]):
+    """A subject that also counts the processor's time, which other work on the machine changes little."""
+
+    def __init__(self, subject: Callable[[], Answer]) -> None:
+        self._subject = subject
+        self._seconds: list[float] = []
+
+    def __call__(self) -> Answer:
+        start = process_time()
+        answer = self._subject()
+        self._seconds.append(process_time() - start)
+        return answer
+
+    def middle(self) -> float:
+        """Return the median of all runs but the first, which warms up, in seconds of all cores together."""
+        return median(self._seconds[1:])
 
 
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:

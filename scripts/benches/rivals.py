@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from encoder.embedder import Embedder
-from encoder.films.study import StudyFilms
+from encoder.films.study import StudyFilms, stack_films
 from encoder.network.model import StudyEncoder
+from encoder.runtime.normalize import Normalizer
 
 Vectors = npt.NDArray[np.float32]
 Way = Callable[[list[StudyFilms]], Vectors]
@@ -30,9 +31,10 @@ def rivals_of(eager: Embedder, *, compiled: bool, batch: int, folder: Path) -> t
         batch: studies a batch, which ONNX Runtime's model is made for. folder: where that model is written.
     """
     encoder, device = eager.encoder, eager.device
+    normalize = Normalizer(eager.preprocessing, device)
     absent: dict[str, str] = {}
-    ways = {"PyTorch eager fp32": _torch(encoder, device)}
-    ways["PyTorch eager bf16, channels last"] = _torch(encoder, device, bf16=True, channels_last=True)
+    ways = {"PyTorch eager fp32": _torch(encoder, normalize, device)}
+    ways["PyTorch eager bf16, channels last"] = _torch(encoder, normalize, device, bf16=True, channels_last=True)
     if not compiled:
         absent["torch.compile"] = "not asked for"
     elif device.type == "cpu" and shutil.which("c++") is None:
@@ -40,10 +42,10 @@ def rivals_of(eager: Embedder, *, compiled: bool, batch: int, folder: Path) -> t
     else:
         for name, bf16 in (("fp32", False), ("bf16", True)):
             network = compiled_backbones(encoder)
-            ways[f"torch.compile {name}"] = _torch(network, device, bf16=bf16, channels_last=True)
+            ways[f"torch.compile {name}"] = _torch(network, normalize, device, bf16=bf16, channels_last=True)
     if device.type == "cpu":
         try:
-            ways["ONNX Runtime fp32"] = _onnx(encoder, eager.preprocessing.size, folder)
+            ways["ONNX Runtime fp32"] = _onnx(encoder, normalize, eager.preprocessing.size, folder)
         except ModuleNotFoundError as error:
             absent["ONNX Runtime fp32"] = f"{error.name} is not installed"
     return ways, absent
@@ -57,7 +59,14 @@ def compiled_backbones(encoder: StudyEncoder) -> StudyEncoder:
     return network
 
 
-def _torch(encoder: StudyEncoder, device: torch.device, *, bf16: bool = False, channels_last: bool = False) -> Way:
+def _torch(
+    encoder: StudyEncoder,
+    normalize: Normalizer,
+    device: torch.device,
+    *,
+    bf16: bool = False,
+    channels_last: bool = False,
+) -> Way:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     network = copy.deepcopy(encoder)
     for weight in network.parameters() if channels_last else ():
@@ -65,13 +74,13 @@ def _torch(encoder: StudyEncoder, device: torch.device, *, bf16: bool = False, c
 
     def way(studies: list[StudyFilms]) -> Vectors:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            frontal, lateral = (view.to(device, memory_format=layout) for view in _views(studies))
+            frontal, lateral = (normalize(view.to(device)).contiguous(memory_format=layout) for view in _views(studies))
             return network(frontal, lateral).float().cpu().numpy()
 
     return way
 
 
-def _onnx(encoder: StudyEncoder, size: int, folder: Path) -> Way:
+def _onnx(encoder: StudyEncoder, normalize: Normalizer, size: int, folder: Path) -> Way:
     """Return the whole encoder in ONNX Runtime, which fixes everything but the number of studies."""
     import onnx  # noqa: F401  (torch's exporter needs it, and says so late)
     import onnxruntime
@@ -87,14 +96,15 @@ def _onnx(encoder: StudyEncoder, size: int, folder: Path) -> Way:
 
     def way(studies: list[StudyFilms]) -> Vectors:
         views = zip(names, _views(studies), strict=True)
-        vectors: Vectors = session.run(None, {name: view.numpy() for name, view in views})[0]
+        given = {name: normalize(view).contiguous().numpy() for name, view in views}
+        vectors: Vectors = session.run(None, given)[0]
         return vectors
 
     return way
 
 
 def _views(studies: list[StudyFilms]) -> tuple[Tensor, Tensor]:
-    """Return the frontal and the lateral films (B, C, S, S), a missing one replaced by the other."""
+    """Return the frontal and the lateral films (B, 1, S, S), not normalised, a missing one replaced by the other."""
     pairs = [[film for film in (one.frontal, one.lateral) if film is not None] for one in studies]
-    frontal, lateral = (torch.from_numpy(np.stack([pair[view] for pair in pairs])) for view in (0, -1))
+    frontal, lateral = (torch.from_numpy(stack_films([pair[view] for pair in pairs])) for view in (0, -1))
     return frontal, lateral

@@ -12,4 +12,4 @@ ignored_parts = click.option(
     callback=lambda _context, _option, stated: as_parts(stated),
     help="Take films whose header states this body part, a console's wrong default, for chest films. Repeatable.",
 )
-"""Gives the command `ignored`, the parts in capitals, as `encoder.films.image.read_image` takes them."""
+"""Gives the command `ignored`, the parts in capitals, as `encoder.films.image.read_plane` takes them."""

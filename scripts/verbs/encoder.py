@@ -142,7 +142,7 @@ def quantize_(path: Path, studies: Path, images: Path, ignored: frozenset[str], 
     models = quantize(
         embedder.encoder,
         films,
-        size=embedder.preprocessing.size,
+        preprocessing=embedder.preprocessing,
         fingerprint=embedder.fingerprint,
         cache=path.resolve().parent / "runtime",
     )

@@ -1,4 +1,4 @@
-"""Copies of films that are pixels and nothing else: 16-bit grey PNG files under the names they are given.
+"""Copies of films that are pixels and nothing else: grey PNG files under the names they are given.
 
 Knows how films are read.
 """
@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from encoder.errors import ImageError
-from encoder.films.bare import deep_png
-from encoder.films.image import read_image
+from encoder.films.bare import as_png
+from encoder.films.image import read_plane
 from index.storage.files import written_whole
 from scripts.terminal import progress_bar
 
@@ -21,7 +21,7 @@ def copy_untagged(
 ) -> Iterator[str | None]:
     """Yield, for each (file, name), the path of its copy below `folder`; None where the film cannot be read.
 
-    A copy holds the film as `read_image` reads it, (H, W) in steps of 1/65535: no tag, no overlay, no
+    A copy holds the film as `read_plane` reads it, in its 8 or 16 bits: no tag, no overlay, no
     comment of a codestream comes along. One that is there already is left as it is, so a killed import goes on.
 
     Raises:
@@ -36,10 +36,10 @@ def _copy(folder: Path, ignored_parts: Container[str], film: Path, name: str) ->
     target = folder / f"{name}.png"
     if not target.exists():
         try:
-            image = read_image(film, ignored_parts=ignored_parts)
+            plane = read_plane(film, ignored_parts=ignored_parts)
         except ImageError:
             return None
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(target) as partial_file:
-            partial_file.write_bytes(deep_png(image))
+            partial_file.write_bytes(as_png(plane))
     return target.relative_to(folder).as_posix()

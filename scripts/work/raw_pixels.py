@@ -26,7 +26,7 @@ def raw_pixels(studies: pa.Table, images: Path, ignored_parts: Container[str] = 
     """Return a vector a study, (N, 1024): its frontal film (or lateral) at 32 x 32, less its mean, of unit norm.
 
     Args:
-        ignored_parts: as `encoder.films.image.read_image` has them.
+        ignored_parts: as `encoder.films.image.read_plane` has them.
 
     Raises:
         ImageError, OSError: a film cannot be read. PlaceError: it lies outside of the folder.

@@ -14,6 +14,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import torch
@@ -27,7 +28,7 @@ from index.export.shards import Failure, ShardFolder
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 VIEWS = ("frontal", "lateral")
-_IN_FLIGHT = 2
+IN_FLIGHT = 2
 """Batches the encoder has at once, so that it need not wait for one to be fused and the next to be put together."""
 
 
@@ -75,19 +76,29 @@ class FilmReader:
 
 def threads_for(asked: int | None) -> int:
     """Return how many threads decode: those asked for, or one more than there are cores."""
-    return asked or (os.cpu_count() or 1) + 1
+    return asked or cores() + 1
+
+
+def cores() -> int:
+    """Return how many cores there are."""
+    return os.cpu_count() or 1
 
 
 @contextmanager
 def one_torch_thread(embedder: Embedder) -> Iterator[None]:
-    """Give OpenVINO the cores: torch's own threads, which only fuse then, would spin beside its and cost a sixth."""
-    before = torch.get_num_threads()
+    """Give OpenVINO the cores: torch's own threads, which only fuse then, would spin beside its and cost a sixth.
+
+    OpenCV has one thread too, in each of those that read films.
+    """
+    before, opencv = torch.get_num_threads(), cv2.getNumThreads()
+    cv2.setNumThreads(1)
     if embedder.runtime.name != "torch":
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        cv2.setNumThreads(opencv)
 
 
 def write_shards(
@@ -112,13 +123,13 @@ def write_shards(
     """
     plan = folder.plan
     rows = (row - first_row for shard in shards for row in range(*plan.slice_of(shard).indices(plan.rows)))
-    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(_IN_FLIGHT) as lanes:
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(IN_FLIGHT) as lanes:
         prepared = in_order(pool, reader.read, rows, ahead=4 * batch)
         for shard, of_shard in groupby(prepared, key=lambda study: (study.row + first_row) // plan.shard_rows):
             done: list[Prepared] = []
             vectors: list[np.ndarray] = []
             embed = partial(_embedded, embedder)
-            for group, embedded in in_order(lanes, embed, _groups(of_shard, batch), ahead=_IN_FLIGHT):
+            for group, embedded in in_order(lanes, embed, _groups(of_shard, batch), ahead=IN_FLIGHT):
                 vectors.extend(embedded)
                 done.extend(group)
                 told(len(group))

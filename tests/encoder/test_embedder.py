@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from encoder.embedder import Embedder
 from encoder.errors import CheckpointError, EncoderError, ImageError
-from encoder.films.image import read_image
+from encoder.films.image import read_plane
+from encoder.films.plane import Plane, shallow
 from encoder.films.preprocess import Preprocessing
 from encoder.films.study import Film, StudyFilms
 from encoder.network.backbone import load_backbone_weights
@@ -27,7 +28,7 @@ PREPROCESSING = Preprocessing(size=64)
 
 def random_study(rng: np.random.Generator, views: str) -> StudyFilms:
     def film(view: str) -> Film | None:
-        return rng.normal(size=(3, 64, 64)).astype(np.float32) if view in views else None
+        return rng.integers(0, 256, (64, 64), np.uint8) if view in views else None
 
     return StudyFilms(film("F"), film("L"))
 
@@ -103,19 +104,19 @@ def test_a_large_jpeg_is_read_smaller_and_embedded_nearly_alike(shared_data: Pat
     load_backbone_weights(encoder.backbones[0], config.backbone, str(shared_weights))
     embedder = Embedder(encoder, Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3), device="cpu")
     large = [film for path in sorted((shared_data / "dicom" / "chest").iterdir()) if (film := whole(path)) is not None]
-    files = [cv2.imencode(".jpg", np.rint(film * 255), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes() for film in large]
+    files = [cv2.imencode(".jpg", shallow(film), [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes() for film in large]
 
     reduced = embedder.embed([embedder.read_films(file, None) for file in files])
-    full = embedder.embed([StudyFilms(embedder.preprocessing(read_image(file)), None) for file in files])
+    full = embedder.embed([StudyFilms(embedder.preprocessing(read_plane(file)), None) for file in files])
 
     assert len(files) >= 3
     assert 0.995 <= (reduced * full).sum(axis=1).min() < 1 - 1e-6  # equal vectors would mean that none was reduced
 
 
-def whole(path: Path) -> Film | None:
+def whole(path: Path) -> Plane | None:
     """Return a film of more than 1,344 pixels each way, six sides of the network's square."""
     try:
-        film = read_image(path)
+        film = read_plane(path)
     except ImageError:
         return None
     return film if min(film.shape) >= 6 * 224 else None

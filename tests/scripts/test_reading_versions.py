@@ -17,7 +17,7 @@ from index.storage.files import save_json
 from service.loader import load
 from service.served.mounts import parse_mounts
 
-OLD = "read by version 1 of the reading and films are now read by version 2"
+OLD = "read by version 1 of the reading and films are now read by version 3"
 UNNAMED = "read by version 1, as none is named, of the reading"
 SMALL = ("--backbone", "test_efficientnet", "--dim", "256", "--weights", "none", "--size", "64")
 

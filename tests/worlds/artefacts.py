@@ -73,7 +73,7 @@ def of_probe(folder: Path) -> Any:
 def films() -> list[StudyFilms]:
     """Return two studies as a network wants them."""
     rng = np.random.default_rng(1)
-    return [StudyFilms(film, film[:, ::-1].copy()) for film in rng.normal(size=(2, 3, 64, 64)).astype(np.float32)]
+    return [StudyFilms(film, film[::-1].copy()) for film in rng.integers(0, 256, (2, 64, 64), np.uint8)]
 
 
 def of_encoder(folder: Path) -> Any:

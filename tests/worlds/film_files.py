@@ -17,8 +17,9 @@ from encoder.films.image import read_image
 
 Pixels = npt.NDArray[Any]
 
-
 RAMP: Pixels = np.tile(np.arange(64, dtype=np.uint16) * 60, (48, 1))  # (48, 64), 0..3780
+ROUNDED = 0.51 / 65535
+"""How far the brightness of a film of 16 bits may lie from what its file states."""
 
 
 def picture(pixels: Pixels | Pillow.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -72,3 +73,16 @@ def is_film_or_refused(data: bytes) -> bool:
     except ImageError:
         return True
     return film.ndim == 2 and film.dtype == np.float32 and 0 <= film.min() < film.max() <= 1
+
+
+def mean_over_areas(image: npt.NDArray[np.float64], shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return the mean over the area of each new pixel, as preprocessing of version 1 took it."""
+
+    def weights(source: int, target: int) -> npt.NDArray[np.float64]:
+        edges = np.arange(target + 1) * source / target
+        below = np.arange(source)
+        covered = np.minimum(below + 1, edges[1:, None]) - np.maximum(below, edges[:-1, None])
+        return np.maximum(covered, 0) * target / source
+
+    rows, columns = weights(image.shape[0], shape[0]), weights(image.shape[1], shape[1])
+    return np.asarray(rows @ image @ columns.T)

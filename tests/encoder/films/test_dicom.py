@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from film_files import RAMP, called_chest, dicom, is_film_or_refused, mutated
+from film_files import RAMP, ROUNDED, called_chest, dicom, is_film_or_refused, mutated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -23,14 +23,16 @@ def region(meaning: str) -> Dataset:
 
 
 def test_a_dicom_film_is_stretched_to_its_range() -> None:
-    np.testing.assert_allclose(read_image(dicom(RAMP + 500)), RAMP / 3780, atol=1e-6)
+    np.testing.assert_allclose(read_image(dicom(RAMP + 500)), RAMP / 3780, atol=ROUNDED)
 
 
 def test_signed_values_and_rescale_keep_their_order() -> None:
     signed = RAMP.astype(np.int16) - 2000
 
-    np.testing.assert_allclose(read_image(dicom(signed)), RAMP / 3780, atol=1e-6)
-    np.testing.assert_allclose(read_image(dicom(RAMP, RescaleSlope=-1, RescaleIntercept=9)), 1 - RAMP / 3780, atol=1e-6)
+    np.testing.assert_allclose(read_image(dicom(signed)), RAMP / 3780, atol=ROUNDED)
+    np.testing.assert_allclose(
+        read_image(dicom(RAMP, RescaleSlope=-1, RescaleIntercept=9)), 1 - RAMP / 3780, atol=ROUNDED
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_monochrome1_and_its_inverse_read_alike(source: random.Random, bits: int
     dark = read_image(dicom(inverse, BitsStored=bits, HighBit=bits - 1, PhotometricInterpretation="MONOCHROME1"))
 
     assert (bright.min(), bright.max()) == (0, 1)
-    np.testing.assert_allclose(bright, dark, atol=1e-6)
+    np.testing.assert_allclose(bright, dark, atol=2 * ROUNDED)
 
 
 def test_mutated_real_dicom_files_are_films_or_are_refused(shared_data: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from film_files import RAMP, dicom, is_film_or_refused, mutated, picture
+from film_files import RAMP, ROUNDED, dicom, is_film_or_refused, mutated, picture
 from PIL import Image as Pillow
 
 from encoder.errors import ImageError, NotAnImage
@@ -34,7 +34,7 @@ def test_a_16_bit_png_is_stretched_because_its_depth_is_unknown() -> None:
     film = read_image(picture(RAMP + 100))
 
     assert (film.min(), film.max()) == (0, 1)
-    np.testing.assert_allclose(film, RAMP / 3780, atol=1e-6)
+    np.testing.assert_allclose(film, RAMP / 3780, atol=ROUNDED)
 
 
 def test_a_grey_film_stored_as_rgb_reads_as_the_grey_one() -> None:
@@ -149,7 +149,9 @@ def test_a_bomb_is_refused_from_its_header(monkeypatch: pytest.MonkeyPatch, data
     def decoded(*_: object, **__: object) -> None:
         raise AssertionError("pixels were decoded")
 
-    for decoder in ("PIL.ImageFile.ImageFile.load", "encoder.films.image.decode_jpeg", "encoder.films.dicom._decoded"):
+    decoders = ["PIL.ImageFile.ImageFile.load", "imagecodecs.png_decode"]
+    decoders += ["encoder.films.image.decode_jpeg", "encoder.films.dicom._decoded"]
+    for decoder in decoders:
         monkeypatch.setattr(decoder, decoded)
 
     with pytest.raises(ImageError, match=reason):

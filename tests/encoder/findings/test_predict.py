@@ -11,6 +11,7 @@ from torch import nn
 
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
+from encoder.films.plane import as_deep_plane, as_image
 from encoder.films.preprocess import Preprocessing
 from encoder.films.study import StudyFilms
 from encoder.films.variants import TEST_TIME, VARIANTS, varied_film, varied_study
@@ -32,7 +33,7 @@ def probe_of(embedder: Embedder, seed: int = 0, findings: tuple[str, ...] = FIND
     """Return a probe of random weights that gives a grey film a chance of one half."""
     rng, count = np.random.default_rng(seed), len(findings)
     weight = rng.normal(size=(embedder.embedding_dim, count), scale=scale).astype(np.float32)
-    grey = embedder.embed([StudyFilms(np.zeros((3, 64, 64), np.float32), None)])[0]
+    grey = embedder.embed([StudyFilms(np.full((64, 64), 118, np.uint8), None)])[0]
     ones, zeros = np.ones(count, np.float32), np.zeros(count, np.float32)
     points, evidence = dict.fromkeys(findings, POINTS), dict.fromkeys(findings, GOOD)
     return LinearProbe(
@@ -53,7 +54,7 @@ def probe_of(embedder: Embedder, seed: int = 0, findings: tuple[str, ...] = FIND
 def films(tiny_embedder: Embedder, rng: np.random.Generator) -> StudyFilms:
     """Return a study of two films of smooth noise."""
     pictures = rng.random((2, 8, 8), dtype=np.float32).repeat(8, axis=1).repeat(8, axis=2)
-    return StudyFilms(*map(tiny_embedder.preprocessing, pictures))
+    return StudyFilms(*(tiny_embedder.preprocessing(as_deep_plane(picture)) for picture in pictures))
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_test_time_augmentation_averages_the_probabilities_of_five_films(
     tiny_embedder: Embedder, films: StudyFilms
 ) -> None:
     steep = probe_of(tiny_embedder, scale=1000)  # the vectors of an untrained encoder lie close together
-    studies = [varied_study(films, name, tiny_embedder.preprocessing) for name in TEST_TIME]
+    studies = [varied_study(films, name) for name in TEST_TIME]
     each = np.concatenate([steep.probabilities(tiny_embedder.embed([one])) for one in studies])
     found = chances(Predictor([(tiny_embedder, steep)]), films, Options(TEST_TIME))
     assert len(each) == 5
@@ -97,16 +98,12 @@ def test_mirroring_is_offered_by_name_and_not_taken_by_itself() -> None:
 
 
 def test_a_variant_turns_brightens_or_mirrors_the_film_and_nothing_else() -> None:
-    preprocessing = Preprocessing(size=65)
     image = np.full((65, 65), 0.5, np.float32)
     image[32, 60] = 1  # right of the middle
-    film = preprocessing(image)
+    film = as_deep_plane(image)
 
     def seen(name: str) -> np.ndarray:
-        varied = varied_film(film, VARIANTS[name], preprocessing)
-        grey = varied * np.array(preprocessing.std)[:, None, None] + np.array(preprocessing.mean)[:, None, None]
-        assert np.abs(grey - grey[0]).max() < 1e-6
-        return grey[0]
+        return as_image(varied_film(film, VARIANTS[name]))
 
     assert seen("plain") == pytest.approx(image, abs=1e-4)
     assert seen("brighter") == pytest.approx(np.minimum(image + 0.1, 1), abs=1e-4)
@@ -117,7 +114,7 @@ def test_a_variant_turns_brightens_or_mirrors_the_film_and_nothing_else() -> Non
 
 
 def test_a_missing_view_stays_missing_and_the_projection_stays_known(films: StudyFilms) -> None:
-    study = varied_study(StudyFilms(None, films.lateral, "PA"), "darker", Preprocessing(size=64))
+    study = varied_study(StudyFilms(None, films.lateral, "PA"), "darker")
     assert study.frontal is None
     assert study.projection == "PA"
 
@@ -259,9 +256,8 @@ def test_dropout_passes_have_the_mean_and_spread_of_torchs_own(
     predictor: Predictor, tiny_embedder: Embedder, films: StudyFilms
 ) -> None:
     study = StudyFilms(films.frontal, None)
-    expected = reference_draws(
-        tiny_embedder.encoder, torch.from_numpy(films.frontal[None]), predictor.members[0][1], 400
-    )
+    film = torch.from_numpy(tiny_embedder.preprocessing.normalized(films.frontal))[None]
+    expected = reference_draws(tiny_embedder.encoder, film, predictor.members[0][1], 400)
     found = predictor.predict([study], Options(passes=400))
     error = expected.std(axis=0) * np.sqrt(2 / 400)  # of the difference of two means
     assert np.all(np.abs([one.probability for one in found] - expected.mean(axis=0)) < 4 * error)

@@ -133,9 +133,10 @@ def test_a_changed_study_has_the_number_of_its_own_embedding(
     torch.manual_seed(0)
     embedder = Embedder(build_encoder(CONFIGS[kind]), Preprocessing(size=32), device="cpu")
     names = [name for name in ("frontal", "lateral") if name[0] in views]
-    films = {name: rng.normal(size=(3, 32, 32)).astype(np.float32) for name in names}
-    versions = list(rng.normal(size=(11, 3, 32, 32)).astype(np.float32))
-    stacks = {name: torch.from_numpy(film)[None] for name, film in films.items()}
+    films = {name: rng.integers(0, 256, (32, 32), np.uint8) for name in names}
+    versions = list(rng.integers(0, 256, (11, 32, 32), np.uint8))
+    normalized = embedder.preprocessing.normalized
+    stacks = {name: torch.from_numpy(normalized(film))[None] for name, film in films.items()}
 
     weight = rng.normal(size=embedder.embedding_dim).astype(np.float32)
 
@@ -147,7 +148,7 @@ def test_a_changed_study_has_the_number_of_its_own_embedding(
         embedder.encoder, stacks, changed, lambda values: values @ torch.from_numpy(weight), studies[0].positions
     )
 
-    found = changing(versions)
+    found = changing([normalized(film) for film in versions])
 
     np.testing.assert_allclose(found, embedder.embed(studies) @ weight, atol=1e-5)
     assert np.ptp(found) > 1e-4

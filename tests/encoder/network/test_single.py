@@ -78,7 +78,7 @@ def test_the_view_position_changes_the_vector_only_where_it_is_an_input() -> Non
 
 def test_the_embedder_tells_the_encoder_what_it_knows_of_the_projection() -> None:
     embedder = Embedder(single(position_input=True), Preprocessing(size=64), device="cpu")
-    film = films(1)[0].numpy()
+    film = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
 
     known, unknown, other = embedder.embed([StudyFilms(film, None, name) for name in ("PA", None, "LL")])
 

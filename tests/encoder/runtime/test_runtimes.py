@@ -52,7 +52,7 @@ def encoder(request: pytest.FixtureRequest) -> StudyEncoder:
 
 def studies(count: int) -> list[StudyFilms]:
     rng = np.random.default_rng(1)
-    films = rng.normal(size=(count, 2, 3, 64, 64)).astype(np.float32)
+    films = rng.integers(0, 256, (count, 2, 64, 64), np.uint8)
     return [StudyFilms(pair[0], None if n % 3 == 0 else pair[1], "PA") for n, pair in enumerate(films)]
 
 
@@ -189,7 +189,9 @@ def test_openvino_too_runs_a_single_film_of_shared_weights_once(monkeypatch: pyt
     fast = Embedder(encoder, Preprocessing(size=64), device="cpu", runtime="openvino-fp32")
     seen: list[int] = []
     start = CompiledBranch.start
-    monkeypatch.setattr(CompiledBranch, "start", lambda self, films: seen.append(len(films)) or start(self, films))
+    monkeypatch.setattr(
+        CompiledBranch, "start", lambda self, films, put: seen.append(len(films)) or start(self, films, put)
+    )
     fast.embed([StudyFilms(one.frontal, None) for one in studies(5)])
     assert seen == [5]
 
@@ -199,7 +201,7 @@ def test_openvino_too_runs_a_single_film_of_shared_weights_once(monkeypatch: pyt
 def test_int8_takes_only_the_layers_that_it_was_told(tmp_path: Path) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed")
     network = build_encoder(EncoderConfig(**SHAPES["shared"])).eval()  # type: ignore[arg-type]
-    films = [one.frontal for one in studies(8) if one.frontal is not None]
+    films = [Preprocessing(size=64).normalized(one.frontal) for one in studies(8) if one.frontal is not None]
     model = convert(network, 0, 64)
     plain = CompiledBranch(model, "fp32").start(films).result()
     mixed = MixedModel(model, films)
@@ -223,7 +225,9 @@ def test_an_int8_model_that_was_made_is_read_and_near_to_torch(tmp_path: Path) -
     pytest.importorskip("nncf", reason="nncf is not installed")
     network = build_encoder(EncoderConfig(**SHAPES["shared"])).eval()  # type: ignore[arg-type]
     plain = Embedder(network, Preprocessing(size=64), device="cpu")
-    [made] = quantize(network, studies(12), size=64, fingerprint=plain.fingerprint, cache=tmp_path)
+    [made] = quantize(
+        network, studies(12), preprocessing=Preprocessing(size=64), fingerprint=plain.fingerprint, cache=tmp_path
+    )
     fast = Embedder(network, Preprocessing(size=64), device="cpu", runtime="openvino-int8", cache=tmp_path)
     cosines = (plain.embed(studies(12)) * fast.embed(studies(12))).sum(axis=1)
     assert made.layers <= made.of

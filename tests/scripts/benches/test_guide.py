@@ -11,6 +11,7 @@ from index.built.kinds import resolve_kind
 
 GUIDE = "scripts/benches/README.md"
 SHORT = {
+    "read": "--films 4 --repeat 1",
     "encode": "--no-compile --count 1 --batch 1 --repeat 1 --device cpu",
     "export": "--films 4 --repeat 1 --device cpu",
     "search": "--rows 10000 --rows 100 --dim 16 --queries 10 --batch 10 --repeat 1",

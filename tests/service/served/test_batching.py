@@ -179,7 +179,7 @@ def test_a_vector_does_not_depend_on_the_studies_embedded_with_it(
     tiny_embedder: Embedder, rng: np.random.Generator, pool: ThreadPoolExecutor
 ) -> None:
     preprocessing: Preprocessing = tiny_embedder.preprocessing
-    films = [preprocessing(rng.random((80, 70)).astype(np.float32)) for _ in range(12)]
+    films = [preprocessing(rng.integers(0, 256, (80, 70), np.uint8)) for _ in range(12)]
     studies = [StudyFilms(film, None) for film in films]
 
     class Read:

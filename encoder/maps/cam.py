@@ -39,14 +39,15 @@ def cam_of(
         positions: codes of the view positions, 0 unknown.
 
     Raises:
-        EncoderError: the network has no such stage.
+        EncoderError: the network has no such stage, or its features make no map.
     """
     views = branch_views(films)
     branches = [_on_tape(encoder, films[view], branch, stage) for branch, view in enumerate(views)]
     value = number(encoder.forward_head(branches[0][0], branches[1][0], positions)).sum()
     gradients = torch.autograd.grad(value, [at for _, at in branches])
     raw: dict[str, Map] = {}
-    for view, (_, at), gradient in zip(views, branches, gradients, strict=True):
+    for branch, (view, (_, at), gradient) in enumerate(zip(views, branches, gradients, strict=True)):
+        at, gradient = (encoder.as_map(values, branch) for values in (at, gradient))
         if float((gradient * at.detach()).abs().sum()) < _LEAST_SHARE:
             gradient = torch.zeros_like(gradient)
         heat = CAMS[method](at.detach()[0], gradient[0])
@@ -64,17 +65,16 @@ def branch_views(views: Iterable[str]) -> tuple[str, str]:
 def feature_map(encoder: StudyEncoder, film: Tensor, branch: int, stage: int | None) -> tuple[Tensor, Tensor]:
     """Return the last feature map, and the one of a stage that it depends on; None takes the last itself."""
     if stage is None:
-        last = encoder.forward_features(film, branch)
+        last = encoder.as_map(encoder.forward_features(film, branch), branch)
         return last, last
     return encoder.forward_stage(film, branch, stage)
 
 
 def _on_tape(encoder: StudyEncoder, film: Tensor, branch: int, stage: int | None) -> tuple[Tensor, Tensor]:
-    """Return the same as `feature_map`, with a gradient although no weight needs one."""
+    """Return the last features and what they are explained at, with a gradient although no weight needs one."""
     if stage is None:
-        last = encoder.forward_features(film, branch).detach().requires_grad_()
-        return last, last
-    return feature_map(encoder, film.detach().clone().requires_grad_(), branch, stage)
+        return encoder.forward_tape(film, branch)
+    return encoder.forward_stage(film.detach().clone().requires_grad_(), branch, stage)
 
 
 def _gradcam(maps: Tensor, gradient: Tensor) -> Tensor:

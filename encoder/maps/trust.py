@@ -92,7 +92,8 @@ class ChangedFilm:
 
     def _map(self, stack: Tensor, branch: int) -> Tensor:
         if branch in self._fixed:
-            return self._fixed[branch].expand(len(stack), -1, -1, -1)
+            fixed = self._fixed[branch]
+            return fixed.expand(len(stack), *fixed.shape[1:])
         return self._encoder.forward_features(stack, branch)
 
 

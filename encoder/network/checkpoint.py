@@ -19,6 +19,7 @@ from encoder.network.single import build_encoder, outline_of, require_side
 
 FORMAT = "precedent-encoder"
 VERSION = "1"
+_MOST_SOURCE = 8
 _TRAINED = {"yes": True, "no": False}
 """What a file may say of `StudyEncoder.trained`; it counts for no fingerprint. Files from before say nothing."""
 
@@ -44,6 +45,8 @@ def save_encoder(
     trained = encoder.trained if encoder.trained is not None else judged_by_weights(encoder.state_dict())
     if trained is not None:
         metadata["trained"] = "yes" if trained else "no"
+    if encoder.source is not None:
+        metadata["source"] = json.dumps(dict(encoder.source), sort_keys=True)
     state = {
         name: value.to(dtype) if value.is_floating_point() else value for name, value in encoder.state_dict().items()
     }
@@ -77,6 +80,17 @@ def _trained(metadata: Mapping[str, str], stored: Mapping[str, Tensor]) -> bool 
     return _TRAINED[stated] if stated in _TRAINED else judged_by_weights(stored)
 
 
+def _source(metadata: Mapping[str, str]) -> dict[str, str] | None:
+    """Return where adopted weights came from, for people to read. Raises ValueError: it is no short list of words."""
+    if "source" not in metadata:
+        return None
+    source = read_json(metadata["source"])
+    words = [*source, *source.values()] if isinstance(source, dict) else [None]
+    if len(words) > 2 * _MOST_SOURCE or not all(isinstance(word, str) and len(word) <= 500 for word in words):
+        raise ValueError(f"expected at most {_MOST_SOURCE} words as its source, got other content")
+    return source
+
+
 def load_encoder(path: str | os.PathLike[str]) -> tuple[StudyEncoder, Preprocessing]:
     """Return the encoder in evaluation mode, float32, and its preprocessing.
 
@@ -94,6 +108,7 @@ def load_encoder(path: str | os.PathLike[str]) -> tuple[StudyEncoder, Preprocess
         require_side(config, preprocessing.size)
         encoder = build_encoder(config)
         encoder.load_state_dict(stored)
+        encoder.source = _source(metadata)
     except (KeyError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
         raise CheckpointError(f"{str(path)!r} has a configuration that does not fit its weights: {error}") from error
     encoder.trained = _trained(metadata, stored)

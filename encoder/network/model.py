@@ -1,13 +1,23 @@
 """The dual encoder, and what every encoder of studies does: films of a study in, one unit vector out."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoder.errors import EncoderError
 from encoder.films.study import Positions
-from encoder.network.backbone import Backbone, create_backbone, forward_stages, pooled_width
+from encoder.network.backbone import (
+    Backbone,
+    as_map,
+    create_backbone,
+    forward_last_block,
+    forward_stages,
+    layout_of,
+    pooled_width,
+)
 from encoder.network.config import EncoderConfig
 
 
@@ -23,6 +33,8 @@ class StudyEncoder(nn.Module):
     embedding_dim: int
     trained: bool | None = None
     """Whether the layers above the backbones have learnt from films; None where that is not known."""
+    source: Mapping[str, str] | None = None
+    """Of an adopted encoder: its family, the licence of its weights, and the SHA-256 of the file they came from."""
 
     def forward_rows(
         self, films: Tensor, frontal_rows: Tensor, lateral_rows: Tensor, positions: Tensor | None = None
@@ -70,10 +82,33 @@ class StudyEncoder(nn.Module):
             stage: which of the backbone's resolutions, 0 for 1/2 and so on.
 
         Raises:
-            EncoderError: the backbone has no such stage.
+            EncoderError: the backbone has no such stage, or its features are no maps that its stages lead to.
         """
+        if self.layout(branch) != "NCHW":
+            raise EncoderError(
+                f"expected a stage of a network of maps, got stage {stage} of {self.config.backbone!r}, whose "
+                "features are tokens or have their channels last; leave the stage away"
+            )
         last, stages = forward_stages(self.backbone_of(branch), film, [stage])
         return last, stages[0]
+
+    def forward_tape(self, film: Tensor, branch: int) -> tuple[Tensor, Tensor]:
+        """Return the last features of a branch and what they are explained at, which needs a gradient.
+
+        That is the features themselves, or of a network of blocks the tokens before its last block.
+        """
+        if self.layout(branch) == "NLC":
+            return forward_last_block(self.backbone_of(branch), film)
+        last = self.forward_features(film, branch).detach().requires_grad_()
+        return last, last
+
+    def as_map(self, features: Tensor, branch: int) -> Tensor:
+        """Return features of a branch, or tokens before its last block, as a map (B, F, h, w). Raises EncoderError."""
+        return as_map(features, self.layout(branch), self.backbone_of(branch))
+
+    def layout(self, branch: int) -> str:
+        """Return how the features of a branch lie: NCHW, NHWC, or NLC, tokens of the patches after other tokens."""
+        return layout_of(self.backbone_of(branch))
 
     def forward_head(self, frontal_map: Tensor, lateral_map: Tensor, positions: Positions = (0, 0)) -> Tensor:
         """Return the embeddings (B, D) of two feature maps (B, F, h, w) of films in these view positions."""

@@ -60,6 +60,10 @@ class SingleEncoder(StudyEncoder):
             return super().forward_stage(film, branch, stage)
         return self._projected(film, stage)
 
+    def layout(self, branch: int) -> str:
+        """Return how the features of a branch lie: a projected last stage is a map, whatever it is made of."""
+        return super().layout(branch) if self.projection is None else "NCHW"
+
     def pool_map(self, feature_map: Tensor, branch: int, position: int) -> Tensor:
         """Return the pooled values (B, F) of a feature map, with the view position where that is an input."""
         return self.finish_pooled(self._pool(feature_map), torch.full((len(feature_map),), position))

@@ -1,4 +1,4 @@
-"""`precedent encoder`: create an encoder file, halve it, or say what is in one.
+"""`precedent encoder`: create an encoder file, adopt a published one, halve it, or say what is in one.
 
 precedent encoder create --backbone efficientnet_b0 --dim 512 --weights none --out encoder.safetensors
 """
@@ -8,23 +8,27 @@ import json
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
 import torch
+from rich.table import Table
 
 from encoder.embedder import Embedder
-from encoder.films.preprocess import Contrast, Fit, Preprocessing
-from encoder.network.backbone import input_statistics, load_backbone_weights
+from encoder.films.preprocess import MAX_SIZE, Contrast, Fit, Preprocessing
+from encoder.network.adopt import adopt, family_of, family_of_network
+from encoder.network.backbone import input_statistics, load_backbone_weights, size_option
 from encoder.network.checkpoint import fingerprint_of, load_encoder, save_encoder
 from encoder.network.config import EncoderConfig
+from encoder.network.families import FAMILIES
 from encoder.network.model import DualEfficientNetEncoder, StudyEncoder, count_parameters
+from encoder.network.single import require_side
 from index.export.reliability import UNTRAINED
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.places import Anywhere
-from scripts.terminal import progress_bar, say, say_json
+from scripts.terminal import progress_bar, say, say_json, show
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 
@@ -41,7 +45,7 @@ def command() -> None:
 @click.option("--shared/--separate", default=False, help="One backbone for both views, or one each (default).")
 @click.option("--dropout", type=float, default=0.2, show_default=True)
 @click.option("--size", type=int, default=224, show_default=True, help="Side of the network's input in pixels.")
-@click.option("--fit", type=click.Choice(["crop", "letterbox"]), default="crop", show_default=True)
+@click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True)
 @click.option("--contrast", type=click.Choice(["none", "clahe", "equalize"]), default="none", show_default=True)
 @click.option(
     "--normalization",
@@ -73,7 +77,14 @@ def create(
     precedent encoder create --weights none --out encoder.safetensors
     """
     torch.manual_seed(seed)
-    config = EncoderConfig(backbone=backbone, embedding_dim=int(dim), use_shared_weights=shared, dropout=dropout)
+    config = EncoderConfig(
+        backbone=backbone,
+        embedding_dim=int(dim),
+        use_shared_weights=shared,
+        dropout=dropout,
+        options=size_option(backbone, size),
+    )
+    require_side(config, size)
     encoder = DualEfficientNetEncoder(config)
     for branch in encoder.backbones:
         load_backbone_weights(branch, backbone, weights)
@@ -88,6 +99,85 @@ def create(
         f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}"
     )
     say(UNTRAINED)
+
+
+@command.command("adopt")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path), required=False)
+@click.option("--family", help="The published encoder that FILE holds; --list names them.")
+@click.option("--network", help="Instead of a family: any network of timm, pooled as it pools.")
+@click.option("--size", type=click.IntRange(16, MAX_SIZE), help="Side of the network's input (default: its own).")
+@click.option("--fit", type=click.Choice(get_args(Fit)), help="How a film becomes a square (default: the family's).")
+@click.option("--margin", type=click.IntRange(0), help="Pixels cut from each side of a centred square of that fit.")
+@click.option("--mean", type=float, help="Mean of a film's brightness in [0, 1], with --std (default: the family's).")
+@click.option("--std", type=float, help="Its standard deviation.")
+@click.option("--prefix", help="What the network's tensors begin with, in a file that holds several.")
+@click.option("--projection/--no-projection", default=True, help="Vectors as a text encoder meets them, or before.")
+@click.option("--list", "listed", is_flag=True, help="Print the families and what their licences say.")
+@click.option("--out", type=click.Path(path_type=Path), help="Encoder file to write.")
+@_AS_JSON
+def adopt_(
+    path: Path | None,
+    family: str | None,
+    network: str | None,
+    size: int | None,
+    fit: Fit | None,
+    margin: int | None,
+    mean: float | None,
+    std: float | None,
+    prefix: str | None,
+    projection: bool,
+    listed: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Make an encoder of a published network's weights, frozen as they are; nothing is downloaded.
+
+    \b
+    precedent encoder adopt model.safetensors --family rad-dino --out encoder.safetensors
+    """
+    if listed:
+        _list_families(as_json)
+        return
+    if path is None or out is None or (family is None) == (network is None):
+        raise click.UsageError("expected FILE, --out and either --family or --network; --list names the families")
+    if (mean is None) != (std is None):
+        raise click.UsageError("expected --mean and --std together, got one of them")
+    chosen = family_of(family) if family is not None else family_of_network(str(network))
+    changes = {"size": size, "fit": fit, "margin": margin, "mean": mean and (mean,), "std": std and (std,)}
+    chosen = dataclasses.replace(chosen, **{key: value for key, value in changes.items() if value is not None})
+    adopted = adopt(path, chosen, network=network, prefix=prefix, projected=projection)
+    encoder, preprocessing = adopted.encoder, adopted.preprocessing
+    save_encoder(out, encoder, preprocessing)
+    if as_json:
+        say_json({"out": str(out), "used": adopted.used, "left": adopted.left, **_facts(encoder, preprocessing)})
+        return
+    say(
+        f"{out}: {encoder.config.backbone}, {encoder.embedding_dim}-D, {preprocessing.size} x {preprocessing.size}, "
+        f"{count_parameters(encoder):,} parameters, fingerprint {fingerprint_of(encoder, preprocessing)[:12]}",
+        f"all {adopted.used} tensors of the network are from {path}; {adopted.left} others are of other parts",
+        f"licence of the weights: {chosen.licence}",
+    )
+
+
+def _list_families(as_json: bool) -> None:
+    """Print a line a family: name, networks, input, D, licence."""
+    rows = [
+        {
+            "family": family.name,
+            "networks": list(family.networks.values()),
+            "input": f"{family.size} {family.fit}",
+            "dim": family.dims,
+            "licence": family.licence,
+        }
+        for family in FAMILIES.values()
+    ]
+    if as_json:
+        say_json(rows)
+        return
+    table = Table("family", "network", "input", "D", "licence", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["family"], ", ".join(row["networks"]), row["input"], row["dim"], row["licence"])
+    show(table)
 
 
 @command.command()
@@ -173,6 +263,7 @@ def _facts(encoder: StudyEncoder, preprocessing: Preprocessing) -> dict[str, Any
         "fingerprint": fingerprint_of(encoder, preprocessing),
         "parameters": count_parameters(encoder),
         "trained": encoder.trained,
+        "source": encoder.source,
         "config": dataclasses.asdict(encoder.config),
         "preprocessing": json.loads(preprocessing.to_json()),
     }

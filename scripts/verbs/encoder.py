@@ -143,7 +143,9 @@ def adopt_(
     if (mean is None) != (std is None):
         raise click.UsageError("expected --mean and --std together, got one of them")
     chosen = family_of(family) if family is not None else family_of_network(str(network))
-    changes = {"size": size, "fit": fit, "margin": margin, "mean": mean and (mean,), "std": std and (std,)}
+    changes: dict[str, Any] = {"size": size, "fit": fit, "margin": margin}
+    if mean is not None and std is not None:
+        changes |= {"mean": (mean,) * len(chosen.mean), "std": (std,) * len(chosen.std)}
     chosen = dataclasses.replace(chosen, **{key: value for key, value in changes.items() if value is not None})
     adopted = adopt(path, chosen, network=network, prefix=prefix, projected=projection)
     encoder, preprocessing = adopted.encoder, adopted.preprocessing
@@ -161,7 +163,7 @@ def adopt_(
 
 def _list_families(as_json: bool) -> None:
     """Print a line a family: name, networks, input, D, licence."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "family": family.name,
             "networks": list(family.networks.values()),

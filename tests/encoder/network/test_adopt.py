@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import ROOT
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -166,3 +167,14 @@ def test_torchxrayvisions_resnet_is_rescaled_like_its_densenets(tmp_path: Path) 
     torch.testing.assert_close(adopted.encoder.backbones[0].state_dict()["conv1.weight"], state["conv1.weight"])
     assert adopted.preprocessing.mean == (0.5,)
     assert adopted.left == 2
+
+
+def test_the_guide_lists_every_family_as_it_is() -> None:
+    guide = (ROOT / "encoder" / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in guide.splitlines() if line.startswith("| `") and line.count("|") == 6]
+    shown = [row for row in rows if row.split("`")[1] in FAMILIES]
+    assert shown == [
+        f"| `{family.name}` | {', '.join(f'`{network}`' for network in family.networks.values())} "
+        f"| {family.size} {family.fit} | {family.dims} | {family.licence} |"
+        for family in FAMILIES.values()
+    ]

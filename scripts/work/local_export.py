@@ -1,5 +1,6 @@
 """An export on this machine: what was asked for, the unfinished shards with a progress bar, and the closing lines."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
 
 FAILED_EXIT_CODE = 3
 _HEALTH_SAMPLE = 2048
+_LEAST_TIMED = 10.0
+"""Seconds of the first films by which the rest is judged."""
+_LONG_HOURS = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,43 @@ def shard_bar(folder: ShardFolder, shards: Sequence[int]) -> Iterator[Callable[[
     to_come = sum(part.stop - part.start for part in map(folder.plan.slice_of, shards))
     with progress_bar("studies") as bar:
         task = bar.add_task("export", total=folder.plan.rows, completed=folder.plan.rows - to_come)
-        yield lambda studies: bar.advance(task, studies)
+        pace = Pace(to_come)
+
+        def told(studies: int) -> None:
+            bar.advance(task, studies)
+            if (warned := pace.after(studies, time.monotonic())) is not None:
+                say(warned, err=True)
+
+        yield told
+
+
+class Pace:
+    """How long an export will take, said once, by its first films, where that is long."""
+
+    def __init__(self, to_come: int) -> None:
+        self._to_come, self._done, self._began, self._said = to_come, 0, -1.0, False
+
+    def after(self, studies: int, now: float) -> str | None:
+        """Return a sentence once, after so many more studies at a time in seconds; None where there is none to say.
+
+        The first batch, in which a runtime warms up, does not count.
+        """
+        self._to_come -= studies
+        if self._began < 0:
+            self._began = now
+            return None
+        self._done += studies
+        if self._said or now - self._began < _LEAST_TIMED:
+            return None
+        self._said = True
+        rate = self._done / (now - self._began)
+        hours = self._to_come / rate / 3600
+        if hours < _LONG_HOURS:
+            return None
+        return (
+            f"about {rate:,.2g} studies a second, so about {hours:,.0f} hours for the {self._to_come:,} studies to "
+            "come; an export that is stopped goes on where it was"
+        )
 
 
 def finish(folder: ShardFolder, images: Path, trained: bool | None, *, quiet: bool = False) -> dict[str, Any]:

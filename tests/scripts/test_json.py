@@ -45,6 +45,7 @@ CASES = {
     "import dicom": "dicom --out {new}/studies.parquet",
     "import join": "a=studies.parquet b=studies.parquet --absent b --out {new}/studies.parquet",
     "encoder create": "--backbone test_efficientnet --dim 256 --size 64 --weights none --out {new}/e.safetensors",
+    "encoder adopt": "--list",
     "encoder info": "encoder.safetensors",
     "encoder pack": "encoder.safetensors --out {new}/packed.safetensors",
     "encoder quantize": "{new}/encoder.safetensors --studies studies.parquet --images films --count 16",

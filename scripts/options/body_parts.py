@@ -1,4 +1,4 @@
-"""The option of the verbs that read films: stated parts of the body that are a console's wrong default."""
+"""The option of the verbs that read films: body parts that a console writes into headers by mistake."""
 
 import click
 
@@ -10,6 +10,6 @@ ignored_parts = click.option(
     multiple=True,
     metavar="VALUE",
     callback=lambda _context, _option, stated: as_parts(stated),
-    help="Take films whose header states this body part, a console's wrong default, for chest films. Repeatable.",
+    help="Accept films whose header states this body part, where a console writes it by mistake. Repeatable.",
 )
 """Gives the command `ignored`, the parts in capitals, as `encoder.films.image.read_plane` takes them."""

@@ -37,7 +37,7 @@ trust_option = click.option(
     "--trust-collection",
     "trusted",
     is_flag=True,
-    help="Take the image root that INDEX names, a folder or an address, though it was made elsewhere or by others.",
+    help="Use the image root stored in INDEX even where INDEX was made on another machine or by another user.",
 )
 
 

@@ -142,30 +142,31 @@ def label_options(*, of_the_probe: bool = False) -> Callable[[Command], Command]
         of_the_probe: left out, --policy and --blank are None and mean those that a probe was taught with.
     """
     policy, blank = (None, None) if of_the_probe else (POLICY, BLANK)
-    instead = "; default: as the probe was taught" if of_the_probe else ""
+    instead = " (default: as when the probe was trained)" if of_the_probe else ""
     options = (
-        click.option("--findings", help="Findings with commas between; default: every label column."),
+        click.option("--findings", help="Findings, separated by commas (default: every label column)."),
         click.option(
             "--class",
             "classes",
             multiple=True,
             metavar="NAME:WORDS",
-            help="An exclusive class, e.g. 'bacteria:Etiology=bacteria'; more than one, with commas between words.",
+            help="Use classes that exclude each other instead of findings: a name and the filter of its studies, "
+            "e.g. 'bacteria:Etiology=bacteria'. Repeat for each class.",
         ),
         click.option(
             "--policy",
             default=policy,
             show_default=True,
             metavar="CHOICE[,FINDING=CHOICE...]",
-            help="What uncertain (-1) counts for: ignore, zeros, ones, or known-good, which takes Edema and "
-            f"Atelectasis for 1, Consolidation for 0 and ignores it elsewhere{instead}.",
+            help="What uncertain labels (-1) count as: ignore, zeros, ones, or known-good, which counts them as 1 in "
+            f"Edema and Atelectasis, as 0 in Consolidation, and ignores them in other findings{instead}.",
         ),
         click.option(
             "--blank",
             default=blank,
             show_default=True,
             metavar="CHOICE[,FINDING=CHOICE...]",
-            help=f"What a blank counts for: ignore, zeros or ones{instead}.",
+            help=f"What blank labels count as: ignore, zeros or ones{instead}.",
         ),
     )
 

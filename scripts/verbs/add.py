@@ -33,13 +33,30 @@ from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch
 @click.command()
 @click.argument("index", type=CollectionAddress())
 @click.argument("studies", type=Anywhere())
-@click.option("--images", type=Anywhere(exists=True, file_okay=False), required=True, help="Image root.")
-@click.option("--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file of the index.")
-@click.option("--replace", is_flag=True, help="Put them in the place of studies of the same id.")
-@click.option("--mix-readings", is_flag=True, help="Add to an index whose films another version of ours has read.")
+@click.option(
+    "--images",
+    type=Anywhere(exists=True, file_okay=False),
+    required=True,
+    help="Image root: the folder that the paths in the table start from.",
+)
+@click.option(
+    "--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file that the index was built with."
+)
+@click.option("--replace", is_flag=True, help="Replace stored studies that have the same id and other content.")
+@click.option(
+    "--mix-readings",
+    is_flag=True,
+    help="Add even where the stored films were read by another version of this software.",
+)
 @ignored_parts
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a transaction.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Studies in a batch; each is one transaction.",
+)
+@click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu or cuda.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
@@ -55,9 +72,10 @@ def command(
     runtime: str,
     as_json: bool,
 ) -> None:
-    """Add the studies of the table STUDIES to INDEX; what is there with this content stays as it is.
+    """Add the studies of the table STUDIES to INDEX. A study that is there already, with the same content, is skipped.
 
-    A batch is on the disk, and found by the next search, before the following is embedded. Run it again after a kill.
+    Each batch is written to disk, and found by searches, before the next one is embedded. After an interruption, run
+    the same command again.
 
     \b
     precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors

@@ -29,7 +29,7 @@ class HeadParam(click.ParamType):
 
 @click.group()
 def command() -> None:
-    """Look at the log that `precedent serve --audit FILE` writes."""
+    """Check the log that `precedent serve --audit FILE` writes."""
 
 
 @command.command()
@@ -37,15 +37,16 @@ def command() -> None:
 @click.option(
     "--expect",
     type=HeadParam(),
-    help="A head noted elsewhere, that the log must go through. Whoever can write the log and the head beside it can "
-    "write both anew; only a head that was out of reach tells.",
+    help="A head that was kept in another place, which the log must contain. Whoever can write the log and the head "
+    "beside it can forge both; only a head kept out of reach shows that.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the head and the calls without a result as JSON.")
 def verify(path: Path, expect: Head | None, as_json: bool) -> None:
-    """Look at every line of FILE, name the first that was changed, removed, added or moved, and print the head.
+    """Check every line of FILE, name the first that was edited, removed, added or moved, and print the log's head.
 
-    A change is announced before it is made. One whose result is missing is listed: whether it was made, the log cannot
-    tell where the process ended in between.
+    The head is the number of lines and a hash over all of them. A change of the collection is logged before and after
+    it is made. Changes without the second line are listed: the process ended in between, so the log cannot tell whether
+    they were made.
 
     \b
     precedent audit verify audit.jsonl

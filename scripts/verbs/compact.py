@@ -19,19 +19,21 @@ from scripts.terminal import say, say_json
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Image root, where it is not the one the index remembers: added films that no study names are removed there.",
+    help="Image root, if it is not the one stored in INDEX; added films that no study uses any more are removed there.",
 )
 @click.option(
-    "--moved", is_flag=True, help="INDEX was moved here, not copied: the films that it has added are its own."
+    "--moved",
+    is_flag=True,
+    help="INDEX was moved to this disk or machine and is no copy, so it may remove the films that it added.",
 )
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(index: Path, images: Path | None, moved: bool, trusted: bool, as_json: bool) -> None:
-    """Compact the folder INDEX, which may be served and changed meanwhile.
+    """Rebuild the folder INDEX with all that was added and deleted since. It may be served and changed meanwhile.
 
-    Until a service is told to load the compacted index (SIGHUP, or POST /v1/indexes/NAME/activate) or is asked to
-    change it, it answers from the old one and its changes. Both hold the same studies, so answers do not differ. A
-    copy of an index removes no films.
+    Until a running service is told to load the rebuilt index (SIGHUP, or POST /v1/indexes/NAME/activate), it keeps
+    answering from the old index together with its changes. Both hold the same studies, so answers do not differ. Films
+    of deleted studies are removed, but never by a copy of an index.
 
     \b
     precedent compact index/

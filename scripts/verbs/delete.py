@@ -15,10 +15,10 @@ from scripts.terminal import say, say_json
 @click.argument("study_ids", nargs=-1, required=True, metavar="STUDY_ID...")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def command(index: Address, study_ids: tuple[str, ...], as_json: bool) -> None:
-    """Delete studies from the folder or address INDEX, all or none; no search finds them any more.
+    """Delete studies from the folder or address INDEX, all or none. From then on no search finds them.
 
-    Their vectors leave the disk with the next `precedent compact`, and with them the films of those that were added;
-    on Milvus the films leave at once, the vectors when it compacts.
+    The next `precedent compact` removes their vectors from the disk, and the films of those that had been added. On
+    Milvus the films are removed at once, and the vectors when Milvus compacts.
 
     \b
     precedent delete index/ patient00001/study1 patient00001/study2

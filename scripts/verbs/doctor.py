@@ -23,12 +23,14 @@ LEAST_COSINE = 0.99
 
 @click.command()
 @click.argument("index", required=False, type=Here())
-@click.option("--encoder", type=click.Path(path_type=Path), help="Encoder file that the index is to be served with.")
-@click.option("--images", type=Here(), help="Image root of the index, where it is not the one it remembers.")
+@click.option(
+    "--encoder", type=click.Path(path_type=Path), help="Encoder file to check, and to check the index against."
+)
+@click.option("--images", type=Here(), help="Image root of the index, if it is not the one stored in it.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def command(index: Path | None, encoder: Path | None, images: Path | None, trusted: bool, as_json: bool) -> None:
-    """Check this installation and, where they are named, an index and its encoder; exit with 1 where one is at fault.
+    """Check this installation and, if named, an index and its encoder; exit with 1 if a check fails.
 
     \b
     precedent doctor

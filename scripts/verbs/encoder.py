@@ -39,10 +39,15 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--backbone", default="efficientnet_b0", show_default=True, help="Any timm network.")
+@click.option("--backbone", default="efficientnet_b0", show_default=True, help="Name of any timm network.")
 @click.option("--dim", type=click.Choice(["256", "384", "512"]), default="512", show_default=True)
-@click.option("--weights", default="imagenet", show_default=True, help="imagenet, none, or a safetensors file.")
-@click.option("--shared/--separate", default=False, help="One backbone for both views, or one each (default).")
+@click.option(
+    "--weights",
+    default="imagenet",
+    show_default=True,
+    help="Weights of the backbone: imagenet, none (random), or a safetensors file.",
+)
+@click.option("--shared/--separate", default=False, help="One backbone for both views, or one for each (default).")
 @click.option("--dropout", type=float, default=0.2, show_default=True)
 @click.option("--size", type=int, default=224, show_default=True, help="Side of the network's input in pixels.")
 @click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True)
@@ -54,7 +59,7 @@ def command() -> None:
     show_default=True,
     help="timm: mean and std of the backbone's own configuration; half: [-1, 1].",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights that are not loaded.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @_AS_JSON
 def create(
@@ -71,7 +76,7 @@ def create(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Write a new encoder; extractors and fusion start from random weights.
+    """Write a new encoder. All layers after the backbone start from random weights, so train it before use.
 
     \b
     precedent encoder create --weights none --out encoder.safetensors
@@ -187,7 +192,7 @@ def _list_families(as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @_AS_JSON
 def pack(path: Path, out: Path, as_json: bool) -> None:
-    """Store an encoder's weights in half precision: half the size, and an encoder of its own fingerprint.
+    """Store an encoder's weights in half precision, which halves its file. The result has a fingerprint of its own.
 
     \b
     precedent encoder pack runs/first/encoder.safetensors --out encoder.safetensors
@@ -205,14 +210,23 @@ def pack(path: Path, out: Path, as_json: bool) -> None:
 @command.command("quantize")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--studies", type=Anywhere(), required=True, help="Table of studies to calibrate on.")
-@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
+@click.option(
+    "--images",
+    type=Anywhere(file_okay=False),
+    required=True,
+    help="Image root: the folder that the paths in the table start from.",
+)
 @ignored_parts
 @click.option(
-    "--count", type=click.IntRange(16), default=300, show_default=True, help="Studies to take, spread evenly."
+    "--count",
+    type=click.IntRange(16),
+    default=300,
+    show_default=True,
+    help="Studies to calibrate on, spread evenly over the table.",
 )
 @_AS_JSON
 def quantize_(path: Path, studies: Path, images: Path, ignored: frozenset[str], count: int, as_json: bool) -> None:
-    """Make int8 models of an encoder's backbones for --runtime openvino-int8, beside the encoder's file.
+    """Make int8 models of an encoder's backbones, for --runtime openvino-int8, and keep them beside its file.
 
     \b
     precedent encoder quantize encoder.safetensors --studies studies.parquet --images .
@@ -250,7 +264,9 @@ def quantize_(path: Path, studies: Path, images: Path, ignored: frozenset[str], 
 
 @command.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", is_flag=True, expose_value=False, help="Which it prints anyway.")
+@click.option(
+    "--json", is_flag=True, expose_value=False, help="Accepted as by every verb; the output is JSON in any case."
+)
 def info(path: Path) -> None:
     """Print configuration, preprocessing and fingerprint of an encoder file as JSON.
 

@@ -35,20 +35,35 @@ _PATH = Here()
 
 @click.command()
 @click.argument("embeddings", type=Anywhere())
-@click.option("--out", type=_PATH, required=True, help="Folder of metrics.json and report.html.")
-@click.option("--query-embeddings", type=Anywhere(), help="Another export whose studies ask; EMBEDDINGS answer.")
-@click.option("--splits", type=_PATH, help="A split file, or official, for the two parts below.")
-@click.option("--query-part", help="Part of the split that asks, e.g. test.")
-@click.option("--gallery-part", help="Part of the split that answers, e.g. train; default: every study.")
-@click.option("--queries", type=click.IntRange(1), help="Ask with so many studies, always the same.")
-@click.option("--ks", default="1,5,10", show_default=True, help="Depths, with commas between.")
+@click.option("--out", type=_PATH, required=True, help="Folder for metrics.json and report.html.")
+@click.option(
+    "--query-embeddings", type=Anywhere(), help="Another export, whose studies are the queries; EMBEDDINGS is searched."
+)
+@click.option("--splits", type=_PATH, help="Split file (from train), or official, that the two parts below refer to.")
+@click.option("--query-part", help="Part of the split whose studies are the queries, e.g. test.")
+@click.option("--gallery-part", help="Part of the split that is searched, e.g. train (default: every study).")
+@click.option(
+    "--queries", type=click.IntRange(1), help="Number of queries (default: all); the same ones are drawn each time."
+)
+@click.option("--ks", default="1,5,10", show_default=True, help="Numbers of hits to count, separated by commas.")
 @label_options()
-@click.option("--floor", multiple=True, metavar="NAME=FOLDER", help="An export to beat.")
-@click.option("--also", multiple=True, metavar="NAME=FOLDER", help="An export to stand beside.")
-@click.option("--pixels", type=Anywhere(), help="Image root: adds raw pixels at 32 x 32 as a floor.")
+@click.option(
+    "--floor",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Another export as a baseline that EMBEDDINGS should beat. Repeatable.",
+)
+@click.option(
+    "--also", multiple=True, metavar="NAME=FOLDER", help="Another export to report beside EMBEDDINGS. Repeatable."
+)
+@click.option("--pixels", type=Anywhere(), help="Image root; adds a baseline of raw pixels at 32 x 32.")
 @ignored_parts
-@click.option("--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap draws.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Moves the intervals, nothing else.")
+@click.option(
+    "--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap samples for the intervals."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap; changes the intervals only."
+)
 @device_option("auto", "What finds the neighbours, which are the same on each.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
@@ -70,9 +85,10 @@ def command(
     json_wanted: bool,
     **asked: Any,
 ) -> None:
-    """Judge the neighbours in the export EMBEDDINGS. A hit of the query's own patient never counts.
+    """Measure how often the nearest studies in the export EMBEDDINGS share a finding with the query.
 
-    A FOLDER of --floor or --also may be two with a comma between, the second with the queries' studies.
+    Hits of the query's own patient never count. --floor and --also take a second folder after a comma, with the
+    studies of --query-embeddings.
 
     \b
     precedent evaluate embeddings/ --out eval/ --class normal:'No Finding=1' --class ill:'No Finding=0'

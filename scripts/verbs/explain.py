@@ -31,22 +31,28 @@ _PATH = Here()
 @click.command()
 @click.argument("index", type=CollectionAddress(), required=False)
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
-@click.option("--images", type=Anywhere(), help="Image root of the index, where it is not the one it remembers.")
+@click.option("--images", type=Anywhere(), help="Image root of the index, if it is not the one stored in it.")
 @trust_option
 @click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")
 @click.option("--frontal", type=Anywhere(), help="The query: a frontal film.")
 @click.option("--lateral", type=Anywhere(), help="The query: a lateral film.")
-@click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of --frontal, where it is known.")
+@click.option("--projection", type=click.Choice(["AP", "PA"]), help="Projection of --frontal, if known.")
 @ignored_parts
-@click.option("--finding", help="Explain this finding of --probe.")
-@click.option("--probe", type=_PATH, help="Folder of the encoder's probe.")
-@click.option("--hit", help="Explain why the query is like this stored study.")
+@click.option("--finding", help="Show which parts of the film speak for this finding of --probe.")
+@click.option("--probe", type=_PATH, help="Folder of the probe that was trained on this encoder's vectors.")
+@click.option("--hit", help="Show what makes the query similar to this stored study.")
 @click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
-@click.option("--stage", type=click.IntRange(0), help="Resolution to explain at, 0 for 1/2 (default: the last maps).")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Strength of the colour.")
+@click.option(
+    "--stage",
+    type=click.IntRange(0),
+    help="Stage of the network to use, 0 for half the input's resolution (default: last).",
+)
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Opacity of the colours over the film."
+)
 @click.option("--colours", type=click.Choice(list(COLOURS)), default="inferno", show_default=True)
 @click.option("--no-trust", is_flag=True, help="Leave out the deletion and insertion scores.")
-@click.option("--out", type=_PATH, required=True, help="Folder of the maps: PNG over the film, NPY, explanation.json.")
+@click.option("--out", type=_PATH, required=True, help="Folder for the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")
 def command(
     index: Address | None,
@@ -69,9 +75,9 @@ def command(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Explain a finding (--finding, --probe) or a similarity (--hit) by maps over the films.
+    """Draw heat maps that explain a finding (--finding, --probe) or a similarity (--hit).
 
-    --study and --hit name studies of INDEX, an index of that encoder.
+    --study and --hit name studies of INDEX, which was built with this encoder.
 
     \b
     precedent explain index/ --encoder encoder.safetensors --study patient00003/study1 \\

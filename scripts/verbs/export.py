@@ -26,31 +26,44 @@ _FILMS_LOOKED_FOR = 20
 
 @click.command()
 @click.argument("studies", type=Anywhere())
-@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
-@click.option("--encoder", type=Here(), required=True, help="Encoder file.")
-@click.option("--out", type=Anywhere(), required=True, help="Folder of the shards.")
-@click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
-@click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=None, help="Decoding threads (default: cores + 1).")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
-    "--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True, help="What runs the encoder."
+    "--images",
+    type=Anywhere(file_okay=False),
+    required=True,
+    help="Image root: the folder that the paths in the table start from.",
+)
+@click.option("--encoder", type=Here(), required=True, help="Encoder file.")
+@click.option("--out", type=Anywhere(), required=True, help="Folder for the vectors.")
+@click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies in a batch.")
+@click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=None, help="Threads that decode films (default: cores + 1).")
+@click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu or cuda.")
+@click.option(
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    default="auto",
+    show_default=True,
+    help="Runtime of the encoder; auto takes the fastest that is installed.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="This machine, or Ray: the cluster at RAY_ADDRESS, else one of its own here.",
+    help="local: this machine; ray: the cluster at RAY_ADDRESS, or without it one started here.",
 )
 @click.option(
-    "--actor-cores", type=click.IntRange(1), help="Ray: cores an encoder gets (default: the smallest node's)."
+    "--actor-cores",
+    type=click.IntRange(1),
+    help="With Ray: cores for each encoder (default: all of the smallest machine).",
 )
 @ignored_parts
-@click.option("--retry-failed", is_flag=True, help="Write those shards again in which a study could not be read.")
-@click.option("--allow-failures", is_flag=True, help="Exit 0 even where studies could not be read.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest, the runtime and the health as JSON.")
+@click.option("--retry-failed", is_flag=True, help="Try studies again that could not be read.")
+@click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some studies could not be read.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the manifest, the runtime and the quality of the vectors as JSON."
+)
 def command(
     studies: Path,
     images: Path,
@@ -69,7 +82,7 @@ def command(
     allow_failures: bool,
     as_json: bool,
 ) -> None:
-    """Embed every study of the table STUDIES; a killed export goes on where it stopped.
+    """Turn every study of the table STUDIES into a vector. To go on after an interruption, run the same command again.
 
     \b
     precedent export studies.parquet --images . --encoder encoder.safetensors --out embeddings/

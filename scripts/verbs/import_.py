@@ -47,14 +47,14 @@ def _add_shared_options(function: Callable[..., Any]) -> Callable[..., Any]:
         type=Anywhere(),
         required=True,
         callback=_in_a_folder,
-        help="File to write; it appears whole or not at all.",
+        help="Parquet file to write.",
     )
-    strict = click.option("--strict", is_flag=True, help="Refuse what would otherwise be a warning.")
+    strict = click.option("--strict", is_flag=True, help="Treat warnings as errors.")
     as_json = click.option("--json", "as_json", is_flag=True, help="Print counts and warnings as JSON.")
     return out(strict(as_json(function)))
 
 
-_unchecked = click.option("--no-check-images", is_flag=True, help="Do not look whether the images are there.")
+_unchecked = click.option("--no-check-images", is_flag=True, help="Do not check that the image files exist.")
 
 
 def _images(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -134,7 +134,7 @@ def chexpert(
 ) -> None:
     """Import CheXpert's train.csv and valid.csv, or tables of that layout.
 
-    IMAGES is the folder above CheXpert-v1.0-small/, or that folder itself.
+    --images is the folder above CheXpert-v1.0-small/, or that folder itself.
 
     \b
     precedent import chexpert train.csv valid.csv --images . --out studies.parquet
@@ -149,7 +149,7 @@ def chexpert(
 @_unchecked
 @_add_shared_options
 def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool, as_json: bool) -> None:
-    """Import NIH ChestX-ray14's Data_Entry_2017.csv; images are found by name below IMAGES.
+    """Import NIH ChestX-ray14's Data_Entry_2017.csv; images are found by name below --images.
 
     train_val_list.txt and test_list.txt beside the table are its split.
 
@@ -169,25 +169,27 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
     type=click.Choice(["frontal", "skip"]),
     default="frontal",
     show_default=True,
-    help="A film whose header does not say its view: the frontal of a study without one, or left out.",
+    help="A film whose header does not state its view: take it as a missing frontal film, or skip it.",
 )
 @click.option(
     "--ids-from",
     metavar="PATTERN",
-    help="Take ids from the paths below FOLDER, such as '{patient}/{study}/*'; ** stands for any folders.",
+    help="Take ids from the paths below FOLDER, e.g. '{patient}/{study}/*'; ** stands for any folders.",
 )
 @ignored_parts
-@click.option("--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned in.")
+@click.option(
+    "--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned into the picture."
+)
 @click.option(
     "--pseudonymise",
     "key_file",
     type=Here(),
     metavar="KEYFILE",
-    help="File with a secret key; patient and study ids become keyed hashes, ages over 89 become 90.",
+    help="Replace patient and study ids by hashes under the secret key in this file, and ages over 89 by 90.",
 )
-@click.option("--new-key", is_flag=True, help="Make KEYFILE first.")
-@click.option("--copy-to", type=Here(), help="Folder of copies without tags, named by pseudonym.")
-@click.option("--keep-paths", is_flag=True, help="No copies: the table names the archive's own files.")
+@click.option("--new-key", is_flag=True, help="Create KEYFILE with a new key.")
+@click.option("--copy-to", type=Here(), help="Copy each film to this folder, named by pseudonym, pixels only.")
+@click.option("--keep-paths", is_flag=True, help="Make no copies: the table keeps the archive's own file names.")
 @_add_shared_options
 def dicom(
     folder: Path,
@@ -205,7 +207,7 @@ def dicom(
 ) -> None:
     """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
 
-    Where the header names the issuer of a patient's id, the id is ID^^^ISSUER.
+    If a header names the issuer of the patient's id, the patient is called ID^^^ISSUER.
 
     \b
     precedent import dicom films/ --out studies.parquet
@@ -268,11 +270,18 @@ def _copies(folder: Path, parts: frozenset[str], films: Sequence[tuple[Path, str
 
 @command.command()
 @click.argument("tables", nargs=-1, required=True, metavar="NAME=TABLE...")
-@click.option("--absent", multiple=True, metavar="NAME", help="In this table a blank label means absent: write 0.")
+@click.option(
+    "--absent",
+    multiple=True,
+    metavar="NAME",
+    help="In this table a blank label means that the finding is absent: write 0.",
+)
 @click.option("--out", type=Anywhere(), required=True, callback=_in_a_folder, help="File to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Join tables of studies whose paths lead from one images folder; ids get NAME/ before them.
+    """Join several tables of studies into one. Ids get NAME/ before them.
+
+    All tables must have been imported with the same --images folder.
 
     \b
     precedent import join nih=nih.parquet chexpert=chexpert.parquet --absent nih --out all.parquet

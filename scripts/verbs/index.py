@@ -21,18 +21,18 @@ from scripts.terminal import progress_bar, say, say_json, say_warning
 
 @click.command()
 @click.argument("embeddings", type=Anywhere())
-@click.option("--out", type=Anywhere(), help="Folder of the index.")
-@click.option("--images", type=Anywhere(), help="Image root to be remembered, where it is not the export's.")
+@click.option("--out", type=Anywhere(), help="Folder for the index.")
+@click.option("--images", type=Anywhere(), help="Image root to store in the index (default: the one of the export).")
 @click.option("--backend", type=click.Choice(["faiss", "milvus"]), default="faiss", show_default=True)
-@click.option("--uri", help="On Milvus: http://HOST:19530/COLLECTION, or file:///FOLDER/NAME.db/COLLECTION.")
-@click.option("--drop-old", is_flag=True, help="On Milvus: remove what the address meant before.")
+@click.option("--uri", help="With Milvus: http://HOST:19530/COLLECTION, or file:///FOLDER/NAME.db/COLLECTION.")
+@click.option("--drop-old", is_flag=True, help="With Milvus: remove the collection that this one replaces.")
 @click.option(
     "--consistency",
     type=click.Choice(["session", "strong"]),
     default="session",
     show_default=True,
-    help="On Milvus. session: a process finds its own changes at once, those of others within seconds; strong: all at "
-    "once, and every search waits for it.",
+    help="With Milvus. session: a process finds its own changes at once and those of others within seconds; strong: it "
+    "finds all changes at once, but every search takes longer.",
 )
 @click.option(
     "--kind",
@@ -57,10 +57,11 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Index the export in the folder EMBEDDINGS.
+    """Make the vectors of the export in the folder EMBEDDINGS searchable.
 
-    On Milvus the token is taken from MILVUS_TOKEN. A build that was killed goes on where it stopped; a service goes on
-    with what it serves until it is told to take up the new one (SIGHUP, or POST /v1/indexes/NAME/activate).
+    A running service keeps its old index until it is told to load the new one (SIGHUP, or POST
+    /v1/indexes/NAME/activate). With Milvus, the access token is read from the environment variable MILVUS_TOKEN, and a
+    build that was interrupted goes on when the same command is run again.
 
     \b
     precedent index embeddings/ --out index/

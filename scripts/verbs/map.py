@@ -20,7 +20,7 @@ from scripts.terminal import say, say_json, say_warning
 @click.argument("index", type=CollectionAddress("no map is made of one"))
 @click.option("--json", "as_json", is_flag=True, help="Print the map's manifest as JSON.")
 def command(index: Path, as_json: bool) -> None:
-    """Place the studies of INDEX on a map that shows most of their differences; it is kept beside the index.
+    """Compute a map of INDEX in two dimensions (principal components) and keep it beside the index, for the page.
 
     \b
     precedent map index/

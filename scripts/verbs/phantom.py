@@ -17,11 +17,16 @@ from scripts.terminal import progress_bar, say_json, show
 
 
 @click.command("phantom")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the collection.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the films and their table.")
 @click.option("--patients", type=click.IntRange(1, 99_999), default=300, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
-@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes; all cores by default.")
-@click.option("--contact-sheet", "sheet", type=click.Path(path_type=Path), help="Write a picture of every finding.")
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (default: one for each core).")
+@click.option(
+    "--contact-sheet",
+    "sheet",
+    type=click.Path(path_type=Path),
+    help="Write one picture that shows every finding to this .png or .jpg file.",
+)
 @click.option("--boxes", is_flag=True, help="Outline the findings on the contact sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def command(
@@ -33,9 +38,9 @@ def command(
     boxes: bool,
     as_json: bool,
 ) -> None:
-    """Write simulated chest films with planted findings in CheXpert's layout.
+    """Write simulated chest films with known findings, in CheXpert's layout.
 
-    The same seed gives the same files. An unfinished folder is gone on with.
+    The same seed gives the same files. To go on after an interruption, run the same command again.
 
         precedent phantom --patients 300 --seed 7 --out demo/phantom
     """

@@ -43,14 +43,29 @@ class Tally:
 
 @click.command()
 @click.argument("studies", type=Anywhere())
-@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
-@click.option("--boxes", type=_PATH, required=True, help="CSV of Path, Finding, x0, y0, x1, y1 in pixels.")
+@click.option(
+    "--images",
+    type=Anywhere(file_okay=False),
+    required=True,
+    help="Image root: the folder that the paths in the table start from.",
+)
+@click.option(
+    "--boxes", type=_PATH, required=True, help="CSV file with the columns Path, Finding, x0, y0, x1, y1 (pixels)."
+)
 @click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
-@click.option("--probe", type=_PATH, required=True, help="Folder of the encoder's probe.")
+@click.option(
+    "--probe", type=_PATH, required=True, help="Folder of the probe that was trained on this encoder's vectors."
+)
 @ignored_parts
 @click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
-@click.option("--stage", type=click.IntRange(0), help="Resolution to explain at (default: the last maps).")
-@click.option("--limit", type=click.IntRange(1), default=200, show_default=True, help="Studies a finding, at most.")
+@click.option(
+    "--stage",
+    type=click.IntRange(0),
+    help="Stage of the network to use, 0 for half the input's resolution (default: last).",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=200, show_default=True, help="Studies to use for each finding, at most."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     studies: Path,
@@ -64,9 +79,10 @@ def command(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Count how often a map's peak lies in the finding's box, grown by half a cell of the feature map.
+    """Count how often the peak of a heat map lies in the box drawn around the finding.
 
-    Every film with a box of a finding counts once. Chance is the share of the film that the grown boxes cover.
+    Boxes are grown by half a cell of the feature map. Each film counts once for each finding that has a box on it.
+    Chance is the share of the film that the grown boxes cover.
 
     \b
     precedent pointing studies.parquet --images . --boxes boxes.csv --encoder e.safetensors --probe probe/

@@ -40,24 +40,62 @@ _PATH = Here()
 
 @click.command()
 @click.argument("index", type=CollectionAddress(), required=False)
-@click.option("--encoder", "encoders", type=_PATH, multiple=True, required=True, help="Encoder file; several vote.")
 @click.option(
-    "--probe", "probes", type=_PATH, multiple=True, required=True, help="Folder of its probe; one an encoder."
+    "--encoder",
+    "encoders",
+    type=_PATH,
+    multiple=True,
+    required=True,
+    help="Encoder file. Repeat it to average several encoders.",
+)
+@click.option(
+    "--probe",
+    "probes",
+    type=_PATH,
+    multiple=True,
+    required=True,
+    help="Folder of the encoder's probe; one for each --encoder, in the same order.",
 )
 @click.option("--frontal", type=Anywhere(), help="A frontal film.")
 @click.option("--lateral", type=Anywhere(), help="A lateral film.")
-@click.option("--projection", type=click.Choice(["AP", "PA"]), help="Of the frontal film, where it is known.")
+@click.option("--projection", type=click.Choice(["AP", "PA"]), help="Projection of the frontal film, if known.")
 @ignored_parts
-@click.option("--tta", is_flag=True, help=f"Average five looks at the film: {', '.join(TEST_TIME)}.")
-@click.option("--variant", "variants", type=click.Choice(list(VARIANTS)), multiple=True, help="Add one such look.")
-@click.option("--mc-dropout", "passes", type=click.IntRange(2, MAX_PASSES), help="Dropout passes: mean and spread.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the dropout.")
-@click.option("-k", type=click.IntRange(1), default=20, show_default=True, help="Neighbours that vote.")
-@click.option("--patient", help="Patient of the film, whose own studies are left out.")
-@click.option("--contrast", "contrasted", metavar="FINDING", help="Also the nearest study with it and without it.")
-@click.option("--sex", help="Of the patient, for the contrast, as the index writes it.")
-@click.option("--age", type=float, help="Of the patient in years, for the contrast.")
-@click.option("--maps", type=click.Path(path_type=Path, file_okay=False), help="Folder for maps of the first finding.")
+@click.option(
+    "--tta", is_flag=True, help=f"Test-time augmentation: average five versions of the film ({', '.join(TEST_TIME)})."
+)
+@click.option(
+    "--variant",
+    "variants",
+    type=click.Choice(list(VARIANTS)),
+    multiple=True,
+    help="Average this version of the film too. Repeatable.",
+)
+@click.option(
+    "--mc-dropout",
+    "passes",
+    type=click.IntRange(2, MAX_PASSES),
+    help="Number of passes with dropout, to report their mean and spread.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the dropout.")
+@click.option(
+    "-k",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Number of similar studies that the neighbours' vote is taken over.",
+)
+@click.option("--patient", help="The patient's id, so that earlier studies of the same patient are left out.")
+@click.option(
+    "--contrast",
+    "contrasted",
+    metavar="FINDING",
+    help="Show the most similar study with this finding, and the one without it.",
+)
+@click.option("--sex", help="The patient's sex as the index writes it, to match --contrast by.")
+@click.option("--age", type=float, help="The patient's age in years, to match --contrast by.")
+@click.option(
+    "--maps", type=click.Path(path_type=Path, file_okay=False), help="Folder for heat maps of the first finding."
+)
 @label_options(of_the_probe=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(
@@ -84,11 +122,12 @@ def command(
     blank: str | None,
     as_json: bool,
 ) -> None:
-    """Say how probable each finding of a film is, and what the studies nearest to it say.
+    """Print how probable each finding is on a film, and how many similar studies have it.
 
-    Neighbours' vote and familiarity are of INDEX, an index of the first encoder.
-    --findings chooses the rows. The neighbours' labels count as they did when the probe was learnt, unless --class,
-    --policy or --blank say otherwise.
+    With INDEX, which must be built with the first encoder, two things are added: the neighbours' vote (the share of
+    similar studies that have the finding) and whether the film is unlike all films of the index. --findings chooses the
+    rows. Labels of the neighbours count as they did when the probe was trained, unless --class, --policy or --blank
+    say otherwise.
 
     \b
     precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal film.dcm --tta

@@ -37,18 +37,34 @@ _PATH = Here()
 
 @click.command()
 @click.argument("embeddings", type=Anywhere())
-@click.option("--out", type=_PATH, required=True, help="Folder of the probe, metrics.json and report.html.")
+@click.option("--out", type=_PATH, required=True, help="Folder for the probe, metrics.json and report.html.")
 @label_options()
-@click.option("--where", multiple=True, help="Only studies such as 'Source=nih' or 'age>=18'; all must hold.")
-@click.option("--test-embeddings", type=Anywhere(), help="Another export to judge on; EMBEDDINGS are for learning.")
-@click.option("--splits", type=_PATH, help="A split file with train, test and perhaps valid; or official.")
+@click.option(
+    "--where",
+    multiple=True,
+    help="Use only studies that pass this filter, e.g. 'Source=nih' or 'age>=18'. Repeatable: all must hold.",
+)
+@click.option(
+    "--test-embeddings", type=Anywhere(), help="Another export to test on; all of EMBEDDINGS is used for training."
+)
+@click.option("--splits", type=_PATH, help="Split file with the parts train, test and perhaps valid; or official.")
 @click.option("--use-split", is_flag=True, help="The same as --splits official: the column split.")
-@click.option("--cv", type=click.IntRange(2), help="Judge every patient once, in so many folds.")
+@click.option("--cv", type=click.IntRange(2), help="Cross-validation by patient in this many folds.")
 @click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
 @click.option("--calibration", type=click.Choice(["platt", "temperature", "none"]), default="platt", show_default=True)
-@click.option("--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap draws.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Moves the intervals, nothing else.")
-@click.option("--split-seed", type=int, default=0, show_default=True, help="Deals patients to parts and folds.")
+@click.option(
+    "--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap samples for the intervals."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap; changes the intervals only."
+)
+@click.option(
+    "--split-seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed by which patients are assigned to parts and folds.",
+)
 @click.option("--json", "json_wanted", is_flag=True, help="Print the figures as JSON.")
 def command(
     embeddings: Path,
@@ -69,7 +85,7 @@ def command(
     split_seed: int,
     json_wanted: bool,
 ) -> None:
-    """Learn findings from the export EMBEDDINGS with a linear probe, and say how well.
+    """Train a linear probe (logistic regression) on the export EMBEDDINGS and report how good it is.
 
     \b
     precedent probe embeddings/ --out probe/ --class normal:'No Finding=1' --class ill:'No Finding=0'

@@ -19,7 +19,7 @@ from scripts.terminal import say, say_json
 @click.argument("index", type=CollectionAddress("restore it with its own tools"))
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def command(snapshot: Path, index: Path, as_json: bool) -> None:
-    """Make the new folder INDEX of the folder SNAPSHOT, every SHA-256 checked.
+    """Restore the folder SNAPSHOT as the new folder INDEX. Every SHA-256 is checked.
 
     \b
     precedent restore snapshots/monday/ index/

@@ -40,15 +40,17 @@ _PATH = Here()
 @click.option("--study", help="A stored study, e.g. patient00001/study1.")
 @click.option("--frontal", type=Anywhere(), help="A frontal film (needs --encoder).")
 @click.option("--lateral", type=Anywhere(), help="A lateral film (needs --encoder).")
-@click.option("--encoder", type=_PATH, help="The encoder file the index was built with.")
+@click.option("--encoder", type=_PATH, help="The encoder file that the index was built with.")
 @ignored_parts
-@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Hits.")
-@click.option("--where", multiple=True, help="Filter such as 'sex=Female', 'age>=60', 'Pneumonia=1'; all must hold.")
-@click.option("--patient", help="Patient of the film, whose own studies are left out.")
-@click.option("--same-patient", is_flag=True, help="Let studies of the query's own patient be hits.")
-@click.option("--group-by", type=click.Choice(["patient"]), help="One hit a patient.")
-@click.option("--min-similarity", type=float, help="Drop hits below this cosine.")
-@click.option("--exact", is_flag=True, help="Scan every row even where the index is approximate.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Number of hits.")
+@click.option(
+    "--where", multiple=True, help="Filter, e.g. 'sex=Female', 'age>=60', 'Pneumonia=1'. Repeatable: all must hold."
+)
+@click.option("--patient", help="The patient's id, so that earlier studies of the same patient are left out.")
+@click.option("--same-patient", is_flag=True, help="Include other studies of the query's own patient.")
+@click.option("--group-by", type=click.Choice(["patient"]), help="At most one hit for each patient.")
+@click.option("--min-similarity", type=float, help="Leave out hits with a cosine similarity below this.")
+@click.option("--exact", is_flag=True, help="Compare the query with every vector, even in an approximate index.")
 @device_option("cpu", "What compares vectors; copying them to a GPU takes longer than one search.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(
@@ -66,7 +68,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Search the collection in the folder INDEX, or at an address.
+    """Find the studies in INDEX, a folder or an address, that are most similar to a stored study or to a film.
 
     \b
     precedent search index/ --study patient00001/study1 -k 5

@@ -46,28 +46,67 @@ LOADING_SECONDS = 900
 @click.command()
 @click.argument("indexes", nargs=-1, required=True, metavar="[NAME=]INDEX...")
 @click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--probe", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Probe of predictions.")
-@click.option("--images", multiple=True, metavar="[NAME=]ROOT", help="Image root, of all collections or of one.")
+@click.option(
+    "--probe",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the probe; without it there are no predictions.",
+)
+@click.option(
+    "--images",
+    multiple=True,
+    metavar="[NAME=]ROOT",
+    help="Image root, if not the one stored in the index: of all collections, or of one.",
+)
 @trust_option
 @ignored_parts
 @device_option("auto", "What compares vectors.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="An IPv4 address; one of others needs --tokens.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: any free one.")
-@click.option("--threads", default=THREADS, show_default=True, type=click.IntRange(1, 256), help="Requests at a time.")
-@click.option("--public-name", multiple=True, help="Host name or address by which others ask for the service.")
-@click.option("--prefix", default="", metavar="/PATH", help="Path below which a proxy shows the service.")
-@click.option("--tokens", type=click.Path(dir_okay=False, path_type=Path), help="File of `precedent token create`.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="IPv4 address to listen on; any that others can reach needs --tokens.",
+)
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes any free one.",
+)
+@click.option(
+    "--threads",
+    default=THREADS,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Requests that are answered at the same time.",
+)
+@click.option(
+    "--public-name",
+    multiple=True,
+    help="Host name or address that clients reach the service by, such as that of a proxy.",
+)
+@click.option("--prefix", default="", metavar="/PATH", help="Path below which a reverse proxy shows the service.")
+@click.option(
+    "--tokens",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of access tokens, as `precedent token create` writes it.",
+)
 @click.option(
     "--queries-a-day",
     type=click.IntRange(min=1),
-    help="Different studies and films that a token of the scope read may ask about; one of vectors is not counted. "
-    "Default: 200.",
+    help="Different studies and films that a token may ask about in a day, unless it has the scope vectors "
+    "(default: 200).",
 )
-@click.option("--audit", type=click.Path(dir_okay=False, path_type=Path), help="Append a line a call to this log.")
+@click.option(
+    "--audit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Audit log, to which one line is added for each request.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["json", "text"]),
-    help="Of the log on stderr. Default: text, faults alone, on a terminal; else JSON, a line a request.",
+    help="Format of the log on stderr (default: on a terminal text, with warnings and errors only; otherwise JSON, "
+    "one line for each request).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what is served and its address as JSON.")
 def command(
@@ -89,9 +128,10 @@ def command(
     log_format: Literal["json", "text"] | None,
     as_json: bool,
 ) -> None:
-    """Serve page and API of the folders INDEX until Ctrl-C or SIGTERM.
+    """Serve one or more indexes over HTTP, with a page, until Ctrl-C or SIGTERM.
 
-    Several are asked by name, the first where a request names none; all need to be of the one encoder.
+    Requests choose one of several indexes by NAME, and get the first if they name none. All must be built with the same
+    encoder.
 
     \b
     precedent serve index/ --encoder encoder.safetensors

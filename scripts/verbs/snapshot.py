@@ -20,7 +20,7 @@ from scripts.terminal import say, say_json
 def command(index: Path, out: Path, as_json: bool) -> None:
     """Copy the collection in the folder INDEX, as it is at this moment, to the new folder OUT.
 
-    It may be served and changed meanwhile. Films are not copied: they stay below the image root.
+    The index may be served and changed meanwhile. Films are not copied; they stay below the image root.
 
     \b
     precedent snapshot index/ snapshots/monday/

@@ -13,14 +13,14 @@ from service.errors import TokensError
 from service.guard.tokens import SCOPES, create_token, now, read_tokens, revoke_token
 
 FILE = click.option(
-    "--tokens", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File of tokens."
+    "--tokens", "path", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File of access tokens."
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.group()
 def command() -> None:
-    """Make, list and revoke tokens. A running service notices at once.
+    """Make, list and revoke access tokens. A running service notices changes at once.
 
     \b
     precedent token create alice --scope read --tokens tokens.json
@@ -36,13 +36,17 @@ def command() -> None:
     multiple=True,
     required=True,
     type=click.Choice(list(SCOPES)),
-    help="Once for each, none holds another. " + "; ".join(f"{name}: {says}" for name, says in SCOPES.items()) + ".",
+    help="What the token allows; repeat for several, for no scope includes another. "
+    + "; ".join(f"{name}: {says}" for name, says in SCOPES.items())
+    + ".",
 )
-@click.option("--days", type=click.IntRange(1, 36500), help="It opens nothing any more after so many. Default: never.")
+@click.option("--days", type=click.IntRange(1, 36500), help="Days after which the token expires (default: never).")
 @FILE
 @AS_JSON
 def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path, as_json: bool) -> None:
-    """Print a new token, this once: the file, made where there is none, holds its hash alone.
+    """Create a token and print it, once.
+
+    The file holds only its hash, so a lost token cannot be shown again. The file is created if need be.
 
     \b
     precedent token create alice --scope read --scope vectors --days 365 --tokens tokens.json
@@ -62,7 +66,7 @@ def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path, as_
 @FILE
 @AS_JSON
 def list_(path: Path, as_json: bool) -> None:
-    """List names, scopes and states; a token itself nobody can show again."""
+    """List the tokens by name, with scopes and states."""
     try:
         tokens = read_tokens(path)
     except TokensError as refusal:
@@ -82,7 +86,7 @@ def list_(path: Path, as_json: bool) -> None:
 @FILE
 @AS_JSON
 def revoke(name: str, path: Path, as_json: bool) -> None:
-    """Let a token open nothing from now on. Its name stays taken, for the audit log has it."""
+    """Revoke a token at once. Its name cannot be used again, because the audit log refers to it."""
     try:
         revoke_token(path, name)
     except TokensError as refusal:

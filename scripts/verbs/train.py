@@ -49,17 +49,28 @@ class Machine:
 
 @click.command()
 @click.argument("studies", type=Anywhere())
-@click.option("--images", type=Anywhere(file_okay=False), required=True, help="Image root.")
+@click.option(
+    "--images",
+    type=Anywhere(file_okay=False),
+    required=True,
+    help="Image root: the folder that the paths in the table start from.",
+)
 @ignored_parts
-@click.option("--recipe", "name", default="dual_b0", show_default=True, help="A recipe's name or a TOML file.")
-@click.option("--set", "changes", multiple=True, metavar="SECTION.KEY=VALUE", help="Change one option.")
+@click.option("--recipe", "name", default="dual_b0", show_default=True, help="Name of a recipe, or a TOML file.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Change one option of the recipe, e.g. run.epochs=3. Repeatable.",
+)
 @click.option("--splits", type=Here(), help="A split file with train and perhaps valid; or official: the column split.")
-@click.option("--weights", help="Where backbones start: imagenet, none, or a safetensors file.")
-@click.option("--out", type=Here(), required=True, help="Folder of the run.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--weights", help="Initial weights of the backbones: imagenet, none (random), or a safetensors file.")
+@click.option("--out", type=Here(), required=True, help="Folder for the run.")
+@click.option("--device", default="auto", show_default=True, help="Where training runs: auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads (default: all cores).")
 @click.option("--batch", type=click.IntRange(2), help="Studies a batch; the learning rate goes with its square root.")
-@click.option("--cache-gb", type=float, default=8.0, show_default=True, help="Memory for preprocessed films.")
+@click.option("--cache-gb", type=float, default=8.0, show_default=True, help="Memory for preprocessed films, in GB.")
 @click.option("--store", type=Here(), help="Folder for preprocessed films that take more (default: that of the run).")
 @click.option("--workers", type=click.IntRange(0), help="Processes that read those ahead (default: 2 for a GPU).")
 @click.option(
@@ -67,7 +78,7 @@ class Machine:
     type=click.FloatRange(0),
     default=SAVE_MINUTES,
     show_default=True,
-    help="Write down within an epoch where the run stands, this often: what a kill costs.",
+    help="Minutes between saved states within an epoch; an interruption loses at most these.",
 )
 @click.option("--save-steps", type=click.IntRange(1), help="The same after so many steps of the optimizer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -90,7 +101,7 @@ def command(
     save_steps: int | None,
     as_json: bool,
 ) -> None:
-    """Train an encoder on the table STUDIES; the same command goes on with a run that was killed.
+    """Train an encoder on the table STUDIES. To go on after an interruption, run the same command again.
 
     torchrun shares a run among processes, on a GPU each.
 

@@ -18,11 +18,11 @@ from scripts.terminal import say, say_json
 
 @click.command()
 @click.argument("index", type=CollectionAddress())
-@click.option("--images", type=Anywhere(), help="Image root, where it is not the one it remembers.")
+@click.option("--images", type=Anywhere(), help="Image root, if it is not the one stored in INDEX.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def command(index: Address, images: Path | None, trusted: bool, as_json: bool) -> None:
-    """Check the folder or address INDEX: each SHA-256, row, vector and id, changes since, and films that were added.
+    """Check the folder or address INDEX: every SHA-256, row, vector and id, all later changes, and added films.
 
     \b
     precedent verify index/

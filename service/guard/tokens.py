@@ -22,11 +22,10 @@ from service.errors import TokensError
 
 SCOPES = {
     "read": "the page, searches, predictions, maps, studies and their films; similarities in two decimals",
-    "vectors": "vectors of films, searches by a vector, and exact similarities, which would tell one; all identify "
-    "patients",
-    "write": "add studies and remove them",
-    "admin": "put another index in place",
-    "metrics": "readiness and figures of the service, for what watches it",
+    "vectors": "vectors of films, searches by a vector, and exact similarities; all of these can identify patients",
+    "write": "add and delete studies",
+    "admin": "load a new index",
+    "metrics": "/metrics and /readyz, for monitoring",
 }
 """None holds another."""
 SECRET_BYTES = 32

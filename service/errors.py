@@ -142,7 +142,7 @@ TABLE: dict[type[Exception], Refusal] = {
     ResultNotWritten: Refusal(
         503,
         "result_not_written",
-        "this was announced in the audit log and its result could not be written there; look whether it was done",
+        "this change was announced in the audit log, but its result could not be written there; check if it was made",
     ),
     AuditError: Refusal(503, "not_ready", "the audit log cannot be written at present; see the log"),
     BackendLoading: Refusal(
@@ -151,7 +151,7 @@ TABLE: dict[type[Exception], Refusal] = {
     BackendUnavailable: Refusal(
         503, "backend_unavailable", "a server that this one keeps its data on does not answer at present", 5
     ),
-    WriteFailed: Refusal(503, "not_written", "the change could not be brought to the disk, so nothing was changed"),
+    WriteFailed: Refusal(503, "not_written", "the change could not be written to disk, so nothing was changed"),
     CollectionError: Refusal(503, "not_ready", "the collection cannot be read at present; see the log"),
     EncoderError: Refusal(503, "not_ready", "the encoder cannot be used at present; see the log"),
     OSError: Refusal(503, "not_ready", "a file cannot be read or written at present; see the log"),
@@ -261,7 +261,7 @@ class LastResort:
 
 _LAST_PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Precedent</title></head>
-<body><p>{message}</p><p><a href="{home}/">To the page</a></p><p>Request {number}</p></body></html>
+<body><p>{message}</p><p><a href="{home}/">Back to the page</a></p><p>Request {number}</p></body></html>
 """
 """Needs no template and no application, for these may be what has failed."""
 

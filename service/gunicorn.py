@@ -26,8 +26,8 @@ def loaded_by_worker() -> Iterator[None]:
         return
     if _is_preloaded():
         raise RuntimeError(  # which gunicorn's first process tells without a traceback
-            "expected each worker to load the application for itself, got --preload (preload_app): what a process has "
-            "loaded does not work in its forks; leave it out"
+            "expected each worker to load the application for itself, got --preload (preload_app), with which a loaded "
+            "encoder would be used in forked processes, where it does not work; leave the option out"
         )
     try:
         yield

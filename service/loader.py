@@ -102,13 +102,13 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
     keep_files_private(environ)
     for name in ("PRECEDENT_INDEX", "PRECEDENT_ENCODER"):
         if not environ.get(name):
-            raise MountError(f"expected {name} in the environment, got none; set it to a folder or file")
+            raise MountError(f"expected {name} in the environment, got none; set it to the path of a folder or file")
     prefix = parse_prefix(environ.get("PRECEDENT_PREFIX", ""))
     tokens, audit = environ.get("PRECEDENT_TOKENS"), environ.get("PRECEDENT_AUDIT")
     if prefix and not tokens:
         raise MountError(
-            f"whoever asks below {prefix!r} comes by a proxy and would pass for this machine; ask them for tokens: "
-            "precedent token create NAME --scope read --tokens FILE, and PRECEDENT_TOKENS=FILE"
+            f"requests below {prefix!r} come through a proxy and would count as coming from this machine; ask for "
+            "tokens: precedent token create NAME --scope read --tokens FILE, and PRECEDENT_TOKENS=FILE"
         )
     known = TokenFile(Path(tokens)) if tokens else None
     calls = AuditLog(Path(audit)) if audit else None

@@ -24,7 +24,7 @@ def parse_prefix(text: str) -> str:
     prefix = text.strip().rstrip("/")
     if prefix and (len(prefix) > MAX_PREFIX or not _PREFIX.fullmatch(prefix)):
         raise MountError(
-            f"expected a prefix of a-z, A-Z, 0-9, '.', '_', '~' and '-' between slashes, such as /precedent, got "
+            f"expected a path prefix of a-z, A-Z, 0-9, '.', '_', '~' and '-' between slashes, such as /precedent, got "
             f"{text[:100]!r}"
         )
     return prefix

@@ -179,7 +179,10 @@ def is_same(
         return False
     same = stored == study and float(before.embedding(study.study_id) @ vector) >= SAME_FROM
     if not same and not replace:
-        raise StudyExists(f"study {study.study_id!r} is there already, with other content; replace it knowingly")
+        raise StudyExists(
+            f"study {study.study_id!r} is stored already with other content; to replace it, pass --replace, or "
+            "replace=true over HTTP"
+        )
     return same
 
 

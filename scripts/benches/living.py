@@ -156,7 +156,7 @@ def kill_and_open(drawn: Drawn, index: Path, seed: int, writer: Writer) -> dict[
     process.join()
     told += _heard(ours)
     if not told:
-        raise click.ClickException("expected the process that adds to do so until it is killed, got its end")
+        raise click.ClickException("expected the process that adds to run until it is killed, but it ended by itself")
     start = perf_counter()
     with closing(LivingCollection(index)) as living:
         living.search(drawn.queries(1)[0], _K)

@@ -208,8 +208,8 @@ def require_tokens(host: str, tokens: Path | None, public_name: Sequence[str] = 
         )
     if tokens is None and (public_name or prefix):
         raise click.ClickException(
-            f"whoever asks for {(*public_name, prefix)[0]!r} comes by a proxy here and would pass for this machine; "
-            "ask them for tokens: precedent token create NAME --scope read --tokens FILE, and --tokens FILE here"
+            f"requests for {(*public_name, prefix)[0]!r} come through a proxy and would count as coming from this "
+            "machine; use tokens: precedent token create NAME --scope read --tokens FILE, and --tokens FILE here"
         )
 
 

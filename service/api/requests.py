@@ -145,11 +145,11 @@ class Search(FilmOptions):
         films = self.frontal is not None or self.lateral is not None
         given = [self.study_id is not None, self.embedding is not None, films]
         if sum(given) != 1:
-            raise ValueError(
-                f"expected exactly one query (study_id, embedding, or frontal and lateral), got {sum(given)}"
-            )
+            raise ValueError(f"expected exactly one query (study_id, embedding, or films), got {sum(given)}")
         if self.study_id is not None and self.patient_id is not None:
-            raise ValueError("expected patient_id with films or an embedding; a stored study knows its patient")
+            raise ValueError(
+                "expected patient_id only with films or an embedding; for a stored study its own patient is used"
+            )
         return self
 
     @classmethod

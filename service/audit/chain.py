@@ -55,7 +55,7 @@ def read_head(path: Path) -> Head:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AuditError(
-            f"cannot read {str(beside)!r}, which says how far the log goes: {reason}; keep the log and begin another"
+            f"cannot read {str(beside)!r}, which holds the log's head: {reason}; keep the log and start a new one"
         ) from error
 
 
@@ -86,9 +86,9 @@ def followed(line: bytes, before: Head | None) -> Head:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError("it is no line of an audit log") from None
     if written != line:
-        raise ValueError("it is not as it was written")
+        raise ValueError("it was edited")
     if before is not None and claimed != before:
-        raise ValueError(f"it does not follow line {before.lines}: lines were removed, added or moved")
+        raise ValueError(f"it does not follow line {before.lines}; lines were removed, added or moved")
     return head
 
 
@@ -114,8 +114,8 @@ def verify(path: Path, expected: Head | None = None) -> Head:
     for head in (beside, expected):
         if head is not None and head not in passed:
             raise AuditError(
-                f"expected {str(path)!r} to go through {head}, got {found.lines} lines that do not; the lines at its "
-                "end were removed or written anew"
+                f"expected {str(path)!r} to contain the head {head}, got {found.lines} lines without it; lines at the "
+                "end were removed or replaced"
             )
     return found
 

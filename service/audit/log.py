@@ -43,7 +43,9 @@ class AuditLog:
                 self.head = self._durable = self._end()
                 self._begin()
             except BlockingIOError:
-                raise AuditError(f"another process writes {str(path)!r}; give each a file of its own") from None
+                raise AuditError(
+                    f"another process is writing {str(path)!r}; give each process its own audit file"
+                ) from None
             except OSError as error:
                 raise self._unwritable(error) from error
             self._handles = handles.pop_all()
@@ -105,8 +107,8 @@ class AuditLog:
     def _require_kept(self) -> None:
         if self._lost:
             raise AuditError(
-                f"a line of the audit log {str(self.path)!r} could not be brought to the disk; see to the disk, then "
-                "start the service again, which looks at the log's end"
+                f"a line of the audit log {str(self.path)!r} could not be written to disk; check the disk, then start "
+                "the service again, which checks the end of the log"
             )
 
     def _sync(self) -> None:
@@ -157,13 +159,13 @@ class AuditLog:
                 raise self._broken(f"after line {(found or beside).lines}: {reason}") from None
             passed.add(found)
         if found is None or beside not in passed:
-            raise self._broken(f"its end does not go through {beside}, which {head_path(self.path).name!r} names")
+            raise self._broken(f"its end does not contain the head {beside}, which {head_path(self.path).name!r} names")
         return found
 
     def _broken(self, reason: str) -> AuditError:
         return AuditError(
-            f"the audit log {str(self.path)!r} is not as it was written ({reason}); look at it with: precedent audit "
-            f"verify {self.path}; keep it, and begin another file"
+            f"the audit log {str(self.path)!r} was edited or damaged ({reason}); check it with: precedent audit "
+            f"verify {self.path}; keep it, and start a new file"
         )
 
     def _unwritable(self, error: OSError) -> AuditError:

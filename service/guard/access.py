@@ -244,7 +244,7 @@ def _shown(known: TokenFile, scope: str | None) -> Token:
     if (session := access.session_of(request.cookies)) is None:
         raise _unauthorized(_EXPECTED)
     if scope is not None and scope not in OF_COOKIE:
-        raise _unauthorized("this route takes a token in the Authorization header alone: Authorization: Bearer TOKEN")
+        raise _unauthorized("this route accepts a token only in the header Authorization: Bearer TOKEN")
     require_own_page()
     token = access.of_session(session)
     if token is None:

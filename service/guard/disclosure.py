@@ -86,8 +86,8 @@ def count(*query: str | bytes | None) -> None:
     seconds = budget.wait(call.principal or "", _named(query))
     if seconds:
         raise TooManyRequests(
-            "as many different studies and films as this token may ask about within a day have been asked about; one "
-            "that holds the scope 'vectors' too is not counted",
+            "this token has asked about as many different studies and films as it may within a day; try again later, "
+            "or use a token with the scope 'vectors' too, which has no such limit",
             retry_after=math.ceil(seconds),
         )
 
@@ -104,8 +104,8 @@ def require_hits(k: int) -> None:
     """Refuse more hits than the running request's token may have at once. Raises Forbidden."""
     if k > READ_HITS and not exact():
         raise Forbidden(
-            f"expected k of at most {READ_HITS} with this token, got {k}; one that holds the scope 'vectors' too may "
-            "ask for more"
+            f"expected k of at most {READ_HITS} with this token, got {k}; a token with the scope 'vectors' too "
+            "may ask for more"
         )
 
 

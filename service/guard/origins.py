@@ -60,7 +60,7 @@ def require_own_name(names: Collection[str]) -> None:
     """
     if not host_is_trusted(request.host.lower(), names):
         raise RequestError(
-            f"this service goes by another name than {request.host!r}; serve names one that a proxy or others use by "
+            f"this service does not answer under the name {request.host!r}; to allow a name, start it with "
             "--public-name NAME"
         )
 
@@ -76,7 +76,7 @@ def require_own_page() -> None:
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = site == "same-origin" if site else origin is None or urlsplit(origin).netloc == request.host
     if not own:
-        raise Forbidden("expected this request from a page of this service, got one of another address")
+        raise Forbidden("expected this request from a page of this service, got it from a page of another address")
 
 
 def require_near() -> None:
@@ -87,14 +87,14 @@ def require_near() -> None:
     """
     if not _is_loopback(request.remote_addr):
         raise Forbidden(
-            f"this service has no tokens, so it answers its own machine alone, by a loopback address; {_REMEDY}"
+            f"this service has no tokens, so it answers only its own machine, at a loopback address; {_REMEDY}"
         )
     found = (name for name, _ in request.headers if _is_of_proxy(name.lower()))
     sign = next(found, "HTTP/1.0" if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else None)
     if sign is not None:
         raise Forbidden(
-            "this service has no tokens, so it answers its own machine alone, and this request came by a proxy, as "
-            f"{sign[:60]} says; {_REMEDY}"
+            "this service has no tokens, so it answers only its own machine, and this request came through a proxy, "
+            f"as {sign[:60]} shows; {_REMEDY}"
         )
 
 

@@ -73,7 +73,7 @@ class _File(BaseModel):
     @model_validator(mode="after")
     def _unchanged(self) -> Self:
         if self.sha256 != _sealed(self.tokens):
-            raise ValueError("it has changed since it was written")
+            raise ValueError("it was edited or damaged")
         return self
 
 
@@ -116,7 +116,7 @@ def _parsed(path: Path, text: str) -> list[Token]:
         place = ".".join(map(str, first["loc"])) or "the whole"
         raise TokensError(f"{str(path)!r} is no file of tokens: {place}: {first['msg']}; make another") from None
     if len({token.name for token in tokens}) < len(tokens):
-        raise TokensError(f"expected one token a name in {str(path)!r}, got two of a name; make another file")
+        raise TokensError(f"expected different names in {str(path)!r}, got one twice; create a new file")
     return tokens
 
 
@@ -143,7 +143,7 @@ def create_token(
     with _alone(path):
         tokens = read_tokens(path) if path.exists() else []
         if any(one.name == name for one in tokens):
-            raise TokensError(f"there is a token {name!r} already, or was; choose another name")
+            raise TokensError(f"the name {name!r} is or was in use; choose another name")
         _save(path, [*tokens, token])
     return secret
 

@@ -41,7 +41,7 @@ class Activation:
             Busy: another activation is at work. After each, all is served as before.
         """
         if not self._lock.acquire(blocking=False):
-            raise Busy("expected one activation at a time, got another; try again when it has finished")
+            raise Busy("another activation is running; try again when it has finished")
         try:
             return self._swap(name)
         finally:
@@ -57,7 +57,7 @@ class Activation:
             raise
         except (CollectionError, EncoderError, OSError) as error:
             raise NotReady(
-                "what lies in the folder cannot be served, so all is served as before; see the log"
+                "the index in the folder cannot be served, so the old one still is; see the log for the reason"
             ) from error
         log.info("activated %s", name or "every collection")
         return fresh

@@ -18,7 +18,7 @@ class ConcurrencyLimit:
     def __enter__(self) -> None:
         """Wait for a turn. Raises Busy where too many wait already."""
         if not self._places.acquire(blocking=False):
-            raise Busy(f"expected at most {self._all} {self._work} at a time, got one more; try again in a second")
+            raise Busy(f"expected at most {self._all} {self._work} at a time, got more; try again in a second")
         self._inside.acquire()
 
     def __exit__(

@@ -14,7 +14,7 @@ _TURNED_AWAY = "precedent.turned_away"
 def require_body() -> None:
     """Refuse a request whose body the server had no room for. Raises Busy."""
     if request.environ.get(_TURNED_AWAY):
-        raise Busy("expected fewer films on their way here at a time; try again in a second")
+        raise Busy("too many films are being uploaded at the same time; try again in a second")
 
 
 def disconnect_check() -> Gone:

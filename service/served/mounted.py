@@ -90,7 +90,7 @@ class MountedCollection:
     def living(self) -> Writable:
         """The collection, to be changed. Raises NotWritable where it is in memory alone."""
         if not isinstance(self.retriever, Writable):
-            raise NotWritable(f"collection {self.name!r} cannot be changed; serve it from a folder")
+            raise NotWritable(f"collection {self.name!r} cannot be changed because it is not served from a folder")
         return self.retriever
 
     def has(self, study_id: str) -> bool:

@@ -70,7 +70,7 @@ def _split(word: str, *, index: bool = False) -> tuple[str | None, Any]:
             return name or None, where
     except CollectionError as refusal:
         raise MountError(str(refusal)) from refusal
-    raise MountError(f"expected a folder, or NAME=FOLDER, got {word!r}; there is no folder {folder!r}")
+    raise MountError(f"expected an existing folder, or NAME=FOLDER, got {word!r}; there is no folder {folder!r}")
 
 
 def _name_of(folder: Path | MilvusAddress) -> str:

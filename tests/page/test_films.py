@@ -131,7 +131,9 @@ def test_a_heat_map_says_on_both_sides_why_two_studies_are_alike(reader: Reader)
         reader.ask(f"return document.querySelector('.stage {kind}').style.transform") for kind in ("img", "canvas")
     )
     assert film == heat
-    assert any(one in reader.text("#trust") for one in ("Holds", "Do not rely", "Blank", "Not to be judged"))
+    assert any(
+        one in reader.text("#trust") for one in ("upported: ", "Not supported: ", "Empty map: ", "Cannot be checked: ")
+    )
 
 
 def stripes(reader: Reader, folder: Path) -> None:
@@ -156,7 +158,7 @@ def test_the_warning_of_an_unfamiliar_film_stays_in_the_viewer_and_beside_every_
     reader.wait("document.querySelectorAll('#trust li').length === 2")
 
     assert all("the query is unfamiliar" in one.text for one in reader.all("#trust li"))
-    assert [one.text for one in reader.all(".doubt")] == ["Not to be relied on: the query is unfamiliar"] * 2
+    assert [one.text for one in reader.all(".doubt")] == ["Unreliable: the query is unfamiliar"] * 2
     reader.press("\ue00c")
     reader.wait("!document.getElementById('compare').open")
     reader.press("m")
@@ -185,7 +187,7 @@ def test_the_warning_stays_while_the_same_films_are_predicted_anew(reader: Reade
     reader.ask("window.fetch = () => new Promise(() => {})")
     reader.click(".predictions .menu summary")
     reader.click("#tta")
-    reader.wait("document.querySelector('.predictions').textContent.includes('Working them out')")
+    reader.wait("document.querySelector('.predictions').textContent.includes('Computing predictions')")
 
     assert reader.text("#unfamiliar").startswith("Unfamiliar")
 
@@ -227,8 +229,8 @@ def test_predictions_on_their_way_arrive_though_a_filter_changes_meanwhile(reade
     [
         ((0.2, 0.7, 0.5, 0.4), ""),
         ((0.5, 0.7, 0.5, 0.4), ""),
-        ((0.5, 0.4, 0.5, 0.4), "Not to be relied on: no better than a random map"),
-        ((0.01, 0.02, 0.02, 0.01), "Not to be relied on: hardly any result to explain"),
+        ((0.5, 0.4, 0.5, 0.4), "Unreliable: no better than a random map"),
+        ((0.01, 0.02, 0.02, 0.01), "Unreliable: the score is too low to explain"),
     ],
 )
 def test_a_map_that_holds_no_better_than_a_random_one_is_doubted(

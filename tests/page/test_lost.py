@@ -64,7 +64,7 @@ IMPATIENT = """
     const property = { get, set(given) { window.sent = given; set.call(this, Math.min(given, window.most)); } };
     Object.defineProperty(XMLHttpRequest.prototype, "timeout", property);
 """
-LATE = "The service has not answered in time. Try again"
+LATE = "The service did not answer in time. Try again"
 AWAY = "The service cannot be reached. Try again"
 MINUTES = 3 * 60_000
 
@@ -133,7 +133,7 @@ def test_films_that_are_cut_off_on_their_way_stay_and_can_be_sent_again(
 
 
 @pytest.mark.parametrize(
-    ("most", "told"), [(40, "What came is no whole answer of this service. Try again"), (2_000, AWAY)]
+    ("most", "told"), [(40, "The answer was incomplete or not from this service. Try again"), (2_000, AWAY)]
 )
 @pytest.mark.parametrize("asks", [narrow, send])
 def test_an_answer_that_ends_in_its_middle_leaves_what_is_shown(

@@ -135,7 +135,7 @@ def test_the_report_tells_of_a_map_that_is_not_available(reader: Reader) -> None
 def test_help_is_shown_by_a_key_and_by_a_button(reader: Reader) -> None:
     reader.open("/")
     reader.press("?")
-    assert "heat map: why these two are alike" in reader.text("#help")
+    assert "heat map: why these two are similar" in reader.text("#help")
     reader.press(ESCAPE)
     reader.wait("!document.getElementById('help').open")
     reader.click("#help-button")

@@ -78,11 +78,11 @@ def test_a_bar_moves_while_films_travel(reader: Reader) -> None:
 @pytest.mark.parametrize(
     ("scores", "beginning"),
     [
-        ((0.30, 0.80, 0.60, 0.50), "Holds: blurring the hot area costs more"),
-        ((0.30, 0.50, 0.60, 0.50), "Holds in part: blurring the hot area costs more"),
-        ((0.60, 0.80, 0.60, 0.50), "Holds in part: the hot area alone keeps more"),
-        ((0.60, 0.50, 0.60, 0.50), "Do not rely on it"),
-        ((-0.2, 0.04, 0.01, 0.00), "Not to be judged"),
+        ((0.30, 0.80, 0.60, 0.50), "Supported: blurring the highlighted area lowers the score more"),
+        ((0.30, 0.50, 0.60, 0.50), "Partly supported: blurring the highlighted area lowers"),
+        ((0.60, 0.80, 0.60, 0.50), "Partly supported: the highlighted area alone keeps"),
+        ((0.60, 0.50, 0.60, 0.50), "Not supported: "),
+        ((-0.2, 0.04, 0.01, 0.00), "Cannot be checked: "),
     ],
 )
 def test_the_sentence_on_a_map_is_true_of_its_figures(

@@ -71,7 +71,7 @@ def test_a_drop_anywhere_on_the_page_is_caught_and_begins_a_new_query(reader: Re
     assert drop(reader, place, "bruno.dcm")
     assert chosen(reader) == ["bruno.dcm", EMPTY]
     assert reader.find("#films [name=patient_id]").get_attribute("value") == ""
-    assert "What was chosen before was taken out" in reader.text("#status")
+    assert "What was chosen before was removed" in reader.text("#status")
     assert not reader.all("dialog[open]")
 
 
@@ -99,7 +99,7 @@ def test_a_film_is_taken_out_by_its_button_or_by_a_key(reader: Reader) -> None:
     reader.choose("lateral")
     reader.click(".drop .out")
     assert chosen(reader) == [EMPTY, "view2_lateral.jpg"]
-    assert reader.text("#status") == "The frontal film was taken out."
+    assert reader.text("#status") == "The frontal film was removed."
     assert reader.ask("return document.activeElement.name") == "frontal"
 
     reader.press("\t\ue017")
@@ -286,7 +286,7 @@ def test_a_photograph_of_something_else_is_called_unfamiliar(reader: Reader, tmp
     reader.choose("frontal", tmp_path / "stripes.png")
     reader.click("#films > button")
 
-    assert reader.text("#unfamiliar").startswith("Unfamiliar: perhaps no chest film")
+    assert reader.text("#unfamiliar").startswith("Unfamiliar film: it may not be a chest film")
 
 
 def test_two_frontals_are_told_beside_the_query_in_the_viewer_and_aloud(reader: Reader) -> None:

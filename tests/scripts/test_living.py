@@ -90,7 +90,7 @@ def test_adding_again_adds_nothing_and_other_content_needs_replace(made: Path, w
     save_studies(older, made / "older.parquet")
 
     assert (first["already_there"], again["added"]) == (0, 0)
-    assert "with other content; replace it" in refusal(*add(made, world, "older"))
+    assert "with other content; to replace it, pass --replace" in refusal(*add(made, world, "older"))
     assert json.loads(done(*add(made, world, "older", "--json", "--replace")).stdout)["added"] == table.num_rows
 
 

@@ -102,9 +102,9 @@ def test_an_unknown_collection_is_refused_with_those_there_are(client: FlaskClie
 
     assert response.status_code == 404
     if route == "page":
-        assert "no collection &#39;ghost&#39; is mounted; there are: main, nih" in response.text
+        assert "no collection &#39;ghost&#39; is served; there are: main, nih" in response.text
     else:
-        message = "no collection 'ghost' is mounted; there are: main, nih"
+        message = "no collection 'ghost' is served; there are: main, nih"
         assert (response.get_json()["error"]["code"], response.get_json()["error"]["message"]) == (
             "collection_not_found",
             message,

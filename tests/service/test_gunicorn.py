@@ -150,8 +150,8 @@ def test_a_prefix_that_a_request_claims_is_not_believed_by_gunicorn_either(port:
     ("words", "further", "sentence"),
     [
         (["--preload"], {}, "expected each worker to load the application for itself, got --preload"),
-        (["--workers", "2"], {"PRECEDENT_AUDIT": "audit.jsonl"}, "another process writes"),
-        ([], {"PRECEDENT_TOKENS": ""}, "comes by a proxy"),
+        (["--workers", "2"], {"PRECEDENT_AUDIT": "audit.jsonl"}, "another process is writing"),
+        ([], {"PRECEDENT_TOKENS": ""}, "come through a proxy"),
     ],
 )
 def test_what_cannot_be_run_ends_at_start_with_a_sentence(

@@ -105,7 +105,7 @@ def test_signing_in_leads_to_no_other_service_of_the_host(
     "prefix", ["precedent", "//evil.example", "/a b", "/..", "/a/../b", "/ä", "/a?b", "/" + "a" * 200]
 )
 def test_a_prefix_of_no_plain_words_is_refused(prefix: str) -> None:
-    with pytest.raises(MountError, match="expected a prefix of"):
+    with pytest.raises(MountError, match="expected a path prefix of"):
         parse_prefix(prefix)
 
 
@@ -120,8 +120,8 @@ def test_a_slash_at_the_end_is_no_part_of_a_prefix() -> None:
 
 
 def test_a_prefix_without_tokens_is_refused_at_start(tmp_path: Path) -> None:
-    with pytest.raises(click.ClickException, match="comes by a proxy"):
+    with pytest.raises(click.ClickException, match="come through a proxy"):
         require_tokens("127.0.0.1", None, (), PREFIX)
     words = {"PRECEDENT_INDEX": "index", "PRECEDENT_ENCODER": "encoder", "PRECEDENT_PREFIX": PREFIX}
-    with pytest.raises(MountError, match="comes by a proxy"):
+    with pytest.raises(MountError, match="come through a proxy"):
         from_env(words)

@@ -87,7 +87,7 @@ def test_an_address_others_can_reach_needs_tokens(host: str) -> None:
 
 
 def test_a_name_that_others_ask_for_needs_tokens() -> None:
-    with pytest.raises(click.ClickException, match=r"comes by a proxy here.*precedent token create"):
+    with pytest.raises(click.ClickException, match=r"come through a proxy.*precedent token create"):
         require_tokens("127.0.0.1", None, ["cases.example"])
     require_tokens("127.0.0.1", Path("tokens.json"), ["cases.example"])
 

@@ -36,7 +36,7 @@ async function load(finding) {
   if (!finding && byId("map-finding").value) return load(byId("map-finding").value);
   const shares = map.shares.map((share) => `${Math.round(100 * share)} %`).join(" and ");
   const thinned = map.study_ids.length < map.rows ? `${map.study_ids.length.toLocaleString("en")} of ` : "";
-  const absent = map.absent ? ` ${map.absent.toLocaleString("en")} added since the map was made ${map.absent === 1 ? "has" : "have"} no place on it yet.` : "";
+  const absent = map.absent ? ` ${map.absent.toLocaleString("en")} added since the map was computed ${map.absent === 1 ? "is" : "are"} not on it yet.` : "";
   told.textContent = `${thinned}${map.rows.toLocaleString("en")} studies.${absent} Similar studies often lie close together on the map, but not always: its two axes show ${shares} of the differences between their vectors.`;
   draw();
   list();

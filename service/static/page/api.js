@@ -21,7 +21,7 @@ export class Refused extends Error {
 
 /** Returns what is said where no answer has come. */
 export const unreached = (slow = false) => new Refused(
-  slow ? "The service has not answered in time." : "The service cannot be reached.", true,
+  slow ? "The service did not answer in time." : "The service cannot be reached.", true,
 );
 
 const within = (patience = PATIENCE) => ({ signal: AbortSignal.timeout(patience) });
@@ -47,7 +47,7 @@ export function usable(answer) {
 }
 
 /** Returns what is said of an answer without words of the service's own. */
-const unsaid = (code) => (code < 400 ? "what came is no whole answer of this service" : `the service answered ${code}`);
+const unsaid = (code) => (code < 400 ? "the answer was incomplete or not from this service" : `the service answered ${code}`);
 
 function messageOf(text) {
   try {

@@ -67,7 +67,7 @@ function clearSent(films, patient) {
 function takeOut(drop) {
   const { name } = inputOf(drop);
   put(name, null);
-  status(`The ${name} film was taken out.`);
+  status(`The ${name} film was removed.`);
   inputOf(drop).focus();
 }
 
@@ -78,9 +78,9 @@ export function status(sentence) {
 
 /** Returns the reason why what was dropped cannot be a query, or "". */
 function fault(transfer) {
-  if ([...transfer.items].some((item) => item.webkitGetAsEntry?.()?.isDirectory)) return "A folder was dropped. Drop the films in it: one, or a frontal and a lateral.";
+  if ([...transfer.items].some((item) => item.webkitGetAsEntry?.()?.isDirectory)) return "A folder was dropped. Drop films instead: one, or a frontal and a lateral.";
   if (transfer.files.length > 2) return `${transfer.files.length} films were dropped. Drop one, or a frontal and a lateral of one patient.`;
-  return button.disabled ? "Films are on their way. Drop others when they are answered." : "";
+  return button.disabled ? "Films are being sent. Wait for the answer before dropping others." : "";
 }
 
 /**
@@ -104,7 +104,7 @@ function take(transfer, drop) {
   if (frontal) put("frontal", frontal);
   if (lateral) put("lateral", lateral);
   const placed = VIEWS.filter((view) => view in chosenFilms()).map((view) => `${chosenFilms()[view].name} is the ${view} film`);
-  return status(`${placed.join(", ")}.${before ? " What was chosen before was taken out." : ""}`);
+  return status(`${placed.join(", ")}.${before ? " What was chosen before was removed." : ""}`);
 }
 
 const bringsFiles = ({ dataTransfer }) => !ours && Boolean(dataTransfer?.types.includes("Files"));

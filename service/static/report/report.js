@@ -42,7 +42,7 @@ export async function build() {
   const missing = [];
   const [why, alike, other, hits] = await Promise.all([
     finding ? mapsOf({ finding }, finding, missing) : [],
-    hit ? mapsOf({ hit }, `the likeness to ${hitName(hit, cards)}`, missing) : [],
+    hit ? mapsOf({ hit }, `the similarity to ${hitName(hit, cards)}`, missing) : [],
     hit ? read(studyAddress(hit)) : null,
     Promise.all(cards.slice(0, HITS).map(hitFigure)),
   ]);
@@ -56,7 +56,7 @@ export async function build() {
   report.replaceChildren(
     head(), section("report-films", query, because), ...missing, section("report-columns", [predictions()], [facts()]), reasons(),
     element("h2", {}, "Similar cases"), element("ol", { className: "report-hits" }, ...hits),
-    ...(alike.length ? [element("h2", {}, `Where the query and ${hitName(hit, cards)} are alike (${method().selectedOptions[0].label})`), section("report-films", likeness)] : []),
+    ...(alike.length ? [element("h2", {}, `Where the query and ${hitName(hit, cards)} are similar (${method().selectedOptions[0].label})`), section("report-films", likeness)] : []),
     foot(),
   );
 }
@@ -93,7 +93,7 @@ function row(films, maps, side, name, likeness = false) {
 async function laid(source, map, words = "", doubted = false) {
   const film = new Image();
   film.src = source;
-  if (!(await film.decode().then(() => true, () => false))) return element("figure", {}, element("figcaption", {}, `${sentence(words)} This film is not available.`));
+  if (!(await film.decode().then(() => true, () => false))) return element("figure", {}, element("figcaption", {}, `${sentence(words)} This film cannot be shown.`));
   const scale = Math.min(1, SIDE / Math.max(film.naturalWidth, film.naturalHeight));
   const canvas = element("canvas", { width: film.naturalWidth * scale, height: film.naturalHeight * scale });
   const brush = canvas.getContext("2d");

@@ -92,7 +92,7 @@ function tell(study) {
   const query = byId("query").querySelectorAll(".notice, .facts, .findings");
   byId("compare-facts").replaceChildren(
     element("h4", {}, "Query"), ...[...query].map((one) => one.cloneNode(true)),
-    ...(query.length ? [] : [element("p", { className: "facts" }, "Your films; nothing else is told of them.")]),
+    ...(query.length ? [] : [element("p", { className: "facts" }, "Your films; no labels of them are known.")]),
     ...(study ? [element("h4", {}, study.study_id), element("p", { className: "facts" }, factsLine(study)), findingsList(study)] : []),
   );
   const more = card?.querySelector(".more")?.href;

@@ -36,14 +36,14 @@ async function painted(answer) {
  * none to all of the film is blurred, or is alone sharp: the hottest parts first, or those of a random map.
  */
 export function trustSentence(map) {
-  if (!map.canvas) return "Blank: nothing in this view speaks for it.";
+  if (!map.canvas) return "Empty map: nothing in this view speaks for it.";
   if (!isChecked(map)) return "";
-  if (isBeyondJudging(map)) return "Not to be judged: the result is hardly over 0 whatever is blurred.";
+  if (isBeyondJudging(map)) return "Cannot be checked: the score stays near 0 whatever part is blurred.";
   const { falls, rises } = effects(map);
-  if (falls && rises) return "Holds: blurring the hot area costs more, and the hot area alone keeps more, than a random one.";
-  if (falls) return "Holds in part: blurring the hot area costs more than a random one, but alone it keeps no more.";
-  if (rises) return "Holds in part: the hot area alone keeps more than a random one, but blurring it costs no more.";
-  return "Do not rely on it: the hot area matters no more than a random one.";
+  if (falls && rises) return "Supported: blurring the highlighted area lowers the score more than blurring a random area, and the highlighted area alone keeps it higher.";
+  if (falls) return "Partly supported: blurring the highlighted area lowers the score more than blurring a random area, but the highlighted area alone keeps it no higher.";
+  if (rises) return "Partly supported: the highlighted area alone keeps the score higher than a random area, but blurring it lowers the score no more.";
+  return "Not supported: the highlighted area matters no more than a random area.";
 }
 
 const isBeyondJudging = (map) => Math.max(map.deletion, map.insertion, map.random_deletion, map.random_insertion) < CLEARLY;
@@ -59,19 +59,19 @@ const effects = (map) => ({
  */
 export function doubtOf(map, unfamiliar, likeness) {
   if (!map?.canvas) return "";
-  if (unfamiliar && (likeness || map.side === "query")) return "Not to be relied on: the query is unfamiliar";
+  if (unfamiliar && (likeness || map.side === "query")) return "Unreliable: the query is unfamiliar";
   if (!isChecked(map)) return "";
-  if (isBeyondJudging(map)) return "Not to be relied on: hardly any result to explain";
+  if (isBeyondJudging(map)) return "Unreliable: the score is too low to explain";
   const { falls, rises } = effects(map);
-  return falls || rises ? "" : "Not to be relied on: no better than a random map";
+  return falls || rises ? "" : "Unreliable: no better than a random map";
 }
 
 /** Returns the figures behind the sentence; "" where there are none. `name` is what they are means of. */
 export function trustFigures(map, name) {
   if (!isChecked(map)) return "";
   const pair = (score, random) => `${score.toFixed(2)} (random ${random.toFixed(2)})`;
-  return `Mean ${name}, hot area blurred ${pair(map.deletion, map.random_deletion)}, `
-    + `hot area alone sharp ${pair(map.insertion, map.random_insertion)}`;
+  return `Mean ${name}, highlighted area blurred ${pair(map.deletion, map.random_deletion)}, `
+    + `only highlighted area sharp ${pair(map.insertion, map.random_insertion)}`;
 }
 
 const isChecked = (map) => Boolean(map.canvas) && Number.isFinite(map.deletion);

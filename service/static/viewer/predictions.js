@@ -27,7 +27,7 @@ export async function predict(options = {}) {
   panel.hidden = !isAsked();
   if (!isAsked()) return;
   answer = null;
-  panel.replaceChildren(heading(options), element("p", { className: "hint", role: "status" }, "Working them out…"));
+  panel.replaceChildren(heading(options), element("p", { className: "hint", role: "status" }, "Computing predictions…"));
   try {
     const found = await ask(PATH, options);
     if (turn === asked.turn) show(found, options);
@@ -77,15 +77,15 @@ function show(found, options) {
     more.remove();
   });
   const legend = known.length
-    ? "Bar: probability by the probe, a model trained on labelled studies. Marks: below the first ruled out, from the second on ruled in. Thin line: the vote, which is the share of similar studies that have it, with its 95 % interval."
-    : `${found.notice ?? ""} Line: the share of neighbours that have it, with its 95 % interval.`;
+    ? "Bar: probability by the probe, a model trained on labelled studies. Marks: below the first the finding is ruled out, from the second on ruled in. Thin line: the neighbours' vote, which is the share of similar studies that have the finding, with its 95 % interval."
+    : `${found.notice ?? ""} Line: the share of similar studies that have the finding, with its 95 % interval.`;
   panel.replaceChildren(
     heading(options), element("p", { className: "hint" }, legend), list, ...(rest.length ? [more] : []),
     element("div", { id: "contrast", className: "contrast", "aria-live": "polite" }),
   );
   warn(found.familiarity);
   if (!found.familiarity?.unfamiliar) return;
-  panel.querySelector("header").after(element("p", { className: "disagrees" }, "Unfamiliar film: nothing is called on it, and the figures may not hold."));
+  panel.querySelector("header").after(element("p", { className: "disagrees" }, "Unfamiliar film: no finding is ruled in or out, and the probabilities may be wrong."));
 }
 
 function row(one, probed) {
@@ -137,7 +137,7 @@ function probability(one) {
 }
 
 function voteWords(vote) {
-  if (!vote) return "no neighbour is labelled for it";
+  if (!vote) return "no similar study has a label for it";
   const interval = `${vote.low.toFixed(2)}–${vote.high.toFixed(2)}`;
   const words = element("span", { title: `of ${vote.neighbours} neighbours` }, `vote ${vote.share.toFixed(2)} (${interval})`);
   words.append(hiddenText(` of ${vote.neighbours} neighbours`));
@@ -163,7 +163,7 @@ function bar(one) {
 async function contrast(finding, button) {
   const place = byId("contrast");
   button.disabled = true;
-  place.replaceChildren(element("p", { className: "hint" }, "Looking for the nearest of both…"));
+  place.replaceChildren(element("p", { className: "hint" }, "Searching for both…"));
   try {
     const { contrast: pair } = await ask(PATH, { finding });
     place.replaceChildren(
@@ -183,7 +183,7 @@ function counterpart(one, side) {
   const film = element("img", { alt: `${view} film of ${one.study.study_id}`, src: studyAddress(one.study.study_id, "/image", { view }) });
   const button = element("button", { type: "button", className: "film", "aria-label": `Compare with ${one.study.study_id}` }, film);
   button.addEventListener("click", () => open(one.study.study_id));
-  const given = one.relaxed.length ? `not alike in ${one.relaxed.join(", ")}` : "alike in view, projection, sex and age";
+  const given = one.relaxed.length ? `not matched in ${one.relaxed.join(", ")}` : "matched in view, projection, sex and age";
   return element(
     "article", { className: "counterpart" }, button,
     element("div", {}, element("strong", {}, side), element("p", {}, one.study.study_id, ` ${similarityWords(one.similarity)}`),

@@ -40,7 +40,7 @@ def _die(drawn: Drawn, index: Path, seed: int, told: Connection) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("writer", "words"), [(_lie, "'patient0/study0'"), (_die, "got its end")])
+@pytest.mark.parametrize(("writer", "words"), [(_lie, "'patient0/study0'"), (_die, "it ended by itself")])
 def test_a_writer_that_loses_or_adds_nothing_is_told(writer: living.Writer, words: str, tmp_path: Path) -> None:
     drawn = Drawn(150, 16)
     build_index(drawn, "f" * 64, "flat", tmp_path)

@@ -350,6 +350,6 @@ def test_the_page_of_an_unfamiliar_film_says_so_without_a_script(client: FlaskCl
     strange = client.post("/", data={"frontal": (io.BytesIO(stripes), "stripes.png")}).text
     own = client.post("/", data=upload(world)).text
 
-    assert 'collection lacks.">Unfamiliar: perhaps no chest film' in strange
+    assert 'collection lacks.">Unfamiliar film: it may not be a chest film' in strange
     assert 'collection lacks." hidden>' in own
     assert 'collection lacks." hidden>' in client.get("/?study=patient00001/study1").text

@@ -86,7 +86,9 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     with open_regular(path) as file:
         content = file.read(most_bytes + 1) if os.fstat(file.fileno()).st_size <= most_bytes else None
     if content is None or len(content) > most_bytes:
-        raise CheckpointError(f"expected {str(path)!r} to have at most {most_bytes:,} bytes, got more; is it ours?")
+        raise CheckpointError(
+            f"expected {str(path)!r} to have at most {most_bytes:,} bytes, got more; was it written by Precedent?"
+        )
     return content
 
 

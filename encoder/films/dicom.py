@@ -220,7 +220,7 @@ def _check_kind(header: Elements, notes: list[str], ignored_parts: Container[str
         notes.append(f"PresentationLUTShape {shape} contradicts PhotometricInterpretation {polarity}, which counts")
     modality = header.text("Modality").upper()
     if modality in _SECTIONS:
-        raise ImageError(f"Modality {modality!r} is not a radiograph; expected CR, DX or a like projection")
+        raise ImageError(f"Modality {modality!r} is not a radiograph; expected CR, DX or a similar projection")
     regions = [item.text("CodeMeaning") for item in header.items("AnatomicRegionSequence")[:_REGIONS]]
     stated = stated_part(header.text("BodyPartExamined"), regions)
     part = part_elsewhere(stated)

@@ -140,7 +140,7 @@ class LinearProbe:
         """Raise EncoderError unless embeddings of that fingerprint are what this probe was learnt from."""
         if fingerprint != self.fingerprint:
             raise EncoderError(
-                f"the probe was learnt from embeddings of encoder {self.fingerprint[:12]}, this encoder is "
+                f"the probe was trained on vectors of encoder {self.fingerprint[:12]}, this encoder is "
                 f"{fingerprint[:12]}; run: precedent probe EMBEDDINGS --out PROBE"
             )
 
@@ -215,7 +215,7 @@ class LinearProbe:
             or any(array.shape != (count,) for array in arrays[1:])
             or not all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays)
         ):
-            raise CheckpointError(f"{str(folder)!r} holds what is no probe; run: precedent probe again")
+            raise CheckpointError(f"{str(folder)!r} holds something other than a probe; run: precedent probe again")
 
 
 _ARRAYS = ("weight", "bias", "slope", "offset")

@@ -65,7 +65,7 @@ class RunFolder:
             metadata, tensors = load_tensors(path, "start anew")
             _restore(trainer, tensors, json.loads(metadata["run"]))
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"{str(path)!r} cannot be gone on from ({error}); use another --out") from error
+            raise CheckpointError(f"{str(path)!r} cannot be continued ({error}); use another --out") from error
         if trainer.progress.history:  # a kill between the state and the curves left them an epoch behind
             self._write_metrics(trainer.progress.history)
         return True
@@ -167,7 +167,7 @@ def _restore(trainer: Trainer, tensors: Mapping[str, Tensor], numbers: Mapping[s
     trainer.progress = Progress(**numbers["progress"])
     trainer.chance = _under(tensors, "chance.")
     if trainer.progress.batches and not {"films", "layers"} <= trainer.chance.keys():
-        raise ValueError("it stands within an epoch and lacks the states of chance")
+        raise ValueError("it was saved within an epoch and lacks the states of the random generators")
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:

@@ -157,8 +157,8 @@ def _require_no_changes(out: Path) -> None:
     """Refuse to replace an index whose changes no export holds."""
     if was_changed(out):
         raise CollectionError(
-            f"studies were added to or deleted from {str(out)!r} after it was built, of which an export knows nothing; "
-            "give another folder with --out, or remove this one to give up those changes"
+            f"studies were added to or deleted from {str(out)!r} after it was built, and the export lacks those "
+            "changes; give another folder with --out, or remove this one to discard those changes"
         )
 
 

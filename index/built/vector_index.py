@@ -280,7 +280,8 @@ class _Mapped:
         """Raise ArtefactError where the file is shorter than it was."""
         if os.fstat(self._handle).st_size < self._bytes:
             raise ArtefactError(
-                f"{str(self._path)!r} was cut off while it is searched; restore a snapshot, or index the export again"
+                f"{str(self._path)!r} was cut short while it was being searched; restore a snapshot, or index the "
+                "export again"
             )
 
 

@@ -186,7 +186,7 @@ class ShardFolder:
 def load_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the manifest of a finished export. Raises ArtefactError where there is none."""
     folder = place(folder)
-    remedy = "an export writes it last; run precedent export again, it goes on where it stopped"
+    remedy = "an export writes it last; run precedent export again, it continues where it stopped"
     older = not (folder / MANIFEST).exists() and (folder / _OLD_MANIFEST).exists()
     return load_json(folder / (_OLD_MANIFEST if older else MANIFEST), "export manifest", remedy, EXPORT_SHAPE)
 

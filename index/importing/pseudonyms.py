@@ -42,7 +42,9 @@ class Pseudonyms:
         whole = hmac.new(self._key, f"{kind}:{identity}".encode("utf-8", "surrogateescape"), hashlib.sha256)
         pseudonym = kind + whole.hexdigest()[: self._digits]
         if self._given.setdefault(pseudonym, whole.digest()) != whole.digest():
-            raise StudiesError(f"expected pseudonyms that differ, got {pseudonym!r} for two of a kind; use another key")
+            raise StudiesError(
+                f"expected pseudonyms that differ, got {pseudonym!r} for two different ids; use another key"
+            )
         return pseudonym
 
 
@@ -60,7 +62,9 @@ def make_key(path: Path) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise StudiesError(f"expected no key at {str(path)!r} yet, got a file; leave out --new-key to use it") from None
+        raise StudiesError(
+            f"expected no file at {str(path)!r} yet, got one; leave out --new-key to use its key"
+        ) from None
     with os.fdopen(handle, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
         file.flush()

@@ -52,7 +52,7 @@ def save_film(root: Path, path: str, content: bytes) -> None:
             partial.write_bytes(content)
     except OSError as error:
         raise WriteFailed(
-            f"the film cannot be written below the image root ({error.strerror}); free or mend the disk"
+            f"the film cannot be written below the image root ({error.strerror}); free space on the disk, or repair it"
         ) from error
 
 

@@ -87,7 +87,7 @@ def require_tables(connection: sqlite3.Connection, path: Path) -> None:
         ours.executescript(_TABLES)
         expected = ours.execute(asked).fetchall()
     if connection.execute(asked).fetchall() != expected:
-        raise ArtefactError(f"{str(path)!r} holds other tables than ours; {REMEDY}")
+        raise ArtefactError(f"{str(path)!r} holds tables that Precedent did not write; {REMEDY}")
 
 
 def mark_changed(folder: Path) -> None:

@@ -118,12 +118,13 @@ def _require_no_changes(server: MilvusServer, name: str) -> None:
         return
     if meant["collection_name"] == address.collection:
         raise CollectionError(
-            f"{address.collection!r} is a collection there already, not one of ours; give another name at the end"
+            f"{address.collection!r} is already a collection there that Precedent did not make; give another name at "
+            "the end"
         )
     if property_of(meant, CHANGED):
         raise CollectionError(
             f"studies were added to or deleted from {str(address)!r} after it was built, of which an export knows "
-            "nothing; give another name, or drop that collection in Milvus to give up those changes"
+            "nothing; give another name, or drop that collection in Milvus to discard those changes"
         )
 
 
@@ -224,7 +225,8 @@ def _finish(
     rows = server.call("query", name, filter="", output_fields=["count(*)"], consistency_level="Strong")[0]["count(*)"]
     if rows != export["rows"]:
         raise ArtefactError(
-            f"{name!r} holds {rows:,} studies, expected {export['rows']:,}: another build fills it; try again after it"
+            f"{name!r} holds {rows:,} studies, expected {export['rows']:,}: another build is writing it; "
+            "try again when it has finished"
         )
     probes, recall = with_enough_probes(server, name, rows, lists) if kind == "ivf" else (0, 1.0)
     films = secrets.token_hex(8)

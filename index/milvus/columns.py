@@ -115,7 +115,7 @@ def columns_of(manifest: Mapping[str, Any], address: object) -> Columns:
     try:
         return Columns.from_json(manifest["columns"])
     except (ValueError, TypeError, pa.ArrowException) as error:
-        raise ArtefactError(f"{str(address)!r} tells columns that are not ours; index it anew") from error
+        raise ArtefactError(f"{str(address)!r} has columns that Precedent did not write; index it anew") from error
 
 
 def as_vector(entity: Mapping[str, Any]) -> npt.NDArray[np.float32]:

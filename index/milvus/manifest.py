@@ -55,11 +55,9 @@ def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]
     found = property_of(described, MANIFEST)
     remedy = f"run: precedent index EMBEDDINGS --backend milvus --uri {address}"
     if found is None and property_of(described, BUILDING) is not None:
-        raise ArtefactError(
-            f"{str(address)!r} is half filled; run the same precedent index command again, it goes on where it stopped"
-        )
+        raise ArtefactError(f"{str(address)!r} is half filled; run the same precedent index command again to continue")
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
-        raise ArtefactError(f"{str(address)!r} is no collection of ours of version {VERSION}; {remedy}")
+        raise ArtefactError(f"{str(address)!r} is no collection of Precedent of version {VERSION}; {remedy}")
     manifest = {"reading": 1} | found  # collections from before there was a second
     if not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
         raise ArtefactError(f"{str(address)!r} has a manifest that Precedent did not write; {remedy}")

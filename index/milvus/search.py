@@ -109,7 +109,7 @@ class MilvusSearch(Searchable):
         """Return so many of the nearest, in the order of our own similarities."""
         if count > MOST_FETCHED:
             raise BeyondBackend(
-                f"expected an answer that {MOST_FETCHED:,} studies settle, which is as many as Milvus gives at a time; "
+                f"expected a search that {MOST_FETCHED:,} studies can answer, the most that Milvus returns at a time; "
                 "ask for fewer hits, or narrow the filter"
             )
         hits = self._hits([vector], passing, count, exact=exact, fields=("*",))[0]

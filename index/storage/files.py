@@ -118,7 +118,7 @@ def require_size(path: Path, found: int, most_bytes: int) -> None:
     """Raise ArtefactError where a file has more bytes than it may have."""
     if found > most_bytes:
         raise ArtefactError(
-            f"expected {str(path)!r} to have at most {most_bytes:,} bytes, got more; is it one of ours?"
+            f"expected {str(path)!r} to have at most {most_bytes:,} bytes, got more; was it written by Precedent?"
         )
 
 

@@ -272,7 +272,7 @@ def store_errors(address: object) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         if code_of(error) == "NoSuchBucket":
             raise BackendUnavailable(
-                f"{str(address)!r}: there is no such bucket; make it or mend the address"
+                f"{str(address)!r}: there is no such bucket; create it or correct the address"
             ) from error
         raise missing(address) from error
     except PermissionError as error:

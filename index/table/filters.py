@@ -156,7 +156,9 @@ class _Evaluation:
     def _count(self, values: Sequence[Any]) -> None:
         self._values += len(values)
         if self._values > MAX_VALUES:
-            raise FilterError(f"expected a filter of at most {MAX_VALUES:,} values to match, got more; ask in parts")
+            raise FilterError(
+                f"expected a filter of at most {MAX_VALUES:,} values to match, got more; search in several parts"
+            )
         self._characters += sum(len(value) for value in values if isinstance(value, str))
         if self._characters > MAX_CHARACTERS:
             raise FilterError(f"expected a filter of at most {MAX_CHARACTERS:,} characters to match, got more")

@@ -141,7 +141,7 @@ class Labelling:
             return cls(LabelPolicy(**kept["policy"]), classes)
         except (KeyError, TypeError, AttributeError) as error:
             raise StudiesError(
-                f"expected how labels were read, got {str(kept)[:80]!r}; learn the probe again"
+                f"expected how labels were read, got {str(kept)[:80]!r}; train the probe again"
             ) from error
 
 

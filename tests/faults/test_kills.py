@@ -102,7 +102,7 @@ def test_shards_of_a_killed_export_are_whole_and_are_kept(count: int, films: lis
             assert load_embeddings(out)[0].num_rows == 24
             shutil.rmtree(out)
         elif not (out / "_manifest.json").exists():
-            with pytest.raises(ArtefactError, match="goes on where it stopped"):
+            with pytest.raises(ArtefactError, match="continues where it stopped"):
                 load_embeddings(out)
         kept = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.parquet")}
     print(killer.sentence())

@@ -299,7 +299,7 @@ def test_a_file_of_changes_with_other_tables_than_ours_is_refused_before_they_ar
     with closing(changes_in(world)) as connection:
         connection.executescript(statement)
     manifest = load_json(world.folder / "manifest.json", "manifest", "")
-    with pytest.raises(ArtefactError, match="other tables than ours"):
+    with pytest.raises(ArtefactError, match="tables that Precedent did not write"):
         Changes.open(world.folder, manifest["fingerprint"], manifest["embedding_dim"])
 
 

@@ -112,7 +112,7 @@ def test_an_export_killed_on_its_way_to_the_store_goes_on(films: Path) -> None:
     found = {path.name: path.stat().st_mtime for path in place(out).glob("*")}
     assert 0 < len(found) < PATIENTS
     assert "_manifest.json" not in found
-    with pytest.raises(ArtefactError, match="goes on where it stopped"):
+    with pytest.raises(ArtefactError, match="continues where it stopped"):
         load_embeddings(place(out))
     export(films, str(films), out)
     assert {name: place(f"{out}/{name}").stat().st_mtime for name in found} == found

@@ -335,7 +335,7 @@ def test_what_does_not_fit_together_is_refused(
     tiny_embedder: Embedder, predictor: Predictor, films: StudyFilms
 ) -> None:
     probe = probe_of(tiny_embedder)
-    with pytest.raises(EncoderError, match="learnt from embeddings of encoder eeee"):
+    with pytest.raises(EncoderError, match="trained on vectors of encoder eeee"):
         Predictor([(tiny_embedder, replace(probe, fingerprint="e" * 64))])
     with pytest.raises(EncoderError, match="same findings, got some that differ in Asthma, Pneumonia"):
         Predictor([(tiny_embedder, probe), (tiny_embedder, probe_of(tiny_embedder, 1, (*FINDINGS[:2], "Asthma")))])

@@ -264,7 +264,7 @@ def test_what_does_not_fit_is_refused(made: tuple) -> None:
     probe = LinearProbe.fit(embeddings, targets, NAMES, folds=folds, fingerprint="f", strengths=(0.1,))
     with pytest.raises(EncoderError, match=r"\(N, 32\).*\(900, 16\).*another encoder"):
         probe.logits(embeddings[:, :16])
-    with pytest.raises(EncoderError, match="learnt from embeddings of encoder f"):
+    with pytest.raises(EncoderError, match="trained on vectors of encoder f"):
         probe.require_fingerprint("e")
     for bad, what in ((embeddings * np.nan, "finite"), (embeddings[:5], r"targets \(N, 3\)")):
         with pytest.raises(EncoderError, match=what):

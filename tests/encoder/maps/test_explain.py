@@ -137,7 +137,7 @@ def test_what_cannot_be_explained_is_refused(
 
 def test_another_encoders_probe_is_refused(tiny_embedder: Embedder) -> None:
     probe = LinearProbe(**{**vars(probe_of(tiny_embedder)), "fingerprint": "0" * 64})
-    with pytest.raises(EncoderError, match="was learnt from embeddings of encoder"):
+    with pytest.raises(EncoderError, match="was trained on vectors of encoder"):
         Explainer(tiny_embedder).why_finding(study_of(tiny_embedder, 1), probe, "Edema")
 
 

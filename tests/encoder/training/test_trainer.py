@@ -209,7 +209,7 @@ def test_a_torn_state_is_refused_in_a_sentence(films: list[Path], tmp_path: Path
     folder = RunFolder(tmp_path / "run", trainer.recipe, {})
     (tmp_path / "run" / STATE).write_bytes(b"torn")
 
-    with pytest.raises(CheckpointError, match="cannot be gone on from"):
+    with pytest.raises(CheckpointError, match="cannot be continued"):
         folder.resume(trainer)
 
 

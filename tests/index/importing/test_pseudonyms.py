@@ -37,7 +37,7 @@ def test_another_key_or_kind_gives_another_pseudonym() -> None:
 def test_two_ids_with_one_pseudonym_are_refused() -> None:
     crowded = Pseudonyms(KEY, digits=1)
 
-    with pytest.raises(StudiesError, match="for two of a kind; use another key"):
+    with pytest.raises(StudiesError, match="for two different ids; use another key"):
         _ = [crowded.of("patient", f"P{number}") for number in range(17)]
 
 

@@ -261,7 +261,7 @@ def test_vectors_that_were_cut_off_in_place_are_refused_and_end_no_process(
     done = subprocess.run([sys.executable, "-c", CUT_OFF, str(folder)], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("was cut off while it is searched") == 5
+    assert done.stdout.count("was cut short while it was being searched") == 5
 
 
 MAP_KILLED = """

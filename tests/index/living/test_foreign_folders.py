@@ -134,7 +134,7 @@ def test_a_planted_journal_of_sqlite_removes_no_file_that_it_names(folder: Path,
         CliRunner().invoke(precedent, [str(word) for word in verb])
         assert victim.exists(), verb
 
-    assert "none of ours" in refusal("compact", folder)
+    assert "which Precedent did not write" in refusal("compact", folder)
     assert verify(folder).faults
 
 

@@ -96,7 +96,7 @@ def test_an_index_that_has_changed_is_not_built_over(
 ) -> None:
     from export_files import save_export
 
-    with pytest.raises(CollectionError, match="an export knows nothing"):
+    with pytest.raises(CollectionError, match="the export lacks those changes"):
         build_collection(save_export(tmp_path / "again", studies, unit_vectors), living.folder)
     assert len(LivingCollection(living.folder)) == 198
 

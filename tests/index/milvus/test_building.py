@@ -173,9 +173,9 @@ def test_a_collection_of_somebody_else_is_left_alone(tmp_path: Path, collection:
     theirs = replace(collection.address, collection="theirs")
     server.call("create_collection", "theirs", dimension=4)
 
-    with pytest.raises(ArtefactError, match="no collection of ours"):
+    with pytest.raises(ArtefactError, match="no collection of Precedent"):
         MilvusCollection(theirs)
-    with pytest.raises(CollectionError, match="is a collection there already, not one of ours"):
+    with pytest.raises(CollectionError, match="is already a collection there that Precedent did not make"):
         build_on_milvus(tmp_path / "export", theirs)
 
 

@@ -18,7 +18,7 @@ class WeightsError(EncoderError):
 
 
 class CheckpointError(EncoderError):
-    """An encoder file that is missing, truncated, or not one of ours."""
+    """An encoder file that is missing, truncated, or not written by Precedent."""
 
 
 class RecipeError(EncoderError):

@@ -5,7 +5,7 @@ Each is a `ValueError` whose message says what was expected, what was found, and
 
 
 class CollectionError(ValueError):
-    """Something given to the index wing cannot be used."""
+    """Something given to the index cannot be used."""
 
 
 class StudiesError(CollectionError):
@@ -25,11 +25,11 @@ class FingerprintMismatch(CollectionError):
 
 
 class ReadingMismatch(CollectionError):
-    """Films that were read by two versions, whose vectors would stand in one collection."""
+    """Films read by two versions of this software, whose vectors would be in one collection."""
 
 
 class ArtefactError(CollectionError):
-    """A file of ours that is missing, truncated, or changed since it was written."""
+    """A file of Precedent that is missing, truncated, or changed since it was written."""
 
 
 class MixedPatients(CollectionError):
@@ -45,11 +45,11 @@ class StudyExists(CollectionError):
 
 
 class WriteFailed(CollectionError):
-    """A change that could not be brought to the disk; what was there before is as it was."""
+    """A change that could not be written to disk; nothing was changed."""
 
 
 class StaleMap(ArtefactError):
-    """A map of another state of its collection, as a build or a killed compaction leaves it."""
+    """A map of an earlier state of its collection, which a build or a killed compaction has left."""
 
 
 class UntrustedRoot(CollectionError):
@@ -61,16 +61,16 @@ class NoGpu(CollectionError):
 
 
 class PlaceError(CollectionError):
-    """An address that cannot be used, or not for what is asked of it."""
+    """An address that cannot be used, or not for this purpose."""
 
 
 class BackendUnavailable(CollectionError):
-    """A server that keeps files or vectors for us and does not answer, or refuses to, at present."""
+    """A store or Milvus server that does not answer, or refuses to, at present."""
 
 
 class BackendLoading(BackendUnavailable):
-    """A server that answers and has not all of the collection in memory yet."""
+    """A Milvus server that is still loading the collection into memory."""
 
 
 class BeyondBackend(CollectionError):
-    """What the server that keeps the vectors cannot do, and we do not approximate."""
+    """A search that Milvus cannot do exactly, and that is not approximated."""

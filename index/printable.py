@@ -1,4 +1,4 @@
-"""Text from elsewhere as a person may be shown it: what cannot be seen, or moves what can, becomes an escape."""
+"""Text from elsewhere made safe to print: invisible characters, and those that move the cursor, are escaped."""
 
 import re
 

@@ -52,7 +52,7 @@ def as_embedding(value: npt.ArrayLike, embedding_dim: int) -> npt.NDArray[np.flo
 
 @dataclass(frozen=True)
 class SpaceHealth:
-    """How well a set of embeddings uses its space."""
+    """How well a set of embeddings spreads over its space."""
 
     sample: int
     mean_cosine: float

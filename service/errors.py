@@ -60,7 +60,7 @@ class MountError(ValueError):
 
 
 class CollectionNotFound(LookupError):
-    """A name under which no collection is mounted."""
+    """The name of a collection that is not served."""
 
 
 class NotWritable(LookupError):
@@ -68,7 +68,7 @@ class NotWritable(LookupError):
 
 
 class MapMissing(LookupError):
-    """A map of the collection that nobody has made."""
+    """A map of the collection that has not been computed."""
 
 
 class NotReady(RuntimeError):
@@ -76,11 +76,11 @@ class NotReady(RuntimeError):
 
 
 class Busy(RuntimeError):
-    """As much of one kind of work as is allowed at a time; the same request may be answered a little later."""
+    """More requests of one kind than may run at a time; the same request may succeed a little later."""
 
 
 class Stopping(RuntimeError):
-    """The service is about to stop and begins nothing new."""
+    """The service is stopping and accepts nothing new."""
 
 
 class TokensError(ValueError):
@@ -92,20 +92,20 @@ class SessionsError(RuntimeError):
 
 
 class AuditError(RuntimeError):
-    """An audit log that cannot be continued, or that is not what was written."""
+    """An audit log that cannot be continued, or that was edited."""
 
 
 class ResultNotWritten(AuditError):
-    """A change that the audit log announces and whose result it could not take."""
+    """A change that the audit log announces and whose result could not be written to it."""
 
 
 class ClientGone(RuntimeError):
-    """Nobody waits for the answer any more."""
+    """The client has gone before the answer."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """How one class of error is told: status, code, and a sentence where the error's own must not leave."""
+    """How one class of error is answered: status, code, and a message where the error's own must not be shown."""
 
     status: int
     code: str

@@ -50,7 +50,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of one finding."""
+    """The prediction for one finding."""
 
     finding: str
     probability: float

@@ -1,4 +1,4 @@
-"""How far a map can be believed: what the number does when the hot area is blurred, and when only it is sharp."""
+"""How far a heat map can be trusted: how the score changes if its hottest area is blurred, or alone kept sharp."""
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence

@@ -1,1 +1,1 @@
-"""How is a network made? Recipes, losses, optimiser, validation, and a run that can be killed and gone on with."""
+"""How is a network made? Recipes, losses, optimiser, validation, and a run that can be killed and resumed."""

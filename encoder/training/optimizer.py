@@ -1,4 +1,4 @@
-"""How the weights move: parameter groups, frozen stages, the learning rate at each moment, a running average."""
+"""How weights are updated: parameter groups, frozen stages, the learning rate at each moment, a running average."""
 
 import math
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ MONITORS = ("loss", "auroc", "precision_at_5", "auroc_and_precision")
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What is learnt: findings that may occur together, or classes that exclude each other."""
+    """What is learned: findings that may occur together, or classes that exclude each other."""
 
     findings: tuple[str, ...] = ()
     """Columns of the studies' table; empty, with no classes either, means CheXpert's 14."""
@@ -28,7 +28,7 @@ class TargetOptions:
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """How the weights move."""
+    """How weights are updated."""
 
     kind: str = "adamw"
     lr: float = 1e-3

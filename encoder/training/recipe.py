@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of a training run."""
+    """Every option of a training run."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)

@@ -24,7 +24,7 @@ _MOST_DISEASES = 40
 
 @dataclass(frozen=True)
 class Counterpart:
-    """The most similar study on one side of the contrast."""
+    """The most similar study with, or without, the finding."""
 
     hit: Hit
     matched: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Whether a query looks like anything in the collection: how near it is, among how near the collection's own are.
+"""Whether a query looks like anything in the collection: how its similarity ranks among those of stored studies.
 
 What makes a film a chest film is only inferred from the films that the collection has.
 """

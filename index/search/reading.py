@@ -44,7 +44,7 @@ class Predicted(Protocol):
 
 @dataclass(frozen=True)
 class FindingReading:
-    """What is said of one finding."""
+    """The prediction for one finding."""
 
     finding: str
     probability: float | None = None

@@ -1,4 +1,4 @@
-"""Where a collection was made, by which the original is known from a copy and from one that somebody else made.
+"""Where a collection was made, which tells the original from a copy and from one that somebody else made.
 
 A folder that is moved on its disk, or mounted elsewhere, keeps its inode; a copy has another, and so has what was
 unpacked from an archive. A mark is a SHA-256 over the machine and the place, so that nobody else can make one.

@@ -1,4 +1,4 @@
-"""A picture of what can be planted: one column a finding, frontal film above lateral film, one body throughout.
+"""A picture of all findings: one column a finding, frontal film above lateral film, one body throughout.
 
 Knows scenes and films; writes no file.
 """

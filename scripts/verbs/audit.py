@@ -1,4 +1,4 @@
-"""`precedent audit`: whether an audit log is as the service wrote it.
+"""`precedent audit`: check whether an audit log was edited.
 
 precedent audit verify audit.jsonl
 """

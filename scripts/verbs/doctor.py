@@ -1,4 +1,4 @@
-"""`precedent doctor`: look an installation over, say what is well, what is not, and what to do about it.
+"""`precedent doctor`: check an installation, and say what is wrong and what to do about it.
 
 precedent doctor index/ --encoder encoder.safetensors
 """

@@ -1,4 +1,4 @@
-"""`precedent evaluate`: measure retrieval, other patients only, chance beside every figure.
+"""`precedent evaluate`: measure how often similar studies of other patients share a finding, compared with chance.
 
 precedent evaluate embeddings/ --out eval/ --floor untrained=embeddings_untrained/
 """

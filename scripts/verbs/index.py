@@ -1,4 +1,4 @@
-"""`precedent index`: index an export for search.
+"""`precedent index`: make the vectors of an export searchable.
 
 precedent index embeddings/ --out index/
 """

@@ -1,4 +1,4 @@
-"""`precedent map`: the map of a collection, worked out once and kept beside its index, for the page to draw.
+"""`precedent map`: compute the two-dimensional map of a collection once, and keep it beside its index for the page.
 
 precedent map index/
 """

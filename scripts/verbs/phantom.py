@@ -1,4 +1,4 @@
-"""`precedent phantom`: write a collection of simulated chest films, or a picture of what it can plant.
+"""`precedent phantom`: write a collection of simulated chest films, or a picture of every finding.
 
 precedent phantom --patients 300 --seed 7 --out demo/phantom
 """

@@ -1,4 +1,4 @@
-"""`precedent pointing`: whether the maps of findings peak where the findings are.
+"""`precedent pointing`: how often heat maps peak where the findings are.
 
 precedent pointing studies.parquet --images . --boxes boxes.csv --encoder encoder.safetensors --probe probe/
 """

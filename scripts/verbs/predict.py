@@ -1,4 +1,4 @@
-"""`precedent predict`: what a probe says of a film, and beside it what the nearest studies say.
+"""`precedent predict`: how probable each finding of a film is, and how many similar studies have it.
 
 precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal film.dcm
 """

@@ -1,4 +1,4 @@
-"""`precedent probe`: what a linear probe reads from an export, judged on patients it has not seen.
+"""`precedent probe`: train a linear probe on an export, and test it on patients that it has not seen.
 
 precedent probe embeddings/ --out probe/ --findings 'Edema,Pleural Effusion'
 """

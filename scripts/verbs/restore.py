@@ -1,4 +1,4 @@
-"""`precedent restore`: make an index of a snapshot.
+"""`precedent restore`: restore a snapshot as an index.
 
 precedent restore snapshots/monday/ index/
 """

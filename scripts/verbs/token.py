@@ -1,4 +1,4 @@
-"""`precedent token`: make, list and revoke the tokens that open a served collection.
+"""`precedent token`: make, list and revoke access tokens of a service.
 
 precedent token create alice --scope read --tokens tokens.json
 """

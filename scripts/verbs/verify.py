@@ -1,4 +1,4 @@
-"""`precedent verify`: look at every byte of an index and say what is wrong with it.
+"""`precedent verify`: check every byte of an index and report what is wrong.
 
 precedent verify index/
 """

@@ -1,4 +1,4 @@
-"""The floor that any encoder must beat: films shrunk to 32 x 32 and compared as they are.
+"""A baseline that any encoder should beat: films shrunk to 32 x 32 and compared pixel by pixel.
 
 Knows how films are read.
 """

@@ -49,45 +49,49 @@ class VoteAnswer(_Answer):
 
 
 class EvidenceAnswer(_Answer):
-    """How well the probe tells a finding apart in patients that did not teach it."""
+    """How well the probe recognises a finding, in patients that it was not trained on."""
 
-    positives: int = Field(description="studies with it that it was judged on")
+    positives: int = Field(description="number of studies with the finding that the probe was tested on")
     negatives: int
     auroc: float | None
-    low: float | None = Field(description="of the 95 % interval")
+    low: float | None = Field(description="one end of the 95 % interval")
     high: float | None
 
 
 class ThresholdsAnswer(_Answer):
     """The thresholds behind a call, on the probability."""
 
-    youden: float = Field(description="largest sensitivity + specificity")
-    rule_out: float = Field(description="the highest one with a sensitivity of at least 0.90")
-    rule_in: float = Field(description="the lowest one with a specificity of at least 0.90")
+    youden: float = Field(description="threshold with the largest sum of sensitivity and specificity")
+    rule_out: float = Field(description="highest threshold with a sensitivity of at least 0.90")
+    rule_in: float = Field(description="lowest threshold with a specificity of at least 0.90")
 
 
 class PredictionAnswer(_Answer):
-    """What is said of one finding."""
+    """The prediction for one finding."""
 
     finding: str
-    probability: float | None = Field(description="calibrated; null without a probe")
+    probability: float | None = Field(description="calibrated probability; null without a probe")
     spread: float | None
-    call: Literal["ruled in", "possible", "ruled out"] | None = Field(description="null where it cannot be believed")
-    no_call: str | None = Field(description="why there is none")
-    meaning: str | None = Field(description="what the call says of probability and threshold")
-    evidence: EvidenceAnswer | None = Field(description="null without a probe, or of one that does not tell")
+    call: Literal["ruled in", "possible", "ruled out"] | None = Field(
+        description="one of ruled in, ruled out and possible; null if the probe is not reliable here"
+    )
+    no_call: str | None = Field(description="why there is no call; else null")
+    meaning: str | None = Field(description="the call in words, with probability and threshold")
+    evidence: EvidenceAnswer | None = Field(description="null without a probe, or if the probe does not hold them")
     thresholds: ThresholdsAnswer | None
     vote: VoteAnswer | None
-    disagrees: bool = Field(description="probe and vote lead to different decisions")
+    disagrees: bool = Field(description="whether probability and vote contradict each other")
 
 
 class FamiliarityAnswer(_Answer):
-    """How near the films are to the collection, beside how near its own studies are to each other."""
+    """How similar the films are to the collection, compared with how similar its own studies are to each other."""
 
-    similarity: float | None = Field(description="of the nearest study of another patient, where it was looked for")
+    similarity: float | None = Field(description="cosine to the most similar study of another patient, if searched for")
     percentile: float
-    reference: int = Field(description="films or studies that the percentile is taken among")
-    measure: Literal["layout", "embedding"] = Field(description="what near means: how films look, or their vectors")
+    reference: int = Field(description="number of films or studies that the percentile is computed over")
+    measure: Literal["layout", "embedding"] = Field(
+        description="what is compared: the coarse looks of films, or their vectors"
+    )
     unfamiliar: bool
     bar: float = Field(description="the percentile below which a film is unfamiliar")
     sentence: str
@@ -125,12 +129,14 @@ class StudyAnswer(_Answer):
 
 
 class CounterpartAnswer(_Answer):
-    """The most similar study on one side of a contrast."""
+    """The most similar study with, or without, the finding."""
 
     study: StudyAnswer = Field(validation_alias=AliasPath("hit", "study"))
     similarity: float = Field(validation_alias=AliasPath("hit", "similarity"))
-    matched: list[str] = Field(description="of views, projection, sex and age, what is as in the query")
-    relaxed: list[str] = Field(description="what is known of the query and had to be given up, in that order")
+    matched: list[str] = Field(description="which of views, projection, sex and age match those of the query")
+    relaxed: list[str] = Field(
+        description="facts of the query that could not be matched, in the order they were given up"
+    )
 
 
 class ContrastAnswer(_Answer):
@@ -142,10 +148,10 @@ class ContrastAnswer(_Answer):
 
 
 class OptionsAnswer(_Answer):
-    """How often, and how changed, the films were looked at."""
+    """Which versions of the films were averaged, and how many dropout passes were made."""
 
     variants: list[str]
-    passes: int = Field(description="of Monte-Carlo dropout")
+    passes: int = Field(description="seed of the Monte-Carlo dropout")
     seed: int
 
 
@@ -154,15 +160,19 @@ class PredictAnswer(_Answer):
 
     predictions: list[PredictionAnswer]
     notice: str | None
-    labels: str | None = Field(description="how the neighbours' labels count; null where no collection was asked")
+    labels: str | None = Field(
+        description="how labels of the neighbours were counted; null if no collection was searched"
+    )
     familiarity: FamiliarityAnswer | None
     film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
     contrast: ContrastAnswer | None
-    maps: list[MapAnswer] = Field(description="of the first prediction, where they were asked for")
+    maps: list[MapAnswer] = Field(description="heat maps of the first prediction, if asked for")
     fingerprint: str
-    fingerprints: list[str] = Field(description="of the encoders asked, one but for an ensemble")
+    fingerprints: list[str] = Field(description="fingerprints of the encoders: one, or several in an ensemble")
     options: OptionsAnswer
-    warning: str | None = Field(None, description="why encoder and collection are not to be relied on")
+    warning: str | None = Field(
+        None, description="why results of this encoder and collection are unreliable; else null"
+    )
 
 
 class ExplainAnswer(_Answer):
@@ -189,15 +199,15 @@ class SearchAnswer(_Answer):
     """The similar studies, most similar first."""
 
     hits: list[HitAnswer]
-    matched_total: int = Field(description="studies that passed the filter and the exclusions")
+    matched_total: int = Field(description="number of studies that passed the filter and the exclusions")
     exact: bool
     fingerprint: str
     took_ms: float
     familiarity: "FamiliarityAnswer | None" = Field(
-        None, description="how near the query is to the collection; null where a filter hides what is nearest"
+        None, description="how similar the query is to the collection; null if a filter hides the nearest studies"
     )
     film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
-    warning: str | None = Field(None, description="of the collection, as /info states it")
+    warning: str | None = Field(None, description="fingerprint of the collection's encoder, as listed by /info")
 
 
 class EmbeddingAnswer(_Answer):
@@ -234,7 +244,7 @@ class CollectionAnswer(_Answer):
     encoder_trained: bool | None = Field(
         validation_alias="trained", description="false: its layers above the backbones are random; null: not known"
     )
-    warning: str | None = Field(description="why its neighbours are not to be relied on, and what to do; else null")
+    warning: str | None = Field(description="why its results are unreliable, and what to do; else null")
 
 
 class InfoAnswer(_Answer):
@@ -260,7 +270,7 @@ class ReadyAnswer(_Answer):
     status: Literal["ready"] = "ready"
     embed_ms: float
     search_ms: dict[str, float] = Field(description="by collection")
-    cosine_to_start: float = Field(description="of the test film's vector to the one it had when the service started")
+    cosine_to_start: float = Field(description="cosine of the test film's vector to the one at the service's start")
 
 
 class ActivationAnswer(_Answer):
@@ -303,7 +313,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The one body of every refusal."""
+    """The body of every refusal."""
 
     error: ErrorDetail
 

@@ -21,12 +21,14 @@ Years = Annotated[FiniteFloat | None, BeforeValidator(_none_if_empty), WithJsonS
 
 
 class PageFilters(BaseModel):
-    """Which studies may be hits; what is left open narrows nothing."""
+    """Which studies may be hits; an empty field excludes nothing."""
 
     model_config = ConfigDict(extra="forbid")
 
     finding: list[Finding] = Field(default_factory=list, max_length=32, description="findings that every hit must have")
-    label: Literal["present", "possible", "absent"] = Field("present", description="how each must be labelled")
+    label: Literal["present", "possible", "absent"] = Field(
+        "present", description="label that a hit must have in each of these findings"
+    )
     sex: Choice = None
     projection: Choice = None
     age_from: Years = Field(None, ge=0, description="years, inclusive")

@@ -91,9 +91,11 @@ class _Request(BaseModel):
 
 
 class InCollection(_Request):
-    """Which of the mounted collections is asked."""
+    """Which of the served collections is searched."""
 
-    collection: str | None = Field(None, max_length=64, description="a name that /info lists; default: the first there")
+    collection: str | None = Field(
+        None, max_length=64, description="name of a collection as listed by /info; default: the first"
+    )
 
 
 class SearchOptions(InCollection):
@@ -108,13 +110,13 @@ class SearchOptions(InCollection):
     exclude_same_patient: bool = Field(True, description="leave out studies of the query's own patient")
     group_by: Literal["patient"] | None = Field(None, description="one hit a patient, the most similar")
     min_similarity: FiniteFloat | None = Field(None, ge=-1, le=1, description="cosine")
-    exact: bool = Field(False, description="scan every row instead of an approximate index")
+    exact: bool = Field(False, description="whether to compare every vector, even in an approximate index")
 
 
 class FilmOptions(SearchOptions):
     """How to search with films or a vector, whose patient only the caller knows."""
 
-    patient_id: StudyId | None = Field(None, description="the query's own patient, to leave out")
+    patient_id: StudyId | None = Field(None, description="id of the query's patient, whose stored studies are left out")
 
 
 class GivenFilms(InCollection):
@@ -160,11 +162,11 @@ class Search(FilmOptions):
 
 
 class NewStudy(_Request):
-    """What is known of a study to be added, as `GET /v1/studies/{study_id}` answers it."""
+    """The facts of a study to be added, in the form in which `GET /v1/studies/{study_id}` answers them."""
 
     study_id: StudyId
     patient_id: StudyId
-    projection: str | None = Field(None, max_length=64, description="of the frontal film: AP, PA, ...")
+    projection: str | None = Field(None, max_length=64, description="projection of the frontal film: AP, PA, ...")
     sex: str | None = Field(None, max_length=64)
     age: FiniteFloat | None = Field(None, ge=0, le=150, description="years")
     split: str | None = Field(None, max_length=64)
@@ -178,7 +180,7 @@ class StudyOptions(InCollection):
     """A study to be added, beside its films."""
 
     study: Annotated[NewStudy, _from_text("study")] = Field(description="as JSON text in a form")
-    replace: bool = Field(False, description="in the place of a study of the same id")
+    replace: bool = Field(False, description="whether to replace a stored study with the same id")
 
 
 class AddStudy(StudyOptions, GivenFilms):
@@ -186,7 +188,9 @@ class AddStudy(StudyOptions, GivenFilms):
 
 
 class _AboutFilms(InCollection):
-    patient_id: StudyId | None = Field(None, description="the films' own patient, to leave out")
+    patient_id: StudyId | None = Field(
+        None, description="id of the patient on the films, whose stored studies are left out"
+    )
 
 
 class _AboutStudy(_AboutFilms):
@@ -208,7 +212,7 @@ class PlaceOptions(_AboutFilms):
 
 
 class Place(PlaceOptions, _AboutStudy):
-    """A stored study or films to place on the map."""
+    """A stored study, or films, whose position on the map is wanted."""
 
     model_config = _example(study_id=EXAMPLE)
 
@@ -216,13 +220,17 @@ class Place(PlaceOptions, _AboutStudy):
 class PredictOptions(_AboutFilms):
     """What to predict, beside the films."""
 
-    k: int = Field(20, ge=1, le=MAX_HITS, description="neighbours that vote")
-    tta: bool = Field(False, description="average five looks at the films")
-    dropout_passes: int = Field(
-        0, ge=0, le=MAX_PASSES, description="Monte-Carlo dropout passes, for a spread; 0 or from 2"
+    k: int = Field(
+        20, ge=1, le=MAX_HITS, description="number of similar studies that the neighbours' vote is taken over"
     )
-    finding: Finding | None = Field(None, description="also the nearest study with this finding and without it")
-    map: bool = Field(False, description="also the map of the most probable finding, on each film")
+    tta: bool = Field(False, description="whether to average five versions of the films (test-time augmentation)")
+    dropout_passes: int = Field(
+        0, ge=0, le=MAX_PASSES, description="number of Monte-Carlo dropout passes, to report a spread; 0, or 2 and more"
+    )
+    finding: Finding | None = Field(
+        None, description="a finding: adds the most similar study with it and the one without it"
+    )
+    map: bool = Field(False, description="whether to add the heat map of the most probable finding for each film")
 
     @field_validator("dropout_passes")
     @classmethod
@@ -239,15 +247,18 @@ class Predict(PredictOptions, _AboutStudy):
 
 
 class ExplainOptions(_AboutFilms):
-    """What to explain, beside the films: a finding of the probe, or the likeness to a stored study."""
+    """What to explain in the films: a finding of the probe, or the similarity to a stored study."""
 
     finding: Finding | None = None
     hit: StudyId | None = Field(None, description="a stored study")
     method: Literal["gradcam", "gradcam++", "layercam", "integrated_gradients", "gradient_shap"] = "gradcam++"
     stage: int | None = Field(
-        None, ge=0, le=4, description="resolution to explain at, 0 for 1/2; default: the last maps"
+        None,
+        ge=0,
+        le=4,
+        description="stage of the network to use, 0 for half the input's resolution; default: the last",
     )
-    trust: bool = Field(True, description="also deletion and insertion scores, beside a random map's")
+    trust: bool = Field(True, description="whether to compute deletion and insertion scores, and those of a random map")
 
     @model_validator(mode="after")
     def _one_aim(self) -> Self:

@@ -1,1 +1,1 @@
-"""What was asked, by whom, and what came of it? The log of each request, chained so that a change shows."""
+"""Who asked what, and with which result? The log of each request, chained so that a change shows."""

@@ -1,1 +1,1 @@
-"""Who may ask for what? Tokens, sessions, origins, and how exactly similarities are told."""
+"""Who may ask for what? Tokens, sessions, origins, and how exactly similarities are shown."""

@@ -1,4 +1,4 @@
-"""Whence a request comes: by which name, from which page, from which machine.
+"""Where a request comes from: under which host name, from which page, from which machine.
 
 It knows a request's headers.
 """

@@ -1,4 +1,4 @@
-"""How often each may call."""
+"""How many requests each token may make."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Where a person at a browser gives a token, and gives it back.
+"""Signing in and out at a browser.
 
 The browser keeps a session in a cookie that no script can read; what it opens, `service.guard.access` knows.
 """
@@ -23,7 +23,9 @@ api = APIBlueprint("login", __name__, abp_tags=[SERVICE], abp_responses=refusals
 class Next(BaseModel):
     """Where to go on after signing in."""
 
-    next: str = Field("/", max_length=MAX_NEXT, description="a path of this service; others are not followed")
+    next: str = Field(
+        "/", max_length=MAX_NEXT, description="a path of this service to go to after signing in; any other is ignored"
+    )
 
 
 class LoginForm(Next):
@@ -34,7 +36,7 @@ class LoginForm(Next):
 
 @api.get("/login", responses={200: content("text/html"), 303: {"description": "nothing to sign in to"}})
 def login(query: Next) -> str | BaseResponse:
-    """The page that takes a token"""
+    """The sign-in page"""
     if not locked():
         return redirect(url_for("pages.page"), 303)
     return render_template("login.html", next=query.next)
@@ -50,7 +52,7 @@ def login(query: Next) -> str | BaseResponse:
     openapi_extensions=form_body(LoginForm),
 )
 def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
-    """Take a token and begin a session, in a cookie that scripts cannot read"""
+    """Sign in with a token, which starts a session in a cookie that scripts cannot read"""
     if not request.form:
         raise RequestError("expected the form of the sign-in page, got none")
     tokens, sessions = access.tokens, access.sessions
@@ -73,7 +75,7 @@ def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
 
 @api.post("/logout", responses={303: {"description": "signed out"}, **refusals(403, 503)})
 def sign_out() -> BaseResponse:
-    """End the session"""
+    """Sign out"""
     require_own_page()
     response = make_response(redirect(url_for("login.login"), 303))
     if access.sessions is not None:

@@ -33,8 +33,12 @@ api = APIBlueprint("maps", __name__, abp_tags=[STUDIES], abp_responses=refusals(
 class MapQuery(InCollection):
     """Which map, and what its points are coloured by."""
 
-    finding: Finding | None = Field(None, description="a column of labels; without one, no labels are answered")
-    study: list[StudyId] = Field(default_factory=list, max_length=MAX_DRAWN, description="studies that must be drawn")
+    finding: Finding | None = Field(
+        None, description="a label column to colour the points by; without it the answer has no labels"
+    )
+    study: list[StudyId] = Field(
+        default_factory=list, max_length=MAX_DRAWN, description="ids of studies that must be among the points"
+    )
 
 
 @api.get("/v1/map", responses={200: CollectionMapAnswer, 431: content("text/plain")})

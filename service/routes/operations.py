@@ -59,7 +59,7 @@ def info() -> dict[str, Any]:
 
 @api.get("/metrics", responses={200: content("text/plain")})
 def exposition() -> Response:
-    """Counts and times in Prometheus's text format; no label holds a path, a study or a filter"""
+    """Metrics in Prometheus's text format; no label holds a path, a study or a filter"""
     return Response(state().metrics.exposition(), content_type=MIMETYPE)
 
 

@@ -55,8 +55,8 @@ class PageQuery(SearchOptions, PageFilters):
     k: int = Field(PAGE_HITS, ge=1, le=100)
     one_a_patient: bool = Field(True, description="the most similar study of each patient only")
     hit: StudyId | None = Field(None, description="the study that is compared with the query")
-    view: Literal["frontal", "lateral", "both"] | None = Field(None, description="the films that are compared")
-    why: str | None = Field(None, max_length=200, description="the map over them: 'similar', or a finding")
+    view: Literal["frontal", "lateral", "both"] | None = Field(None, description="which films are compared")
+    why: str | None = Field(None, max_length=200, description="the heat map over them: 'similar', or a finding")
 
     def options(self) -> SearchOptions:
         """Return the search that the page's words mean."""
@@ -70,7 +70,7 @@ class FilmsQuery(InCollection, PageFilters):
 
 @api.get("/", responses={200: content("text/html"), **as_pages(400, 404, 429)})
 def page(query: PageQuery) -> tuple[str, int]:
-    """The page: similar cases of a stored study, or two places to drop films"""
+    """The page: similar cases of a stored study, or a form for films"""
     shown: dict[str, Any] = {"asked": query.study, "filters": query, "k": query.k, "each": not query.one_a_patient}
     try:
         collection = shown["collection"] = current(query.collection)

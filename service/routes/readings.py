@@ -27,7 +27,7 @@ api = APIBlueprint(
 
 @api.post("/v1/predict", responses={200: PredictAnswer}, openapi_extensions=film_body(PredictOptions, Predict))
 def predict() -> dict[str, Any]:
-    """Probability and call of each finding, the neighbours' vote beside it, and how familiar the films are"""
+    """Probability and call of each finding, the neighbours' vote, and whether the films are familiar"""
     asked = parse_query(request, PredictOptions, Predict)
     disclosure.require_hits(asked.k)
     collection = current(asked.collection)
@@ -48,7 +48,7 @@ def predict() -> dict[str, Any]:
 
 @api.post("/v1/explain", responses={200: ExplainAnswer}, openapi_extensions=film_body(ExplainOptions, Explain))
 def explain() -> dict[str, Any]:
-    """Maps of what speaks for a finding in the films, or of what makes them and a stored study alike"""
+    """Heat maps of what speaks for a finding, or of what makes the films similar to a stored study"""
     asked = parse_query(request, ExplainOptions, Explain)
     collection = current(asked.collection)
     reader = _reader(collection)

@@ -47,7 +47,7 @@ class StudyIdOfPath(PathConverter):
 
 @api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})
 def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
-    """What is known of a study"""
+    """One stored study"""
     return StudyAnswer.of(current(query.collection).retriever.study(path.study_id))
 
 
@@ -64,7 +64,7 @@ def image(path: StudyPath, query: ImageQuery) -> Response:
 
 @api.get("/v1/studies/<path:study_id>/similar", responses={200: SearchAnswer})
 def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
-    """Similar cases of a stored study; its own patient's are left out unless asked for"""
+    """Similar cases of a stored study, without those of its own patient unless asked for"""
     search = Search.of_study(path.study_id, query)
     answered: dict[str, Any] = rounded(SearchAnswer.of(current(query.collection).answer(search)))
     return answered
@@ -76,7 +76,7 @@ def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
     openapi_extensions=film_body(StudyOptions, AddStudy),
 )
 def add() -> tuple[dict[str, Any], int]:
-    """Add a study with its films, or a further film of one: 201 once it is on the disk, 200 where it was there"""
+    """Add a study with its films, or a further film of one: 201 once it is on disk, 200 if it was stored already"""
     asked = parse_addition(request)
     collection = current(asked.collection)
     fresh = _added(collection, asked)

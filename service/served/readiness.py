@@ -1,4 +1,4 @@
-"""Whether the service still does what it did at start: one film embedded, the nearest study of each collection found.
+"""Whether the service still works as at its start: one film embedded, the nearest study of each collection found.
 
 A probe is a real embedding and real searches, kept for some seconds.
 """

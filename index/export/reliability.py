@@ -14,7 +14,7 @@ LEAST_QUERIES = 100
 NOT_MEASURED = f"not measured; it takes {LEAST_QUERIES} studies with a finding"
 
 UNTRAINED = (
-    "The encoder was never trained: the layers above its backbones are as random as they were made, and its neighbours "
+    "The encoder was never trained: the layers above its backbones are still random, and its neighbours "
     "mean little however high their similarity; train it with precedent train, then export and index again."
 )
 _REMEDY = "train an encoder on such films with precedent train, then export and index again."
@@ -127,7 +127,7 @@ def other_reading(manifest: Mapping[str, Any], reading: int) -> str:
     known = f"version {said}" if "reading" in manifest else "version 1, as none is named,"
     return (
         f"The films of these vectors were read by {known} of the reading and films are now read by version {reading}, "
-        "which gives other pictures of some, above all of DICOM; export and index again to have all read alike"
+        "which reads some films differently, above all DICOM; export and index again to read all in the same way"
     )
 
 

@@ -27,11 +27,11 @@ _REASONS = {
     "body part": "films left out, their header names a part of the body other than the chest",
     "place": "films left out, their path does not fit the pattern of ids",
     "identity": "films left out, their header names no patient or no study",
-    "repeated": "films left out, the same instance is there already",
+    "repeated": "films left out, the same instance was read already",
     "burned in": "films left out, their header says that text is burned into the picture",
 }
 _KEPT = {
-    "bare": "films read from a data set alone, without the start of a DICOM file",
+    "bare": "films without the header of a DICOM file, read as a bare data set",
     "disputed": "films whose header says two views or projections; the one that most of it says is taken",
     "raw": "films for processing, not for display, taken only where a study has no other",
     "derived": "films made after the exam, such as without bones, taken only where a study has no other",
@@ -260,7 +260,7 @@ def _note_what_is_kept(films: list[Film], notices: Notices) -> None:
 def _nameable(films: list[Film], notices: Notices) -> list[Film]:
     """The films whose ids are no longer than an id may be."""
     unfit = [one.path for one in films if id_fault(one.patient, "patient_id") or id_fault(_study_id(one), "study_id")]
-    notices.add("id", "films left out, they name longer ids than there may be; --pseudonymise gives others", unfit)
+    notices.add("id", "films left out, their ids are too long; --pseudonymise replaces them", unfit)
     return [one for one in films if one.path not in set(unfit)]
 
 

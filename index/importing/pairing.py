@@ -43,19 +43,19 @@ def film_notices(films: FilmsByView, looks: Mapping[str, str] | None = None, *, 
     notices = []
     one, other = headers.get("frontal"), headers.get("lateral")
     if len(films) == 2 and (same or films["frontal"] == films["lateral"] or _is_one_instance(one, other)):
-        return ["Both places hold the same film. Take one out, or put the other view in its place."]
+        return ["The same film was given as frontal and as lateral. Remove one, or give the other view instead."]
     if one and other and one.study and other.study and one.study != other.study:
-        notices.append("The two films are of two studies, as their DICOM headers say.")
+        notices.append("The two films are of different studies, according to their DICOM headers.")
     seen = {given: (header.view if header else "") or (looks or {}).get(given, "") for given, header in headers.items()}
     wrong = [given for given, view in seen.items() if view and view != given]
     if len(wrong) == 2:
-        return [*notices, "Each of the two films seems to be in the other's place. Exchange them."]
+        return [*notices, "The frontal and the lateral film seem to be swapped. Exchange them."]
     for given in wrong:
         header = headers[given]
         how = _SAYS if header and header.view else _LOOKS
         two = "Two frontals: the" if given == "lateral" and len(films) == 2 else "The"
         two = "Two laterals: the" if given == "frontal" and len(films) == 2 else two
-        notices.append(f"{two} film in the {given}'s place {how} a {seen[given]}.")
+        notices.append(f"{two} film given as {given} {how} a {seen[given]}.")
     return notices
 
 

@@ -92,7 +92,7 @@ class _AddedFilms:
         try:
             root = self.image_root or remembered_root(self.where, collection.manifest, trusted=self.trusted)
         except UntrustedRoot as refusal:
-            found.notes.append(f"added films were not looked at: {refusal}")
+            found.notes.append(f"added films were not checked: {refusal}")
             return None
         return root if root is not None and root.is_dir() else None
 

@@ -67,7 +67,7 @@ def _look_at_films(
     try:
         root = image_root or collection.remembered_root(trusted=trusted)
     except UntrustedRoot as refusal:
-        found.notes.append(f"added films were not looked at: {refusal}")
+        found.notes.append(f"added films were not checked: {refusal}")
         return
     if root is None or not root.is_dir():
         return

@@ -131,7 +131,7 @@ class Labelling:
             found = cls.from_object(kept)
             return found, found.sentence()
         usual = cls(LabelPolicy.named("known-good"))
-        return usual, f"{usual.sentence()}; how the probe was taught is not known"
+        return usual, f"{usual.sentence()}; how labels counted in training is not known"
 
     @classmethod
     def from_object(cls, kept: Any) -> Self:

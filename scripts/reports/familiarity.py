@@ -14,7 +14,7 @@ def familiarity_line(found: Familiarity | None) -> str:
     verdict = "familiar"
     if found.unfamiliar:
         verdict = (
-            f"UNFAMILIAR (below {UNFAMILIAR_BELOW:g} %): perhaps no chest film, one that is turned or inverted, or of "
+            f"UNFAMILIAR (below {UNFAMILIAR_BELOW:g} %): it may not be a chest film, may be turned or inverted, or of "
             "a kind that the index lacks"
         )
     return f"familiarity: {found.sentence} (of {found.reference:,}): {verdict}"

@@ -60,7 +60,7 @@ def _of_calls(reading: Reading) -> Iterator[str]:
     for reason, names in reasons.items():
         yield f"no call on {', '.join(names)}: {reason}"
     if reading.labels is None:
-        yield "whether the film is of a kind that the probe knows was not judged; give INDEX to have that judged"
+        yield "whether the film is unfamiliar was not checked; give INDEX to have it checked"
 
 
 def _vote_cell(vote: Vote | None) -> str:
@@ -92,6 +92,6 @@ def _of_neighbours(reading: Reading) -> Iterator[str]:
 def _counterpart(one: Counterpart | None) -> str:
     if one is None:
         return "none of other patients"
-    given_up = f"; not alike in {', '.join(one.relaxed)}" if one.relaxed else ""
-    alike = f"alike in {', '.join(one.matched)}" if one.matched else "matched on nothing"
+    given_up = f"; not matched in {', '.join(one.relaxed)}" if one.relaxed else ""
+    alike = f"matched in {', '.join(one.matched)}" if one.matched else "matched on nothing"
     return f"{one.hit.study.study_id} at {one.hit.similarity:.4f}, {alike}{given_up}"

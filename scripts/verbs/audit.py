@@ -64,4 +64,4 @@ def verify(path: Path, expect: Head | None, as_json: bool) -> None:
         told = ("time", "principal", "method", "route", "collection", "studies")
         about = " ".join(json.dumps(intent.get(name)) for name in told)
         say(f"line {intent['line']}: {about}: {result}")
-    say(f"{path}: {head.lines:,} lines as they were written; head {head}")
+    say(f"{path}: {head.lines:,} lines, none edited; head {head}")

@@ -142,7 +142,7 @@ def _film() -> bytes:
 def _runtime(name: str, note: str) -> Check:
     if name == "torch":
         return Check("runtime", "warning", "torch: OpenVINO is not installed", "run: pip install 'cxr-precedent[fast]'")
-    return Check("runtime", "ok", f"{name}: {note or 'the quickest that this processor has'}")
+    return Check("runtime", "ok", f"{name}: {note or 'the fastest on this processor'}")
 
 
 def agreement(cosine: float) -> Check:

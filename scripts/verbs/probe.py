@@ -129,9 +129,7 @@ def _cross_validated(
         require_disjoint_patients(export.patients, {"train": train, "valid": valid, "test": test})
         predicted = predicted.filled(learning.probe(export, wanted, train, valid), test, number)
     probe = learning.probe(export, wanted, *_carved(export, wanted, every, learning.split_seed))
-    how = (
-        f"judged in {n} folds by patient; the probe that is saved is learnt from all patients, its thresholds are set "
-    )
+    how = f"judged in {n} folds by patient; the probe that is saved is trained on all patients, its thresholds are set "
     return _with_points(probe, predicted), predicted, how + "on what the folds say of all"
 
 

@@ -296,7 +296,7 @@ def test_two_frontals_are_told_beside_the_query_in_the_viewer_and_aloud(reader: 
     reader.click("#films > button")
     notice = reader.text("#query .notice")
 
-    assert notice.startswith("Two frontals: the film in the lateral's place looks")
+    assert notice.startswith("Two frontals: the film given as lateral looks")
     assert reader.ask("return document.getElementById('said').textContent") == notice
     assert len(reader.hits()) == 12
     reader.press("q")

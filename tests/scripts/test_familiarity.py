@@ -102,7 +102,7 @@ def test_a_colour_photograph_is_refused_and_its_grey_copy_unfamiliar(
 
     assert "got a colour picture" in refusal(*words, colour)
     assert (found["unfamiliar"], found["measure"], found["bar"]) == (True, "layout", 1.0)
-    assert "UNFAMILIAR (below 1 %): perhaps no chest film" in done(*words, grey).stdout.replace("\n", " ")
+    assert "UNFAMILIAR (below 1 %): it may not be a chest film" in done(*words, grey).stdout.replace("\n", " ")
 
 
 def test_a_turned_film_is_unfamiliar_and_unseen_ones_of_the_kind_hardly_ever(phantoms: Path, tmp_path: Path) -> None:

@@ -315,6 +315,6 @@ def test_a_header_that_names_a_patient_by_escapes_is_written_as_what_can_be_seen
             (tmp_path / "films" / f"{number}[evil]\x1b").write_bytes(dicom(ViewPosition="PA", **ids))
     said = done("import", "dicom", tmp_path / "films", "--out", tmp_path / "studies.parquet")
     assert "their header names no patient or no study: 1 (4[evil]\\x1b)" in said.stderr
-    assert "longer ids than there may be; --pseudonymise gives others: 1 (5[evil]\\x1b)" in said.stderr
+    assert "their ids are too long; --pseudonymise replaces them: 1 (5[evil]\\x1b)" in said.stderr
     patients = load_studies(tmp_path / "studies.parquet")["patient_id"].to_pylist()
     assert patients == ["P1", "%2Fevil", "a%1B[31m", "a/%2E%2E/b"]

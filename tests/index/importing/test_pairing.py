@@ -57,12 +57,12 @@ def test_where_no_header_is_to_be_read_nothing_is_refused(other: bytes) -> None:
     ("frontal", "lateral", "told"),
     [
         (FRONTAL, LATERAL, []),
-        (FRONTAL, FRONTAL | {"SOPInstanceUID": "1.3"}, ["Two frontals: the film in the lateral's place is, as its"]),
-        (LATERAL, LATERAL | {"SOPInstanceUID": "1.3"}, ["Two laterals: the film in the frontal's place is, as its"]),
-        (LATERAL, FRONTAL, ["Each of the two films seems to be in the other's place"]),
-        (LATERAL, None, ["The film in the frontal's place is, as its DICOM header says, a lateral."]),
-        (FRONTAL, LATERAL | {"StudyInstanceUID": "1.9"}, ["The two films are of two studies"]),
-        (FRONTAL, FRONTAL, ["Both places hold the same film"]),
+        (FRONTAL, FRONTAL | {"SOPInstanceUID": "1.3"}, ["Two frontals: the film given as lateral is, as its"]),
+        (LATERAL, LATERAL | {"SOPInstanceUID": "1.3"}, ["Two laterals: the film given as frontal is, as its"]),
+        (LATERAL, FRONTAL, ["The frontal and the lateral film seem to be swapped"]),
+        (LATERAL, None, ["The film given as frontal is, as its DICOM header says, a lateral."]),
+        (FRONTAL, LATERAL | {"StudyInstanceUID": "1.9"}, ["The two films are of different studies"]),
+        (FRONTAL, FRONTAL, ["The same film was given as frontal and as lateral"]),
     ],
 )
 def test_a_film_in_the_others_place_is_told_by_its_header(
@@ -80,11 +80,13 @@ def test_a_picture_is_told_by_its_looks_and_a_header_counts_before_them() -> Non
     one, other = (picture((RAMP // count).astype(np.uint8)) for count in (1, 2))
 
     assert film_notices({"frontal": one, "lateral": other}, {"frontal": "frontal", "lateral": "frontal"}) == [
-        "Two frontals: the film in the lateral's place looks, beside this collection's films, like a frontal."
+        "Two frontals: the film given as lateral looks, beside this collection's films, like a frontal."
     ]
     assert film_notices({"frontal": dicom(**FRONTAL)}, {"frontal": "lateral"}) == []
-    assert film_notices({"frontal": one, "lateral": one})[0].startswith("Both places hold the same film")
-    assert film_notices({"frontal": one, "lateral": other}, same=True)[0].startswith("Both places hold")
+    assert film_notices({"frontal": one, "lateral": one})[0].startswith(
+        "The same film was given as frontal and as lateral"
+    )
+    assert film_notices({"frontal": one, "lateral": other}, same=True)[0].startswith("The same film was given")
 
 
 @pytest.mark.parametrize(

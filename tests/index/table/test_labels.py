@@ -76,7 +76,7 @@ def test_how_labels_were_read_comes_back_from_plain_json() -> None:
         Labelling(classes={"a": ["b=c"]}),
     ):
         assert Labelling.from_object(json.loads(json.dumps(one.as_object()))) == one
-    assert Labelling.of_probe(None)[1].endswith("how the probe was taught is not known")
+    assert Labelling.of_probe(None)[1].endswith("how labels counted in training is not known")
     assert LabelPolicy.parse("zeros,Mass=ones,Edema=ones").of(["Mass"]) == LabelPolicy.parse("zeros,Mass=ones")
 
 

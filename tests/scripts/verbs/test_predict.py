@@ -165,7 +165,7 @@ def test_nothing_is_called_on_an_unfamiliar_film(world: Path, tmp_path: Path) ->
     assert {one["call"] for one in found["predictions"]} == {None}
     assert {one["no_call"] for one in found["predictions"]} == {NO_CALL}
     assert f"no call on {', '.join(one['finding'] for one in found['predictions'])}: {NO_CALL}" in run(*words).stdout
-    assert "was not judged; give INDEX" in run(*words[:-1]).stdout
+    assert "was not checked; give INDEX" in run(*words[:-1]).stdout
 
 
 def test_the_neighbours_labels_count_as_they_did_when_the_probe_was_learnt(world: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_neighbours_labels_count_as_they_did_when_the_probe_was_learnt(world
     probe.save(tmp_path / "old")
     old = ["predict", "--encoder", world / "encoder.safetensors", "--probe", tmp_path / "old", "--json"]
     found = json.loads(run(*old, "--frontal", world / f"{NAMES[0]}.png", world / "index").stdout)
-    assert found["labels"].endswith("how the probe was taught is not known")
+    assert found["labels"].endswith("how labels counted in training is not known")
     assert {one["call"] for one in found["predictions"]} == {None}
 
 
@@ -261,7 +261,7 @@ def test_what_is_odd_about_films_is_told(world: Path, tmp_path: Path, verb: str,
 
     told = json.loads(run(*words, "--json").stdout)["film_notices"]
 
-    assert any(one.startswith("Two frontals: the film in the lateral's place is, as its DICOM") for one in told)
+    assert any(one.startswith("Two frontals: the film given as lateral is, as its DICOM") for one in told)
     for view in ("frontal", "lateral"):
         note = f"The {view} film is read otherwise than it is written: pixels are not square (PixelSpacing); the film"
         assert any(one.startswith(note) for one in told)

@@ -231,7 +231,7 @@ def run(*words: Any) -> tuple[int, str]:
 
 def test_the_command_names_the_first_line_that_is_wrong(path: Path) -> None:
     head = written(path)
-    assert run(path) == (0, f"{path}: 6 lines as they were written; head {head}\n")
+    assert run(path) == (0, f"{path}: 6 lines, none edited; head {head}\n")
     assert run(path, "--expect", head)[0] == 0
     path.write_bytes(path.read_bytes().replace(b"patient00003", b"patient00004"))
 

@@ -329,7 +329,7 @@ def test_a_film_in_both_places_is_told_beside_the_answer(client: FlaskClient, wo
     stored = client.post(route, json={"study_id": "patient00001/study1"}).get_json()
 
     assert twice["film_notices"] == [
-        "Both places hold the same film. Take one out, or put the other view in its place."
+        "The same film was given as frontal and as lateral. Remove one, or give the other view instead."
     ]
     assert stored["film_notices"] == []
 

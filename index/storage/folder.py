@@ -19,7 +19,7 @@ CHANGES_MARKER = "changes.kept"
 CHANGE_FILES = (CHANGES, f"{CHANGES}-wal", CHANGES_MARKER)
 """Any of them shows that something was changed; the second is SQLite's log."""
 GIVE_UP = (
-    f"stop what uses the folder and move {CHANGES}* and {CHANGES_MARKER} away to give up what was added or deleted "
+    f"stop what uses the folder and move {CHANGES}* and {CHANGES_MARKER} away to discard what was added or deleted "
     "since the index was built"
 )
 REMEDY = f"restore a snapshot, or {GIVE_UP}"
@@ -47,7 +47,7 @@ def require_plain_files(folder: Path) -> None:
             raise ArtefactError(f"expected {path.name!r} to be a file of {str(folder)!r}, got none; {REMEDY}")
     if (folder / f"{CHANGES}-journal").exists():
         raise ArtefactError(
-            f"expected no {CHANGES}-journal in {str(folder)!r}, got one, which is none of ours; {REMEDY}"
+            f"expected no {CHANGES}-journal in {str(folder)!r}, got one, which Precedent did not write; {REMEDY}"
         )
 
 

@@ -379,7 +379,7 @@ def _shortened(value: Any) -> str:
 def _require_plain(request: Request) -> None:
     """Refuse a compressed body by its header: nothing here inflates what was sent."""
     if encoding := request.headers.get("Content-Encoding", "").strip():
-        raise UnsupportedMediaType(f"expected a body as it is, got one in Content-Encoding {_shortened(encoding)}")
+        raise UnsupportedMediaType(f"expected a body without compression, got Content-Encoding {_shortened(encoding)}")
 
 
 def _json_object(request: Request) -> Any:
@@ -389,7 +389,7 @@ def _json_object(request: Request) -> Any:
     try:
         value = parse_json(request.get_data())
     except ValueError as error:
-        raise RequestError(f"expected a JSON object, got text that cannot be read as one: {error}") from None
+        raise RequestError(f"expected a JSON object, got text that is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RequestError(f"expected a JSON object, got {_shortened(value)}")
     call.fields = value  # the audit log names the studies that were asked about

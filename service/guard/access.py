@@ -159,7 +159,7 @@ def scopes() -> dict[str, str | None]:
 def require(scope: str) -> None:
     """Refuse a request whose token lacks a scope beyond its route's. Raises Forbidden."""
     if locked() and scope not in call.scopes:
-        raise Forbidden(f"this token does not hold the scope {scope!r}, which this request needs")
+        raise Forbidden(f"this request needs a token with the scope {scope!r}, which this one lacks")
 
 
 def locked() -> bool:
@@ -216,7 +216,7 @@ def _count(name: str) -> None:
 def slow() -> None:
     """Refuse a request beyond that rate. Raises TooManyRequests."""
     if call.over_rate:
-        raise TooManyRequests("too many requests without a valid token; ask again in a second", retry_after=1)
+        raise TooManyRequests("too many requests without a valid token; try again in a second", retry_after=1)
 
 
 def admitted(known: TokenFile, secret: str | None) -> Token:
@@ -255,10 +255,10 @@ def _shown(known: TokenFile, scope: str | None) -> Token:
 def _valid(token: Token) -> Token:
     call.principal = token.name
     if (state := token.state(now())) != "valid":
-        raise _unauthorized(f"this token is {state}; ask for another")
+        raise _unauthorized(f"this token is {state}; ask for a new one")
     call.over_rate = False
     if not access.rate.take(token.name):
-        raise TooManyRequests("too many requests with this token; ask again in a second", retry_after=1)
+        raise TooManyRequests("too many requests with this token; try again in a second", retry_after=1)
     return token
 
 

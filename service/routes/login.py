@@ -54,7 +54,7 @@ def login(query: Next) -> str | BaseResponse:
 def sign_in(form: LoginForm) -> tuple[str, int] | BaseResponse:
     """Sign in with a token, which starts a session in a cookie that scripts cannot read"""
     if not request.form:
-        raise RequestError("expected the form of the sign-in page, got none")
+        raise RequestError("expected the form of the sign-in page, got another request")
     tokens, sessions = access.tokens, access.sessions
     if tokens is None or sessions is None:
         return redirect(url_for("pages.page"), 303)

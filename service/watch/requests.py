@@ -45,7 +45,7 @@ def _begin() -> None:
     request.environ[REQUEST_ID] = g.call.request_id
     running.metrics.in_flight.inc()
     if running.closing.is_set() and request.path != ALIVE:
-        raise Stopping("the service is stopping; ask again in some seconds")
+        raise Stopping("the service is stopping; try again in some seconds")
 
 
 def _end(_error: BaseException | None) -> None:

@@ -135,7 +135,7 @@ def test_a_bad_table_is_refused(tmp_path: Path, films: list[str], header: str, s
 
 
 def test_no_image_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudiesError, match="got none of them"):
+    with pytest.raises(StudiesError, match="got not one of them"):
         import_nih(a_csv(tmp_path, a_film()), tmp_path)
 
 

@@ -291,7 +291,7 @@ def _say_serving(state: State, address: str, held: str, *, as_json: bool) -> Non
         return
     say(f"serving {held} on {address}")
     if not asked:
-        say("no token is asked for: every program of this machine is let in; --tokens FILE asks for one")
+        say("no tokens: every program on this machine may use the service; --tokens FILE requires a token")
     for one in collections:
         if one.warning is not None:
             say(f"WARNING of {one.name}: {one.warning}")

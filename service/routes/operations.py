@@ -68,6 +68,8 @@ def activate(path: IndexPath) -> dict[str, Any]:
     """Serve what lies in a collection's folder now: a compacted index, or another put in its place"""
     activation = state().activation
     if activation is None:
-        raise NotWritable("the service was not started from folders; start it with precedent serve")
+        raise NotWritable(
+            "this service was not started from folders, so it cannot load a new index; start it with precedent serve"
+        )
     announce(mounted().collection(path.name))
     return ActivationAnswer.of(activation.activate(path.name).collection(path.name))

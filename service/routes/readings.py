@@ -123,5 +123,5 @@ def _require_probe(reader: Any) -> None:
 
 def _reader(collection: MountedCollection) -> Any:
     if collection.reader is None:
-        raise NotReady("the service was started without what reads films; start it with precedent serve")
+        raise NotReady("this service was started without an encoder; start it with precedent serve")
     return collection.reader

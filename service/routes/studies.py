@@ -121,7 +121,9 @@ def _added(collection: MountedCollection, asked: AddStudy) -> bool:
         both = given | known
         embedding = collection.embed(both.get("frontal"), both.get("lateral"), whole.projection)
     if whole is None or embedding is None:
-        raise StudyExists(f"study {study.study_id!r} is there already, with other content; replace it knowingly")
+        raise StudyExists(
+            f"study {study.study_id!r} is stored already with other content; to replace it, pass replace=true"
+        )
     announce(collection, [asked.study.study_id])
     joins = stored if stored is not None and whole != stored else None
     addition = Addition(whole, whole.views, embedding, joins)

@@ -174,7 +174,7 @@ class Mounted:
         for collection in self.collections:
             if collection.name == name:
                 return collection
-        raise CollectionNotFound(f"no collection {name!r} is mounted; there are: {', '.join(self.names)}")
+        raise CollectionNotFound(f"no collection {name!r} is served; there are: {', '.join(self.names)}")
 
 
 class Served:

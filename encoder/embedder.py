@@ -17,9 +17,11 @@ from encoder.films.preprocess import Preprocessing
 from encoder.films.study import Film, StudyFilms, position_code, stack_films
 from encoder.network.checkpoint import fingerprint_of, load_encoder
 from encoder.network.model import StudyEncoder
+from encoder.runtime.fixed_batches import FixedBatchEncoder
 from encoder.runtime.normalize import Normalizer
 from encoder.runtime.runtimes import OpenVinoEncoder, choose_runtime, with_runtime
 
+_BATCH = 16
 _LEAST_SIDE = 3
 """A JPEG is decoded to no less than so many times the side of the network's square. Over 29 films and four trained
 encoders the least cosine to the whole film's vector was 0.9968; with 2.5 it was 0.9889."""
@@ -80,6 +82,11 @@ class Embedder:
         return cls(*load_encoder(path), device=device, runtime=runtime, cache=cache, ignored_parts=ignored_parts)
 
     @property
+    def batch(self) -> int:
+        """Studies a batch that suit the device: on a GPU as many as its memory has room for."""
+        return self.runner.most if isinstance(self.runner, FixedBatchEncoder) else _BATCH
+
+    @property
     def trained(self) -> bool | None:
         """Whether the encoder's layers above its backbones have learnt; None where that is not known."""
         return self.encoder.trained
@@ -135,11 +142,12 @@ class Embedder:
     def _forward(
         self, films: Sequence[Film], rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
-        frontal_rows, lateral_rows = torch.from_numpy(rows).to(self.device)
-        codes = torch.from_numpy(positions).to(self.device)
-        if isinstance(self.runner, OpenVinoEncoder):
+        frontal_rows, lateral_rows = torch.from_numpy(rows)
+        codes = torch.from_numpy(positions)
+        if isinstance(self.runner, (OpenVinoEncoder, FixedBatchEncoder)):
             pooled = self.runner.pool_films_of(films, frontal_rows, lateral_rows, codes)
-            return self.runner.fuse_pooled(*pooled).numpy()
+            return self.runner.fuse_pooled(*pooled).cpu().numpy()
+        frontal_rows, lateral_rows, codes = (rows.to(self.device) for rows in (frontal_rows, lateral_rows, codes))
         stack = self._normalize(torch.from_numpy(stack_films(films)).to(self.device))
         return self.runner.forward_rows(stack, frontal_rows, lateral_rows, codes).cpu().numpy()
 

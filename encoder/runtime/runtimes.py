@@ -1,4 +1,4 @@
-"""What runs an encoder's backbones: torch, or OpenVINO on the same weights, several times as fast on a CPU.
+"""What runs an encoder's backbones: torch, OpenVINO, several times as fast on a CPU, or CUDA graphs of the same.
 
 Everything above the backbones stays torch: it is a hundredth of the work.
 """
@@ -24,11 +24,18 @@ from encoder.files import read_regular, save_text, written_whole
 from encoder.films.preprocess import Preprocessing
 from encoder.films.study import Film, Normalized
 from encoder.network.model import StudyEncoder
+from encoder.runtime.fixed_batches import FixedBatchEncoder, fixed_sizes
+from encoder.runtime.normalize import Normalizer
 from encoder.runtime.openvino_branch import CompiledBranch, Put, apart
 
-RUNTIMES = ("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8")
+RUNTIMES = (
+    *("auto", "torch", "openvino-fp32", "openvino-bf16", "openvino-int8"),
+    *("cuda-fp32", "cuda-bf16", "cuda-compiled"),
+)
 AUTO = "auto"
 _MOST_FILMS = 4096
+_MEMORY_OF_CPU = 4 << 30
+"""Bytes that a CPU gives where it takes the part of a GPU."""
 _NOISE = 0.1
 _MOST_TURNED = {"fp32": 0.01, "bf16": 0.1, "int8": 0.5}
 """Length of the difference to torch's pooled values, relative to their own, up to which a kept model is of the same
@@ -54,13 +61,17 @@ def choose_runtime(name: str, device: str) -> Runtime:
     """Return the runtime to use: of `auto`, OpenVINO in bf16 where installed and the processor has bf16, then in fp32.
 
     Raises:
-        EncoderError: an unknown name, OpenVINO asked for and not installed, or asked for on a GPU.
+        EncoderError: an unknown name, OpenVINO asked for and not installed or on a GPU, or CUDA asked for on a CPU.
     """
     if name not in RUNTIMES:
         raise EncoderError(f"expected a runtime of {', '.join(RUNTIMES)}, got {name!r}")
     installed = importlib.util.find_spec("openvino") is not None
     if name == "torch" or (name == AUTO and (device != "cpu" or not installed)):
         return Runtime("torch")
+    if name.startswith("cuda-"):
+        if device != "cuda":
+            raise EncoderError(f"expected a CUDA device for runtime {name!r}, got {device!r}; use --runtime auto")
+        return Runtime(name)
     if device != "cpu":
         raise EncoderError(f"expected runtime torch on device {device!r}, got {name!r}; OpenVINO serves the CPU here")
     if not installed:
@@ -134,6 +145,8 @@ def with_runtime(
     """
     if runtime.name == "torch":
         return encoder
+    if runtime.name.startswith("cuda-"):
+        return on_gpu(encoder, runtime, preprocessing)
     precision, size = runtime.name.partition("-")[2], preprocessing.size
     branches = [
         _int8_branch(encoder, branch, size, path_of(cache, fingerprint, branch, "int8"))
@@ -142,6 +155,14 @@ def with_runtime(
         for branch in range(len(encoder.backbones))
     ]
     return OpenVinoEncoder(encoder, branches, preprocessing.normalize)
+
+
+def on_gpu(encoder: StudyEncoder, runtime: Runtime, preprocessing: Preprocessing) -> FixedBatchEncoder:
+    """Return what embeds with a runtime for GPUs, on the device of the encoder; a CPU can take the part of one."""
+    device, compiled = next(encoder.parameters()).device, runtime.name == "cuda-compiled"
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _MEMORY_OF_CPU
+    sizes, prepare = fixed_sizes(free, preprocessing.size, compiled=compiled), Normalizer(preprocessing, device)
+    return FixedBatchEncoder(encoder, prepare, sizes, half=runtime.name != "cuda-fp32", compiled=compiled)
 
 
 def path_of(cache: Path | None, fingerprint: str, branch: int, precision: str) -> Path | None:

@@ -20,6 +20,7 @@ from encoder.files import open_regular, written_whole
 from encoder.films.image import READING, read_plane
 from encoder.films.plane import shallow
 from encoder.films.preprocess import Preprocessing
+from encoder.runtime.fixed_batches import moved
 
 Planes = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
@@ -187,12 +188,6 @@ class _FilmsOfFile(Dataset[Tensor]):
         if self._planes is None:
             self._planes = _mapped(self._file)
         return torch.from_numpy(self._planes[rows])
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; a GPU takes it by itself while this process goes on."""
-    pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
-    return pinned.to(device, non_blocking=True)
 
 
 def _mapped(file: Path) -> Planes:

@@ -14,11 +14,12 @@ from torch import Tensor
 from encoder.network.backbone import load_backbone_weights
 from encoder.network.model import StudyEncoder
 from encoder.network.single import build_encoder, require_side
+from encoder.runtime.fixed_batches import moved
 from encoder.runtime.normalize import Normalizer
 from encoder.training.augment import augment, draw, hide_positions, hide_views, mix_share
 from encoder.training.classifier import Classifier, build_classification_model
 from encoder.training.depthwise import speed_up_depthwise
-from encoder.training.film_store import FilmStore, TrainingStudies, moved
+from encoder.training.film_store import FilmStore, TrainingStudies
 from encoder.training.losses import class_loss, label_weights, multilabel_loss, prefix_contrastive_loss
 from encoder.training.optimizer import (
     build_optimizer,

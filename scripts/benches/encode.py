@@ -16,9 +16,10 @@ import torch
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.films.study import StudyFilms
+from encoder.runtime.runtimes import RUNTIMES
 from index.table.studies import load_studies
 from scripts.benches.export import embedder_of, encoder_alone
-from scripts.benches.measured import Clocked, interleaved, machine_facts, markdown_table, medians
+from scripts.benches.measured import Clocked, gpu_facts, interleaved, machine_facts, markdown_table, medians
 from scripts.benches.rivals import Vectors, rivals_of
 from scripts.terminal import say, say_json
 
@@ -72,10 +73,10 @@ def command(
         encoder = encoder or Path(folder) / "encoder.safetensors"
         films = _noise(eager, count) if studies is None or images is None else _read(eager, studies, images, count)
         ways, absent = rivals_of(eager, compiled=compiled, batch=batch, folder=Path(folder))
-        limit = _add_openvino(ways, absent, encoder, eager, len(films))
+        limit = _add_own(ways, absent, encoder, eager, len(films), compiled=compiled)
         figures = _measured(ways, limit, films, batch, repeat)
     facts = machine_facts("torch", "timm", "onnxruntime", "openvino") | {
-        "device": str(eager.device),
+        **gpu_facts(str(eager.device)),
         "backbone": eager.encoder.config.backbone,
         "side": eager.preprocessing.size,
         "shared": len(eager.encoder.backbones) == 1,
@@ -110,15 +111,17 @@ def _read(embedder: Embedder, studies: Path, images: Path, count: int) -> list[S
     return [StudyFilms(one.frontal, one.lateral if one.lateral is not None else one.frontal) for one in read]
 
 
-def _add_openvino(
-    ways: dict[str, Way], absent: dict[str, str], path: Path, eager: Embedder, studies: int
+def _add_own(
+    ways: dict[str, Way], absent: dict[str, str], path: Path, eager: Embedder, studies: int, *, compiled: bool
 ) -> Callable[[], None]:
-    """Add our own runtimes to the ways, or why they are absent; return the backbones alone in the default runtime."""
-    if eager.device.type != "cpu":
-        return encoder_alone(eager, eager.runner, studies)
-    for name in ("openvino-fp32", "openvino-bf16", "openvino-int8"):
+    """Add our own runtimes to the ways, or why they are absent; return the backbones alone in the best of them."""
+    device = eager.device.type
+    for name in (name for name in RUNTIMES if name.startswith("openvino-" if device == "cpu" else "cuda-")):
+        if name == "cuda-compiled" and not compiled:
+            absent[name] = "not asked for"
+            continue
         try:
-            embedder = Embedder.load(path, device="cpu", runtime=name)
+            embedder = Embedder.load(path, device=device, runtime=name)
         except EncoderError as refusal:
             absent[name] = str(refusal)
             continue
@@ -126,8 +129,8 @@ def _add_openvino(
             ways[name] = embedder.embed
         else:
             absent[name] = embedder.runtime.note
-    default = Embedder.load(path, device="cpu", runtime="auto")
-    return encoder_alone(default, default.runner, studies)
+    best = Embedder.load(path, device=device, runtime="auto" if device == "cpu" else "cuda-bf16")
+    return encoder_alone(best, best.runner, studies)
 
 
 def _measured(
@@ -213,8 +216,9 @@ def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
     absent = "".join(f"\n{name}: {reason}" for name, reason in facts["absent"].items())
     return markdown_table(headings, rows) + (
         f"{absent}\n{facts['backbone']} at {facts['side']} px, {'shared' if facts['shared'] else 'separate'} weights, "
-        f"{facts['studies']} studies of two films, batch {facts['batch']}, {facts['device']}; medians of "
-        f"{facts['repeat']}; {facts['cores']} cores ({facts['processor']}), {facts['torch_threads']} torch threads, "
-        f"load average {facts['load_1_min']}; "
+        f"{facts['studies']} studies of two films, batch {facts['batch']}, {facts['device']}, {facts['date']}; "
+        f"medians of {facts['repeat']}; {facts['cores']} cores ({facts['processor']}), {facts['torch_threads']} torch "
+        f"threads, load average {facts['load_1_min']}; "
         + ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+        + (f"\n{facts['without']}" if "without" in facts else "")
     )

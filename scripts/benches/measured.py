@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,7 @@ from time import perf_counter, process_time
 from typing import Any, Generic, TypeVar
 
 from scripts.terminal import progress_bar
+from scripts.work.machine_checks import gpus
 
 Answer = TypeVar("Answer")
 
@@ -83,6 +85,14 @@ def machine_facts(*packages: str) -> dict[str, Any]:
         "load_1_min": round(os.getloadavg()[0], 2),
         "versions": {name: version(name) for name in packages if _is_installed(name)},
     }
+
+
+def gpu_facts(device: str) -> dict[str, str]:
+    """Return what did the work, a GPU by its name and memory, the date, and a line of the GPU that is not here."""
+    found = gpus()
+    told = found[0].sentence() if found and device.startswith("cuda") else device
+    without = {} if found else {"without": "no GPU that torch can use is here: its columns and rows are left out"}
+    return {"device": told, "date": datetime.now(UTC).date().isoformat(), **without}
 
 
 def resident_bytes() -> dict[str, int]:

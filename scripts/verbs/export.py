@@ -35,7 +35,7 @@ _FILMS_LOOKED_FOR = 20
 @click.option("--encoder", type=Here(), required=True, help="Encoder file.")
 @click.option("--out", type=Anywhere(), required=True, help="Folder for the vectors.")
 @click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies in a batch.")
+@click.option("--batch", type=click.IntRange(1), help="Studies in a batch (default: 16, or what fits a GPU's memory).")
 @click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads that decode films (default: cores + 1).")
 @click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu or cuda.")
@@ -70,7 +70,7 @@ def command(
     encoder: Path,
     out: Path,
     views: str,
-    batch: int,
+    batch: int | None,
     shard_rows: int,
     threads: int | None,
     device: str,

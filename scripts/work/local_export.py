@@ -37,7 +37,8 @@ class ExportTask:
     encoder: Path
     out: Path
     views: str
-    batch: int
+    batch: int | None
+    """Studies a batch; None is what suits the device."""
     shard_rows: int
     threads: int | None
     device: str
@@ -72,7 +73,7 @@ def export_here(task: ExportTask) -> tuple[ShardFolder, Runtime]:
             task.table,
             reader,
             folder,
-            batch=task.batch,
+            batch=task.batch or embedder.batch,
             threads=threads_for(task.threads),
             retry_failed=task.retry_failed,
         )

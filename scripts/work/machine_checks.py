@@ -6,7 +6,7 @@ Knows the machine.
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ NEEDED_MEMORY = 2 << 30
 NEEDED_DISK = 1 << 30
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Of a control group of version 2 and 1, as a container sees its own."""
+_NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 _EXTRAS = ("cpu", "gpu", "fast", "explain", "train")
 _FAST = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
 
@@ -36,11 +37,24 @@ class Check:
     remedy: str = ""
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that torch can use: its name and its memory in bytes."""
+
+    name: str
+    memory: int
+
+    def sentence(self) -> str:
+        """Return both in words."""
+        return f"{self.name}, {self.memory / 2**30:.0f} GiB"
+
+
 def machine_checks() -> Iterator[Check]:
-    """Yield what there is to say of Python, packages, processor, threads and memory."""
+    """Yield what there is to say of Python, packages, processor, GPU, threads and memory."""
     yield _python()
     yield from packages(_installed_bounds())
     yield _processor(_flags(Path("/proc/cpuinfo")), _openvino_precisions())
+    yield gpu(gpus(), any(path.exists() for path in _NVIDIA))
     yield _threads(os.environ)
     yield memory(_available(Path("/proc/meminfo"), _LIMITS))
 
@@ -154,6 +168,29 @@ def _processor(flags: set[str] | None, precisions: str) -> Check:
     if "avx2" not in flags:
         return Check("processor", "warning", found, "expect a fraction of the published speed; use a machine with AVX2")
     return Check("processor", "ok", found)
+
+
+def gpus() -> list[Gpu]:
+    """Return the GPUs that torch can use."""
+    import torch  # two seconds, which only those that ask should pay
+
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [Gpu(one.name, one.total_memory) for one in found]
+
+
+def gpu(found: Sequence[Gpu], driver: bool) -> Check:
+    """Return which GPUs there are and what uses them; FAISS is told of beside its package.
+
+    Args:
+        driver: whether NVIDIA's driver runs here.
+    """
+    if found:
+        told = "; ".join(one.sentence() for one in found)
+        return Check("gpu", "ok", f"{told}: torch encodes and trains on it, OpenVINO stays on the processor")
+    if driver:
+        remedy = "install torch's build for the driver's CUDA: https://pytorch.org/get-started/locally"
+        return Check("gpu", "warning", "NVIDIA's driver runs, but torch finds no GPU: it may be built for CPUs", remedy)
+    return Check("gpu", "ok", "none: films are encoded, and networks trained, on the processor")
 
 
 def _threads(environ: Mapping[str, str]) -> Check:

@@ -39,7 +39,7 @@ class ShardOrder:
     encoder: str
     out: str
     plan: ExportPlan
-    batch: int
+    batch: int | None
     threads: int
     device: str
     runtime: str
@@ -88,7 +88,7 @@ class ShardWorker:
                 reader,
                 folder,
                 [shard],
-                batch=order.batch,
+                batch=order.batch or embedder.batch,
                 threads=order.threads,
                 told=lambda _: None,
                 first_row=rows.start,

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from encoder.films.preprocess import Preprocessing
@@ -63,3 +64,13 @@ def test_the_films_to_measure_with_are_what_their_kind_says(kind: str, tmp_path:
     film = read_image(tmp_path / table["lateral_path"][0].as_py())
     assert film.shape == KINDS[kind].shape
     assert film.std() > 0.05
+
+
+def test_training_is_measured_beside_its_backbones_and_says_where_no_gpu_is() -> None:
+    words = ["--films", "8", "--batch", "4", "--repeat", "1", "--device", "cpu"]
+    small = ["--set", "encoder.backbone=test_efficientnet", "--set", "preprocessing.size=64"]
+    facts = bench("train", *words, *small)
+    assert set(facts["films_per_second"]) == {"Precedent", "backbones alone, fp32", "backbones alone, bf16"}  # type: ignore[arg-type]
+    assert min(facts["films_per_second"].values()) > 0  # type: ignore[attr-defined]
+    assert facts["device"] == "cpu"
+    assert ("without" in facts) is not torch.cuda.is_available()

@@ -18,7 +18,7 @@ from index.vectors import Embeddings
 from scripts.cli import precedent
 from scripts.verbs import doctor
 from scripts.work import machine_checks as checks
-from scripts.work.machine_checks import disk, memory, packages
+from scripts.work.machine_checks import Gpu, disk, memory, packages
 
 BOUNDS = ["click>=8", "numpy>=2.0", "faiss-cpu>=1; extra == 'cpu'", "faiss-gpu>=1; extra == 'gpu'"]
 
@@ -149,3 +149,18 @@ def test_a_container_has_the_memory_that_it_is_given(tmp_path: Path) -> None:
         limit.write_text(given)
         assert checks._available(machine, [limit]) == found
     assert checks._available(tmp_path / "nothing", [limit]) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "driver", "state", "sentence"),
+    [
+        ([Gpu("NVIDIA H200", 140 << 30)], True, "ok", "NVIDIA H200, 140 GiB: torch encodes and trains on it"),
+        ([], True, "warning", "torch finds no GPU"),
+        ([], False, "ok", "none: films are encoded, and networks trained, on the processor"),
+    ],
+)
+def test_a_gpu_is_named_with_what_uses_it(found: list[Gpu], driver: bool, state: str, sentence: str) -> None:
+    check = checks.gpu(found, driver)
+
+    assert (check.name, check.state) == ("gpu", state)
+    assert sentence in check.found

@@ -15,7 +15,7 @@ from index.errors import ArtefactError
 from scripts.options.collection_address import trust_option
 from scripts.options.places import Here
 from scripts.terminal import say, say_json
-from scripts.work.machine_checks import NEEDED_DISK, Check, disk, machine_checks
+from scripts.work.machine_checks import NEEDED_DISK, Check, disk, gpus, machine_checks
 
 LEAST_COSINE = 0.99
 """Of a film's vector by the runtime to torch's: bf16 and int8 stay above it."""
@@ -100,6 +100,9 @@ def encoder_checks(path: Path, index: Path | None) -> Iterator[Check]:
     yield training(plain.trained)
     yield _runtime(quick.runtime.name, quick.runtime.note)
     yield agreement(float(plain.embed_study(_film(), None) @ quick.embed_study(_film(), None)))
+    if gpus():
+        on_gpu = Embedder.load(path, device="cuda", runtime="cuda-bf16")
+        yield agreement(float(plain.embed_study(_film(), None) @ on_gpu.embed_study(_film(), None)), "on the GPU, a ")
     if index is not None:
         yield from _fingerprint(index, plain.fingerprint)
 
@@ -145,9 +148,9 @@ def _runtime(name: str, note: str) -> Check:
     return Check("runtime", "ok", f"{name}: {note or 'the fastest on this processor'}")
 
 
-def agreement(cosine: float) -> Check:
+def agreement(cosine: float, where: str = "") -> Check:
     """Return whether the runtime gives a test film the vector that torch gives it."""
-    found = f"test film at a cosine of {cosine:.5f} to torch's vector"
+    found = f"{where}test film at a cosine of {cosine:.5f} to torch's vector"
     if not cosine >= LEAST_COSINE:  # not a number either
         return Check("agreement", "fault", found, "remove the folder runtime/ beside the encoder, and look again")
     return Check("agreement", "ok", found)

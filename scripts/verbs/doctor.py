@@ -101,8 +101,13 @@ def encoder_checks(path: Path, index: Path | None) -> Iterator[Check]:
     yield _runtime(quick.runtime.name, quick.runtime.note)
     yield agreement(float(plain.embed_study(_film(), None) @ quick.embed_study(_film(), None)))
     if gpus():
-        on_gpu = Embedder.load(path, device="cuda", runtime="cuda-bf16")
-        yield agreement(float(plain.embed_study(_film(), None) @ on_gpu.embed_study(_film(), None)), "on the GPU, a ")
+        try:
+            on_gpu = Embedder.load(path, device="cuda", runtime="cuda-bf16").embed_study(_film(), None)
+            yield agreement(float(plain.embed_study(_film(), None) @ on_gpu), "on the GPU, a ")
+        except RuntimeError as error:  # torch's word for what a GPU refuses
+            yield Check(
+                "agreement", "fault", f"the GPU does not embed ({error})", "use --device cpu or --runtime torch"
+            )
     if index is not None:
         yield from _fingerprint(index, plain.fingerprint)
 

@@ -86,7 +86,7 @@ def command(
                 "server_memory_bytes": server.memory_bytes(),
                 "server_own_bytes": server.memory_bytes("RssAnon"),
             }
-    facts = machine_facts("flask", "waitress", "faiss-cpu", "torch") | {
+    facts = machine_facts("flask", "h11", "faiss-cpu", "torch") | {
         "rows": rows,
         "dim": drawn.dim,
         "index_kind": retriever.manifest["kind"],

@@ -1,4 +1,4 @@
-"""`precedent serve`: the page and the API on a loopback address, by waitress.
+"""`precedent serve`: the page and the API on a loopback address.
 
 It owns the process: argv, signals, the listening socket; what is served it takes from `service.loader`.
 """
@@ -24,7 +24,7 @@ from flask import Flask
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import device_option, trust_option
 from scripts.terminal import say, say_json
-from scripts.work.waitress_server import closed_by_signals, listen, run, tell_supervisor
+from scripts.work.http_server import Server, closed_by_signals, tell_supervisor
 from service.served.activation import Activation
 from service.state import State, state_of
 
@@ -216,11 +216,13 @@ def require_tokens(host: str, tokens: Path | None, public_name: Sequence[str] = 
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket bound before the slow loading starts, so that a port in use is told at once."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-    except OSError as cause:
+    except BaseException as cause:
         listener.close()
+        if not isinstance(cause, OSError):
+            raise
         reason = cause.strerror or str(cause)
         raise click.ClickException(f"cannot listen on {host}:{port}: {reason}; choose another --port") from cause
     return listener
@@ -259,7 +261,7 @@ def serve(
 ) -> None:
     """Serve `app` until SIGINT or SIGTERM; then finish what is in flight, and refuse what comes meanwhile."""
     state = state_of(app)
-    server = listen(
+    server = Server(
         app,
         listener,
         threads=threads,
@@ -269,12 +271,12 @@ def serve(
     )
     host, port = listener.getsockname()[:2]
     held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in state.served.now.collections)
-    with closed_by_signals(server, state.closing), renewed_by_signals(state.activation, hung_up):
+    with closed_by_signals(state.closing), renewed_by_signals(state.activation, hung_up):
         address = f"http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}"
         _say_serving(state, address, held, as_json=as_json)
         log.info("serving %s", held)
         tell_supervisor("READY=1")
-        whole = run(server, state.closing)
+        whole = server.run()
     if whole:
         log.info("stopped; every request that had begun was answered")
         return

@@ -5,7 +5,7 @@ On a service without tokens only the machine itself may pass.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from flask import Flask, redirect, request, url_for
 from werkzeug.datastructures import Authorization, WWWAuthenticate
@@ -91,22 +91,22 @@ class AccessControl:
         rate = RateLimit(limits.calls_a_second, limits.calls_at_once)
         return cls(rate, limits.hosts, names, tokens, None if tokens is None else Sessions(tokens.path))
 
-    def sender(self, headers: Mapping[str, str]) -> str | None:
-        """Return the name of the token of who sends these headers; None of those who may not come in at all.
+    def sender(self, environ: Mapping[str, Any]) -> str | None:
+        """Return the name of the token of who sends this request; None of those who may not come in at all.
 
         Asked before a body is received, to be spared a stranger's. Without tokens all have one name.
 
         Args:
-            headers: by WSGI's names without HTTP_.
+            environ: WSGI's, of which the headers are read.
         """
         if self.tokens is None:
             return NEAR
-        given = Authorization.from_header(headers.get("AUTHORIZATION"))
+        given = Authorization.from_header(environ.get("HTTP_AUTHORIZATION"))
         try:
             if given is not None:
                 token = self.tokens.holder(given.token) if given.token else None
             else:
-                token = self.of_session(self.session_of(parse_cookie(headers.get("COOKIE"))))
+                token = self.of_session(self.session_of(parse_cookie(environ.get("HTTP_COOKIE"))))
         except (TokensError, SessionsError):
             return None
         return token.name if token is not None and token.state(now()) == "valid" else None

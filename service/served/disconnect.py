@@ -7,13 +7,15 @@ from flask import has_request_context, request
 from service.errors import Busy
 from service.served.batching import Gone, stays
 
-_KEY = "waitress.client_disconnected"
-_TURNED_AWAY = "precedent.turned_away"
+CLIENT_GONE = "precedent.client_gone"
+"""In the environment of a request, what tells in any thread whether its client has left."""
+TURNED_AWAY = "precedent.turned_away"
+"""In the environment of a request, whether its body was not received for want of room."""
 
 
 def require_body() -> None:
     """Refuse a request whose body the server had no room for. Raises Busy."""
-    if request.environ.get(_TURNED_AWAY):
+    if request.environ.get(TURNED_AWAY):
         raise Busy("too many films are being uploaded at the same time; try again in a second")
 
 
@@ -22,4 +24,4 @@ def disconnect_check() -> Gone:
 
     Without a request, and under a server that does not say, everybody stays.
     """
-    return cast(Gone, request.environ.get(_KEY, stays)) if has_request_context() else stays
+    return cast(Gone, request.environ.get(CLIENT_GONE, stays)) if has_request_context() else stays

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pytest
 from flask_openapi3 import OpenAPI
 from service_world import app_over, build_app, build_mounted, film
-from waitress.server import create_server
 from werkzeug.test import TestResponse
 
 from encoder.embedder import Embedder
@@ -26,6 +25,8 @@ from index.built.collection import build_collection
 from index.export.shards import ExportPlan, ShardFolder
 from scripts.benches.clients import film_request
 from scripts.benches.films import as_jpeg, draw
+from scripts.verbs.serve import bind
+from scripts.work.http_server import Server
 from service.limits import Limits
 from service.loader import load
 from service.served.batching import BatchingEmbedder
@@ -163,22 +164,16 @@ def test_every_route_of_films_is_described_with_the_refusal_of_too_much(route: s
 @contextmanager
 def listening(app: OpenAPI) -> Iterator[tuple[str, int]]:
     """Serve an application in a thread of this process and yield its address."""
-    server = create_server(app, listen="127.0.0.1:0", threads=6, channel_request_lookahead=1)
-    ending = threading.Event()
-
-    def run() -> None:
-        while not ending.is_set():
-            server.asyncore.loop(timeout=0.05, map=server._map, count=1)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield "127.0.0.1", server.effective_port
-    finally:
-        ending.set()
-        thread.join()
-        server.task_dispatcher.shutdown()
-        server.close()
+    state = state_of(app)
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(app, listener, threads=6, body_bytes=1 << 20, closing=state.closing, sender=state.access.sender)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield listener.getsockname()
+        finally:
+            state.closing.set()
+            thread.join()
 
 
 def test_a_client_that_hangs_up_is_not_embedded(held: HeldEmbedder) -> None:

@@ -16,7 +16,7 @@ from folders import ROOT, WORLDS
 RUN = """
 import sys
 from pathlib import Path
-from scripts.work import waitress_server as listening
+from scripts.work import http_server as listening
 from scripts.verbs.serve import bind, serve
 from service.guard import access
 from service.guard.tokens import TokenFile

@@ -1,17 +1,20 @@
 """Clients that dawdle, in their hundreds, against the real server: each is given up, and nobody else waits for it."""
 
+import gc
 import json
+import os
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from raw_requests import SEARCH, Served, answers, message, serving, status
 
-from scripts.work import waitress_server as listening
+from scripts.verbs.serve import bind
+from scripts.work import http_server as listening
 from service.guard.tokens import create_token
 
 WAIT = 30
@@ -31,7 +34,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
     """Yield a service that asks for tokens, and the header of one."""
     path = tmp_path_factory.mktemp("tokens") / "tokens.json"
     secret = create_token(path, "reader", ["read"])
-    with serving(str(path), **SHORT) as served:
+    with serving(str(path), **LONG) as served:
         yield served, f"Authorization: Bearer {secret}"
 
 
@@ -90,15 +93,15 @@ def test_a_connection_that_gets_nowhere_is_closed_and_one_that_asks_again_and_ag
     answers(served)
 
 
-def test_an_answer_that_nobody_reads_is_dropped(served: Served) -> None:
-    with socket.socket() as deaf:
+LONG_ANSWER = b"GET /docs/static/js/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_an_answer_that_nobody_reads_is_dropped() -> None:
+    with serving(**LONG | {"GRACE_SECONDS": 1, "LEAST_RATE": 1 << 24}) as served, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(served.address)
-        deaf.sendall(b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        until = time.monotonic() + WAIT
-        while is_open(served, deaf.getsockname()[1]):
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        deaf.sendall(LONG_ANSWER * 16)
+        until(lambda: not is_open(served, deaf.getsockname()[1]))
 
 
 def is_open(served: Served, port: int) -> bool:
@@ -197,6 +200,91 @@ def test_bodies_that_one_token_has_on_their_way_are_bounded_and_another_s_come_i
 
         assert (status(third), b"Retry-After: 1" in third, status(small)) == (429, True, 200)
         assert of_other.recv(1 << 16).startswith(b"HTTP/1.1 100")
+
+
+def test_requests_that_come_at_once_are_answered_one_after_another_and_a_head_alone_where_one_is_asked_for(
+    served: Served,
+) -> None:
+    head = HEALTH.replace(b"GET", b"HEAD")
+    far = HEALTH.replace(b"/healthz", b"http://localhost/healthz?a=1")
+    last = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    answer = served.say(head + far + message(SEARCH).replace(b"Connection: close\r\n", b"") + last + HEALTH)
+
+    told = answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    bodies = [one.partition(b"\r\n\r\n")[2] for one in told]
+    assert (bodies[0], bodies[1], bodies[3], len(bodies)) == (b"", b'{"status":"ok"}\n', bodies[1], 4)
+    assert b"Content-Length: 16" in told[0]
+    assert json.loads(bodies[2])["hits"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 70_000, 431),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nmany\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    ],
+)
+def test_what_is_no_request_is_refused_in_the_one_body(served: Served, said: bytes, expected: int) -> None:
+    head, _, body = served.say(said).partition(b"\r\n\r\n")
+
+    assert status(head) == expected
+    assert set(json.loads(body)["error"]) == {"code", "message", "request_id"}
+    assert b"\r\nConnection: close" in head
+
+
+def test_a_header_with_an_underscore_does_not_pass_for_another(locked: tuple[Served, str]) -> None:
+    served, token = locked
+    answer = served.say(message(SEARCH, token.replace("Authorization", "X_Forwarded_For: a\r\nAuthorization")))
+    forged = served.say(message(SEARCH, "X-A: a", "Content_Length: 7", token))
+
+    assert (status(answer), status(forged)) == (200, 200)
+
+
+def test_a_long_body_lies_in_a_file_without_a_name_until_it_is_answered() -> None:
+    with serving(**LONG, SPOOLED_BYTES=1_000) as served, ExitStack() as closing:
+        files = Path(f"/proc/{served.process.pid}/fd")
+        before = unnamed(files)
+        body = SEARCH + b" " * 5_000
+        client = closing.enter_context(socket.create_connection(served.address, timeout=WAIT))
+        client.sendall(message(body)[:-10])
+        until(lambda: unnamed(files) == before + 1)
+        client.sendall(body[-10:])
+        assert status(client.recv(1 << 16)) == 200
+        until(lambda: unnamed(files) == before)
+
+
+def unnamed(files: Path) -> int:
+    """Return how many files without a name a process has open."""
+    ends = [os.readlink(one) for one in files.iterdir() if one.is_symlink()]
+    return sum("(deleted)" in end for end in ends)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until it is true."""
+    ending = time.monotonic() + WAIT
+    while not true():
+        assert time.monotonic() < ending
+        time.sleep(0.02)
+
+
+def test_answers_that_nobody_reads_are_dropped_at_once_where_they_are_too_many_bytes() -> None:
+    with serving(**LONG, ANSWERS_BYTES=1_000) as served, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(served.address)
+        deaf.sendall(LONG_ANSWER * 16)
+        until(lambda: not is_open(served, deaf.getsockname()[1]))
+        answers(served)
+
+
+@pytest.mark.parametrize("port", [-1, 70_000])
+def test_a_socket_that_cannot_be_bound_is_closed(port: int) -> None:
+    with pytest.raises(OverflowError):
+        bind("127.0.0.1", port)  # an unclosed socket is a warning, which is an error here
+    gc.collect()
 
 
 def test_as_many_files_may_be_opened_as_connections_need() -> None:

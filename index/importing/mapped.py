@@ -222,9 +222,10 @@ def _beside(rows: _Rows, table: SourceTable, folder: Path, wanted: Iterable[str]
             raise StudiesError(
                 f"{name!r}: column {one!r} stands in a table before it too; say which to take: table.take"
             )
-    wanted_keys, keys = (_key([one.column(column) for column in named]) for one, named in (
-        (rows, table.on.keys()), (theirs, table.on.values())
-    ))  # fmt: skip
+    wanted_keys, keys = (
+        _key([one.column(column) for column in named])
+        for one, named in ((rows, table.on.keys()), (theirs, table.on.values()))
+    )
     coded = keys.dictionary_encode()
     codes = coded.indices.to_numpy()
     firsts = _first_rows(codes, len(coded.dictionary))
@@ -577,13 +578,17 @@ def _headers(wanted: Sequence[str], paths: pa.Array, images: Path | None, watch:
         header = None
         with suppress(OverBudget):  # no film's header is as large, so it says nothing here
             header = None if images is None else read_film(below(images, path), path, lambda part, words: False)
-        values = {} if header is None else {
-            "PatientSex": header.sex,
-            "PatientAge": "" if header.age is None else f"{header.age:g}",
-            "PatientID": header.patient,
-            "StudyInstanceUID": header.study,
-            "ViewPosition": header.projection,
-        }  # fmt: skip
+        values = (
+            {}
+            if header is None
+            else {
+                "PatientSex": header.sex,
+                "PatientAge": "" if header.age is None else f"{header.age:g}",
+                "PatientID": header.patient,
+                "StudyInstanceUID": header.study,
+                "ViewPosition": header.projection,
+            }
+        )
         for name, column in said.items():
             column.append(values.get(name, ""))
     return {name: pa.array(column, pa.string()) for name, column in said.items()}
@@ -716,8 +721,10 @@ def _value(mapping: Mapping, key: str, rows: _Rows) -> pa.Array:
     if not words and key != "sex":
         return texts
     coded = texts.dictionary_encode()
-    known = [words.get(text, _WORDS_OF_SEX.get(text.lower(), text) if key == "sex" else text)
-             for text in coded.dictionary.to_pylist()]  # fmt: skip
+    known = [
+        words.get(text, _WORDS_OF_SEX.get(text.lower(), text) if key == "sex" else text)
+        for text in coded.dictionary.to_pylist()
+    ]
     return pa.array(known, pa.string()).take(coded.indices)
 
 

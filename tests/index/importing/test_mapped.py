@@ -353,11 +353,31 @@ def test_a_table_in_chexperts_layout_is_not_of_its_films(tmp_path: Path, folder:
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_table_with_our_columns_needs_no_mapping(tmp_path: Path, suffix: str) -> None:
     rows = [
-        {"path": "a.png", "patient_id": "p1", "study_id": "p1/s1", "view": "frontal", "sex": "F", "age": 61.0,
-         "split": "train", "Edema": 1, "Mass": 0, "ward": "007"},
-        {"path": "b.png", "patient_id": "p1", "study_id": "p1/s1", "view": "lateral", "sex": "F", "age": 61.0,
-         "split": "train", "Edema": 1, "Mass": 0, "ward": "007"},
-    ]  # fmt: skip
+        {
+            "path": "a.png",
+            "patient_id": "p1",
+            "study_id": "p1/s1",
+            "view": "frontal",
+            "sex": "F",
+            "age": 61.0,
+            "split": "train",
+            "Edema": 1,
+            "Mass": 0,
+            "ward": "007",
+        },
+        {
+            "path": "b.png",
+            "patient_id": "p1",
+            "study_id": "p1/s1",
+            "view": "lateral",
+            "sex": "F",
+            "age": 61.0,
+            "split": "train",
+            "Edema": 1,
+            "Mass": 0,
+            "ward": "007",
+        },
+    ]
     table = tmp_path / f"mine.{suffix}"
     pq.write_table(pa.Table.from_pylist(rows), table) if suffix == "parquet" else table.write_text(
         "\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)])

@@ -17,7 +17,7 @@ from pydantic import Field
 from index.built.map import CollectionMap
 from index.errors import FilterError
 from service.api.answers import CollectionMapAnswer, PlaceAnswer
-from service.api.openapi import STUDIES, content, film_body, refusals
+from service.api.openapi import STUDIES, film_body, refusals
 from service.api.requests import Finding, InCollection, Place, PlaceOptions, StudyId, parse_query
 from service.errors import MapMissing
 from service.guard import disclosure
@@ -41,7 +41,7 @@ class MapQuery(InCollection):
     )
 
 
-@api.get("/v1/map", responses={200: CollectionMapAnswer, 431: content("text/plain")})
+@api.get("/v1/map", responses={200: CollectionMapAnswer, **refusals(431)})
 def collection_map(query: MapQuery) -> dict[str, Any]:
     """Where the studies stand on the collection's map, thinned evenly to 20,000 points; those added since do not"""
     collection = current(query.collection)

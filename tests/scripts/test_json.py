@@ -78,13 +78,24 @@ CASES = {
     "bench export": "--encoder encoder.safetensors --runtime torch --kind small --films 4 --repeat 1",
     "bench living": "--rows 300 --dim 16 --changes 3 --kills 1 --repeat 1 --folder {new}",
     "bench probe": "--rows 200 --dim 8 --findings 2 --repeat 1",
+    "bench read": "--kind small --films 4 --repeat 1",
     "bench search": "--rows 500 --dim 16 --queries 10 --batch 20 --repeat 1 --folder {new}",
     "bench serve": "--encoder encoder.safetensors --rows 200 --vectors 8 --films 8 --repeat 1",
+    "bench train": "--set augmentation.policy=none --films 8 --batch 2 --device cpu --repeat 1",
 }
 NAMED = {"PatientID": "P1", "StudyInstanceUID": "1.2.3", "SOPInstanceUID": "1.2.3.4", "ViewPosition": "PA"}
 ITS_OWN = {"serve": "answers until it is told to end: test_a_server_prints_one_json_value_until_it_ends"}
 """Why a verb has no words above."""
-SLOW = {"encoder quantize", "doctor", "bench living", "bench encode", "bench export", "bench serve", "phantom"}
+SLOW = {
+    "encoder quantize",
+    "doctor",
+    "bench living",
+    "bench encode",
+    "bench export",
+    "bench serve",
+    "bench train",
+    "phantom",
+}
 UNSOUND = [
     (f"export {{new}}/torn.parquet {FILMS} --runtime torch --out {{new}}/out", 3, '"failed": 1'),
     (f"add {{new}}/index {{new}}/torn.parquet {FILMS} --runtime torch --replace", 3, '"failed": 1'),

@@ -39,12 +39,14 @@ def test_every_way_gives_the_vectors_of_torch_and_an_absent_one_says_why(checkpo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_export_is_measured_beside_timm_in_pytorch_and_the_backbones_alone(checkpoint: Path, kind: str) -> None:
+def test_an_export_is_measured_beside_timm_in_pytorch_and_each_of_its_stages_alone(checkpoint: Path, kind: str) -> None:
     facts = bench("export", "--encoder", checkpoint, "--kind", kind, "--films", "4", "--repeat", "1", "--device", "cpu")
     figures = facts["kinds"][kind]  # type: ignore[index]
     rates = figures["films_per_second"]
-    assert set(rates) == {"Precedent", "timm in PyTorch", "backbones alone"}
-    assert figures["share_of_limit"] == pytest.approx(rates["Precedent"] / rates["backbones alone"])
+    alone = {"reading alone", "encoding alone"}
+    assert set(rates) == {"Precedent", "timm in PyTorch", *alone}
+    assert figures["limit"] == min(sorted(alone, reverse=True), key=rates.__getitem__)
+    assert figures["share_of_limit"] == pytest.approx(rates["Precedent"] / rates[figures["limit"]])
     assert figures["chexpert_hours"] == pytest.approx(223_414 / rates["Precedent"] / 3600)
 
 

@@ -11,7 +11,7 @@ def test_a_long_export_is_told_once_by_its_first_films_and_not_by_the_warming_up
     told = pace.after(16, 125.0)
 
     assert told is not None
-    assert told.startswith("about 1.3 studies a second, so about 48 hours for the 223,952 studies to come")
+    assert told.startswith("about 1.3 studies a second, so about 49 hours for the 223,952 studies to come")
     assert pace.after(16, 150.0) is None
 
 

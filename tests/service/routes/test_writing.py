@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from html import unescape
 from io import BytesIO
@@ -215,8 +216,10 @@ def test_an_id_that_no_address_finds_is_refused(client: FlaskClient, study_id: s
 def test_a_real_server_finds_every_id_and_its_films_are_its_owners_alone(
     tmp_path: Path, tiny_embedder: Embedder
 ) -> None:
-    with serving(save_world(tmp_path, tiny_embedder)) as server:
-        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+    with (
+        serving(save_world(tmp_path, tiny_embedder)) as server,
+        closing(http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)) as connection,
+    ):
 
         def asked(method: str, route: str, body: bytes | None = None) -> int:
             connection.request(method, route, body, {"Content-Type": "application/json"} if body else {})

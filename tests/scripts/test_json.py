@@ -81,7 +81,7 @@ CASES = {
     "bench read": "--kind small --films 4 --repeat 1",
     "bench search": "--rows 500 --dim 16 --queries 10 --batch 20 --repeat 1 --folder {new}",
     "bench serve": "--encoder encoder.safetensors --rows 200 --vectors 8 --films 8 --repeat 1",
-    "bench train": "--set augmentation.policy=none --films 8 --batch 2 --device cpu --repeat 1",
+    "bench train": "--films 8 --batch 2 --device cpu --repeat 1",
 }
 NAMED = {"PatientID": "P1", "StudyInstanceUID": "1.2.3", "SOPInstanceUID": "1.2.3.4", "ViewPosition": "PA"}
 ITS_OWN = {"serve": "answers until it is told to end: test_a_server_prints_one_json_value_until_it_ends"}

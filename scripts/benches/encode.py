@@ -19,7 +19,16 @@ from encoder.films.study import StudyFilms
 from encoder.runtime.runtimes import RUNTIMES
 from index.table.studies import load_studies
 from scripts.benches.export import embedder_of, encoder_alone
-from scripts.benches.measured import Clocked, gpu_facts, interleaved, machine_facts, markdown_table, medians
+from scripts.benches.measured import (
+    Clocked,
+    gpu_facts,
+    interleaved,
+    json_option,
+    machine_facts,
+    markdown_table,
+    medians,
+    repeat_option,
+)
 from scripts.benches.rivals import Vectors, rivals_of
 from scripts.terminal import say, say_json
 
@@ -46,10 +55,8 @@ Way = Callable[[list[StudyFilms]], Vectors]
     default=True,
     help="Measure torch.compile too, which takes minutes to compile.",
 )
-@click.option(
-    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
-)
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@repeat_option(5)
+@json_option
 def command(
     encoder: Path | None,
     studies: Path | None,

@@ -28,8 +28,16 @@ from encoder.network.config import EncoderConfig
 from encoder.network.model import DualEfficientNetEncoder, StudyEncoder
 from encoder.runtime.runtimes import RUNTIMES
 from index.export.shards import ExportPlan, ShardFolder
-from scripts.benches.films import KINDS, write_collection
-from scripts.benches.measured import Clocked, interleaved, machine_facts, markdown_table, medians
+from scripts.benches.films import KINDS, films_option, kinds_option, write_collection
+from scripts.benches.measured import (
+    Clocked,
+    interleaved,
+    json_option,
+    machine_facts,
+    markdown_table,
+    medians,
+    repeat_option,
+)
 from scripts.terminal import say, say_json
 from scripts.work.local_export import export
 from scripts.work.shard_writing import IN_FLIGHT, FilmReader, cores, in_order, one_torch_thread, threads_for
@@ -41,24 +49,16 @@ Vectors = npt.NDArray[np.float32]
 
 
 @click.command("export")
-@click.option("--kind", "kinds", type=click.Choice(list(KINDS)), multiple=True, default=list(KINDS), show_default=True)
-@click.option(
-    "--films",
-    type=click.IntRange(4),
-    default=256,
-    show_default=True,
-    help="Number of small films; of the large kinds a tenth as many.",
-)
+@kinds_option
+@films_option
 @click.option(
     "--encoder", type=click.Path(path_type=Path), help="Encoder file (default: two EfficientNet-B0 of random weights)."
 )
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
-@click.option(
-    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
-)
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@repeat_option(5)
+@json_option
 def command(
     kinds: tuple[str, ...],
     films: int,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,17 @@ KINDS = {
     "dicom": Kind("DICOM 2320 x 2828, 12 bits", ".dcm", (2828, 2320), 4095, as_dicom),
 }
 """CheXpert-small's JPEG, CheXpert's own, and a detector's DICOM."""
+
+kinds_option = click.option(
+    "--kind", "kinds", type=click.Choice(list(KINDS)), multiple=True, default=list(KINDS), show_default=True
+)
+films_option = click.option(
+    "--films",
+    type=click.IntRange(4),
+    default=256,
+    show_default=True,
+    help="Number of small films; of the large kinds a tenth as many.",
+)
 
 
 def write_collection(folder: Path, kind: str, studies: int) -> pa.Table:

@@ -24,7 +24,7 @@ from index.living.additions import Addition
 from index.living.collection import LivingCollection
 from index.table.studies import Study
 from scripts.benches.drawn import Drawn
-from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians
+from scripts.benches.measured import interleaved, json_option, machine_facts, markdown_table, medians, repeat_option
 from scripts.benches.serve import build_index
 from scripts.terminal import say, say_json
 
@@ -53,15 +53,13 @@ _VECTORS = 64
 @click.option(
     "--kills", type=click.IntRange(1), default=5, show_default=True, help="Times that a process which adds is killed."
 )
-@click.option(
-    "--repeat", type=click.IntRange(1), default=30, show_default=True, help="Times that each is run, in turns."
-)
+@repeat_option(30)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
     help="A folder on the disk to measure; what is written there is removed afterwards.",
 )
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@json_option
 def command(rows: int, dim: int, changes: int, kills: int, repeat: int, folder: Path | None, json_wanted: bool) -> None:
     """Time adding, deleting and searching, in an index as built and after many changes; then kill, open and compact.
 

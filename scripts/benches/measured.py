@@ -1,4 +1,4 @@
-"""What every measurement shares: subjects that take turns, medians, a table, and the machine's own facts.
+"""What every measurement shares: options, subjects that take turns, medians, a table, and the machine's own facts.
 
 Knows clocks and the machine.
 """
@@ -14,10 +14,22 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any, Generic, TypeVar
 
+import click
+
 from scripts.terminal import progress_bar
 from scripts.work.machine_checks import gpus
 
 Answer = TypeVar("Answer")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+
+
+def repeat_option(default: int) -> Callable[[Command], Command]:
+    """Return the option `--repeat` of a measurement."""
+    return click.option(
+        "--repeat", type=click.IntRange(1), default=default, show_default=True, help="Times that each is run, in turns."
+    )
 
 
 def interleaved(

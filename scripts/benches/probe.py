@@ -12,7 +12,7 @@ import torch
 from encoder.findings.logistic import Floats, scaled_rows
 from encoder.findings.probe import LinearProbe
 from encoder.findings.scores import auroc
-from scripts.benches.measured import interleaved, machine_facts, medians
+from scripts.benches.measured import interleaved, json_option, machine_facts, medians, repeat_option
 from scripts.terminal import say, say_json
 
 _SEED = 0
@@ -24,9 +24,7 @@ _SPECTRUM_DECADES = 2
 @click.option("--rows", type=click.IntRange(100), default=190_000, show_default=True)
 @click.option("--dim", type=click.IntRange(2), default=512, show_default=True)
 @click.option("--findings", type=click.IntRange(1), default=14, show_default=True)
-@click.option(
-    "--repeat", type=click.IntRange(1), default=3, show_default=True, help="Times that each is run, in turns."
-)
+@repeat_option(3)
 @click.option(
     "--strength",
     type=float,
@@ -34,7 +32,7 @@ _SPECTRUM_DECADES = 2
     show_default=True,
     help="Inverse strength of regularisation, the C of scikit-learn, for both.",
 )
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@json_option
 def command(rows: int, dim: int, findings: int, repeat: int, strength: float, json_wanted: bool) -> None:
     """Train the probe of all findings at once, and with scikit-learn one finding after the other, on simulated vectors.
 

@@ -21,8 +21,8 @@ from encoder.films.preprocess import Preprocessing
 from encoder.network.config import EncoderConfig
 from encoder.network.single import build_encoder
 from scripts.benches.export import pillow_film
-from scripts.benches.films import KINDS, write_collection
-from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians
+from scripts.benches.films import KINDS, films_option, kinds_option, write_collection
+from scripts.benches.measured import interleaved, json_option, machine_facts, markdown_table, medians, repeat_option
 from scripts.terminal import say, say_json
 from scripts.work.shard_writing import cores
 
@@ -31,18 +31,10 @@ Read = Callable[[Path], object]
 
 
 @click.command("read")
-@click.option("--kind", "kinds", type=click.Choice(list(KINDS)), multiple=True, default=list(KINDS), show_default=True)
-@click.option(
-    "--films",
-    type=click.IntRange(4),
-    default=256,
-    show_default=True,
-    help="Number of small films; of the large kinds a tenth as many.",
-)
-@click.option(
-    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
-)
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@kinds_option
+@films_option
+@repeat_option(5)
+@json_option
 def command(kinds: tuple[str, ...], films: int, repeat: int, json_wanted: bool) -> None:
     """Read simulated films, small JPEG, full-size JPEG and DICOM, in one thread and in a thread for each core.
 

@@ -20,7 +20,15 @@ from index.built.kinds import resolve_kind
 from index.built.vector_index import VectorIndex
 from index.vectors import Embeddings
 from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
-from scripts.benches.measured import interleaved, machine_facts, markdown_table, medians, resident_bytes
+from scripts.benches.measured import (
+    interleaved,
+    json_option,
+    machine_facts,
+    markdown_table,
+    medians,
+    repeat_option,
+    resident_bytes,
+)
 from scripts.benches.other_indexes import Way, ways_of
 from scripts.terminal import say, say_json
 
@@ -67,12 +75,10 @@ _FILTER_HEADINGS = ("filter", "rows that pass", "exact", "recall@10", "one query
     "--queries", type=click.IntRange(10), default=200, show_default=True, help="Queries that recall is measured with."
 )
 @click.option("--batch", type=click.IntRange(2), default=1000, show_default=True, help="Queries searched together.")
-@click.option(
-    "--repeat", type=click.IntRange(1), default=5, show_default=True, help="Times that each is run, in turns."
-)
+@repeat_option(5)
 @click.option("--alone", is_flag=True, help="Leave out ScaNN, SVS and a GPU, though they are there.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the measured index lies; removed afterwards.")
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@json_option
 def command(
     rows: tuple[int, ...],
     dim: int,

@@ -26,7 +26,7 @@ from scripts.benches.clients import Asked, Load, film_request, running, served, 
 from scripts.benches.drawn import Drawn
 from scripts.benches.export import embedder_of
 from scripts.benches.films import KINDS, draw
-from scripts.benches.measured import interleaved, machine_facts, markdown_table
+from scripts.benches.measured import interleaved, json_option, machine_facts, markdown_table, repeat_option
 from scripts.terminal import say, say_json
 from scripts.work.local_export import export
 from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
@@ -49,10 +49,8 @@ _SHARD_ROWS = 50_000
 @click.option("--kind", type=click.Choice(list(KINDS)), default="small", show_default=True, help="Kind of the films.")
 @click.option("--vectors", type=click.IntRange(1), default=320, show_default=True, help="Searches by vector in a run.")
 @click.option("--films", type=click.IntRange(1), default=96, show_default=True, help="Searches by film in a run.")
-@click.option(
-    "--repeat", type=click.IntRange(1), default=3, show_default=True, help="Times that each is run, in turns."
-)
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@repeat_option(3)
+@json_option
 def command(
     rows: int,
     index_kind: str,

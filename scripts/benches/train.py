@@ -20,7 +20,7 @@ from encoder.training.film_store import FilmStore, TrainingStudies
 from encoder.training.recipe import Recipe
 from encoder.training.trainer import Trainer
 from scripts.benches.films import write_collection
-from scripts.benches.measured import gpu_facts, machine_facts, markdown_table
+from scripts.benches.measured import gpu_facts, json_option, machine_facts, markdown_table
 from scripts.terminal import say, say_json
 
 OURS, FP32, BF16 = "Precedent", "backbones alone, fp32", "backbones alone, bf16"
@@ -34,7 +34,7 @@ _VALID = 8
 @click.option("--batch", type=click.IntRange(2), help="Studies a batch (default: the recipe's on a CPU, 256 on a GPU).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True, help="Epochs after the first.")
-@click.option("--json", "json_wanted", is_flag=True, help="Print the measurements as JSON.")
+@json_option
 def command(
     name: str,
     changes: tuple[str, ...],

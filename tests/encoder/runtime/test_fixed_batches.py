@@ -10,29 +10,9 @@ from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.films.preprocess import Preprocessing
 from encoder.films.study import Film, StudyFilms, stack_films
-from encoder.network.config import EncoderConfig
 from encoder.network.model import StudyEncoder
-from encoder.network.single import build_encoder
 from encoder.runtime.fixed_batches import FixedBatchEncoder, fixed_sizes
 from encoder.runtime.runtimes import Runtime, choose_runtime, on_gpu
-
-TINY = {"backbone": "test_efficientnet", "embedding_dim": 256}
-SHAPES = {
-    "separate": TINY,
-    "shared": TINY | {"use_shared_weights": True},
-    "single": {"architecture": "single", "backbone": "test_efficientnet", "embedding_dim": 0, "position_input": True},
-}
-
-
-@pytest.fixture(params=SHAPES)
-def encoder(request: pytest.FixtureRequest) -> StudyEncoder:
-    """Return an encoder of each shape whose batch statistics are those of films, as after training."""
-    torch.manual_seed(0)
-    network = build_encoder(EncoderConfig(**SHAPES[request.param])).train()  # type: ignore[arg-type]
-    with torch.no_grad():
-        for _ in range(5):
-            network(torch.randn(16, 3, 64, 64), torch.randn(16, 3, 64, 64))
-    return network.eval()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from artefacts import tiny_model
+from encoder_shapes import SHAPES
 
 from encoder.embedder import Embedder
 from encoder.errors import EncoderError
@@ -31,23 +32,6 @@ from encoder.runtime.runtimes import (
 )
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
-TINY = {"backbone": "test_efficientnet", "embedding_dim": 256}
-SHAPES = {
-    "separate": TINY,
-    "shared": TINY | {"use_shared_weights": True},
-    "single": {"architecture": "single", "backbone": "test_efficientnet", "embedding_dim": 0, "position_input": True},
-}
-
-
-@pytest.fixture(params=SHAPES)
-def encoder(request: pytest.FixtureRequest) -> StudyEncoder:
-    """Return an encoder of each shape whose batch statistics are those of films, as after training."""
-    torch.manual_seed(0)
-    network = build_encoder(EncoderConfig(**SHAPES[request.param])).train()  # type: ignore[arg-type]
-    with torch.no_grad():
-        for _ in range(5):
-            network(torch.randn(16, 3, 64, 64), torch.randn(16, 3, 64, 64))
-    return network.eval()
 
 
 def studies(count: int) -> list[StudyFilms]:

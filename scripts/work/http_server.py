@@ -1,8 +1,8 @@
 """The HTTP server of `precedent serve`: h11 speaks the protocol over asyncio's transports, threads run the application.
 
 No client keeps a connection for long, none takes what others need, and stopping tears no answer. That is why it is no
-WSGI or ASGI server: of waitress, gunicorn, uvicorn and hypercorn none lets an application say how long a request's
-headers may take, what a client may leave unread, or which connection goes where one too many comes.
+WSGI or ASGI server: none of waitress, gunicorn, uvicorn and hypercorn has public options for all three of how long a
+request's headers may take, what a client may leave unread, and which connection goes where one too many comes.
 """
 
 import asyncio

@@ -27,7 +27,7 @@ def read(folder: Path, **keys: Any) -> list[dict[str, str]]:
         b"Path;Age\na;007\nb;NA\n",
         b"Path\tAge\na\t007\nb\tNA\n",
         b'"Path","Age",\n"a","007",\n"b","NA",\n',
-        gzip.compress(b"Path,Age\na,007\n", mtime=0) + gzip.compress(b"b,NA\n"),
+        gzip.compress(b"Path,Age\na,007\n", mtime=0) + gzip.compress(b"b,NA\n", mtime=0),
     ],
 )
 def test_a_csv_comes_as_text_however_it_is_written(tmp_path: Path, content: bytes) -> None:

@@ -127,7 +127,7 @@ class FilmStore:
 
     def _digest(self) -> str:
         """Return what tells these films, read and prepared like this, from others."""
-        told = [READING, self._plane.digest(), sorted(map(str, self._ignored_parts))]  # type: ignore[call-overload]
+        told = [READING, self._plane.digest(), sorted(str(part) for part in self._ignored_parts)]
         of_files = hashlib.sha256(repr(told).encode())
         for path in self.paths:
             found = path.stat() if isinstance(path, Path) and path.exists() else None  # an address is told by its name
@@ -155,7 +155,7 @@ class FilmStore:
                 yield self._on_device[moved(torch.from_numpy(rows), device)][:, None]
         elif self.file is not None and workers:
             self._wanted[:] = wanted
-            self.planes  # noqa: B018  (made before another process looks for it)
+            self.fill()  # before another process looks for the file
             self._loader = self._loader or self._loader_of(self.file, device, workers)
             for films in self._loader:
                 yield films.to(device, non_blocking=True)[:, None]

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class FilmStore:
         cache_gb: float = 8.0,
         folder: Path | None = None,
         threads: int | None = None,
-        ignored_parts: Container[str] = (),
+        ignored_parts: Collection[str] = (),
     ) -> None:
         """Take films; none is read yet.
 

@@ -3,7 +3,7 @@
 Knows tables, files and recipes.
 """
 
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -54,7 +54,7 @@ class Material:
         name: str,
         recipe: Recipe,
         cache_gb: float,
-        ignored_parts: Container[str] = (),
+        ignored_parts: Collection[str] = (),
         splits: Path | None = None,
         store: Path | None = None,
     ) -> Self:

@@ -381,9 +381,15 @@ class Connection(asyncio.Protocol):
         self.server.loop.call_soon(self._advance)
 
     def _receive(self, request: h11.Request) -> None:
-        """Begin with a body, and close the connection to one that may not come."""
+        """Begin with a body, and close the connection to one that may not come.
+
+        Raises:
+            h11.RemoteProtocolError: two lengths of one body; a proxy may believe the other one (RFC 9112, 6.1).
+        """
         self.environ = _environ(request, self.client, self.transport.get_extra_info("sockname"))
         length, chunked = int(self.environ.get("CONTENT_LENGTH", 0)), "HTTP_TRANSFER_ENCODING" in self.environ
+        if chunked and "CONTENT_LENGTH" in self.environ:
+            raise h11.RemoteProtocolError("a length beside chunks")
         self.sender = self.server.sender(self.environ)
         allowed = STRANGERS_BYTES if self.sender is None else self.server.body_bytes
         announced = allowed if chunked else length

@@ -60,11 +60,13 @@ def s3_server(home: str) -> Iterator[Gate]:
         try:
             _make_bucket(port, process)
             gate = Gate(port)
-            with pytest.MonkeyPatch.context() as patch:
-                for name, value in _environment(gate.port, home).items():
-                    patch.setenv(name, value)
-                yield gate
-            gate.shut()
+            try:
+                with pytest.MonkeyPatch.context() as patch:
+                    for name, value in _environment(gate.port, home).items():
+                        patch.setenv(name, value)
+                    yield gate
+            finally:
+                gate.shut()
         finally:
             process.kill()
 

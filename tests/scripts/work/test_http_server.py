@@ -217,6 +217,13 @@ def test_requests_that_come_at_once_are_answered_one_after_another_and_a_head_al
     assert json.loads(bodies[2])["hits"]
 
 
+SMUGGLED = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+)
+"""Two requests to who counts chunks, one to who counts bytes."""
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
@@ -226,6 +233,7 @@ def test_requests_that_come_at_once_are_answered_one_after_another_and_a_head_al
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 70_000, 431),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nmany\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (SMUGGLED, 400),
     ],
 )
 def test_what_is_no_request_is_refused_in_the_one_body(served: Served, said: bytes, expected: int) -> None:

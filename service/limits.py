@@ -63,5 +63,8 @@ class Limits:
     prefix: str = ""
     """The path below which a proxy shows the service, as `service.prefix.parse_prefix` returns it."""
 
+    viewer: str = ""
+    """The address at which the hospital's viewer shows a study, as `service.viewer.parse_viewer` returns it."""
+
 
 DEFAULT_LIMITS = Limits()

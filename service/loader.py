@@ -24,6 +24,7 @@ from service.served.mounts import Mount, parse_mounts
 from service.served.readiness import Readiness
 from service.served.sources import Sources
 from service.state import State
+from service.viewer import parse_viewer
 from service.watch.metrics import Metrics
 
 
@@ -86,7 +87,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
     _DEVICE (auto, cpu or gpu) is what compares vectors; auto is a GPU that FAISS sees and they fit on.
     Films of the body parts that _IGNORE_BODY_PARTS names, between commas, are taken for chest films.
-    A proxy shows the service below _PREFIX, a path such as /precedent.
+    A proxy shows the service below _PREFIX, a path such as /precedent. _VIEWER_URL is what --viewer-url is.
     What it writes is its owner's alone; _UMASK, such as 027, has a group read it.
 
     Raises:
@@ -112,7 +113,7 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
         )
     known = TokenFile(Path(tokens)) if tokens else None
     calls = AuditLog(Path(audit)) if audit else None
-    limits = Limits(prefix=prefix)
+    limits = Limits(prefix=prefix, viewer=parse_viewer(environ.get("PRECEDENT_VIEWER_URL", "")))
     if hosts := _words(environ.get("PRECEDENT_HOSTS")):
         limits = replace(limits, hosts=tuple(hosts))
     return load(

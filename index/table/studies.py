@@ -55,6 +55,8 @@ CORE_COLUMNS = tuple(_CORE_TYPES)
 SHARD_COLUMNS = ("views", "embedding")  # an embedding shard adds these two to the row
 PATIENTS = "Patient identity"
 """The further column that says `UNKNOWN` where a source names no patient, so that each study stands for its own."""
+STUDY_UID = "StudyInstanceUID"
+"""The further column that may hold the UID by which an archive knows a study."""
 UNKNOWN = "unknown"
 PATIENTS_UNKNOWN = "patients unknown: the same person may answer"
 FILMS_OF_KEY = b"precedent.studies.films_of"
@@ -67,6 +69,9 @@ _NO_ADDRESS = re.compile(r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|^~/")
 """What a browser, a proxy or a server makes another address of, or takes for a path of this machine."""
 _DOUBTFUL = r"^$|^ | $|[^ -~]"
 """Found in an id that is blank or may hold what cannot be seen; whatever else is of ASCII, which can."""
+_UID = re.compile(r"[0-2](?:\.[0-9]+){2,}")
+"""Of DICOM, at most `UID_LENGTH` characters (PS3.5, section 9.1); zeros before a number are forbidden, and are met."""
+UID_LENGTH = 64
 _ROW_NAMES = re.compile(r"__index_level_\d+__")
 """The column in which pandas writes the names of rows."""
 _OUTSIDE_ROOT = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
@@ -95,6 +100,16 @@ class Study:
         """The views that are present, of ("frontal", "lateral"), in that order."""
         paths = {"frontal": self.frontal_path, "lateral": self.lateral_path}
         return tuple(view for view, path in paths.items() if path is not None)
+
+    @property
+    def study_uid(self) -> str | None:
+        """The UID by which an archive knows the study; None where the table does not say.
+
+        The column `STUDY_UID` says it, or the end of the study_id, as an import of DICOM films makes it.
+        """
+        named = self.extra.get(STUDY_UID)
+        uid = named if isinstance(named, str) else self.study_id.rpartition("/")[2]
+        return uid if len(uid) <= UID_LENGTH and _UID.fullmatch(uid) else None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], labels: Sequence[str] = FINDINGS) -> "Study":

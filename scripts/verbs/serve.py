@@ -87,6 +87,13 @@ LOADING_SECONDS = 900
 )
 @click.option("--prefix", default="", metavar="/PATH", help="Path below which a reverse proxy shows the service.")
 @click.option(
+    "--viewer-url",
+    default="",
+    metavar="URL",
+    help="Address at which the hospital's viewer shows a study, e.g. "
+    "'https://pacs.example/viewer?StudyInstanceUIDs={StudyInstanceUID}'.",
+)
+@click.option(
     "--tokens",
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of access tokens, as `precedent token create` writes it.",
@@ -122,6 +129,7 @@ def command(
     threads: int,
     public_name: tuple[str, ...],
     prefix: str,
+    viewer_url: str,
     tokens: Path | None,
     queries_a_day: int | None,
     audit: Path | None,
@@ -145,6 +153,7 @@ def command(
     from service.loader import load
     from service.prefix import parse_prefix
     from service.served.mounts import parse_mounts
+    from service.viewer import parse_viewer
     from service.watch.logs import configure
 
     hung_up: list[int] = []
@@ -153,7 +162,7 @@ def command(
     give_memory_back()
     require_tokens(host, tokens, public_name, prefix)
     try:
-        below = parse_prefix(prefix)
+        below, viewer = parse_prefix(prefix), parse_viewer(viewer_url)
         mounts = parse_mounts(indexes, images, trusted=trusted)
         known = TokenFile(tokens) if tokens is not None else None
         calls = AuditLog(audit) if audit is not None else None
@@ -167,7 +176,7 @@ def command(
             app = load(
                 mounts,
                 encoder,
-                replace(limits, prefix=below),
+                replace(limits, prefix=below, viewer=viewer),
                 probe,
                 runtime="auto",
                 ignored_parts=ignored,

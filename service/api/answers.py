@@ -6,9 +6,10 @@ The service and the command line answer through the same models.
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasGenerator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, AliasGenerator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 
 from index.table.studies import CORE_COLUMNS, SHARD_COLUMNS
+from service.viewer import viewer_url
 
 Plain = str | int | float | bool | None
 FILM_NOTICES = "what a reader should know of the films that were sent: two of one view, one read with a note, ..."
@@ -20,6 +21,9 @@ def _is_there(value: object) -> bool:
 
 IsThere = Annotated[bool, BeforeValidator(_is_there)]
 """Whether there is one, of what is not answered itself."""
+
+InViewer = Annotated[str | None, BeforeValidator(viewer_url)]
+"""Where the hospital's viewer shows the study of that UID."""
 
 
 def _of_hit(field: str) -> str | AliasPath:
@@ -126,6 +130,11 @@ class StudyAnswer(_Answer):
     split: str | None
     findings: dict[str, int | None] = Field(description="1 present, 0 absent, -1 uncertain, null not mentioned")
     extra: dict[str, Plain]
+    viewer_url: InViewer = Field(
+        None,
+        validation_alias=AliasChoices("study_uid", AliasPath("study", "study_uid")),  # of a study, or of a hit's
+        description="where the hospital's viewer shows it; null without --viewer-url or a StudyInstanceUID",
+    )
 
 
 class CounterpartAnswer(_Answer):

@@ -35,6 +35,7 @@ from service.guard.access import locked, require, scopes
 from service.guard.disclosure import SIMILARITY_DECIMALS, exact
 from service.served.mounted import MountedCollection, current, mounted
 from service.served.pictures import data_url, film_path, thumbnail_response
+from service.viewer import viewer_url
 
 PAGE_HITS = 12
 COUNTS = (12, 24, 48, 96)
@@ -182,6 +183,7 @@ def _render(
         counts=sorted({*COUNTS, given["k"]}),
         carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
         films_of=partial(_stored, name=name),
+        viewer_url=viewer_url,
         mapped=collection.map is not None,
         warning=collection.warning,
         collection=name,

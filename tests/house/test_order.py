@@ -26,7 +26,7 @@ ORDER = {
     ],
     "service": [
         *("loader", "app", "routes", "state", "audit", "served", "guard", "api", "watch"),
-        *("prefix gunicorn", "limits errors", "context paths process"),
+        *("prefix viewer gunicorn", "limits errors", "context paths process"),
     ],
     "scripts": ["cli", "verbs", "benches", "work", "reports", "options", "terminal chest_phantom"],
 }

@@ -160,7 +160,7 @@ async function leave(go, collection = main.dataset.collection) {
 function follows(event) {
   const link = event.target.closest("a[href]");
   const aside = event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
-  if (!link || aside || event.defaultPrevented || link.getAttribute("href").startsWith("#")) return;
+  if (!link || link.target || aside || event.defaultPrevented || link.getAttribute("href").startsWith("#")) return;
   event.preventDefault();
   leave(() => window.location.assign(link.href));
 }

@@ -19,6 +19,7 @@ _REASONS = {
     "no DICOM": "files left out, not a readable DICOM header",
     "budget": "files left out, their header is larger than any film's",
     "name": "files left out, their name is no UTF-8; rename them",
+    "ours": "files left out, results that were returned to the archive from here",
     "modality": f"files left out, their modality is none of {', '.join(FILM_MODALITIES)}",
     "pixels": "files left out, there are no pixels in them",
     "frames": "files left out, several frames in one; split them into films",
@@ -189,6 +190,7 @@ def _placed(film: Film, pattern: re.Pattern[str]) -> Film:
 
 def _reason_against(film: Film, keep_burned_in: bool) -> str:
     reasons = {
+        "ours": film.ours,
         "modality": film.modality not in FILM_MODALITIES,
         "pixels": not film.pixels,
         "frames": film.frames > 1,

@@ -28,6 +28,8 @@ def _tags(*keywords: str) -> dict[int, str]:
     return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
 
 
+OUR_MANUFACTURER, OUR_MODEL = "Precedent", "Similar-case search"
+"""Of the equipment that results name which were returned to the archive; both, so that they are no films of others."""
 FILM_MODALITIES = ("CR", "DX", "DR", "RG", "XR")
 MOST_BYTES = 64_000_000
 """Of a header, before the pixels: room for sixteen overlays of the largest detectors. Nearly all is stepped over."""
@@ -43,6 +45,8 @@ _DATES = ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate")
 _VALUES = _tags(
     "SpecificCharacterSet",
     "ImageType",
+    "Manufacturer",
+    "ManufacturerModelName",
     "SOPClassUID",
     "SOPInstanceUID",
     "Modality",
@@ -103,6 +107,7 @@ class Film:
     issuer: str  # of the patient's id, which is unique among those of one issuer (PS3.3, C.2.3)
     study: str
     modality: str
+    ours: bool  # whether it is a result that was returned to the archive from here
     elsewhere: bool
     burned: bool  # whether text that names the patient is burned into the picture (PS3.3, C.7.6.1.1.3)
     raw: bool  # whether it is for processing, not for display (PS3.3, C.8.11.1)
@@ -167,6 +172,7 @@ def _film(header: "_Header", path: str, elsewhere: Elsewhere) -> Film:
         issuer=_issuer(header),
         study=header.text("StudyInstanceUID"),
         modality=header.text("Modality").upper(),
+        ours=(header.text("Manufacturer"), header.text("ManufacturerModelName")) == (OUR_MANUFACTURER, OUR_MODEL),
         elsewhere=elsewhere(_part(header), series),
         burned=header.text("BurnedInAnnotation").upper() == "YES",
         raw=_is_raw(header),

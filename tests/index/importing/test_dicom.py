@@ -126,6 +126,18 @@ def test_an_unknown_view_does_not_displace_a_known_frontal(tmp_path: Path) -> No
     assert (study["frontal_path"], study["other_paths"]) == ("2", ["1"])
 
 
+def test_results_of_our_own_are_known_by_their_equipment_and_left_out(tmp_path: Path) -> None:
+    ours = {"Manufacturer": "Precedent", "ManufacturerModelName": "Similar-case search"}
+    write_film(tmp_path / "film", Manufacturer="Precedent", ManufacturerModelName="Bucky 3000")
+    write_film(tmp_path / "map", **ours)
+    write_film(tmp_path / "report", **ours, Modality="SR", PixelData=None)
+
+    found = import_dicom(tmp_path)
+
+    assert found.table["frontal_path"].to_pylist() == ["film"]
+    assert kinds(found) == {"ours": 2}
+
+
 def test_a_raw_picture_is_taken_only_where_there_is_no_other(tmp_path: Path) -> None:
     write_film(tmp_path / "raw", InstanceNumber=1, PresentationIntentType="FOR PROCESSING")
     write_film(tmp_path / "shown", InstanceNumber=2, PresentationIntentType="FOR PRESENTATION")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -45,6 +45,7 @@ PLACEHOLDERS = ("{patient}", "{study}")
 Watch = Callable[[Sequence[Path]], Iterable[Path]]
 Remarks = Callable[[Path], Iterable[str]]
 Copies = Callable[[Sequence[tuple[Path, str]]], Iterable[str | None]]
+Origins = Callable[[Mapping[str, str]], None]
 
 
 def import_dicom(
@@ -55,6 +56,7 @@ def import_dicom(
     keep_burned_in: bool = False,
     pseudonyms: Pseudonyms | None = None,
     copies: Copies | None = None,
+    origins: Origins = lambda named: None,
     ids_from: str | None = None,
     elsewhere: Elsewhere = lambda part, words: False,
     remarks: Remarks = lambda file: (),
@@ -83,6 +85,7 @@ def import_dicom(
         pseudonyms: the same key gives the same ids in every import.
         copies: is given every film's file and `patient.../study.../film...`; gives back the path of each copy below
             the folder of copies, None where there could be none. Needs pseudonyms.
+        origins: is given, by pseudonymised study_id, what each study is called in its header. Needs pseudonyms.
         ids_from: the path of a film below the folder as a pattern of ids, such as "{patient}/{study}/*", which count
             before the header's. A placeholder stands for part of a name, as short as can be, `*` for any part of one,
             `**` for any names.
@@ -107,7 +110,9 @@ def import_dicom(
     if pseudonyms is None:
         kept = _nameable(kept, notices)
     else:
-        kept = sorted((_under(pseudonyms, film) for film in kept), key=lambda film: (film.patient, film.study))
+        named = [(_under(pseudonyms, film), film.study) for film in kept]
+        origins({_study_id(film): study for film, study in named})
+        kept = sorted((film for film, _ in named), key=lambda film: (film.patient, film.study))
     if copies is not None:
         kept = _copied(folder, kept, copies, notices)
     if not kept:

@@ -5,27 +5,30 @@ precedent import table mimic-cxr-jpg FOLDER --out studies.parquet
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import pyarrow.compute as pc
 
 from encoder.films.body_part import is_elsewhere
+from index.errors import StudiesError
+from index.importing.crosswalk import Crosswalk
 from index.importing.dicom import import_dicom
 from index.importing.join import join_studies, sets_in_two
 from index.importing.mapped import import_table
 from index.importing.mapping import FLAT, is_table, load_mapping, mapping_names, shipped_text
 from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
-from index.importing.source import Imported, NothingUsable, Notice
+from index.importing.source import Imported, NothingUsable, Notice, Notices
 from index.printable import visible
 from index.storage.places import Place, place
 from index.table.studies import load_studies, save_studies, unknown_patients
 from scripts.options.body_parts import ignored_parts
 from scripts.options.places import Anywhere, Here
-from scripts.terminal import counted, say, say_json
+from scripts.terminal import counted, progress_bar, say, say_json
 
 
 def _in_a_folder(_context: click.Context, _parameter: click.Parameter, out: Path) -> Path:
@@ -162,49 +165,54 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
     _save(found, out, as_json)
 
 
+def _film_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command what an import of DICOM films is told, wherever they come from."""
+    options = (
+        click.option(
+            "--unknown-view",
+            type=click.Choice(["frontal", "skip"]),
+            default="frontal",
+            show_default=True,
+            help="A film whose header does not state its view: take it as a missing frontal film, or skip it.",
+        ),
+        ignored_parts,
+        click.option(
+            "--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned into the picture."
+        ),
+        click.option(
+            "--pseudonymise",
+            "key_file",
+            type=Here(),
+            metavar="KEYFILE",
+            help="Replace patient and study ids by hashes under the secret key in this file, and ages over 89 by 90.",
+        ),
+        click.option("--new-key", is_flag=True, help="Create KEYFILE with a new key."),
+        click.option("--copy-to", type=Here(), help="Copy each film to this folder, named by pseudonym, pixels only."),
+        click.option(
+            "--keep-paths", is_flag=True, help="Make no copies: the table keeps the archive's own file names."
+        ),
+        click.option(
+            "--crosswalk",
+            type=Here(),
+            metavar="FILE",
+            help="Note in this file, encrypted under the key, which StudyInstanceUID each pseudonym stands for.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @command.command()
 @click.argument("folder", type=Here())
-@click.option(
-    "--unknown-view",
-    type=click.Choice(["frontal", "skip"]),
-    default="frontal",
-    show_default=True,
-    help="A film whose header does not state its view: take it as a missing frontal film, or skip it.",
-)
 @click.option(
     "--ids-from",
     metavar="PATTERN",
     help="Take ids from the paths below FOLDER, e.g. '{patient}/{study}/*'; ** stands for any folders.",
 )
-@ignored_parts
-@click.option(
-    "--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned into the picture."
-)
-@click.option(
-    "--pseudonymise",
-    "key_file",
-    type=Here(),
-    metavar="KEYFILE",
-    help="Replace patient and study ids by hashes under the secret key in this file, and ages over 89 by 90.",
-)
-@click.option("--new-key", is_flag=True, help="Create KEYFILE with a new key.")
-@click.option("--copy-to", type=Here(), help="Copy each film to this folder, named by pseudonym, pixels only.")
-@click.option("--keep-paths", is_flag=True, help="Make no copies: the table keeps the archive's own file names.")
+@_film_options
 @_add_shared_options
-def dicom(
-    folder: Path,
-    unknown_view: Literal["frontal", "skip"],
-    ids_from: str | None,
-    ignored: frozenset[str],
-    keep_burned_in: bool,
-    key_file: Path | None,
-    new_key: bool,
-    copy_to: Path | None,
-    keep_paths: bool,
-    out: Path,
-    strict: bool,
-    as_json: bool,
-) -> None:
+def dicom(folder: Path, ids_from: str | None, out: Path, strict: bool, as_json: bool, **told: Any) -> None:
     """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
 
     If a header names the issuer of the patient's id, the patient is called ID^^^ISSUER.
@@ -214,35 +222,117 @@ def dicom(
     precedent import dicom nameless/ --out studies.parquet --ids-from '{patient}/{study}/**'
     precedent import dicom films/ --out table/studies.parquet --pseudonymise keys/site.key --new-key --copy-to copies/
     """
-    pseudonyms = None
-    if key_file is None and (new_key or copy_to or keep_paths):
-        raise click.UsageError("expected --pseudonymise KEYFILE with --new-key, --copy-to and --keep-paths")
-    if key_file is not None:
-        if (copy_to is None) != keep_paths:
-            raise click.UsageError(
-                "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
-            )
-        pseudonyms = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
+    _import_films(folder, _pseudonymised(folder, out, **told), out, as_json, ids_from=ids_from, strict=strict)
+
+
+@command.command()
+@click.argument("url")
+@click.option(
+    "--films",
+    "folder",
+    type=Here(file_okay=False),
+    required=True,
+    help="Folder that the films are kept in; those that it has already are not fetched again.",
+)
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Only studies of this day or later.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="KEYWORD=VALUE",
+    help="Only studies that the PACS finds under this condition, e.g. ModalitiesInStudy=DX. Repeatable.",
+)
+@_film_options
+@_add_shared_options
+def dicomweb(
+    url: str,
+    folder: Path,
+    since: datetime | None,
+    where: tuple[str, ...],
+    out: Path,
+    strict: bool,
+    as_json: bool,
+    **told: Any,
+) -> None:
+    """Fetch films from the PACS at URL, the address of its DICOMweb, and import all in their folder as `dicom` does.
+
+    PRECEDENT_PACS_TOKEN, or PRECEDENT_PACS_USER and PRECEDENT_PACS_PASSWORD, say who asks; PRECEDENT_PACS_CA is a file
+    of certificates to trust, PRECEDENT_PACS_CERT one of our own with its key. After an interruption, run the same
+    command again.
+
+    \b
+    precedent import dicomweb https://pacs:8042/dicom-web --films films/ --out studies.parquet
+    precedent import dicomweb https://pacs:8042/dicom-web --films films/ --out studies.parquet --since 2026-01-01 \\
+        --where ModalitiesInStudy=DX
+    """
     try:
-        found = import_dicom(
-            folder,
-            strict=strict,
-            unknown_view=unknown_view,
-            keep_burned_in=keep_burned_in,
-            pseudonyms=pseudonyms,
-            copies=partial(_copies, copy_to, ignored) if copy_to else None,
-            ids_from=ids_from,
-            elsewhere=partial(is_elsewhere, ignored=ignored),
-            remarks=partial(_remarks, ignored),
-            watch=_watched,
+        from scripts.pacs.dicomweb import fetch, parse_where
+        from scripts.pacs.rest import Pacs
+    except ImportError as error:
+        raise StudiesError(
+            f"expected packages to ask a PACS with ({error}); run: pip install 'cxr-precedent[pacs]'"
+        ) from error
+    pacs, asked = Pacs(url), parse_where(where, since)
+    folder.mkdir(exist_ok=True)
+    settled = _pseudonymised(folder, out, **told)
+    notices = Notices(strict, shown=3 if settled["pseudonyms"] is None else 0)
+    with progress_bar("studies") as bar:
+        task = bar.add_task("Fetching films", total=None)
+        fetched = fetch(pacs, asked, folder, notices, told=partial(bar.advance, task))
+    say(f"{folder}: {fetched:,} films fetched", err=True)
+    _import_films(folder, settled, out, as_json, further=notices.met, strict=strict)
+
+
+def _pseudonymised(
+    folder: Path,
+    out: Path,
+    *,
+    ignored: frozenset[str],
+    key_file: Path | None,
+    new_key: bool,
+    copy_to: Path | None,
+    keep_paths: bool,
+    crosswalk: Path | None,
+    **told: Any,
+) -> dict[str, Any]:
+    """What `import_dicom` is told, the pseudonyms ready and all refused that would be refused after the long work."""
+    told |= {
+        "elsewhere": partial(is_elsewhere, ignored=ignored),
+        "remarks": partial(_remarks, ignored),
+        "watch": _watched,
+        "pseudonyms": None,
+    }
+    if key_file is None:
+        if new_key or copy_to or keep_paths or crosswalk:
+            raise click.UsageError(
+                "expected --pseudonymise KEYFILE with --new-key, --copy-to, --keep-paths and --crosswalk"
+            )
+        return told
+    if (copy_to is None) != keep_paths:
+        raise click.UsageError(
+            "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
         )
+    told["pseudonyms"] = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
+    if copy_to is not None:
+        told["copies"] = partial(_copies, copy_to, ignored)
+    if crosswalk is not None:
+        require_apart(crosswalk, [folder, out.parent, *([copy_to] if copy_to else [])])
+        told["origins"] = Crosswalk.open(crosswalk, load_key(key_file), make=True).add
+    return told
+
+
+def _import_films(
+    folder: Path, told: dict[str, Any], out: Path, as_json: bool, *, further: Sequence[Notice] = (), **more: Any
+) -> None:
+    """Import the films of a folder and save their table; `further` notices stand before those of the import."""
+    try:
+        found = import_dicom(folder, **told, **more)
     except NothingUsable as refusal:
         if not as_json:
             raise
-        _say_json(None, {"images": refusal.images, "studies": 0}, None, refusal.notices, str(refusal))
+        _say_json(None, {"images": refusal.images, "studies": 0}, None, (*further, *refusal.notices), str(refusal))
         say(f"precedent: {refusal}", err=True)
         sys.exit(1)
-    _save(found, out, as_json)
+    _save(replace(found, notices=(*further, *found.notices)), out, as_json)
 
 
 def _remarks(parts: frozenset[str], file: Path) -> list[str]:

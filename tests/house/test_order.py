@@ -28,7 +28,7 @@ ORDER = {
         *("loader", "app", "routes", "state", "audit", "served", "guard", "api", "watch"),
         *("prefix viewer gunicorn", "limits errors", "context paths process"),
     ],
-    "scripts": ["cli", "verbs", "benches", "work", "reports", "options", "terminal chest_phantom"],
+    "scripts": ["cli", "verbs", "benches", "pacs", "work", "reports", "options", "terminal chest_phantom"],
 }
 """The parts of a wing, folders and modules, from the top: each imports what stands below it. Parts of a line are apart."""
 MOST_FILES = 24

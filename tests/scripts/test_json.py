@@ -84,7 +84,10 @@ CASES = {
     "bench train": "--films 8 --batch 2 --device cpu --repeat 1",
 }
 NAMED = {"PatientID": "P1", "StudyInstanceUID": "1.2.3", "SOPInstanceUID": "1.2.3.4", "ViewPosition": "PA"}
-ITS_OWN = {"serve": "answers until it is told to end: test_a_server_prints_one_json_value_until_it_ends"}
+ITS_OWN = {
+    "serve": "answers until it is told to end: test_a_server_prints_one_json_value_until_it_ends",
+    "import dicomweb": "asks a PACS: test_nothing_that_is_said_or_written_under_pseudonyms_names_a_patient",
+}
 """Why a verb has no words above."""
 SLOW = {
     "encoder quantize",

@@ -34,7 +34,7 @@ PIPELINE = [
     "train studies.parquet --images films --recipe resnet50_binary --set encoder.backbone=test_efficientnet "
     "--set preprocessing.size=64 --set run.epochs=1 --set run.batch_size=8 --weights none --out run",
 ]
-EXTRAS = ("cpu", "explain", "fast", "gunicorn", "milvus", "ray", "s3", "train", "bench")
+EXTRAS = ("cpu", "explain", "fast", "gunicorn", "milvus", "pacs", "ray", "s3", "train", "bench")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
 """Simulated chest films: one parametric chest a patient, seen from the front and the side, with known findings.
 
-Makes collections whose truth is known to the pixel; knows neither encoder nor index.
+Their ground truth is exact: which findings a study has, and in which pixels of each film they show.
 """

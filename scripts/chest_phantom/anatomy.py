@@ -1,6 +1,6 @@
 """One simulated chest as numbers: how large each organ is, where it lies, and how the patient stood for a film.
 
-Lengths are centimetres of a standard chest (x to the patient's left, y to the front, z upwards); it knows no pixels.
+Lengths are centimetres of a standard chest: x to the patient's left, y to the front, z upwards.
 """
 
 from dataclasses import dataclass

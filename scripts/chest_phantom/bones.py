@@ -1,7 +1,4 @@
-"""The skeleton around a chest: ribs, spine, clavicles, shoulder blades, breastbone, arms.
-
-Knows anatomy and strokes; not the soft parts.
-"""
+"""The skeleton around a chest: ribs, spine, clavicles, shoulder blades, breastbone, arms."""
 
 import cv2
 import numpy as np

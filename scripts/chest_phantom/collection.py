@@ -1,7 +1,4 @@
-"""A folder of simulated studies in CheXpert's layout, written by several processes, the same bytes for the same seed.
-
-Knows files and processes; what a patient looks like it asks `take_patient`.
-"""
+"""A folder of simulated studies in CheXpert's layout, written by several processes: the same bytes for a seed."""
 
 import csv
 import io
@@ -15,10 +12,10 @@ from pathlib import Path
 
 import cv2
 
-from scripts.chest_phantom.findings import PLANTED_FINDINGS
-from scripts.chest_phantom.patient import BOX_COLUMNS, FILM_COLUMNS, PLANTED_COLUMNS, Row, take_patient
+from scripts.chest_phantom.findings import SIMULATED_FINDINGS
+from scripts.chest_phantom.patient import BOX_COLUMNS, FILM_COLUMNS, TRUTH_COLUMNS, Row, take_patient
 
-VERSION = 2
+VERSION = 3
 """Raised when the same seed gives other bytes than before."""
 
 _ORDER = "phantom.json"  # what the folder was ordered to hold
@@ -33,8 +30,8 @@ class CollectionSummary:
     studies: int
     films: int
     without_lateral: int  # studies
-    clear: int  # studies without any planted finding
-    findings: dict[str, int]  # studies with each planted finding
+    clear: int  # studies without any simulated finding
+    findings: dict[str, int]  # studies with each simulated finding
 
 
 def write_collection(
@@ -43,8 +40,8 @@ def write_collection(
     """Return the counts of the collection it writes to `out`.
 
     Writes train.csv (CheXpert's 19 columns, Path relative to `out`), the films, boxes.csv (pixels, half-open),
-    planted.csv (every planted finding of every study, 0 or 1), and phantom.json. A folder left unfinished is gone on
-    with, a finished one left as it is. The bytes depend on seed and patient alone, not on `jobs`.
+    ground_truth.csv (every simulated finding of every study, 0 or 1), and phantom.json. An unfinished folder is
+    completed, a finished one left as it is. The bytes depend on seed and patient alone, not on `jobs`.
 
     Args:
         patients: at least 1.
@@ -73,9 +70,9 @@ def _claim(out: Path, order: dict[str, int]) -> None:
     """Make `out` this collection's folder, or refuse it."""
     note = out / _ORDER
     if note.exists():
-        found = json.loads(note.read_text("utf-8"))
-        if found != order:
-            raise FileExistsError(f"{out}: expected the collection {order}, got {found}; choose another folder")
+        earlier = json.loads(note.read_text("utf-8"))
+        if earlier != order:
+            raise FileExistsError(f"{out}: expected the collection {order}, got {earlier}; choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out}: expected an empty folder or an unfinished collection; choose another folder")
     else:
@@ -106,7 +103,7 @@ def _take(out: Path, seed: int, number: int) -> int:
     patient = take_patient(seed, number)
     for path, data in patient.films.items():
         _replace(out / path, data)
-    rows = {"train": patient.film_rows, "boxes": patient.box_rows, "planted": patient.planted_rows}
+    rows = {"train": patient.film_rows, "boxes": patient.box_rows, "ground_truth": patient.truth_rows}
     _replace(_part(out, number), json.dumps(rows).encode())  # last: it says that the films are there
     return number
 
@@ -119,7 +116,7 @@ def _join(out: Path, patients: int) -> None:
     """Write the tables from all patients' rows, train.csv last, and drop the parts."""
     parts = [_part(out, number) for number in range(1, patients + 1)]
     rows = [json.loads(part.read_text("utf-8")) for part in parts]
-    for name, columns in (("boxes", BOX_COLUMNS), ("planted", PLANTED_COLUMNS), ("train", FILM_COLUMNS)):
+    for name, columns in (("boxes", BOX_COLUMNS), ("ground_truth", TRUTH_COLUMNS), ("train", FILM_COLUMNS)):
         table = _table(columns, (row for patient in rows for row in patient[name]))
         _replace(out / f"{name}.csv", table)
     for part in parts:
@@ -149,13 +146,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _summary(out: Path) -> CollectionSummary:
-    films, truth = _rows(out / "train.csv"), _rows(out / "planted.csv")
+    films, truth = _rows(out / "train.csv"), _rows(out / "ground_truth.csv")
     laterals = sum(row["Frontal/Lateral"] == "Lateral" for row in films)
     return CollectionSummary(
         patients=len({row["study_id"].split("/")[0] for row in truth}),
         studies=len(truth),
         films=len(films),
         without_lateral=len(truth) - laterals,
-        clear=sum(all(row[name] == "0" for name in PLANTED_FINDINGS) for row in truth),
-        findings={name: sum(row[name] == "1" for row in truth) for name in PLANTED_FINDINGS},
+        clear=sum(all(row[name] == "0" for name in SIMULATED_FINDINGS) for row in truth),
+        findings={name: sum(row[name] == "1" for row in truth) for name in SIMULATED_FINDINGS},
     )

@@ -1,7 +1,4 @@
-"""A picture of all findings: one column a finding, frontal film above lateral film, one body throughout.
-
-Knows scenes and films; writes no file.
-"""
+"""A picture of all findings: one column a finding, frontal film above lateral film, one body throughout."""
 
 from dataclasses import replace
 
@@ -11,7 +8,7 @@ import numpy.typing as npt
 
 from scripts.chest_phantom.anatomy import draw_chest, draw_pose
 from scripts.chest_phantom.film import develop, draw_exposure
-from scripts.chest_phantom.findings import PLANTED_FINDINGS, draw_finding
+from scripts.chest_phantom.findings import SIMULATED_FINDINGS, draw_finding
 from scripts.chest_phantom.scene import Scene
 
 _CELL = (300, 300)  # width and height of a film's cell, pixels
@@ -24,7 +21,7 @@ def contact_sheet(seed: int, boxes: bool = False) -> npt.NDArray[np.uint8]:
     Each column is a patient of their own; findings are of middling severity or more. With `boxes`, the outlines of
     what each finding changes are drawn in.
     """
-    columns = [_column(seed, index, name, boxes) for index, name in enumerate(("", *PLANTED_FINDINGS))]
+    columns = [_column(seed, index, name, boxes) for index, name in enumerate(("", *SIMULATED_FINDINGS))]
     per_row = (len(columns) + 1) // 2
     rows = [np.hstack(columns[start : start + per_row]) for start in range(0, len(columns), per_row)]
     return np.vstack(rows)
@@ -34,8 +31,8 @@ def _column(seed: int, index: int, finding: str, boxes: bool) -> npt.NDArray[np.
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
     chest, pose = draw_chest(rng), draw_pose(rng)
     drawn = draw_finding(finding, rng) if finding else None
-    planted = (replace(drawn, severity=0.5 + drawn.severity / 2),) if drawn else ()
-    scene = Scene(chest, pose, planted)
+    abnormalities = (replace(drawn, severity=0.5 + drawn.severity / 2),) if drawn else ()
+    scene = Scene(chest, pose, abnormalities)
     cells = [_title(finding or "No Finding")]
     for view in ("frontal", "lateral"):
         film = develop(scene.absorption(view), draw_exposure(rng, pose.projection == "AP"))

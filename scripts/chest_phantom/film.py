@@ -1,6 +1,6 @@
 """From absorption to the grey values of a film: scatter, quantum noise, the detector's curve, markers, collimation.
 
-Knows nothing of anatomy; bone comes out bright.
+Bone comes out bright.
 """
 
 from dataclasses import dataclass

@@ -1,22 +1,8 @@
-"""Which findings a study has: drawn, and carried from one study of a patient to the next.
-
-Knows what can be varied of a finding; not how it is painted.
-"""
+"""Which findings a study has: drawn, and carried from one study of a patient to the next."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-
-PLANTED_FINDINGS = (
-    "Cardiomegaly",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Support Devices",
-)
-"""The findings that can be planted, under CheXpert's names and in its order."""
 
 RATES = {
     "Cardiomegaly": 0.20,
@@ -29,6 +15,9 @@ RATES = {
 }
 """Share of patients whose first study has the finding; `_CLEAR` of the patients have none of them."""
 
+SIMULATED_FINDINGS = tuple(RATES)
+"""The findings that can be simulated, under CheXpert's names and in its order."""
+
 _CLEAR = 0.12
 _NEW = 0.10  # chance that a later study brings a finding that the one before had not
 _STAYS = {"Cardiomegaly": 0.95, "Lung Lesion": 0.9, "Support Devices": 0.8}  # the others: 0.6
@@ -36,7 +25,7 @@ _DEVICES = ("pacemaker", "port", "jugular line", "breathing tube")
 
 
 @dataclass(frozen=True)
-class Planted:
+class Abnormality:
     """One finding of one study."""
 
     finding: str
@@ -47,13 +36,13 @@ class Planted:
     seed: int  # draws shapes that severity leaves open
 
     def __post_init__(self) -> None:
-        if self.finding not in PLANTED_FINDINGS:
-            raise ValueError(f"expected one of {', '.join(PLANTED_FINDINGS)}, got finding {self.finding!r}")
+        if self.finding not in SIMULATED_FINDINGS:
+            raise ValueError(f"expected one of {', '.join(SIMULATED_FINDINGS)}, got finding {self.finding!r}")
 
 
-def draw_finding(finding: str, rng: np.random.Generator) -> Planted:
+def draw_finding(finding: str, rng: np.random.Generator) -> Abnormality:
     """Return one random example of a finding."""
-    return Planted(
+    return Abnormality(
         finding=finding,
         severity=float(rng.beta(1.3, 1.4)),
         sides=_draw_sides(finding, rng),
@@ -63,18 +52,18 @@ def draw_finding(finding: str, rng: np.random.Generator) -> Planted:
     )
 
 
-def draw_findings(rng: np.random.Generator) -> tuple[Planted, ...]:
+def draw_findings(rng: np.random.Generator) -> tuple[Abnormality, ...]:
     """Return the findings of a patient's first study, each drawn independently of the others."""
     if rng.random() < _CLEAR:
         return ()
     return tuple(draw_finding(name, rng) for name, rate in RATES.items() if rng.random() < rate)
 
 
-def follow_up(planted: tuple[Planted, ...], rng: np.random.Generator) -> tuple[Planted, ...]:
+def follow_up(abnormalities: tuple[Abnormality, ...], rng: np.random.Generator) -> tuple[Abnormality, ...]:
     """Return the findings of the next study: some gone, some better or worse, seldom a new one."""
-    before = {p.finding: p for p in planted}
+    before = {abnormality.finding: abnormality for abnormality in abnormalities}
     after = []
-    for name in PLANTED_FINDINGS:
+    for name in SIMULATED_FINDINGS:
         stays, comes = rng.random() < _STAYS.get(name, 0.6), rng.random() < _NEW
         change, fresh = float(rng.normal(0, 0.25)), draw_finding(name, rng)
         if name in before and stays:
@@ -85,8 +74,8 @@ def follow_up(planted: tuple[Planted, ...], rng: np.random.Generator) -> tuple[P
 
 
 def _draw_sides(finding: str, rng: np.random.Generator) -> tuple[int, ...]:
-    one = -1 if rng.random() < 0.5 else 1
+    side = -1 if rng.random() < 0.5 else 1
     both = rng.random() < 0.3
     if finding in ("Cardiomegaly", "Edema") or (finding == "Pleural Effusion" and both):
         return (-1, 1)
-    return (one,)
+    return (side,)

@@ -1,6 +1,6 @@
 """The coarse grid of voxels that soft parts are painted on, and the soft-edged shapes painted there.
 
-Knows no organ: centimetres in, occupancy in [0, 1] out, edges about one voxel wide so that films show no steps.
+Centimetres in, occupancy in [0, 1] out; edges are about one voxel wide, so that films show no steps.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,9 @@
-"""What a report would say of a study: CheXpert's columns with its blanks, zeros, ones and minus ones.
-
-Knows which findings were planted and how severe they are; not how they look.
-"""
+"""What a report would say of a study: CheXpert's columns with its blanks, zeros, ones and minus ones."""
 
 import numpy as np
 
 from index.table.studies import FINDINGS
-from scripts.chest_phantom.findings import PLANTED_FINDINGS, Planted
+from scripts.chest_phantom.findings import SIMULATED_FINDINGS, Abnormality
 
 UNCERTAIN_SLIGHT, UNCERTAIN_PLAIN = 0.30, 0.04  # chance of -1 for a present finding, severity under 0.25 or not
 OMITTED = 0.05  # chance of blank for a present finding
@@ -19,21 +16,21 @@ _PARENTS = {
 Labels = dict[str, int | None]
 
 
-def draw_labels(planted: tuple[Planted, ...], rng: np.random.Generator) -> Labels:
+def draw_labels(abnormalities: tuple[Abnormality, ...], rng: np.random.Generator) -> Labels:
     """Return the 14 labels of one study: 1, 0, -1, or None for blank.
 
-    `No Finding` is 1 exactly where nothing was planted; such a study has no -1. Parents in CheXpert's hierarchy are
-    1 where a child is 1. Columns that cannot be planted stay blank.
+    `No Finding` is 1 exactly where nothing is simulated; such a study has no -1. Parents in CheXpert's hierarchy are
+    1 where a child is 1. Columns that cannot be simulated stay blank.
     """
-    severity = {one.finding: one.severity for one in planted}
+    severity = {abnormality.finding: abnormality.severity for abnormality in abnormalities}
     labels: Labels = dict.fromkeys(FINDINGS)
-    for name in PLANTED_FINDINGS:
+    for name in SIMULATED_FINDINGS:
         luck = float(rng.random())
-        labels[name] = _present(severity[name], luck) if name in severity else _absent(luck, bool(planted))
+        labels[name] = _present(severity[name], luck) if name in severity else _absent(luck, bool(abnormalities))
     for parent, children in _PARENTS.items():
         if any(labels[child] == 1 for child in children):
             labels[parent] = 1
-    if not planted:
+    if not abnormalities:
         labels["No Finding"] = 1
     return labels
 

@@ -1,7 +1,4 @@
-"""The soft parts of a chest as a volume: body wall, lungs, heart, great vessels, airways, diaphragm, stomach gas.
-
-Knows anatomy and the grid; not which findings will be planted, nor any film.
-"""
+"""The soft parts of a chest as a volume: body wall, lungs, heart, great vessels, airways, diaphragm, stomach gas."""
 
 from dataclasses import dataclass
 
@@ -18,7 +15,7 @@ _SQUARENESS = 0.55  # of cross-sections: 0 is an ellipse, 1 a rectangle
 
 @dataclass
 class Volume:
-    """A chest on the grid, (Z, Y, X) each; findings are planted into it in place."""
+    """A chest on the grid, (Z, Y, X) each; abnormalities are painted into it in place."""
 
     absorption: F32  # 1/cm
     lung: F32  # share of aerated lung in each voxel, [0, 1]

@@ -1,6 +1,6 @@
-"""All studies of one simulated patient: films as JPEG bytes, CheXpert's rows, boxes and the whole truth.
+"""All studies of one simulated patient: films as JPEG bytes, CheXpert's rows, boxes and the ground truth.
 
-Draws everything from one generator, seeded by collection and patient alone; knows no folder and no process.
+Everything is drawn from one generator, seeded by collection and patient alone.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import numpy as np
 from index.table.studies import FINDINGS
 from scripts.chest_phantom.anatomy import Chest, Pose, draw_chest, draw_pose
 from scripts.chest_phantom.film import Exposure, develop, draw_exposure, encode
-from scripts.chest_phantom.findings import PLANTED_FINDINGS, Planted, draw_findings, follow_up
+from scripts.chest_phantom.findings import SIMULATED_FINDINGS, Abnormality, draw_findings, follow_up
 from scripts.chest_phantom.labels import Labels, draw_labels
 from scripts.chest_phantom.scene import Scene
 
 FILM_COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
 BOX_COLUMNS = ("Path", "Finding", "x0", "y0", "x1", "y1")
-PLANTED_COLUMNS = ("study_id", *PLANTED_FINDINGS)
+TRUTH_COLUMNS = ("study_id", *SIMULATED_FINDINGS)
 
 Row = list[str]
 _STUDIES = (0.55, 0.30, 0.15)  # chance of one, two, three studies
@@ -29,7 +29,7 @@ class StudyPlan:
 
     study_id: str
     pose: Pose
-    planted: tuple[Planted, ...]
+    abnormalities: tuple[Abnormality, ...]
     labels: Labels
     views: tuple[str, ...]
     exposures: tuple[Exposure, ...]
@@ -42,18 +42,18 @@ class PatientFilms:
     films: dict[str, bytes]  # by Path
     film_rows: list[Row]  # FILM_COLUMNS
     box_rows: list[Row]  # BOX_COLUMNS
-    planted_rows: list[Row]  # PLANTED_COLUMNS
+    truth_rows: list[Row]  # TRUTH_COLUMNS
 
 
 def plan_patient(seed: int, number: int) -> tuple[Chest, list[StudyPlan]]:
     """Return patient `number` of the collection `seed`: the body, and one to three studies whose findings evolve."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, number]))
     chest = draw_chest(rng)
-    planted = draw_findings(rng)
+    abnormalities = draw_findings(rng)
     plans = []
     for study in range(1, int(rng.choice([1, 2, 3], p=_STUDIES)) + 1):
-        planted = planted if study == 1 else follow_up(planted, rng)
-        plans.append(_plan_study(f"patient{number:05d}/study{study}", planted, rng))
+        abnormalities = abnormalities if study == 1 else follow_up(abnormalities, rng)
+        plans.append(_plan_study(f"patient{number:05d}/study{study}", abnormalities, rng))
     return chest, plans
 
 
@@ -62,27 +62,27 @@ def take_patient(seed: int, number: int) -> PatientFilms:
     chest, plans = plan_patient(seed, number)
     taken = PatientFilms({}, [], [], [])
     for plan in plans:
-        present = {one.finding for one in plan.planted}
-        taken.planted_rows.append([plan.study_id, *(str(int(name in present)) for name in PLANTED_FINDINGS)])
-        scene = Scene(chest, plan.pose, plan.planted)
+        present = {abnormality.finding for abnormality in plan.abnormalities}
+        taken.truth_rows.append([plan.study_id, *(str(int(name in present)) for name in SIMULATED_FINDINGS)])
+        scene = Scene(chest, plan.pose, plan.abnormalities)
         for index, (view, exposure) in enumerate(zip(plan.views, plan.exposures, strict=True), start=1):
             path = f"train/{plan.study_id}/view{index}_{view}.jpg"
             taken.films[path] = encode(develop(scene.absorption(view), exposure))
             taken.film_rows.append(_film_row(path, chest, plan, view))
-            for one in plan.planted:
-                boxes = scene.boxes(view, one.finding)
-                taken.box_rows.extend([path, one.finding, *map(str, box)] for box in boxes)
+            for abnormality in plan.abnormalities:
+                boxes = scene.boxes(view, abnormality.finding)
+                taken.box_rows.extend([path, abnormality.finding, *map(str, box)] for box in boxes)
     return taken
 
 
-def _plan_study(study_id: str, planted: tuple[Planted, ...], rng: np.random.Generator) -> StudyPlan:
+def _plan_study(study_id: str, abnormalities: tuple[Abnormality, ...], rng: np.random.Generator) -> StudyPlan:
     pose = draw_pose(rng)
     alone = rng.random() < _NO_LATERAL[pose.projection]
     bedside = pose.projection == "AP"
     exposures = (draw_exposure(rng, bedside), draw_exposure(rng, False))
-    labels = draw_labels(planted, rng)
+    labels = draw_labels(abnormalities, rng)
     views = ("frontal",) if alone else ("frontal", "lateral")
-    return StudyPlan(study_id, pose, planted, labels, views, exposures[: len(views)])
+    return StudyPlan(study_id, pose, abnormalities, labels, views, exposures[: len(views)])
 
 
 def _film_row(path: str, chest: Chest, plan: StudyPlan, view: str) -> Row:

@@ -1,7 +1,4 @@
-"""Rays through a chest: where a point of the body falls on a film, and how much is absorbed on the way to each pixel.
-
-Knows geometry only: no organ, no finding, no grey values.
-"""
+"""Rays through a chest: where a point of the body falls on a film, and how much each ray is absorbed."""
 
 from dataclasses import dataclass
 from typing import Literal

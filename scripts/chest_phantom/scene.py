@@ -1,18 +1,15 @@
-"""One study's chest, posed, with or without its findings: absorption maps, films, and where each finding shows.
-
-Joins anatomy, findings and rays; knows no file and no label.
-"""
+"""One study's chest, posed, with or without its findings: absorption maps, films, and where each finding shows."""
 
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
+from scripts.chest_phantom.abnormalities import enlargement, insert
 from scripts.chest_phantom.anatomy import F32, Chest, Pose
 from scripts.chest_phantom.bones import arm_absorption, bone_absorption
-from scripts.chest_phantom.findings import Planted
+from scripts.chest_phantom.findings import Abnormality
 from scripts.chest_phantom.organs import Volume, paint_chest
-from scripts.chest_phantom.planting import enlargement, plant
 from scripts.chest_phantom.rays import View, frontal_view, lateral_view
 from scripts.chest_phantom.thin import bronchogram, thin_absorption, vessel_thickness
 from scripts.chest_phantom.vessels import Tree, grow_tree, vessel_absorption
@@ -30,11 +27,11 @@ class Scene:
 
     chest: Chest
     pose: Pose
-    planted: tuple[Planted, ...]
+    abnormalities: tuple[Abnormality, ...]
     tree: Tree = field(init=False)
     _plain: dict[float, Volume] = field(default_factory=dict, repr=False)
-    _volumes: dict[tuple[Planted, ...], Volume] = field(default_factory=dict, repr=False)
-    _maps: dict[tuple[str, tuple[Planted, ...]], F32] = field(default_factory=dict, repr=False)
+    _volumes: dict[tuple[Abnormality, ...], Volume] = field(default_factory=dict, repr=False)
+    _maps: dict[tuple[str, tuple[Abnormality, ...]], F32] = field(default_factory=dict, repr=False)
     _still: dict[str, F32] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,10 +43,10 @@ class Scene:
 
     def absorption(self, name: str, *, without: str = "") -> F32:
         """Return the absorption map of one film, (H, W), with all findings but the one named `without`."""
-        planted = tuple(p for p in self.planted if p.finding != without)
-        if (name, planted) not in self._maps:
-            self._maps[name, planted] = self._absorption(name, planted)
-        return self._maps[name, planted]
+        abnormalities = tuple(abnormality for abnormality in self.abnormalities if abnormality.finding != without)
+        if (name, abnormalities) not in self._maps:
+            self._maps[name, abnormalities] = self._absorption(name, abnormalities)
+        return self._maps[name, abnormalities]
 
     def boxes(self, name: str, finding: str) -> list[Box]:
         """Return the boxes in which a finding changes one film, the largest first; none where it does not show.
@@ -67,25 +64,25 @@ class Scene:
         parts = sorted(stats[1:].tolist(), key=lambda part: (-part[4], part))
         return [(x, y, x + w, y + h) for x, y, w, h, area in parts if area >= 0.1 * parts[0][4]]
 
-    def _absorption(self, name: str, planted: tuple[Planted, ...]) -> F32:
-        view, volume = self.view(name), self._volume(planted)
+    def _absorption(self, name: str, abnormalities: tuple[Abnormality, ...]) -> F32:
+        view, volume = self.view(name), self._volume(abnormalities)
         if name not in self._still:
             self._still[name] = bone_absorption(self.chest, self.pose, view)
         total = np.maximum(view.cast(volume.absorption), arm_absorption(self.chest, view)) + self._still[name]
-        total += vessel_absorption(self.tree, volume.lung, view, vessel_thickness(planted, self.tree))
-        total += thin_absorption(planted, volume.lung, view)
-        total += bronchogram(planted, self.tree, self._filled(planted, volume), view)
+        total += vessel_absorption(self.tree, volume.lung, view, vessel_thickness(abnormalities, self.tree))
+        total += thin_absorption(abnormalities, volume.lung, view)
+        total += bronchogram(abnormalities, self.tree, self._filled(abnormalities, volume), view)
         return np.maximum(total, 0, out=total)
 
-    def _volume(self, planted: tuple[Planted, ...]) -> Volume:
-        if planted not in self._volumes:
-            size = enlargement(planted)
+    def _volume(self, abnormalities: tuple[Abnormality, ...]) -> Volume:
+        if abnormalities not in self._volumes:
+            size = enlargement(abnormalities)
             if size not in self._plain:
                 self._plain[size] = paint_chest(self.chest, self.pose, size)
             volume = self._plain[size].copy()
-            plant(volume, planted, self.chest, self.pose)
-            self._volumes[planted] = volume
-        return self._volumes[planted]
+            insert(volume, abnormalities, self.chest, self.pose)
+            self._volumes[abnormalities] = volume
+        return self._volumes[abnormalities]
 
-    def _filled(self, planted: tuple[Planted, ...], volume: Volume) -> F32:
-        return self._plain[enlargement(planted)].lung - volume.lung
+    def _filled(self, abnormalities: tuple[Abnormality, ...], volume: Volume) -> F32:
+        return self._plain[enlargement(abnormalities)].lung - volume.lung

@@ -1,7 +1,4 @@
-"""Thin parts drawn at a film's full resolution: tubes in space (ribs, vessels, tubes of plastic) and flat plates.
-
-Knows rays and pixels, not what the tubes are.
-"""
+"""Thin parts drawn at a film's full resolution: tubes in space (ribs, vessels, tubes of plastic) and flat plates."""
 
 from dataclasses import dataclass, field
 

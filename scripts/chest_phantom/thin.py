@@ -1,15 +1,12 @@
-"""Findings drawn at a film's full resolution: nodules, septal lines, air bronchograms, pacemakers, lines and tubes.
-
-Knows strokes and planted findings; reads the painted volume only to see where there is lung.
-"""
+"""Findings drawn at a film's full resolution: nodules, septal lines, air bronchograms, pacemakers, lines and tubes."""
 
 import cv2
 import numpy as np
 
 from scripts.chest_phantom import anatomy
+from scripts.chest_phantom.abnormalities import place_of
 from scripts.chest_phantom.anatomy import F32, at
-from scripts.chest_phantom.findings import Planted
-from scripts.chest_phantom.planting import place_of
+from scripts.chest_phantom.findings import Abnormality
 from scripts.chest_phantom.rays import View
 from scripts.chest_phantom.strokes import Points, Sheet, smooth_path
 from scripts.chest_phantom.vessels import Tree, sample
@@ -17,35 +14,35 @@ from scripts.chest_phantom.vessels import Tree, sample
 _METAL, _PLASTIC = 9.0, 1.5  # absorption beyond soft tissue, 1/cm, drawn thin
 
 
-def thin_absorption(planted: tuple[Planted, ...], lung: F32, view: View) -> F32:
+def thin_absorption(abnormalities: tuple[Abnormality, ...], lung: F32, view: View) -> F32:
     """Return what nodules, septal lines and devices add to a film's absorption, (H, W)."""
     total = np.zeros(view.shape, dtype=np.float32)
-    for one in planted:
-        if one.finding == "Lung Lesion":
-            total += _nodule(one, view)
-        elif one.finding == "Edema":
-            total += _septal_lines(one, lung, view)
-        elif one.finding == "Support Devices":
-            total += _device(one, view)
+    for abnormality in abnormalities:
+        if abnormality.finding == "Lung Lesion":
+            total += _nodule(abnormality, view)
+        elif abnormality.finding == "Edema":
+            total += _septal_lines(abnormality, lung, view)
+        elif abnormality.finding == "Support Devices":
+            total += _device(abnormality, view)
     return total
 
 
-def vessel_thickness(planted: tuple[Planted, ...], tree: Tree) -> Points:
+def vessel_thickness(abnormalities: tuple[Abnormality, ...], tree: Tree) -> Points:
     """Return a factor on each vessel's radius, (N,): edema fills the vessels, those of the upper lung most."""
     factor = np.ones(len(tree.radii))
-    for one in planted:
-        if one.finding == "Edema":
-            factor *= 1.15 + (0.3 + 0.25 * one.severity) * (tree.middles[:, 2] > -1.0)
+    for abnormality in abnormalities:
+        if abnormality.finding == "Edema":
+            factor *= 1.15 + (0.3 + 0.25 * abnormality.severity) * (tree.middles[:, 2] > -1.0)
     return factor
 
 
-def bronchogram(planted: tuple[Planted, ...], tree: Tree, filled: F32, view: View) -> F32:
+def bronchogram(abnormalities: tuple[Abnormality, ...], tree: Tree, filled: F32, view: View) -> F32:
     """Return how much less the airways in consolidated lung absorb, (H, W), not positive.
 
     Args:
         filled: (Z, Y, X) lung that has lost its air to consolidation, [0, 1].
     """
-    if not any(one.finding == "Consolidation" for one in planted):
+    if not any(abnormality.finding == "Consolidation" for abnormality in abnormalities):
         return np.zeros(view.shape, dtype=np.float32)
     inside = (sample(filled, tree.middles) > 0.4) & (tree.radii > 0.1)
     sheet = Sheet(view, full=0.5)
@@ -53,11 +50,11 @@ def bronchogram(planted: tuple[Planted, ...], tree: Tree, filled: F32, view: Vie
     return -sheet.total(0.8)
 
 
-def _nodule(one: Planted, view: View) -> F32:
+def _nodule(abnormality: Abnormality, view: View) -> F32:
     """Return a round shadow of 2.8 to 5.2 cm, slightly lobed, as the chord through a ball."""
-    rng = np.random.default_rng(one.seed)
-    centre = np.array([place_of(one, one.sides[0])])
-    radius = (1.4 + 1.2 * one.severity) * view.magnification(centre[:, view.along])[0]
+    rng = np.random.default_rng(abnormality.seed)
+    centre = np.array([place_of(abnormality, abnormality.sides[0])])
+    radius = (1.4 + 1.2 * abnormality.severity) * view.magnification(centre[:, view.along])[0]
     column, row = view.pixels(centre)[0]
     y, x = np.mgrid[0 : view.shape[0], 0 : view.shape[1]].astype(np.float32)
     y, x = (y - np.float32(row)) * view.cm_per_pixel, (x - np.float32(column)) * view.cm_per_pixel
@@ -67,9 +64,9 @@ def _nodule(one: Planted, view: View) -> F32:
     return cv2.GaussianBlur(chord.astype(np.float32) * np.float32(0.34), (0, 0), 0.8)
 
 
-def _septal_lines(one: Planted, lung: F32, view: View) -> F32:
+def _septal_lines(abnormality: Abnormality, lung: F32, view: View) -> F32:
     """Return short level lines that end at the chest wall of the lower lungs."""
-    rng = np.random.default_rng(one.seed)
+    rng = np.random.default_rng(abnormality.seed)
     sheet = Sheet(view, full=0.5)
     for side in (-1, 1):
         for _ in range(7):
@@ -78,19 +75,19 @@ def _septal_lines(one: Planted, lung: F32, view: View) -> F32:
             y = rng.uniform(-3.0, 2.5)
             path = np.array([(side * reach, y, z), (side * (reach - rng.uniform(1.2, 2.0)), y, z + 0.15)])
             if sample(lung, path.mean(axis=0, keepdims=True))[0] > 0.5:
-                sheet.tube(path, 0.05, 0.9 + 0.6 * one.severity)
+                sheet.tube(path, 0.05, 0.9 + 0.6 * abnormality.severity)
     return sheet.total(0.5)
 
 
-def _device(one: Planted, view: View) -> F32:
-    rng = np.random.default_rng(one.seed)
+def _device(abnormality: Abnormality, view: View) -> F32:
+    rng = np.random.default_rng(abnormality.seed)
     sheet = Sheet(view, full=2.0)
-    side = one.sides[0]
-    if one.kind == "pacemaker":
+    side = abnormality.sides[0]
+    if abnormality.kind == "pacemaker":
         _draw_pacemaker(sheet, side, rng)
-    elif one.kind == "port":
+    elif abnormality.kind == "port":
         _draw_port(sheet, side, rng)
-    elif one.kind == "jugular line":
+    elif abnormality.kind == "jugular line":
         tip = rng.uniform(-0.5, 2.0)
         knots = [
             (side * 3.4, 0.0, 18.5),

@@ -1,7 +1,4 @@
-"""The vessel trees of both lungs: grown once a patient, drawn wherever there is still aerated lung around them.
-
-Knows anatomy and strokes; what has happened to the lung it reads from the painted volume alone.
-"""
+"""The vessel trees of both lungs: grown once a patient, drawn wherever there is still aerated lung around them."""
 
 from dataclasses import dataclass
 

@@ -71,7 +71,7 @@ def _write_sheet(path: Path, seed: int, boxes: bool) -> None:
 
 def _table(summary: CollectionSummary) -> Table:
     table = Table(title=f"{summary.patients} patients, {summary.studies} studies, {summary.films} films")
-    table.add_column("Planted")
+    table.add_column("Finding")
     table.add_column("Studies", justify="right")
     for name, count in summary.findings.items():
         table.add_row(name, str(count))

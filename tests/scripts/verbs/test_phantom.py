@@ -14,7 +14,7 @@ from index.importing.mapping import load_mapping
 from index.table.studies import FINDINGS
 from scripts.chest_phantom.anatomy import draw_chest, draw_pose
 from scripts.chest_phantom.collection import CollectionSummary, write_collection
-from scripts.chest_phantom.findings import PLANTED_FINDINGS, draw_finding
+from scripts.chest_phantom.findings import SIMULATED_FINDINGS, draw_finding
 from scripts.chest_phantom.patient import BOX_COLUMNS, FILM_COLUMNS
 from scripts.chest_phantom.scene import Scene
 
@@ -86,7 +86,7 @@ def test_the_layout_is_chexperts(phantom: tuple[Path, CollectionSummary]) -> Non
 
 def test_it_has_what_real_collections_have(phantom: tuple[Path, CollectionSummary]) -> None:
     out, summary = phantom
-    labels = {row[name] for row in rows(out / "train.csv") for name in PLANTED_FINDINGS}
+    labels = {row[name] for row in rows(out / "train.csv") for name in SIMULATED_FINDINGS}
     assert labels == {"1.0", "0.0", "-1.0", ""}
     assert summary.studies > summary.patients
     assert 0 < summary.without_lateral < summary.studies
@@ -95,15 +95,15 @@ def test_it_has_what_real_collections_have(phantom: tuple[Path, CollectionSummar
 
 
 def test_no_label_contradicts_the_truth(phantom: tuple[Path, CollectionSummary]) -> None:
-    truth = {row["study_id"]: row for row in rows(phantom[0] / "planted.csv")}
+    truth = {row["study_id"]: row for row in rows(phantom[0] / "ground_truth.csv")}
     for row in rows(phantom[0] / "train.csv"):
-        planted = truth["/".join(row["Path"].split("/")[1:3])]
-        for name in PLANTED_FINDINGS:
-            assert (row[name], planted[name]) not in {("1.0", "0"), ("0.0", "1")}
-        assert (row["No Finding"] == "1.0") == all(planted[name] == "0" for name in PLANTED_FINDINGS)
+        present = truth["/".join(row["Path"].split("/")[1:3])]
+        for name in SIMULATED_FINDINGS:
+            assert (row[name], present[name]) not in {("1.0", "0"), ("0.0", "1")}
+        assert (row["No Finding"] == "1.0") == all(present[name] == "0" for name in SIMULATED_FINDINGS)
 
 
-def test_every_planted_finding_has_a_box_inside_its_film(phantom: tuple[Path, CollectionSummary]) -> None:
+def test_every_simulated_finding_has_a_box_inside_its_film(phantom: tuple[Path, CollectionSummary]) -> None:
     out, _ = phantom
     boxes = rows(out / "boxes.csv")
     assert tuple(boxes[0]) == BOX_COLUMNS
@@ -112,11 +112,13 @@ def test_every_planted_finding_has_a_box_inside_its_film(phantom: tuple[Path, Co
         assert 0 <= int(box["x0"]) < int(box["x1"]) <= width
         assert 0 <= int(box["y0"]) < int(box["y1"]) <= height
     boxed = {("/".join(box["Path"].split("/")[1:3]), box["Finding"]) for box in boxes}
-    for row in rows(out / "planted.csv"):
-        assert {name for name in PLANTED_FINDINGS if row[name] == "1"} == {f for s, f in boxed if s == row["study_id"]}
+    for row in rows(out / "ground_truth.csv"):
+        assert {name for name in SIMULATED_FINDINGS if row[name] == "1"} == {
+            f for s, f in boxed if s == row["study_id"]
+        }
 
 
-@pytest.mark.parametrize("finding", PLANTED_FINDINGS)
+@pytest.mark.parametrize("finding", SIMULATED_FINDINGS)
 @pytest.mark.parametrize("view", ["frontal", "lateral"])
 def test_a_finding_changes_the_film_most_inside_its_boxes(finding: str, view: str) -> None:
     shown = scene(finding, severity=0.7)

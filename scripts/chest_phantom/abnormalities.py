@@ -1,6 +1,6 @@
 """How each finding that fills, empties or veils the lungs is painted into a chest's volume.
 
-Knows volumes; thin things (nodules, lines, devices) are drawn elsewhere at full resolution.
+Nodules, lines and devices are drawn in `thin`, at full resolution.
 """
 
 from collections.abc import Callable
@@ -9,26 +9,28 @@ import cv2
 import numpy as np
 
 from scripts.chest_phantom.anatomy import F32, Chest, Pose
-from scripts.chest_phantom.findings import Planted
+from scripts.chest_phantom.findings import Abnormality
 from scripts.chest_phantom.grid import STEP, Block, X, block_around, soft, within
 from scripts.chest_phantom.organs import SOFT_TISSUE, Volume
 
 _HILUM = (3.9, -0.9, 0.8)
 
 
-def enlargement(planted: tuple[Planted, ...]) -> float:
+def enlargement(abnormalities: tuple[Abnormality, ...]) -> float:
     """Return the heart's size factor: 1, or 1.24 to 1.48 for an enlarged one."""
-    sizes = [1.24 + 0.24 * p.severity for p in planted if p.finding == "Cardiomegaly"]
+    sizes = [
+        1.24 + 0.24 * abnormality.severity for abnormality in abnormalities if abnormality.finding == "Cardiomegaly"
+    ]
     return max(sizes, default=1.0)
 
 
-def plant(volume: Volume, planted: tuple[Planted, ...], chest: Chest, pose: Pose) -> None:
+def insert(volume: Volume, abnormalities: tuple[Abnormality, ...], chest: Chest, pose: Pose) -> None:
     """Paint findings into `volume`, in place, in an order that lets air and fluid displace what veils the lung."""
     for finding, paint in _PAINTERS.items():
-        for one in planted:
-            if one.finding == finding:
-                for side in one.sides:
-                    paint(volume, one, side, chest, pose)
+        for abnormality in abnormalities:
+            if abnormality.finding == finding:
+                for side in abnormality.sides:
+                    paint(volume, abnormality, side, chest, pose)
 
 
 def half(side: int) -> Block:
@@ -38,55 +40,57 @@ def half(side: int) -> Block:
     return (slice(None), slice(None), columns)
 
 
-def place_of(one: Planted, side: int) -> tuple[float, float, float]:
+def place_of(abnormality: Abnormality, side: int) -> tuple[float, float, float]:
     """Return where a focal finding lies in the lung of `side`, standard cm."""
-    return (-side * one.place[0], one.place[1], one.place[2])
+    return (-side * abnormality.place[0], abnormality.place[1], abnormality.place[2])
 
 
-def _plant_edema(volume: Volume, one: Planted, side: int, chest: Chest, pose: Pose) -> None:
+def _insert_edema(volume: Volume, abnormality: Abnormality, side: int, chest: Chest, pose: Pose) -> None:
     """Veil the lung around its root, the more the lower."""
     block = half(side)
     x, y, z = within(block)
     gap = np.square((x - side * _HILUM[0]) / 7.5) + np.square((y - _HILUM[1]) / 9.0) + np.square((z + 0.8) / 9.5)
-    haze = np.maximum(1 - gap, 0) * np.float32(0.034 + 0.045 * one.severity)
-    haze = haze * (1 + np.float32(0.35) * _mottle(one.seed + side, haze.shape, 1.3))
+    haze = np.maximum(1 - gap, 0) * np.float32(0.034 + 0.045 * abnormality.severity)
+    haze = haze * (1 + np.float32(0.35) * _mottle(abnormality.seed + side, haze.shape, 1.3))
     volume.absorption[block] += haze * volume.lung[block]
 
 
-def _plant_consolidation(volume: Volume, one: Planted, side: int, chest: Chest, pose: Pose) -> None:
+def _insert_consolidation(volume: Volume, abnormality: Abnormality, side: int, chest: Chest, pose: Pose) -> None:
     """Fill airspaces in a soft-edged patch of 4.2 to 5.7 cm radius, denser than in life: it must show on 160 pixels."""
-    radius = 4.2 + 1.5 * one.severity
-    centre = place_of(one, side)
+    radius = 4.2 + 1.5 * abnormality.severity
+    centre = place_of(abnormality, side)
     reach = radius * 1.5
     block = block_around(centre, (reach, reach, reach))
     x, y, z = within(block)
     gap = np.sqrt(sum(np.square((c - o) / s) for c, o, s in zip((x, y, z), centre, (1.0, 1.1, 0.85), strict=True)))
-    edge = radius - gap + 0.6 * _mottle(one.seed, gap.shape, 2.2)
-    occupancy = np.clip(edge / 1.1, 0, 1) * np.float32(0.96 + 0.04 * one.severity)
+    edge = radius - gap + 0.6 * _mottle(abnormality.seed, gap.shape, 2.2)
+    occupancy = np.clip(edge / 1.1, 0, 1) * np.float32(0.96 + 0.04 * abnormality.severity)
     volume.fill_lung(block, occupancy, 1.25 * SOFT_TISSUE)
 
 
-def _plant_pneumothorax(volume: Volume, one: Planted, side: int, chest: Chest, pose: Pose) -> None:
+def _insert_pneumothorax(volume: Volume, abnormality: Abnormality, side: int, chest: Chest, pose: Pose) -> None:
     """Let air between chest wall and lung, most at the top, and draw the lung's own edge."""
     block = half(side)
     _, _, z = within(block)
     height = np.clip((z + 9.0) / (chest.apex + 9.0), 0, 1)
-    gap = np.float32(1.5 + 3.0 * one.severity) * (0.25 + 0.95 * height * height)
+    gap = np.float32(1.5 + 3.0 * abnormality.severity) * (0.25 + 0.95 * height * height)
     inward = volume.cavity[block] - gap.astype(np.float32)  # depth below the collapsed lung's surface
     lung = volume.lung[block]
-    volume.absorption[block] += lung * np.float32(0.012 + 0.03 * one.severity) * (inward > 0)
+    volume.absorption[block] += lung * np.float32(0.012 + 0.03 * abnormality.severity) * (inward > 0)
     edge = np.maximum(1 - np.abs(inward) / np.float32(0.45), 0) * lung
     volume.fill_lung(block, soft(-inward), 0.002)
     volume.absorption[block] += edge * np.float32(0.075)
 
 
-def _plant_effusion(volume: Volume, one: Planted, side: int, chest: Chest, pose: Pose) -> None:
+def _insert_effusion(volume: Volume, abnormality: Abnormality, side: int, chest: Chest, pose: Pose) -> None:
     """Fill the lowest part of one side with fluid that climbs the chest wall."""
     block = half(side)
     _, _, z = within(block)
     peak = (chest.dome_right if side < 0 else chest.dome_left) + pose.breath
-    level = np.float32(peak - 2.3 + 7.0 * one.severity)
-    climb = np.float32(2.2 + 1.6 * one.severity) * np.exp(-np.maximum(volume.cavity[block], 0) / np.float32(1.3))
+    level = np.float32(peak - 2.3 + 7.0 * abnormality.severity)
+    climb = np.float32(2.2 + 1.6 * abnormality.severity) * np.exp(
+        -np.maximum(volume.cavity[block], 0) / np.float32(1.3)
+    )
     volume.fill_lung(block, soft(level + climb - z), SOFT_TISSUE)
 
 
@@ -100,9 +104,9 @@ def _mottle(seed: int, shape: tuple[int, ...], size: float) -> F32:
     return np.asarray(flat, dtype=np.float32).reshape(shape)
 
 
-_PAINTERS: dict[str, Callable[[Volume, Planted, int, Chest, Pose], None]] = {
-    "Edema": _plant_edema,
-    "Consolidation": _plant_consolidation,
-    "Pneumothorax": _plant_pneumothorax,
-    "Pleural Effusion": _plant_effusion,
+_PAINTERS: dict[str, Callable[[Volume, Abnormality, int, Chest, Pose], None]] = {
+    "Edema": _insert_edema,
+    "Consolidation": _insert_consolidation,
+    "Pneumothorax": _insert_pneumothorax,
+    "Pleural Effusion": _insert_effusion,
 }

@@ -24,6 +24,7 @@ from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import notices_of
 from scripts.terminal import say, say_json, say_warning
 from scripts.work.stored_films import Stored, save_maps
+from service.api.answers import ExplainAnswer
 
 _PATH = Here()
 
@@ -102,39 +103,41 @@ def command(
         gate = None if collection is None else collection.gate()
         notices = notices_of(gate, {"frontal": frontal, "lateral": lateral}, layouts, ignored)
     if finding is not None and probe is not None:
-        found = {"query": explainer.why_finding(sides["query"], LinearProbe.load(probe), finding, **options)}
+        explained = {"query": explainer.why_finding(sides["query"], LinearProbe.load(probe), finding, **options)}
     else:
-        found = dict(zip(sides, explainer.why_similar(sides["query"], sides["hit"], **options), strict=True))
+        explained = dict(zip(sides, explainer.why_similar(sides["query"], sides["hit"], **options), strict=True))
     manifest = {} if collection is None else collection.manifest
     warning = warning_of(manifest, embedder.trained, READING if manifest else None)
     say_warning(warning, err=True)
-    facts: dict[str, Any] = {
-        "fingerprint": embedder.fingerprint,
-        "method": method,
-        "stage": stage,
-        "finding": finding,
-        "hit": hit,
-        "value": found["query"].value,
-        "maps": save_maps(out, sides, found, alpha, colours),
-        "film_notices": notices,
-        "warning": warning,
-    }
-    save_json(out / "explanation.json", facts)
+    answer = ExplainAnswer.of(
+        {
+            "method": method,
+            "stage": stage,
+            "finding": finding,
+            "hit": hit,
+            "value": explained["query"].value,
+            "film_notices": notices,
+            "maps": save_maps(out, sides, explained, alpha, colours),
+            "fingerprint": embedder.fingerprint,
+            "warning": warning,
+        }
+    )
+    save_json(out / "explanation.json", answer)
     if as_json:
-        say_json(facts)
+        say_json(answer)
     else:
-        say(*_sentences(facts, out))
+        say(*_sentences(answer))
 
 
-def _sentences(facts: dict[str, Any], out: Path) -> list[str]:
-    about = f"logit of {facts['finding']}" if facts["finding"] else f"cosine to {facts['hit']}"
-    lines = [f"{about}: {facts['value']:.3f}; {facts['method']}"]
-    for one in facts["maps"]:
-        lines.append(str(out / one["file"]))
-        if "deletion" in one:
+def _sentences(answer: dict[str, Any]) -> list[str]:
+    about = f"logit of {answer['finding']}" if answer["finding"] else f"cosine to {answer['hit']}"
+    lines = [f"{about}: {answer['value']:.3f}; {answer['method']}"]
+    for saved in answer["maps"]:
+        lines.append(saved["file"])
+        if saved["deletion"] is not None:
             lines.append(
-                f"  {'probability' if facts['finding'] else 'cosine'} while the hottest parts are blurred "
-                f"{one['deletion']:.2f} (random map {one['random_deletion']:.2f}), while only they are sharp "
-                f"{one['insertion']:.2f} (random map {one['random_insertion']:.2f})"
+                f"  {'probability' if answer['finding'] else 'cosine'} while the hottest parts are blurred "
+                f"{saved['deletion']:.2f} (random map {saved['random_deletion']:.2f}), while only they are sharp "
+                f"{saved['insertion']:.2f} (random map {saved['random_insertion']:.2f})"
             )
-    return lines + facts["film_notices"]
+    return lines + answer["film_notices"]

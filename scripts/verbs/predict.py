@@ -6,7 +6,6 @@ precedent predict index/ --encoder encoder.safetensors --probe probe/ --frontal 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -150,7 +149,7 @@ def command(
     predictions = _chosen(predictor.predict(films, options), wanted.findings)
     embedder, probe = predictor.members[0]
     untrained = False in {embedder.trained for embedder, _ in predictor.members}
-    names, layouts, gate = [one.finding for one in predictions], study_layouts(films[0]), None
+    names, layouts, gate = [prediction.finding for prediction in predictions], study_layouts(films[0]), None
     reading = Reading(
         read_findings(names, predictions),
         tuple(embedder.fingerprint for embedder, _ in predictor.members),
@@ -178,7 +177,8 @@ def command(
     reading = replace(reading, film_notices=tuple(notices_of(gate, given, layouts, ignored)))
     if maps:
         study = OpenStudy.read(embedder, frontal, lateral, projection)
-        reading = replace(reading, maps=_mapped(study, embedder, probe, reading.predictions[0].finding, maps))
+        why = Explainer(embedder).why_finding(study, probe, reading.predictions[0].finding)
+        reading = replace(reading, maps=tuple(save_maps(maps, {"query": study}, {"query": why})))
     say_warning(reading.warning, err=True)
     if as_json:
         say_json(PredictAnswer.of(reading))
@@ -186,21 +186,10 @@ def command(
         print_reading(reading)
 
 
-def _mapped(study: OpenStudy, embedder: Embedder, probe: LinearProbe, finding: str, out: Path) -> tuple[Any, ...]:
-    """Write where the films speak for the finding, as that encoder sees it; return the maps and their files."""
-    why = Explainer(embedder).why_finding(study, probe, finding)
-    saved = save_maps(out, {"query": study}, {"query": why})
-    sizes = (study.images[str(one["view"])].shape for one in saved)
-    return tuple(
-        one | {"file": str(out / str(one["file"])), "width": width, "height": height}
-        for one, (height, width) in zip(saved, sizes, strict=True)
-    )
-
-
 def _chosen(predictions: Sequence[Prediction], findings: Sequence[str]) -> list[Prediction]:
     """Return the predictions asked for, or all."""
-    names = [one.finding for one in predictions]
+    names = [prediction.finding for prediction in predictions]
     unknown = [name for name in findings if name not in names]
     if unknown:
         raise EncoderError(f"expected findings of the probe, got {', '.join(unknown)}; it has: {', '.join(names)}")
-    return [one for one in predictions if not findings or one.finding in findings]
+    return [prediction for prediction in predictions if not findings or prediction.finding in findings]

@@ -43,19 +43,20 @@ class Stored:
 def save_maps(
     out: Path,
     sides: dict[str, OpenStudy],
-    found: dict[str, Explanation],
+    explanations: dict[str, Explanation],
     alpha: float = 0.4,
     colours: str = "inferno",
 ) -> list[dict[str, object]]:
     """Write each map as a picture over its film and as an array; return what was written, with the trust in it."""
     out.mkdir(parents=True, exist_ok=True)
     facts: list[dict[str, object]] = []
-    for side, explanation in found.items():
+    for side, explanation in explanations.items():
         for view, heat in explanation.maps.items():
             picture = overlay(sides[side].images[view], heat, alpha=alpha, colours=colours)
-            name = f"{side}_{view}"
-            (out / f"{name}.png").write_bytes(as_png(picture))
-            np.save(out / f"{name}.npy", heat)
+            file = out / f"{side}_{view}.png"
+            file.write_bytes(as_png(picture))
+            np.save(file.with_suffix(".npy"), heat)
+            height, width = heat.shape
             scores = asdict(explanation.trust[view]) if view in explanation.trust else {}
-            facts.append({"side": side, "view": view, "file": f"{name}.png", **scores})
+            facts.append({"side": side, "view": view, "width": width, "height": height, "file": str(file), **scores})
     return facts

@@ -111,7 +111,9 @@ class MapAnswer(_Answer):
     png: str | None = Field(
         None, description="over HTTP: a grey 8-bit PNG in base64; white is where it speaks most for the value"
     )
-    file: str | None = Field(None, description="of `precedent predict --maps`: the film with the map over it")
+    file: str | None = Field(
+        None, description="of `precedent explain` and `predict --maps`: the film with the map over it"
+    )
     deletion: float | None = None
     insertion: float | None = None
     random_deletion: float | None = None
@@ -185,14 +187,19 @@ class PredictAnswer(_Answer):
 
 
 class ExplainAnswer(_Answer):
-    """The maps, and the logit or cosine that they explain."""
+    """The maps, and the logit of the finding or the cosine to the hit that they explain."""
 
     method: str
     stage: int | None
+    finding: str | None
+    hit: str | None = Field(description="id of the stored study; null where a finding is explained")
     value: float
     film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
     maps: list[MapAnswer]
     fingerprint: str
+    warning: str | None = Field(
+        None, description="why results of this encoder and collection are unreliable; else null"
+    )
 
 
 class HitAnswer(StudyAnswer):

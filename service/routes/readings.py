@@ -62,6 +62,7 @@ def explain() -> dict[str, Any]:
         query = query_of(collection, asked, films=True)
         hit = stored_query(collection, asked.hit, films=True) if asked.hit is not None else None
         explained = reader.explain(query, hit, finding=asked.finding, **options)
+    explained |= {"finding": asked.finding, "hit": asked.hit, "warning": collection.warning}
     answered: dict[str, Any] = disclosure.rounded(ExplainAnswer.of(explained))
     return answered
 

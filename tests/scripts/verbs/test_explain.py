@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from command_line import done, refusal, save_tiny_encoder
 
 from scripts.cli import precedent
+from service.api.answers import ExplainAnswer
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +33,16 @@ def test_a_similarity_leaves_maps_of_both_sides_and_their_trust(world: Path, tmp
 
     printed = done("explain", *words, "--study", "patient00001/study1", "--hit", "patient00002/study1", "--json")
 
-    facts = json.loads(printed.stdout)
-    assert facts == json.loads((tmp_path / "maps" / "explanation.json").read_text())
-    assert {one["side"] for one in facts["maps"]} == {"query", "hit"}
-    assert -1 <= facts["value"] <= 1
-    for one in facts["maps"]:
-        picture = cv2.imread(str(tmp_path / "maps" / one["file"]))
-        heat = np.load(tmp_path / "maps" / one["file"].replace(".png", ".npy"))
-        assert picture.shape[:2] == heat.shape
-        assert {"deletion", "insertion", "random_deletion", "random_insertion"} <= set(one)
+    answer = json.loads(printed.stdout)
+    assert answer == json.loads((tmp_path / "maps" / "explanation.json").read_text())
+    assert list(answer) == list(ExplainAnswer.model_fields)  # the keys that HTTP answers
+    assert {saved["side"] for saved in answer["maps"]} == {"query", "hit"}
+    assert -1 <= answer["value"] <= 1
+    for saved in answer["maps"]:
+        picture = cv2.imread(saved["file"])
+        heat = np.load(saved["file"].replace(".png", ".npy"))
+        assert picture.shape[:2] == heat.shape == (saved["height"], saved["width"])
+        assert None not in [saved[score] for score in ("deletion", "insertion", "random_deletion", "random_insertion")]
 
 
 def test_a_finding_of_a_film_outside_the_index_can_be_explained(world: Path, tmp_path: Path) -> None:
@@ -71,9 +73,9 @@ def test_films_that_have_moved_are_found_under_another_root(world: Path, tmp_pat
     words = [world / "index", "--encoder", world / "encoder.safetensors", "--no-trust", "--json"]
     words += ["--study", "patient00001/study1", "--hit", "patient00002/study1", "--out", tmp_path / "maps"]
 
-    facts = json.loads(done("explain", *words, "--images", tmp_path / "moved").stdout)
+    answer = json.loads(done("explain", *words, "--images", tmp_path / "moved").stdout)
 
-    assert all(set(one) == {"side", "view", "file"} for one in facts["maps"])
+    assert [saved["deletion"] for saved in answer["maps"]] == [None, None]
     assert "elsewhere" in refusal("explain", *words, "--images", tmp_path / "elsewhere")
 
 

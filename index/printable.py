@@ -19,4 +19,6 @@ def visible(text: str) -> str:
     """
     if is_visible(text):
         return text
-    return "".join(one if is_visible(one) else one.encode("unicode_escape").decode("ascii") for one in text)
+    return "".join(
+        character if is_visible(character) else character.encode("unicode_escape").decode("ascii") for character in text
+    )

@@ -1,4 +1,4 @@
 """The HTTP edge: routes, the page, and the one place where an index and an encoder meet.
 
-It knows no torch and no faiss; it asks for an embedder through `service.served.embedder.Embedder`.
+It asks for an embedder through `service.served.embedder.Embedder`.
 """

@@ -216,9 +216,9 @@ def _http(error: HTTPException) -> BaseResponse:
     """Keep the headers of the protocol (Allow, Retry-After), replace the body."""
     response = BaseResponse.force_type(error.get_response(), {})
     if error.response is None and response.status_code >= 400:
-        told = _refusal(*refusal_of(error))
-        response.data, response.content_type = told.data, told.content_type
-        response.headers["Vary"] = told.headers["Vary"]
+        refused = _refusal(*refusal_of(error))
+        response.data, response.content_type = refused.data, refused.content_type
+        response.headers["Vary"] = refused.headers["Vary"]
     return response
 
 

@@ -22,12 +22,12 @@ def without_paths(text: str) -> str:
     return _PATH.sub("[path]", text)
 
 
-def words_of(told: Any, saying: Callable[[Any], str] = str) -> str | None:
+def words_of(message: Any, saying: Callable[[Any], str] = str) -> str | None:
     """Return what an error, or whatever else, says, without paths and no longer than MAX_WORDS; None where it cannot.
 
     It may be of anybody's class, and how that says it may raise anything.
     """
     try:
-        return without_paths(saying(told)[:MAX_WORDS])[:MAX_WORDS]
+        return without_paths(saying(message)[:MAX_WORDS])[:MAX_WORDS]
     except BaseException:  # noqa: BLE001 - SystemExit among them, which would end the thread that asks
         return None

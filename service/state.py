@@ -85,8 +85,8 @@ class State:
 
 def state_of(app: Flask) -> State:
     """Return the state of an application."""
-    found: State = app.extensions[KEY]
-    return found
+    state: State = app.extensions[KEY]
+    return state
 
 
 def state() -> State:

@@ -1,4 +1,4 @@
 """What does a file of a film hold?
 
-From bytes of DICOM or a picture to pixels, and from pixels to the network's input; knows no torch.
+From bytes of DICOM or a picture to pixels, and from pixels to the network's input.
 """

@@ -237,8 +237,8 @@ def _expect(header: Elements, keyword: str, allowed: tuple[int, ...] | range, de
         value = default
     if value is None or value not in allowed:
         wanted = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else " or ".join(map(str, allowed))
-        found = "no whole number" if value is None else value
-        raise ImageError(f"expected {keyword} {wanted}, got {found}; export the film again, as one grey picture")
+        got = "no whole number" if value is None else value
+        raise ImageError(f"expected {keyword} {wanted}, got {got}; export the film again, as one grey picture")
     return value
 
 

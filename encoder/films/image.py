@@ -172,8 +172,8 @@ def _read_bytes(source: str | os.PathLike[str]) -> bytes:
             length = os.fstat(file.fileno()).st_size if isinstance(path, Path) else MAX_FILE_BYTES
             return file.read(min(length, MAX_FILE_BYTES) + 1)
     except FileNotFoundError:
-        found = "a folder" if path.is_dir() else "nothing"
-        raise ImageError(f"expected a JPEG, PNG or DICOM file, got {found} at this path") from None
+        got = "a folder" if path.is_dir() else "nothing"
+        raise ImageError(f"expected a JPEG, PNG or DICOM file, got {got} at this path") from None
     except OSError as error:
         raise ImageError(f"expected a readable file, got {error.strerror}") from error
 

@@ -189,8 +189,8 @@ class Preprocessing:
             raise EncoderError(f"expected the preprocessing as JSON, got other text ({error})") from error
         keys = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or set(values) | _LATER != keys:
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise EncoderError(f"expected preprocessing with the keys {sorted(keys)}, got {found}")
+            got = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise EncoderError(f"expected preprocessing with the keys {sorted(keys)}, got {got}")
         return cls(**values)
 
     def digest(self) -> str:
@@ -198,9 +198,9 @@ class Preprocessing:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
-def _require(holds: bool, wanted: str, found: object) -> None:
+def _require(holds: bool, wanted: str, got: object) -> None:
     if not holds:
-        raise EncoderError(f"expected preprocessing with {wanted}, got {found!r}")
+        raise EncoderError(f"expected preprocessing with {wanted}, got {got!r}")
 
 
 def _as_numbers(values: object, key: str) -> tuple[float, ...]:

@@ -116,7 +116,9 @@ def auroc(scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]) -
 
 def macro_auroc(scores: npt.NDArray[np.floating], targets: npt.NDArray[np.floating]) -> float:
     """Return the mean `auroc` of the findings, of scores and targets (N, C), over those that have one; else NaN."""
-    known = [area for one, target in zip(scores.T, targets.T, strict=True) if not np.isnan(area := auroc(one, target))]
+    known = [
+        area for column, target in zip(scores.T, targets.T, strict=True) if not np.isnan(area := auroc(column, target))
+    ]
     return float(np.mean(known)) if known else float("nan")
 
 

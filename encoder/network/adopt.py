@@ -157,12 +157,12 @@ def _core_of(stored: State, network: str | None, prefix: str | None, path: Path)
     known = (*_NAMINGS, *([_Naming(_first_of(network))] if network else []))
     for naming in known:
         anchor = naming.anchor
-        found = [key.removesuffix(anchor) for key in stored if key == anchor or key.endswith(f".{anchor}")]
-        begins = [one for one in found if prefix is None or one.rstrip(".") == prefix.rstrip(".")]
+        prefixes = [key.removesuffix(anchor) for key in stored if key == anchor or key.endswith(f".{anchor}")]
+        begins = [start for start in prefixes if prefix is None or start.rstrip(".") == prefix.rstrip(".")]
         if len(begins) > 1:
             raise WeightsError(
                 f"expected one network in {str(path)!r}, got {len(begins)}, with names that begin with "
-                f"{', '.join(repr(one[:80]) for one in begins[:4])}; choose one with --prefix"
+                f"{', '.join(repr(start[:80]) for start in begins[:4])}; choose one with --prefix"
             )
         if begins:
             inside = {key.removeprefix(begins[0]): value for key, value in stored.items() if key.startswith(begins[0])}

@@ -91,8 +91,8 @@ def create_backbone(
     try:
         return timm.create_model(name, pretrained=False, **given)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        told = ", ".join(f"{key} {value!r}" for key, value in sorted(given.items()))
-        raise WeightsError(f"expected options that {name!r} has, got {told} ({str(error)[:200]})") from error
+        listed = ", ".join(f"{key} {value!r}" for key, value in sorted(given.items()))
+        raise WeightsError(f"expected options that {name!r} has, got {listed} ({str(error)[:200]})") from error
 
 
 def _require_known(name: str) -> None:

@@ -22,7 +22,7 @@ def _number(least: int, most: int) -> Callable[[object], bool]:
 
 
 def _one_of(*known: object) -> Callable[[object], bool]:
-    return lambda value: any(type(value) is type(one) and value == one for one in known)
+    return lambda value: any(type(value) is type(choice) and value == choice for choice in known)
 
 
 def _two_numbers(value: object) -> bool:
@@ -132,9 +132,9 @@ class EncoderConfig:
             )
 
 
-def _require(holds: bool, wanted: str, found: object) -> None:
+def _require(holds: bool, wanted: str, got: object) -> None:
     if not holds:
-        raise EncoderError(f"expected {wanted}, got {str(found)[:80]!r}")
+        raise EncoderError(f"expected {wanted}, got {str(got)[:80]!r}")
 
 
 def _as_options(pairs: object) -> tuple[tuple[str, Option], ...]:

@@ -71,7 +71,9 @@ class FixedBatchEncoder(StudyEncoder):
         self._device, self._prepare, self._sizes = next(encoder.parameters()).device, prepare, tuple(sizes)
         ours = copy.deepcopy(encoder).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         branches = [_Branch(ours, branch, half) for branch in range(len(encoder.backbones))]
-        networks = [torch.compile(one, dynamic=False, backend=_COMPILER) if compiled else one for one in branches]
+        networks = [
+            torch.compile(branch, dynamic=False, backend=_COMPILER) if compiled else branch for branch in branches
+        ]
         self._recorded: list[dict[int, _Recorded]] = [{} for _ in networks]
         self._networks = [networks]  # as above
         self._one_at_a_time = threading.Lock()

@@ -127,11 +127,11 @@ class FilmStore:
 
     def _digest(self) -> str:
         """Return what tells these films, read and prepared like this, from others."""
-        told = [READING, self._plane.digest(), sorted(str(part) for part in self._ignored_parts)]
-        of_files = hashlib.sha256(repr(told).encode())
+        settings = [READING, self._plane.digest(), sorted(str(part) for part in self._ignored_parts)]
+        of_files = hashlib.sha256(repr(settings).encode())
         for path in self.paths:
-            found = path.stat() if isinstance(path, Path) and path.exists() else None  # an address is told by its name
-            of_files.update(repr((str(path), found and (found.st_size, found.st_mtime_ns))).encode())
+            status = path.stat() if isinstance(path, Path) and path.exists() else None  # an address is told by its name
+            of_files.update(repr((str(path), status and (status.st_size, status.st_mtime_ns))).encode())
         return of_files.hexdigest()
 
     def place(self, device: torch.device) -> None:

@@ -54,7 +54,7 @@ class Processes:
         message = torch.cat([gradient.reshape(-1) for gradient in gradients])
         distributed.all_reduce(message)
         message /= self.count
-        for gradient, mean in zip(gradients, message.split([one.numel() for one in gradients]), strict=True):
+        for gradient, mean in zip(gradients, message.split([part.numel() for part in gradients]), strict=True):
             gradient.copy_(mean.view(gradient.shape))
 
     def share_statistics(self, network: nn.Module) -> nn.Module:
@@ -73,9 +73,9 @@ class Processes:
         """Return the first process's number, for what each would decide by its own clock."""
         if self.count == 1:
             return number
-        told = torch.tensor([number], dtype=torch.float64, device=self._device)
-        distributed.broadcast(told, src=0)
-        return float(told)
+        agreed = torch.tensor([number], dtype=torch.float64, device=self._device)
+        distributed.broadcast(agreed, src=0)
+        return float(agreed)
 
     def in_turn(self, make: Callable[[], Made]) -> Made:
         """Do something in the first process and then, when what it writes is there, in the others; return its result.
@@ -150,7 +150,7 @@ class _Gathered(torch.autograd.Function):
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in sizes]
         distributed.all_gather(parts, padded)
-        return torch.cat([one[:size] for one, size in zip(parts, sizes, strict=True)])
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

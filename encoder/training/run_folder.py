@@ -96,11 +96,11 @@ class RunFolder:
         if not path.exists():
             save_text(path, content)
             return
-        found = read_regular(path, MOST_BYTES)
-        if found == content.encode():
+        earlier = read_regular(path, MOST_BYTES)
+        if earlier == content.encode():
             return
         try:
-            differing = others(found.decode("utf-8"), content)
+            differing = others(earlier.decode("utf-8"), content)
         except (EncoderError, ValueError, AttributeError) as error:
             raise RecipeError(
                 f"{str(self.path)!r} holds a run whose {name} cannot be read ({error}); give another --out"
@@ -111,7 +111,7 @@ class RunFolder:
                 "what the run began with to go on"
             )
 
-    def _other_options(self, found: str, content: str) -> list[str]:
+    def _other_options(self, earlier: str, content: str) -> list[str]:
         """Return the options in which a recipe differs from this run's; one that it lacks has its default there."""
         theirs, ours = (
             {
@@ -119,12 +119,12 @@ class RunFolder:
                 for section, values in dataclasses.asdict(Recipe.from_dict(tomllib.loads(text))).items()
                 for key, value in values.items()
             }
-            for text in (found, content)
+            for text in (earlier, content)
         )
         return _differing(theirs, ours)
 
-    def _other_inputs(self, found: str, content: str) -> list[str]:
-        return _differing(json.loads(found), json.loads(content))
+    def _other_inputs(self, earlier: str, content: str) -> list[str]:
+        return _differing(json.loads(earlier), json.loads(content))
 
 
 def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

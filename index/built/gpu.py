@@ -94,12 +94,12 @@ def engine_for(device: str) -> Engine | None:
     """
     if device == "cpu":
         return None
-    found = seen()
-    if found.gpus:
-        return _gpu_of(found)
+    faiss_gpus = seen()
+    if faiss_gpus.gpus:
+        return _gpu_of(faiss_gpus)
     if device == "auto":
         return None
-    if found.built:
+    if faiss_gpus.built:
         raise NoGpu("expected a GPU, FAISS sees none here; look at nvidia-smi for its driver, or take --device cpu")
     raise NoGpu(
         "expected a FAISS that uses a GPU, got faiss-cpu; run: pip uninstall faiss-cpu, then pip install '.[gpu]', or "
@@ -107,10 +107,10 @@ def engine_for(device: str) -> Engine | None:
     )
 
 
-def _gpu_of(found: Seen) -> Engine:
+def _gpu_of(faiss_gpus: Seen) -> Engine:
     resources = faiss.StandardGpuResources()  # of one index alone, for it is not safe under threads
     resources.setTempMemory(_WORK_BYTES)
-    return Gpu(found.name, found.memory, resources)
+    return Gpu(faiss_gpus.name, faiss_gpus.memory, resources)
 
 
 def _first_gpu() -> tuple[str, int]:
@@ -190,12 +190,12 @@ class Scan:
             size = max(_CELLS // (count * self.dim), 1)
             unsure = []
             for asked in np.split(left, range(size, len(left), size)):
-                found, most = self.nearest(queries[asked], count)
-                similar = compare(asked, found)
-                order = np.lexsort((found if ties is None else ties[found], -similar))[:, :k]
+                rows_near, most = self.nearest(queries[asked], count)
+                similar = compare(asked, rows_near)
+                order = np.lexsort((rows_near if ties is None else ties[rows_near], -similar))[:, :k]
                 best = np.take_along_axis(similar, order, 1)
                 kept = min(k, count)
-                rows[asked, :kept] = np.where(np.isfinite(best), np.take_along_axis(found, order, 1), -1)
+                rows[asked, :kept] = np.where(np.isfinite(best), np.take_along_axis(rows_near, order, 1), -1)
                 similarities[asked, :kept] = best
                 unsure.append(asked[~(similarities[asked, -1] > most) & np.isfinite(most)])
             left = np.concatenate(unsure)

@@ -205,15 +205,15 @@ def most_bytes(kind: str, rows: int, dim: int) -> tuple[int, int]:
     return vectors + _FILE_BYTES, rows * (4 * dim + _BYTES_A_ROW) + 4 * dim * (dim + _MOST_LISTS) + _FILE_BYTES
 
 
-def _require_lists(found: faiss.Index, store: faiss.Index) -> None:
-    codes = faiss.try_extract_index_ivf(found)
+def _require_lists(loaded: faiss.Index, store: faiss.Index) -> None:
+    codes = faiss.try_extract_index_ivf(loaded)
     if codes is None or not 1 <= codes.nlist <= _MOST_LISTS:
-        raise _unsound(f"{type(found).__name__} as its second way")
+        raise _unsound(f"{type(loaded).__name__} as its second way")
     expected = _empty_lists(store.d, codes.nlist)
-    _require_alike(found, expected, store.ntotal)
+    _require_alike(loaded, expected, store.ntotal)
     _require_alike(codes, expected.index, store.ntotal)
     _require_alike(codes.quantizer, faiss.extract_index_ivf(expected).quantizer, codes.nlist)
-    turn = faiss.downcast_VectorTransform(found.chain.at(0)) if found.chain.size() == 1 else None
+    turn = faiss.downcast_VectorTransform(loaded.chain.at(0)) if loaded.chain.size() == 1 else None
     if not isinstance(turn, faiss.RandomRotationMatrix) or turn.A.size() != store.d**2 or turn.have_bias:
         raise _unsound("no rotation")
     rows = np.concatenate([_ids_of(codes, number) for number in range(codes.nlist)])
@@ -221,14 +221,14 @@ def _require_lists(found: faiss.Index, store: faiss.Index) -> None:
         raise _unsound("lists that do not hold each row once")
 
 
-def _require_graph(found: faiss.Index, store: faiss.Index) -> None:
+def _require_graph(loaded: faiss.Index, store: faiss.Index) -> None:
     expected, rows = _empty_graph(store.d), store.ntotal
-    _require_alike(found, expected, rows)
-    _require_alike(found.storage, expected.storage, rows)
-    graph = found.hnsw
+    _require_alike(loaded, expected, rows)
+    _require_alike(loaded.storage, expected.storage, rows)
+    graph = loaded.hnsw
     links, levels, starts, sums, usual = (
-        faiss.vector_to_array(one).astype(np.int64)
-        for one in (
+        faiss.vector_to_array(array).astype(np.int64)
+        for array in (
             graph.neighbors,
             graph.levels,
             graph.offsets,
@@ -252,16 +252,16 @@ def _require_graph(found: faiss.Index, store: faiss.Index) -> None:
             raise _unsound("a graph that leads out of a level")
 
 
-def _require_alike(found: faiss.Index, expected: faiss.Index, rows: int | None = None) -> None:
+def _require_alike(loaded: faiss.Index, expected: faiss.Index, rows: int | None = None) -> None:
     """Raise ArtefactError unless an index is of the type and the sizes of an empty one, with so many rows."""
-    one, other = faiss.downcast_index(found), faiss.downcast_index(expected)  # both live as long as what they are of
+    index, empty = faiss.downcast_index(loaded), faiss.downcast_index(expected)  # both live as long as what they are of
     flat = (faiss.IndexFlat, faiss.IndexFlatIP)  # the second by the name under which FAISS reads the first again
-    if type(one) is not type(other) and not (type(one) in flat and type(other) in flat):
-        raise _unsound(f"{type(one).__name__} for {type(other).__name__}")
-    differing = [name for name in _SIZES if getattr(one, name, None) != getattr(other, name, None)]
-    if differing or not one.is_trained or (rows is not None and one.ntotal != rows):
+    if type(index) is not type(empty) and not (type(index) in flat and type(empty) in flat):
+        raise _unsound(f"{type(index).__name__} for {type(empty).__name__}")
+    differing = [name for name in _SIZES if getattr(index, name, None) != getattr(empty, name, None)]
+    if differing or not index.is_trained or (rows is not None and index.ntotal != rows):
         raise _unsound(f"another {(differing or ['number of rows'])[0]}")
-    if hasattr(one, "codes") and one.codes.size() != one.ntotal * one.code_size:
+    if hasattr(index, "codes") and index.codes.size() != index.ntotal * index.code_size:
         raise _unsound("another number of vectors")
 
 
@@ -279,9 +279,9 @@ def lists_by_row(codes: faiss.Index | None) -> tuple[npt.NDArray[np.int32], int]
     """Return the list that each row lies in and the number of lists; None where there are no lists."""
     if codes is None or (inverted := faiss.try_extract_index_ivf(codes)) is None:
         return None
-    found = np.empty(codes.ntotal, dtype=np.int32)
+    lists = np.empty(codes.ntotal, dtype=np.int32)
     for number in range(inverted.nlist):
         size = inverted.invlists.list_size(number)
         if size:
-            found[faiss.rev_swig_ptr(inverted.invlists.get_ids(number), size)] = number
-    return found, inverted.nlist
+            lists[faiss.rev_swig_ptr(inverted.invlists.get_ids(number), size)] = number
+    return lists, inverted.nlist

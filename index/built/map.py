@@ -75,7 +75,7 @@ class Plane:
         axes = directions[:, ::-1].T[:2]
         axes = axes * np.sign(axes[[0, 1], np.abs(axes).argmax(axis=1)])[:, None]
         whole = float(variances.clip(0).sum())
-        first, second = (max(float(one), 0.0) / whole if whole > 0 else 0.0 for one in variances[::-1][:2])
+        first, second = (max(float(variance), 0.0) / whole if whole > 0 else 0.0 for variance in variances[::-1][:2])
         return cls(mean, axes, (first, second))
 
     def project(self, embeddings: Embeddings | npt.NDArray[np.float64]) -> Coordinates:
@@ -117,9 +117,9 @@ def build_map(folder: Path, plane: Plane | None = None) -> CollectionMap:
     points = collection.studies.select(["study_id", *label_columns(collection.studies)])
     for position, name in enumerate("xy"):
         points = points.add_column(1 + position, name, pa.array(positions[:, position]))
-    found = CollectionMap(points, plane, collection.manifest["fingerprint"])
-    _save(folder, found, collection.manifest)
-    return found
+    collection_map = CollectionMap(points, plane, collection.manifest["fingerprint"])
+    _save(folder, collection_map, collection.manifest)
+    return collection_map
 
 
 def load_map(folder: str | os.PathLike[str]) -> CollectionMap | None:
@@ -134,8 +134,8 @@ def load_map(folder: str | os.PathLike[str]) -> CollectionMap | None:
 
 def plane_of(folder: Path, fingerprint: str) -> Plane | None:
     """Return the plane of the map in a folder, of whichever state of the index; None without one of that encoder."""
-    found = read_settled(folder / MAP_MANIFEST, partial(_load, folder, stale=True))
-    return found.plane if found is not None and found.fingerprint == fingerprint else None
+    saved = read_settled(folder / MAP_MANIFEST, partial(_load, folder, stale=True))
+    return saved.plane if saved is not None and saved.fingerprint == fingerprint else None
 
 
 def _load(folder: Path, *, stale: bool = False) -> CollectionMap | None:
@@ -177,9 +177,13 @@ def require_map_name(name: Any, remedy: str) -> str:
     return name
 
 
-def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) -> None:
-    plane = {"mean": found.plane.mean.tolist(), "axes": found.plane.axes.tolist(), "shares": found.plane.shares}
-    table = found.points.replace_schema_metadata({_PLANE: json.dumps(plane)})
+def _save(folder: Path, collection_map: CollectionMap, index_manifest: dict[str, Any]) -> None:
+    plane = {
+        "mean": collection_map.plane.mean.tolist(),
+        "axes": collection_map.plane.axes.tolist(),
+        "shares": collection_map.plane.shares,
+    }
+    table = collection_map.points.replace_schema_metadata({_PLANE: json.dumps(plane)})
     fresh = folder / ".map.new"
     fresh.unlink(missing_ok=True)  # a link there would be written through
     try:
@@ -197,9 +201,9 @@ def _save(folder: Path, found: CollectionMap, index_manifest: dict[str, Any]) ->
             "version": VERSION,
             "name": name,
             "sha256": sha256,
-            "rows": len(found),
-            "shares": found.plane.shares,
-            "fingerprint": found.fingerprint,
+            "rows": len(collection_map),
+            "shares": collection_map.plane.shares,
+            "fingerprint": collection_map.fingerprint,
             "of": _identity(index_manifest),
         },
         sealed=True,

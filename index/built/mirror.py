@@ -66,13 +66,13 @@ def _copy(source: Path, copy: Path) -> None:
     wanted = {require_own_name(entry["name"], remedy): entry["sha256"] for entry in manifest["files"].values()}
     said = [MANIFEST]
     if MAP_MANIFEST in there:
-        found = load_json(
+        map_manifest = load_json(
             source / MAP_MANIFEST,
             "map manifest",
             "run precedent map on this machine, and copy the index again",
             MAP_SHAPE,
         )
-        wanted[require_map_name(found["name"], remedy)] = found["sha256"]
+        wanted[require_map_name(map_manifest["name"], remedy)] = map_manifest["sha256"]
         said.insert(0, MAP_MANIFEST)
     for name, sha256 in wanted.items():
         _fetch(source / name, copy / name, sha256, remedy)

@@ -31,7 +31,7 @@ class Interval:
     @classmethod
     def of(cls, *figures: float) -> Self:
         """Return the interval of a value, its low and its high end, to four decimals."""
-        return cls(*(round(float(one), 4) for one in figures))
+        return cls(*(round(float(figure), 4) for figure in figures))
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"

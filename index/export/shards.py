@@ -152,13 +152,13 @@ class ShardFolder:
         They are spread evenly over the finished shards.
         """
         step = max(self.plan.rows // count, 1)
-        tables, found = [], [np.empty((0, self.plan.embedding_dim), np.float32)]
+        tables, vectors = [], [np.empty((0, self.plan.embedding_dim), np.float32)]
         for shard in self._finished():
             table = read_parquet(path := self.path_of(shard), str(path), _REMEDY)
             rows = pa.array(np.arange(0, len(table), step))
-            found.append(_vectors_of(table.take(rows), self.plan.embedding_dim, path, _REMEDY))
+            vectors.append(_vectors_of(table.take(rows), self.plan.embedding_dim, path, _REMEDY))
             tables.append(table.drop_columns(["embedding"]).take(rows))
-        return (pa.concat_tables(tables, promote_options="default") if tables else None), np.concatenate(found)
+        return (pa.concat_tables(tables, promote_options="default") if tables else None), np.concatenate(vectors)
 
     def finish(self, **facts: Any) -> dict[str, Any]:
         """Write the list of failed studies and then the manifest; return the manifest."""
@@ -233,8 +233,8 @@ def load_layouts(folder: str | os.PathLike[str]) -> pa.Table | None:
     """Return ids, `views` and `layouts` of an export's studies; null, or None in all, where a shard has no layouts."""
     paths = [place(folder) / _own_name(shard["file"]) for shard in load_manifest(folder)["shards"]]
     tables = [_read_columns(path, ["study_id", "patient_id", "views", "layouts"]) for path in paths]
-    found = [table for table in tables if "layouts" in table.column_names]
-    return pa.concat_tables(found) if found else None
+    with_layouts = [table for table in tables if "layouts" in table.column_names]
+    return pa.concat_tables(with_layouts) if with_layouts else None
 
 
 def sample_layouts(embeddings: Path, *, sample: int = LAYOUT_SAMPLE, seed: int = 0) -> pa.Table | None:
@@ -315,14 +315,14 @@ def _metadata_of(path: Path, content: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _require_same_plan(path: Path, plan: ExportPlan) -> None:
-    found, _ = _metadata_of(path, read_sealed_parquet(path, _REMEDY))
-    if found["fingerprint"] != plan.fingerprint:
+    facts, _ = _metadata_of(path, read_sealed_parquet(path, _REMEDY))
+    if facts["fingerprint"] != plan.fingerprint:
         raise FingerprintMismatch(
-            f"{str(path.parent)!r} holds embeddings of encoder {found['fingerprint'][:12]}, this one is "
+            f"{str(path.parent)!r} holds embeddings of encoder {facts['fingerprint'][:12]}, this one is "
             f"{plan.fingerprint[:12]}; export to another folder or remove that one"
         )
-    found = {"reading": 1} | found  # shards from before there was a second
-    other = [f"{name} ({str(found[name])[:16]})" for name, ours in vars(plan).items() if found.get(name, ours) != ours]
+    facts = {"reading": 1} | facts  # shards from before there was a second
+    other = [f"{name} ({str(facts[name])[:16]})" for name, ours in vars(plan).items() if facts.get(name, ours) != ours]
     if other:
         raise ArtefactError(
             f"{str(path.parent)!r} was begun with another {' and '.join(other)}; "

@@ -125,7 +125,9 @@ def import_dicom(
 
 def _expression(pattern: str) -> re.Pattern[str]:
     """Return the expression of a pattern of ids."""
-    if not any(one in pattern for one in PLACEHOLDERS) or any(pattern.count(one) > 1 for one in PLACEHOLDERS):
+    if not any(placeholder in pattern for placeholder in PLACEHOLDERS) or any(
+        pattern.count(placeholder) > 1 for placeholder in PLACEHOLDERS
+    ):
         raise StudiesError(f"expected a pattern of ids such as {{patient}}/{{study}}/*, got {pattern!r}")
     written = {"{patient}": "(?P<patient>[^/]+?)", "{study}": "(?P<study>[^/]+?)", "**": ".*", "*": "[^/]*"}
     parts = re.split(r"(\{patient\}|\{study\}|\*\*|\*)", pattern)
@@ -142,8 +144,8 @@ def _table(rows: list[dict[str, object]]) -> pa.Table:
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise StudiesError(f"expected a folder of DICOM files, got {str(folder)!r}")
-    found = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
-    return sorted(file for file in found if file.is_file())  # a pipe would block whoever opens it
+    below = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
+    return sorted(file for file in below if file.is_file())  # a pipe would block whoever opens it
 
 
 def _sorted_out(
@@ -183,10 +185,10 @@ def _sorted_out(
 
 def _placed(film: Film, pattern: re.Pattern[str]) -> Film:
     """Return the film under the ids that its path names; under none where it does not fit."""
-    found = pattern.fullmatch(film.path)
-    if found is None:
+    match = pattern.fullmatch(film.path)
+    if match is None:
         return replace(film, placed=False)
-    named = found.groupdict()
+    named = match.groupdict()
     issuer = "" if "patient" in named else film.issuer
     return replace(
         film, patient=named.get("patient", film.patient), study=named.get("study", film.study), issuer=issuer
@@ -266,9 +268,11 @@ def _note_what_is_kept(films: list[Film], notices: Notices) -> None:
 
 def _nameable(films: list[Film], notices: Notices) -> list[Film]:
     """The films whose ids are no longer than an id may be."""
-    unfit = [one.path for one in films if id_fault(one.patient, "patient_id") or id_fault(_study_id(one), "study_id")]
+    unfit = [
+        film.path for film in films if id_fault(film.patient, "patient_id") or id_fault(_study_id(film), "study_id")
+    ]
     notices.add("id", "films left out, their ids are too long; --pseudonymise replaces them", unfit)
-    return [one for one in films if one.path not in set(unfit)]
+    return [film for film in films if film.path not in set(unfit)]
 
 
 def _study_id(film: Film) -> str:
@@ -288,9 +292,9 @@ def _under(pseudonyms: Pseudonyms, film: Film) -> Film:
 def _copied(folder: Path, films: list[Film], copies: Copies, notices: Notices) -> list[Film]:
     """The films that were copied, each with the path of its copy."""
     wanted = [(folder / film.path, f"{film.patient}/{film.study}/{film.instance}") for film in films]
-    found = list(zip(films, copies(wanted), strict=True))
-    notices.add("picture", "films left out, their picture cannot be read", [film.path for film, to in found if not to])
-    return [replace(film, path=to) for film, to in found if to]
+    copied = list(zip(films, copies(wanted), strict=True))
+    notices.add("picture", "films left out, their picture cannot be read", [film.path for film, to in copied if not to])
+    return [replace(film, path=to) for film, to in copied if to]
 
 
 def _grouped(films: list[Film]) -> list[list[Film]]:

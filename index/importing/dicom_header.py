@@ -272,7 +272,7 @@ class _Header:
 
     def texts(self, name: str) -> list[str]:
         """Return each of several values."""
-        return [one.strip() for one in self.text(name).split("\\")]
+        return [value.strip() for value in self.text(name).split("\\")]
 
     def sequence(self, name: str) -> list["_Header"]:
         """Return the items of a sequence."""

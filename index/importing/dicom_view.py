@@ -106,17 +106,17 @@ def view_of(
     words = _first(said_by_words(text) for text in series)
     said = [_said_by_codes(codes), said_by_words(position), _said_by_axes(orientation), words]
     every_word = _words(" ".join((position, *series, *study)))
-    if not any(one.view for one in said):
+    if not any(hint.view for hint in said):
         lying = Said(FRONTAL, "AP") if every_word & _LYING else Said()
         said = [_first((*(said_by_words(text) for text in study), lying))]
-    views = [one.view for one in said if one.view]
+    views = [hint.view for hint in said if hint.view]
     if words.view == NEITHER and LATERAL not in views:
         view, disputed = NEITHER, False
     else:
         counts = Counter(views)
-        view = max(views, key=lambda one: counts[one], default="")
+        view = max(views, key=lambda value: counts[value], default="")
         disputed = len(counts) > 1
-    projections = [one.projection for one in said if one.view == view and one.projection]
+    projections = [hint.projection for hint in said if hint.view == view and hint.projection]
     projection = projections[0] if projections else ""
     if not projections and view in ("", FRONTAL) and every_word & (_PORTABLE | _LYING):
         projection = "AP"
@@ -142,7 +142,7 @@ def said_by_words(text: str) -> Said:
 def _said_by_codes(codes: Sequence[tuple[str, str]]) -> Said:
     """Return what the first known code says, else the first meaning; neither view where any says so."""
     said = [_CODES.get(value.upper()) or said_by_words(meaning) for value, meaning in codes]
-    return next((one for one in said if one.view == NEITHER), _first(said))
+    return next((hint for hint in said if hint.view == NEITHER), _first(said))
 
 
 def _said_by_axes(orientation: Sequence[str]) -> Said:
@@ -154,7 +154,7 @@ def _said_by_axes(orientation: Sequence[str]) -> Said:
 
 
 def _first(said: Iterable[Said]) -> Said:
-    return next((one for one in said if one.view), Said())
+    return next((hint for hint in said if hint.view), Said())
 
 
 def _only(projections: set[str]) -> str:

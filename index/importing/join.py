@@ -20,10 +20,10 @@ SOURCE = "Source"
 def sets_in_two(tables: Mapping[str, pa.Table]) -> list[str]:
     """Return a sentence for each two tables that hold films of one published set, as their imports say."""
     return [
-        f"{one!r} and {other!r} both hold films of {', '.join(sorted(both))}: one person is two patients in what is "
+        f"{first!r} and {second!r} both hold films of {', '.join(sorted(both))}: one person is two patients in what is "
         "joined, so the same person, and the same film, may answer; join one of them alone"
-        for one, other in combinations(tables, 2)
-        if (both := _sets_of(tables[one]) & _sets_of(tables[other]))
+        for first, second in combinations(tables, 2)
+        if (both := _sets_of(tables[first]) & _sets_of(tables[second]))
     ]
 
 

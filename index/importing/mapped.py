@@ -75,8 +75,8 @@ class _Rows:
 
     def column(self, name: str) -> pa.Array:
         """Return a column without spaces around a text, blank where there is none."""
-        found = self.columns.get(name)
-        return pa.repeat("", self.count) if found is None else pc.utf8_trim_whitespace(found)
+        values = self.columns.get(name)
+        return pa.repeat("", self.count) if values is None else pc.utf8_trim_whitespace(values)
 
     def text(self, template: Template) -> pa.Array:
         """Return what a template says of each row; blank where all of its columns are, or one that may not be."""
@@ -99,10 +99,10 @@ class _Rows:
 
     def first(self, templates: Sequence[Template]) -> pa.Array:
         """Return what the first of several templates says that is not blank."""
-        found = pa.repeat("", self.count)
+        texts = pa.repeat("", self.count)
         for template in templates:
-            found = pc.if_else(pc.equal(found, ""), self.text(template), found)
-        return found
+            texts = pc.if_else(pc.equal(texts, ""), self.text(template), texts)
+        return texts
 
 
 def import_table(
@@ -165,7 +165,7 @@ def _joined(mapping: Mapping, folder: Path, images: Path, tables: Sequence[Path]
     """Return the rows of the first table with the columns of the others and of `parse` beside them."""
     wanted = None
     if not (mapping.where or "*" in mapping.further):
-        wanted = mapping.used() | {*mapping.further, *(name for one in mapping.table for name in one.take or ())}
+        wanted = mapping.used() | {*mapping.further, *(name for table in mapping.table for name in table.take or ())}
         wanted |= {part.column for _, template in mapping.templates() for part in template.columns}
     first, *others = mapping.table
     if tables:
@@ -194,8 +194,8 @@ def _arrays(table: pa.Table) -> dict[str, pa.Array]:
 def _parsed(rows: _Rows, left: dict[str, str]) -> _Rows:
     """Return the rows with what the expressions find in columns that are there, which are taken out of `left`."""
     for name in [name for name in left if name in rows.columns]:
-        found = pc.extract_regex(rows.columns[name], left.pop(name))
-        groups = {field.name: group for field, group in zip(found.type, found.flatten(), strict=True)}
+        groups_of = pc.extract_regex(rows.columns[name], left.pop(name))
+        groups = {field.name: group for field, group in zip(groups_of.type, groups_of.flatten(), strict=True)}
         if clash := [group for group in groups if group in rows.columns]:
             raise StudiesError(f"parse: expected another name for the group {clash[0]!r}, which is a column already")
         rows = rows.plus({group: pc.fill_null(values, "") for group, values in groups.items()})
@@ -214,32 +214,32 @@ def _beside(rows: _Rows, table: SourceTable, folder: Path, wanted: Iterable[str]
         for column, where in ((ours, rows), (other, theirs)):
             if column not in where.columns:
                 raise _no_column(column, where, name)
-    taken = [one for one in table.take or theirs.columns if one not in table.on.values()]
-    for one in taken:
-        if one not in theirs.columns:
-            raise _no_column(one, theirs, name)
-        if one in rows.columns:
+    taken = [column for column in table.take or theirs.columns if column not in table.on.values()]
+    for column in taken:
+        if column not in theirs.columns:
+            raise _no_column(column, theirs, name)
+        if column in rows.columns:
             raise StudiesError(
-                f"{name!r}: column {one!r} stands in a table before it too; say which to take: table.take"
+                f"{name!r}: column {column!r} stands in a table before it too; say which to take: table.take"
             )
     wanted_keys, keys = (
-        _key([one.column(column) for column in named])
-        for one, named in ((rows, table.on.keys()), (theirs, table.on.values()))
+        _key([side.column(column) for column in named])
+        for side, named in ((rows, table.on.keys()), (theirs, table.on.values()))
     )
     coded = keys.dictionary_encode()
     codes = coded.indices.to_numpy()
     firsts = _first_rows(codes, len(coded.dictionary))
     _require_one_row(name, theirs, taken, keys, firsts[codes])
     places = pc.index_in(wanted_keys, value_set=coded.dictionary)
-    found = np.asarray(pc.is_valid(places)) & np.asarray(pc.not_equal(pc.utf8_trim(wanted_keys, _PAUSE), ""))
-    if not found.any():
+    has_row = np.asarray(pc.is_valid(places)) & np.asarray(pc.not_equal(pc.utf8_trim(wanted_keys, _PAUSE), ""))
+    if not has_row.any():
         shown = f"{wanted_keys[0].as_py()!r} and {keys[0].as_py()!r}".replace("\\x1f", " ")
         raise StudiesError(f"{name!r}: expected keys that films have, got not one of {len(keys):,}, such as {shown}")
-    lost = wanted_keys.filter(pa.array(~found))
+    lost = wanted_keys.filter(pa.array(~has_row))
     notices.add("joined", f"films without a row in {name!r}", pc.replace_substring(lost, _PAUSE, " ").to_pylist())
-    at = pa.array(firsts[np.asarray(pc.fill_null(places, 0))], mask=~found)
-    columns = {one: pc.fill_null(theirs.columns[one].take(at), "") for one in taken}
-    return rows.plus(columns, [one for one in taken if one in own])
+    at = pa.array(firsts[np.asarray(pc.fill_null(places, 0))], mask=~has_row)
+    columns = {column: pc.fill_null(theirs.columns[column].take(at), "") for column in taken}
+    return rows.plus(columns, [column for column in taken if column in own])
 
 
 def _key(columns: Sequence[pa.Array]) -> pa.Array:
@@ -255,9 +255,9 @@ def _first_rows(codes: Numbers, kinds: int) -> Numbers:
 
 def _require_one_row(name: str, theirs: _Rows, taken: Sequence[str], keys: pa.Array, firsts: Numbers) -> None:
     differs = np.zeros(theirs.count, bool)
-    for one in taken:
-        column = theirs.columns[one]
-        differs |= np.asarray(pc.not_equal(column, column.take(pa.array(firsts))))
+    for column in taken:
+        values = theirs.columns[column]
+        differs |= np.asarray(pc.not_equal(values, values.take(pa.array(firsts))))
     if differs.any():
         twice = keys.filter(pa.array(differs)).unique()
         shown = twice[0].as_py().replace(_PAUSE, " ")
@@ -336,7 +336,7 @@ def _ranks_of_codes(ours: str, name: str, labels: LabelWords, rows: _Rows, mappi
     texts: list[str] = coded.dictionary.to_pylist()
     other = codes.get("*")
     known = [codes.get(text, None if text == "" else other) for text in texts]
-    strange = np.array([found is None and text != "" for found, text in zip(known, texts, strict=True)], bool)
+    strange = np.array([value is None and text != "" for value, text in zip(known, texts, strict=True)], bool)
     at = coded.indices.to_numpy()
     if strange.any() and (outside := strange[at]).any():
         row = int(np.argmax(outside))
@@ -346,7 +346,7 @@ def _ranks_of_codes(ours: str, name: str, labels: LabelWords, rows: _Rows, mappi
             f"{name}: expected {expected} or blank, got {texts[at[row]]!r} at {film} (such cells: "
             f"{int(outside.sum()):,} of {rows.count:,}); say what it means: labels.codes"
         )
-    return np.array([_RANKS[found] for found in known], np.int8)[at]
+    return np.array([_RANKS[value] for value in known], np.int8)[at]
 
 
 def _ranks_of_words(mapping: Mapping, rows: _Rows, notices: Notices) -> dict[str, Ranks]:
@@ -378,7 +378,7 @@ _QUOTED = re.compile(r"'([^'\\]*)'|\"([^\"\\]*)\"")
 def _words(text: str, labels: LabelWords) -> set[str]:
     """Return the words of a cell, in small letters."""
     if labels.separator == "python":
-        words: Iterable[str] = (one or other for one, other in _QUOTED.findall(text))
+        words: Iterable[str] = (single or double for single, double in _QUOTED.findall(text))
     else:
         words = text.split(labels.separator)
     if labels.cut:
@@ -429,14 +429,14 @@ def _usable(
     """Return the rows whose study, path and view can be told, with the views."""
     film = mapping.film
     at = rows.first(film.path or film.find)
-    told = np.asarray(pc.not_equal(rows.first(film.study), "")) & np.asarray(pc.not_equal(at, ""))
-    notices.add("path", "rows skipped, their study or path cannot be told", at.filter(pa.array(~told)).to_pylist())
-    views, words = _views(mapping, rows.take(np.flatnonzero(told)), at.filter(pa.array(told)), notices)
-    shown = pc.binary_join_element_wise(at.filter(pa.array(told)), words, " ")
+    usable = np.asarray(pc.not_equal(rows.first(film.study), "")) & np.asarray(pc.not_equal(at, ""))
+    notices.add("path", "rows skipped, their study or path cannot be told", at.filter(pa.array(~usable)).to_pylist())
+    views, words = _views(mapping, rows.take(np.flatnonzero(usable)), at.filter(pa.array(usable)), notices)
+    shown = pc.binary_join_element_wise(at.filter(pa.array(usable)), words, " ")
     skipped, lost = views == _SKIPPED, views == _NO_VIEW
     notices.add("skipped view", "films left out, as their view says", shown.filter(skipped).to_pylist(), expected=True)
     notices.add("unknown view", "films left out, of no known view", shown.filter(lost).to_pylist())
-    kept = np.flatnonzero(told)[~(skipped | lost)]
+    kept = np.flatnonzero(usable)[~(skipped | lost)]
     if not len(kept):
         raise NothingUsable("expected rows whose study, path and view can be told, got not one", offered, notices.met)
     return rows.take(kept), views[~(skipped | lost)], {name: rank[kept] for name, rank in ranks.items()}
@@ -449,7 +449,11 @@ def _views(mapping: Mapping, rows: _Rows, at: pa.Array, notices: Notices) -> tup
     codes |= {word.casefold(): _SKIPPED for word in words.skip}
     codes |= {word.casefold(): _LATERAL for word in words.lateral}
     codes |= {word.casefold(): _FRONTAL for word in words.frontal}
-    there = [one for one in mapping.film.view if not one.columns or any(p.column in rows.columns for p in one.columns)]
+    there = [
+        template
+        for template in mapping.film.view
+        if not template.columns or any(p.column in rows.columns for p in template.columns)
+    ]
     there = there or mapping.film.view
     said = [rows.text(template) for template in there]
     seen = []
@@ -465,7 +469,7 @@ def _views(mapping: Mapping, rows: _Rows, at: pa.Array, notices: Notices) -> tup
         differs = (seen[0] == _NO_VIEW) & (views != _NO_VIEW)
         for other in seen[1:]:
             differs |= (other != views) & (other < _SKIPPED)
-        rest = " or ".join(one.text for one in others)
+        rest = " or ".join(template.text for template in others)
         sentence = f"films whose view {first.text} does not say, or says other than {rest}"
         notices.add("view", sentence, at.filter(pa.array(differs)).to_pylist())
     if words.unknown == "frontal":
@@ -488,7 +492,7 @@ def _located(
     else:
         candidates = [_plain_paths(rows.text(template)) for template in film.path]
         paths, taken = _by_path(candidates, images, check_images)
-        layout = "the paths lead from the images folder as " + " or ".join(film.path[one].text for one in taken)
+        layout = "the paths lead from the images folder as " + " or ".join(film.path[number].text for number in taken)
         if not check_images:
             layout += "; whether the images are there was not looked for"
         names = rows.first(film.path)
@@ -533,17 +537,17 @@ def _by_path(candidates: Sequence[pa.Array], images: Path, check_images: bool) -
         chosen = next((number for number, there in enumerate(some) if there), 0)
         return candidates[chosen], [chosen]
     listing = pa.array(images.files_below(), pa.string()) if isinstance(images, Place) else None
-    found = pa.repeat("", len(candidates[0]))
+    located = pa.repeat("", len(candidates[0]))
     taken: list[int] = []
     for number, paths in enumerate(candidates):
-        left = np.flatnonzero(np.asarray(pc.and_(pc.equal(found, ""), pc.not_equal(paths, ""))))
+        left = np.flatnonzero(np.asarray(pc.and_(pc.equal(located, ""), pc.not_equal(paths, ""))))
         there = left[_are_files(paths.take(pa.array(left)), images, listing)]
         if len(there):
             mask = np.zeros(len(paths), bool)
             mask[there] = True
-            found = pc.if_else(pa.array(mask), paths, found)
+            located = pc.if_else(pa.array(mask), paths, located)
             taken.append(number)
-    return found, taken or [0]
+    return located, taken or [0]
 
 
 def _are_files(paths: pa.Array, images: Path, listing: pa.Array | None) -> Mask:
@@ -561,14 +565,14 @@ def _by_name(names: pa.Array, images: Path, notices: Notices) -> pa.Array:
     stems = pc.replace_substring_regex(whole, r"\.[^.]*$", "")
     wanted_stems = pc.replace_substring_regex(names, r"\.[^.]*$", "")
     places = pc.coalesce(pc.index_in(names, value_set=whole), pc.index_in(wanted_stems, value_set=stems))
-    found = pc.fill_null(there.take(places), "")
+    located = pc.fill_null(there.take(places), "")
     counts = whole.value_counts()
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     several = pc.is_in(names, value_set=twice)
     notices.add(
-        "several images", "images that are there more than once, the first taken", found.filter(several).to_pylist()
+        "several images", "images that are there more than once, the first taken", located.filter(several).to_pylist()
     )
-    return found
+    return located
 
 
 def _headers(wanted: Sequence[str], paths: pa.Array, images: Path | None, watch: Watch) -> dict[str, pa.Array]:
@@ -633,7 +637,8 @@ def _studies(
     labels |= {name: _LABELS.take(pa.array(rank[first])) for name, rank in ranks.items()}
     names = [mapping.names.get(name, name) for name in further]
     kept = {
-        name: _further(leads.columns[one], mapping.labels.further) for name, one in zip(names, further, strict=True)
+        name: _further(leads.columns[column], mapping.labels.further)
+        for name, column in zip(names, further, strict=True)
     }
     who = {}
     if unknown[first].any():
@@ -696,7 +701,7 @@ def _ids(texts: pa.Array) -> pa.Array:
     if not pc.any(odd).as_py():
         return texts
     coded = texts.dictionary_encode()
-    return pa.array([plain_id(one) for one in coded.dictionary.to_pylist()], pa.string()).take(coded.indices)
+    return pa.array([plain_id(text) for text in coded.dictionary.to_pylist()], pa.string()).take(coded.indices)
 
 
 def _patients(film: FilmKeys, rows: _Rows, notices: Notices) -> pa.Array:
@@ -747,14 +752,14 @@ def _require_alike(what: str, ids: pa.Array, values: pa.Array, lead: Numbers, re
 def _note_differences(
     ids: pa.Array, lead: Numbers, texts: dict[str, pa.Array], ranks: dict[str, Ranks], notices: Notices
 ) -> None:
-    differs = {name: np.asarray(pc.not_equal(one, one.take(pa.array(lead)))) for name, one in texts.items()}
+    differs = {name: np.asarray(pc.not_equal(values, values.take(pa.array(lead)))) for name, values in texts.items()}
     differs |= {name: rank != rank[lead] for name, rank in ranks.items()}
-    found: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
     for name, mask in differs.items():
         for study in ids.filter(pa.array(mask)).unique().to_pylist() if mask.any() else ():
-            found.setdefault(study, []).append(name)
-    told = [f"{study}: {' + '.join(names)}" for study, names in found.items()]
-    notices.add("rows differ", "studies whose rows differ, the first frontal's kept", told)
+            differing.setdefault(study, []).append(name)
+    lines = [f"{study}: {' + '.join(names)}" for study, names in differing.items()]
+    notices.add("rows differ", "studies whose rows differ, the first frontal's kept", lines)
 
 
 def _further_names(mapping: Mapping, rows: _Rows) -> list[str]:

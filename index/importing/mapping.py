@@ -63,12 +63,12 @@ class Template:
             if number % 2 == 0:
                 parts += [piece] if piece else []
                 continue
-            found = _FIELD.fullmatch(piece)
-            if found is None:
+            match = _FIELD.fullmatch(piece)
+            if match is None:
                 raise ValueError(f"expected {{Column}}, {{Column?}}, {{Column:.2}} or {{Column:0>8}}, got {{{piece}}}")
-            first = None if found["first"] is None else int(found["first"])
+            first = None if match["first"] is None else int(match["first"])
             parts.append(
-                Part(found["column"], bool(found["optional"]), first, found["fill"] or "", int(found["width"] or 0))
+                Part(match["column"], bool(match["optional"]), first, match["fill"] or "", int(match["width"] or 0))
             )
         return cls(text, tuple(parts))
 
@@ -78,18 +78,20 @@ class Template:
         return [part for part in self.parts if isinstance(part, Part)]
 
 
-def _listed(one: Any) -> Any:
-    return [one] if isinstance(one, str) else one
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
-def _template(one: Any) -> Template:
-    if not isinstance(one, str) or len(one) > 500:
+def _template(value: Any) -> Template:
+    if not isinstance(value, str) or len(value) > 500:
         raise ValueError("expected a text with columns in braces")
-    return Template.parse(one)
+    return Template.parse(value)
 
 
-def _keys(one: Any) -> Any:
-    return {name: name for name in one} if isinstance(one, list) and all(isinstance(n, str) for n in one) else one
+def _keys(value: Any) -> Any:
+    return (
+        {name: name for name in value} if isinstance(value, list) and all(isinstance(n, str) for n in value) else value
+    )
 
 
 def _expression(pattern: str) -> str:
@@ -250,11 +252,16 @@ class Mapping(_Section):
 
     def used(self) -> set[str]:
         """Return the columns that become something other than a further column."""
-        found = {part.column for key, one in self.templates() if key not in ("visit", "order") for part in one.columns}
-        found |= {*self.parse, *(name for table in self.table for pair in table.on.items() for name in pair)}
+        columns = {
+            part.column
+            for key, template in self.templates()
+            if key not in ("visit", "order")
+            for part in template.columns
+        }
+        columns |= {*self.parse, *(name for table in self.table for pair in table.on.items() for name in pair)}
         if self.labels.words:
-            return found | {self.labels.words}
-        return found | {*FINDINGS, *(name for names in self.findings.values() for name in names)}
+            return columns | {self.labels.words}
+        return columns | {*FINDINGS, *(name for names in self.findings.values() for name in names)}
 
 
 def load_mapping(name: str) -> Mapping:
@@ -288,7 +295,7 @@ def mapping_text(name: str) -> str:
 def shipped_text(name: str) -> str:
     """Return a shipped mapping, by its name or its set's, as it is written. Raises StudiesError: there is none."""
     shipped = mapping_names()
-    named = [name] if name in shipped else [one for one in shipped if load_mapping(one).set_name == name]
+    named = [name] if name in shipped else [known for known in shipped if load_mapping(known).set_name == name]
     if not named:
         raise StudiesError(
             f"expected a mapping's name ({', '.join(shipped)}), a TOML file, or a table {', '.join(_TABLES[:3])}, "

@@ -22,8 +22,8 @@ def require_one_patient(frontal: Source | None, lateral: Source | None) -> None:
     """Refuse two films whose DICOM headers name two patients. Raises MixedPatients."""
     if frontal is None or lateral is None:
         return
-    one, other = _header(frontal), _header(lateral)
-    if one and other and _are_two(one, other):
+    front, side = _header(frontal), _header(lateral)
+    if front and side and _are_two(front, side):
         raise MixedPatients(
             "the frontal and the lateral film are of two patients, as their DICOM headers say; expected films of one; "
             "take one of them out, or correct a header that is wrong"
@@ -41,10 +41,10 @@ def film_notices(films: FilmsByView, looks: Mapping[str, str] | None = None, *, 
     """
     headers = {view: _header(film) for view, film in films.items()}
     notices = []
-    one, other = headers.get("frontal"), headers.get("lateral")
-    if len(films) == 2 and (same or films["frontal"] == films["lateral"] or _is_one_instance(one, other)):
+    front, side = headers.get("frontal"), headers.get("lateral")
+    if len(films) == 2 and (same or films["frontal"] == films["lateral"] or _is_one_instance(front, side)):
         return ["The same film was given as frontal and as lateral. Remove one, or give the other view instead."]
-    if one and other and one.study and other.study and one.study != other.study:
+    if front and side and front.study and side.study and front.study != side.study:
         notices.append("The two films are of different studies, according to their DICOM headers.")
     seen = {given: (header.view if header else "") or (looks or {}).get(given, "") for given, header in headers.items()}
     wrong = [given for given, view in seen.items() if view and view != given]
@@ -69,12 +69,12 @@ def _header(film: Source) -> Film | None:
         return None
 
 
-def _are_two(one: Film, other: Film) -> bool:
+def _are_two(front: Film, side: Film) -> bool:
     """Return whether two headers name two patients, by ids that are unique among those of one issuer (PS3.3, C.2.3)."""
-    if one.patient and other.patient and one.patient != other.patient:
+    if front.patient and side.patient and front.patient != side.patient:
         return True
-    return bool(one.patient == other.patient != "" and one.issuer and other.issuer and one.issuer != other.issuer)
+    return bool(front.patient == side.patient != "" and front.issuer and side.issuer and front.issuer != side.issuer)
 
 
-def _is_one_instance(one: Film | None, other: Film | None) -> bool:
-    return bool(one and other and one.instance and one.instance == other.instance)
+def _is_one_instance(front: Film | None, side: Film | None) -> bool:
+    return bool(front and side and front.instance and front.instance == side.instance)

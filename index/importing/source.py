@@ -74,10 +74,10 @@ class Notices:
         Raises:
             StudiesError: the import is strict and there is at least one example that is not expected.
         """
-        found = [str(example) for example in examples]
-        if not found:
+        shown = [str(example) for example in examples]
+        if not shown:
             return
-        notice = Notice(kind, sentence, len(found), tuple(found[: self.shown]))
+        notice = Notice(kind, sentence, len(shown), tuple(shown[: self.shown]))
         if self.strict and not expected:
             raise StudiesError(f"{notice}; a strict import allows none")
         self.met.append(notice)
@@ -89,7 +89,7 @@ def plain_id(text: str) -> str:
     That is a sign that cannot be seen, a space or a slash at either end, a slash beside another, a part that is ".",
     ".." or "~", and a percent sign that would be taken for such an escape. Ids that differ stay so.
     """
-    certain = re.sub("%(?=[0-9A-Fa-f]{2})|^ +| +$", lambda found: _escaped(found[0]), text)
+    certain = re.sub("%(?=[0-9A-Fa-f]{2})|^ +| +$", lambda match: _escaped(match[0]), text)
     parts = [_escaped(part) if part in (".", "..", "~") else part for part in certain.split("/")]
     slashes = ["/" if before and after else "%2F" for before, after in pairwise(parts)]
     joined = "".join(sign for pair in zip_longest(parts, slashes, fillvalue="") for sign in pair)
@@ -130,8 +130,8 @@ def years(age: str) -> float | None:
 
     An age over `OLDEST` is None as well. DICOM PS3.5, section 6.2, value representation AS.
     """
-    found = _AGE.fullmatch(age.strip().upper())
-    if found is None:
+    match = _AGE.fullmatch(age.strip().upper())
+    if match is None:
         return None
-    value = float(found[1]) / _A_YEAR[found[2]]
+    value = float(match[1]) / _A_YEAR[match[2]]
     return value if value <= OLDEST else None

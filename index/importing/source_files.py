@@ -57,24 +57,24 @@ def read_source(table: SourceTable, folder: Path, wanted: Wanted = None) -> tupl
         ArtefactError: what lies there is no file, or one that is too large.
         PlaceError: a link that leads out of the folder.
     """
-    found = files_of(table, folder)
-    if not found:
+    files = files_of(table, folder)
+    if not files:
         named = " or ".join(table.one_of or table.file)
         raise StudiesError(
             f"expected {named} below {str(folder)!r}, got no such file; see precedent import table --list"
         )
-    return read_files(table, [(below(folder, path), path, words) for path, words in found], wanted)
+    return read_files(table, [(below(folder, path), path, words) for path, words in files], wanted)
 
 
 def files_of(table: SourceTable, folder: Path) -> list[tuple[str, dict[str, str]]]:
     """Return the paths of a table's files below a folder, each with the words that its name has."""
-    found: dict[str, dict[str, str]] = {}
+    files: dict[str, dict[str, str]] = {}
     for pattern in table.one_of or table.file:
         matching = _matching(folder, pattern)
         if matching and table.one_of:
             return matching
-        found |= dict(matching)
-    return list(found.items())
+        files |= dict(matching)
+    return list(files.items())
 
 
 def read_files(
@@ -107,19 +107,19 @@ def read_files(
 
 def _names(table: pa.Table) -> list[str]:
     """Return the names of all columns that the file of a table has."""
-    told = (table.schema.metadata or {}).get(_ALL)
-    return table.column_names if told is None else told.decode().split("\n")
+    written = (table.schema.metadata or {}).get(_ALL)
+    return table.column_names if written is None else written.decode().split("\n")
 
 
 def paths_below(folder: Path) -> list[str]:
     """Return the paths of all files below a folder, those of a folder together; links to folders are not followed."""
     if isinstance(folder, Place):
         return sorted(folder.files_below(), key=_by_folder)
-    found = []
+    paths = []
     for parent, _, names in walk(folder):
         inside = Path(parent).relative_to(folder)
-        found += [path for name in names if _is_text(path := (inside / name).as_posix())]
-    return sorted(found, key=_by_folder)
+        paths += [path for name in names if _is_text(path := (inside / name).as_posix())]
+    return sorted(paths, key=_by_folder)
 
 
 def _by_folder(path: str) -> tuple[tuple[str, ...], str]:
@@ -137,15 +137,17 @@ def _matching(folder: Path, pattern: str) -> list[tuple[str, dict[str, str]]]:
         there = [name for name in (pattern, f"{pattern}.gz") if (folder / name).is_file()]
         return [(there[0], {})] if there else []
     written = re.split(r"(\*|\{\w+\})", pattern)
-    parts = [_sign(one) if number % 2 else re.escape(one) for number, one in enumerate(written)]
+    parts = [_sign(piece) if number % 2 else re.escape(piece) for number, piece in enumerate(written)]
     expression = f"^{''.join(parts)}(?P<_packed>(?:\\.gz)?)$"
     paths = pa.array(_listed(folder, re.sub(r"\{\w+\}", "*", pattern)), pa.string())
     try:
         words = pc.extract_regex(paths, expression).to_pylist()
     except pa.ArrowInvalid as error:
         raise StudiesError(f"expected a word once in {pattern!r} ({_line(error)})") from error
-    pairs = [(path, found) for path, found in zip(paths.to_pylist(), words, strict=True) if found is not None]
-    return [(path, {name: word for name, word in found.items() if name != "_packed"}) for path, found in sorted(pairs)]
+    pairs = [(path, groups) for path, groups in zip(paths.to_pylist(), words, strict=True) if groups is not None]
+    return [
+        (path, {name: word for name, word in groups.items() if name != "_packed"}) for path, groups in sorted(pairs)
+    ]
 
 
 def _sign(sign: str) -> str:
@@ -155,9 +157,9 @@ def _sign(sign: str) -> str:
 def _listed(folder: Path, glob: str) -> list[str]:
     if isinstance(folder, Place):
         return folder.files_below()
-    plain = re.sub(r"[\[?]", lambda found: f"[{found[0]}]", glob)
-    found = (path for one in (plain, f"{plain}.gz") for path in folder.glob(one) if path.is_file())
-    paths = [path.relative_to(folder).as_posix() for path in islice(found, MOST_FILES + 1)]
+    plain = re.sub(r"[\[?]", lambda match: f"[{match[0]}]", glob)
+    matching = (path for pattern in (plain, f"{plain}.gz") for path in folder.glob(pattern) if path.is_file())
+    paths = [path.relative_to(folder).as_posix() for path in islice(matching, MOST_FILES + 1)]
     if len(paths) > MOST_FILES:
         raise StudiesError(f"expected at most {MOST_FILES:,} files like {glob!r}, got more")
     return sorted({path for path in paths if _is_text(path)})
@@ -183,25 +185,25 @@ def _read_csv(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.T
     content = _content(file, name)
     try:
         names, delimiter = _header(content)
-        told = [one for one in names if one]
-        if not told or len(told) > len(set(told)):
+        given = [name for name in names if name]
+        if not given or len(given) > len(set(given)):
             raise StudiesError(f"{name!r}: expected every column name once, got {', '.join(names)[:500]}")
-        columns = [one or f"\0{number}" for number, one in enumerate(names)]  # pandas writes its row numbers so
-        kept = [one for one in told if wanted is None or one in wanted]
+        columns = [name or f"\0{number}" for number, name in enumerate(names)]  # pandas writes its row numbers so
+        kept = [name for name in given if wanted is None or name in wanted]
         options = pacsv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False, include_columns=kept or told
+            column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False, include_columns=kept or given
         )
         read = pacsv.ReadOptions(use_threads=False, column_names=columns, skip_rows=1, block_size=_BLOCK)
         parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        found = pacsv.read_csv(io.BytesIO(content), read, parse_options=parse, convert_options=options)
-        found = found.replace_schema_metadata({_ALL: "\n".join(told)})
+        read_table = pacsv.read_csv(io.BytesIO(content), read, parse_options=parse, convert_options=options)
+        read_table = read_table.replace_schema_metadata({_ALL: "\n".join(given)})
     except (ValueError, csv.Error) as cause:
         if isinstance(cause, StudiesError):
             raise
         raise StudiesError(f"{name!r}: expected a readable CSV ({_line(cause)})") from cause
-    if not len(found):
+    if not len(read_table):
         raise StudiesError(f"{name!r}: expected at least one row, got the header alone")
-    return found
+    return read_table
 
 
 def _header(content: bytes) -> tuple[list[str], str]:
@@ -217,10 +219,10 @@ def _header(content: bytes) -> tuple[list[str], str]:
 
 def _read_parquet(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.Table:
     try:
-        found = read_parquet(file, name, "write it anew", columns=None if wanted is None else sorted(wanted))
+        read_table = read_parquet(file, name, "write it anew", columns=None if wanted is None else sorted(wanted))
     except FileNotFoundError as error:
         raise StudiesError(f"{name!r}: expected a file that can be read ({_line(error)})") from error
-    return _as_texts(found, table, name)
+    return _as_texts(read_table, table, name)
 
 
 def _read_json(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.Table:
@@ -235,7 +237,7 @@ def _read_json(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.
     except ValueError as cause:
         raise StudiesError(f"{name!r}: expected JSON records ({_line(cause)})") from cause
     records = list(document.values()) if isinstance(document, dict) else document
-    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise StudiesError(f"{name!r}: expected a list or an object of records, got something else")
     names = dict.fromkeys(key for record in records for key in record if wanted is None or key in wanted)
     columns = {key: _of_records(records, key, key in table.each) for key in names}
@@ -265,7 +267,7 @@ def _of_records(records: list[dict[str, Any]], key: str, listed: bool) -> pa.Arr
     if not listed:
         return pa.array([_as_text(record.get(key)) for record in records], pa.string())
     values = [record.get(key) for record in records]
-    lists = [[_as_text(one) for one in value] if isinstance(value, list) else [_as_text(value)] for value in values]
+    lists = [[_as_text(item) for item in value] if isinstance(value, list) else [_as_text(value)] for value in values]
     return pa.array(lists, pa.list_(pa.string()))
 
 
@@ -292,19 +294,19 @@ def _exploded(table: pa.Table, each: Sequence[str], name: str) -> pa.Table:
     """Return a row for each value of the first column of lists, with the others' beside it, blank where none is."""
     if not each:
         return table
-    if missing := [one for one in each if one not in table.column_names]:
+    if missing := [name for name in each if name not in table.column_names]:
         raise StudiesError(f"{name!r}: expected column {missing[0]!r}, got {', '.join(table.column_names)[:500]}")
-    lists = [table[one].combine_chunks() for one in each]
+    lists = [table[name].combine_chunks() for name in each]
     counts = pc.fill_null(pc.list_value_length(lists[0]), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     rows = np.repeat(np.arange(len(table)), counts)
     places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     exploded = table.drop_columns(list(each)).take(pa.array(rows))
-    for one, column in zip(each, lists, strict=True):
+    for heading, column in zip(each, lists, strict=True):
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         starts = np.cumsum(lengths) - lengths
         there = places < lengths[rows]
         values = pc.list_flatten(column).take(pa.array(np.where(there, starts[rows] + places, 0), mask=~there))
-        exploded = exploded.append_column(one, _filled(values))
+        exploded = exploded.append_column(heading, _filled(values))
     return exploded
 
 
@@ -331,17 +333,17 @@ def _read_xml(file: Path, name: str, table: SourceTable, wanted: Wanted) -> pa.T
     try:
         root = ElementTree.fromstring(content)
         rows = [row for path in table.each for row in root.findall(path)]
-        columns = {one: [_found(root, row, path) for row in rows] for one, path in table.columns.items()}
+        columns = {name: [_found(root, row, path) for row in rows] for name, path in table.columns.items()}
     except (ElementTree.ParseError, SyntaxError, KeyError, ValueError, LookupError) as cause:
         raise StudiesError(f"{name!r}: expected XML with {', '.join(table.each)} ({_line(cause)})") from cause
-    return pa.table({one: pa.array(values, pa.string()) for one, values in columns.items()})
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
 
 def _found(root: ElementTree.Element, row: ElementTree.Element, path: str) -> str:
     start = root if path.startswith("/") else row
     way, _, attribute = path.removeprefix("/").partition("@")
     elements = start.findall(way) if way else [start]
-    values = [one.get(attribute, "") if attribute else "".join(one.itertext()) for one in elements]
+    values = [element.get(attribute, "") if attribute else "".join(element.itertext()) for element in elements]
     return _MULTIPLE.join(value.strip() for value in values if value.strip())
 
 

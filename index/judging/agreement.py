@@ -41,12 +41,12 @@ def agreement_of(studies: pa.Table, embeddings: Embeddings) -> Agreement | None:
         pixels = precision_at(judge(seen, rank(seen, K), rule)[1], K)
         columns += [pixels, values - pixels]
     draws = patient_draws([patients[row] for row in asked], _DRAWS, seed=0)
-    found = estimates(columns, [chances] * len(columns), draws)
-    shown = [Interval.of(one.value, one.low, one.high) for one in found]
+    bounded = estimates(columns, [chances] * len(columns), draws)
+    shown = [Interval.of(estimate.value, estimate.low, estimate.high) for estimate in bounded]
     least, most = np.percentile(_shuffled(rule.labels, pool.patients, ranked), (2.5, 97.5))
-    value, chance = found[0].value, found[0].chance
+    value, chance = bounded[0].value, bounded[0].chance
     above = Interval.of(value - chance, value - most, value - least)
-    return Agreement(found[0].queries, shown[0], round(chance, 4), above, *(shown[1:] or (None, None)))
+    return Agreement(bounded[0].queries, shown[0], round(chance, 4), above, *(shown[1:] or (None, None)))
 
 
 def _shuffled(labels: Labels, patients: Rows, ranked: Rows) -> Values:
@@ -67,8 +67,8 @@ def _shuffled(labels: Labels, patients: Rows, ranked: Rows) -> Values:
     for _ in range(_DRAWS):
         other = rng.permutation(len(sizes))[patients]
         dealt = labels[order[firsts[other] + within % sizes[other]]]
-        found = (np.einsum("nc,nkc->nk", dealt, dealt[ranked]) > 0) & (ranked >= 0)
-        shares.append(found[dealt.any(axis=1)].mean())
+        agrees = (np.einsum("nc,nkc->nk", dealt, dealt[ranked]) > 0) & (ranked >= 0)
+        shares.append(agrees[dealt.any(axis=1)].mean())
     return np.array(shares)
 
 
@@ -76,7 +76,7 @@ def _layouts(studies: pa.Table) -> Embeddings | None:
     """Return the layout (N, W) of each study's first film, its frontal one where there is one, in unit length."""
     if "layouts" not in studies.column_names:
         return None
-    films = [one[0] if one else b"" for one in studies["layouts"].to_pylist()]
+    films = [layouts[0] if layouts else b"" for layouts in studies["layouts"].to_pylist()]
     width = max(map(len, films), default=0)
     if not width or any(len(film) != width for film in films):
         return None

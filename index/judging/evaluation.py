@@ -91,8 +91,8 @@ def rank(pool: Pool, k: int, exclude: Excluded = "patient") -> Rows:
     last, order = max(len(pool.candidates) - k, 0), pool.order[pool.candidates]
     for block, _, similar in _similarities(replace(pool, queries=pool.queries[left]), exclude):
         cut = np.partition(similar, last, axis=1)[:, last]
-        for row, found, lowest in zip(left[block], similar, cut, strict=True):
-            nearest = _nearest(order, found, lowest, k)
+        for row, similarities, lowest in zip(left[block], similar, cut, strict=True):
+            nearest = _nearest(order, similarities, lowest, k)
             ranked[row, : len(nearest)] = pool.candidates[nearest]
     return ranked
 
@@ -106,10 +106,10 @@ def _ranked_by(scan: Scan, pool: Pool, k: int, exclude: Excluded) -> tuple[Rows,
         similar = np.matmul(vectors, pool.embeddings[queries].astype(np.float64)[:, :, None])[:, :, 0]
         return np.where(_barred(pool, queries, rows, exclude), -np.inf, np.round(similar, SIMILARITY_DECIMALS))
 
-    found, _, left = scan.first(
+    nearest, _, left = scan.first(
         pool.embeddings[pool.queries].astype(np.float32), k, compare, pool.order[pool.candidates]
     )
-    return np.where(found < 0, -1, pool.candidates[found]), left
+    return np.where(nearest < 0, -1, pool.candidates[nearest]), left
 
 
 def _parts(pool: Pool) -> Iterator[Embeddings]:
@@ -153,9 +153,12 @@ def figures(pool: Pool, ranked: Rows, rule: Rule, ks: Sequence[int], draws: Draw
     if "mrr" in rule.metrics:
         values["mrr"] = reciprocal_rank(judged, first_relevant(pool, asked, judged, rule))
         chances["mrr"] = chance_of_reciprocal_rank(judged, len(pool.candidates))
-    found = estimates(list(values.values()), list(chances.values()), draws[:, asked])
+    bounded = estimates(list(values.values()), list(chances.values()), draws[:, asked])
     others = len(pool.queries) - len(asked)
-    return {name: replace(one, left_out=one.left_out + others) for name, one in zip(values, found, strict=True)}
+    return {
+        name: replace(estimate, left_out=estimate.left_out + others)
+        for name, estimate in zip(values, bounded, strict=True)
+    }
 
 
 def first_relevant(pool: Pool, asked: Rows, judged: Judged, rule: Rule) -> Rows:
@@ -186,8 +189,8 @@ def same_patient_first(pool: Pool, draws: Draws) -> Estimate:
         itself = queries[:, None] == pool.candidates
         own[block] = (_excluded(pool, queries, "patient") & ~itself).sum(1)
         count[block] = len(pool.candidates) - itself.sum(1)
-    found = (nearest >= 0) & (pool.patients[nearest] == pool.patients[pool.queries])
-    values = np.where(own > 0, found, np.nan)
+    is_nearest = (nearest >= 0) & (pool.patients[nearest] == pool.patients[pool.queries])
+    values = np.where(own > 0, is_nearest, np.nan)
     return estimates([values], [own / np.maximum(count, 1)], draws)[0]
 
 

@@ -105,22 +105,22 @@ def as_rows(additions: Sequence[Addition], schema: pa.Schema) -> list[dict[str, 
         StudiesError: a further column that the collection has not or that has the name of one of its own, a value of
             another type, or a rule of `as_studies` broken.
     """
-    rows = [_row_of(one.study) for one in additions]
+    rows = [_row_of(addition.study) for addition in additions]
     further = [name for name in schema.names if name not in _OWN]
-    labels = [name for one in additions for name in one.study.findings if name not in FINDINGS]
-    given = [*labels, *(name for one in additions for name in one.study.extra)]
+    labels = [name for addition in additions for name in addition.study.findings if name not in FINDINGS]
+    given = [*labels, *(name for addition in additions for name in addition.study.extra)]
     unknown = [name for name in given if name not in further]
     if unknown:  # one of ours among them would take the place of the study's own id or path
         there = ", ".join([*FINDINGS, *further])
         raise StudiesError(f"no column {unknown[0]!r} of this collection can be given; there are: {there}")
-    own = pa.schema([one for one in schema if one.name not in SHARD_COLUMNS])
+    own = pa.schema([column for column in schema if column.name not in SHARD_COLUMNS])
     try:
         checked: list[dict[str, Any]] = as_studies(pa.Table.from_pylist(rows, own)).to_pylist()
     except (pa.ArrowException, OverflowError) as cause:
         raise StudiesError(f"expected the types of this collection's columns, got {cause}") from cause
     if "views" not in schema.names:
         return checked
-    return [row | {"views": list(one.views)} for row, one in zip(checked, additions, strict=True)]
+    return [row | {"views": list(addition.views)} for row, addition in zip(checked, additions, strict=True)]
 
 
 def joined(stored: Study, new: Study) -> Study | None:

@@ -97,18 +97,18 @@ class Changes:
             connection = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=rw", _PATIENCE, isolation_level=None, check_same_thread=False, uri=True
             )
-            found = cls(connection, path)
+            changes = cls(connection, path)
             try:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA secure_delete = ON")  # what was deleted is gone from the file as well
                 connection.execute("PRAGMA cell_size_check = ON")
                 connection.execute("PRAGMA trusted_schema = OFF")
                 require_tables(connection, path)
-                found._require_facts(fingerprint, embedding_dim)
+                changes._require_facts(fingerprint, embedding_dim)
             except (sqlite3.Error, CollectionError):
                 connection.close()
                 raise
-        return found
+        return changes
 
     @classmethod
     def make(cls, folder: Path, fingerprint: str, embedding_dim: int, applied: int) -> Self:
@@ -120,12 +120,12 @@ class Changes:
         try:
             if not was_changed(folder):
                 set_up(path, applied, {"fingerprint": fingerprint, "embedding_dim": embedding_dim})
-            found = cls.open(folder, fingerprint, embedding_dim)
-            assert found is not None  # nobody removes the file
+            changes = cls.open(folder, fingerprint, embedding_dim)
+            assert changes is not None  # nobody removes the file
             mark_changed(folder)
         except OSError as error:
             raise WriteFailed(f"{str(path)!r} cannot be made: {error}") from error
-        return found
+        return changes
 
     def _require_facts(self, fingerprint: str, embedding_dim: int) -> None:
         if self._value("PRAGMA application_id") != APPLICATION:
@@ -248,8 +248,8 @@ class Changes:
     def faults(self) -> list[str]:
         """Return what SQLite finds wrong with the file, a sentence each."""
         with sqlite_errors(self._path):
-            found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check")]
-        return [f"{CHANGES}: {one}" for one in found if one != "ok"]
+            answers = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check")]
+        return [f"{CHANGES}: {answer}" for answer in answers if answer != "ok"]
 
     def copy_to(self, folder: Path) -> None:
         """Write the file as it is at this moment, with all that was acknowledged, to another folder."""
@@ -274,13 +274,13 @@ class Changes:
     def _rows(self, asked: str, given: Any) -> list[tuple[Any, ...]]:
         """Return rows, of no more bytes than the file has: in a damaged one, a circle of pages would never end."""
         room = sum(beside.stat().st_size for beside in self._path.parent.glob(f"{CHANGES}*"))
-        found: list[tuple[Any, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         for row in self._connection.execute(asked, (given,)):
             room -= sum(len(value) for value in row if isinstance(value, str | bytes))
             if room < 0:
                 raise ArtefactError(f"{str(self._path)!r} is damaged: its rows are longer than the file; {REMEDY}")
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
     def _change(self, kept: tuple[Any, ...], dim: int | None = None) -> Change:
         """Return a change. Raises ArtefactError: it is not what was written, or nothing that could have been."""
@@ -309,18 +309,18 @@ class Changes:
         return [row[-1] for row in rows]
 
     def _read_facts(self) -> dict[str, Any]:
-        found = dict(self._connection.execute("SELECT name, value FROM facts LIMIT 100"))
-        if not (kept := found.pop("seal", None)) or kept != seal_of(found):
+        facts = dict(self._connection.execute("SELECT name, value FROM facts LIMIT 100"))
+        if not (kept := facts.pop("seal", None)) or kept != seal_of(facts):
             raise ArtefactError(f"{str(self._path)!r} is not what was written; {REMEDY}")
-        found = _LATER | found
+        facts = _LATER | facts
         for name, expected in _FACTS.items():
-            value = found.get(name)
+            value = facts.get(name)
             fits = isinstance(value, int) if expected is None else isinstance(value, str) and expected.fullmatch(value)
             if not fits:
                 raise ArtefactError(
                     f"{str(self._path)!r} says {name} {str(value)[:40]!r}, which is not valid; {REMEDY}"
                 )
-        return found
+        return facts
 
     def _value(self, statement: str) -> Any:
         row = self._connection.execute(statement).fetchone()
@@ -334,7 +334,7 @@ def _joined(*names: str) -> str:
 
 def _origin(facts: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(facts["origin"])
+        origin = json.loads(facts["origin"])
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return origin if isinstance(origin, dict) else {}

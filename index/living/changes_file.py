@@ -167,5 +167,5 @@ def digest(sequence: Any, study_id: Any, text: Any, blob: Any) -> str:
 
 def summed(total: str, added: Sequence[str], gone: Sequence[str] = ()) -> str:
     """Return a sum of digests, modulo 2^256 and in hex, with some added and some removed, in whatever order."""
-    value = int(total, 16) + sum(int(one, 16) for one in added) - sum(int(one, 16) for one in gone)
+    value = int(total, 16) + sum(int(digest, 16) for digest in added) - sum(int(digest, 16) for digest in gone)
     return f"{value % 2**256:064x}"

@@ -72,11 +72,11 @@ class LivingCollection(Writable):
             FingerprintMismatch: it is of another encoder than the one before, with which queries are embedded.
         """
         opened = read_state(at_hand(self._source), self._device)
-        if (found := opened.generation.fingerprint) != self.fingerprint:
+        if (theirs := opened.generation.fingerprint) != self.fingerprint:
             if opened.changes is not None:
                 opened.changes.close()
             raise FingerprintMismatch(
-                f"{str(self._source)!r} holds an index of encoder {found[:12]} now, what is searched is of encoder "
+                f"{str(self._source)!r} holds an index of encoder {theirs[:12]} now, what is searched is of encoder "
                 f"{self.fingerprint[:12]}; activate it with its encoder, or open the folder anew"
             )
         with self._looking:
@@ -93,10 +93,10 @@ class LivingCollection(Writable):
         """Add studies, as `Writable` says; return for each whether anything was new. They are on the disk then."""
         with self._written() as (before, changes):
             rows = as_rows(additions, self.schema)
-            vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
+            vectors = [as_embedding(addition.embedding, self.embedding_dim) for addition in additions]
             fresh = [
-                not is_same(before, row, vector, replace=replace, joins=one.joins)
-                for row, vector, one in zip(rows, vectors, additions, strict=True)
+                not is_same(before, row, vector, replace=replace, joins=addition.joins)
+                for row, vector, addition in zip(rows, vectors, additions, strict=True)
             ]
             if any(fresh) and films and image_root is not None:
                 for path, content in films.items():

@@ -53,7 +53,7 @@ class Generation(Searchable):
     def _take(self, changes: Sequence[Change]) -> None:
         self.sequence = changes[-1].sequence
         touched = [change.study_id for change in changes]
-        if any(one in self._built for one in touched):
+        if any(study_id in self._built for study_id in touched):
             self._built = self._built.without(touched)
         kept = pc.invert(pc.is_in(self.added["study_id"], pa.array(touched)))
         fresh = [change for change in changes if change.row is not None and change.embedding is not None]
@@ -124,7 +124,7 @@ class Generation(Searchable):
             nearest = {hit.study.patient_id: hit for hit in reversed(hits)}  # the last to come is the most similar
             hits = _ordered(nearest.values())
         ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: query.k], start=1)]
-        matched, exact = sum(one.matched_total for one in answers), all(one.exact for one in answers)
+        matched, exact = sum(answer.matched_total for answer in answers), all(answer.exact for answer in answers)
         return Answer(ranked, matched, exact, self.fingerprint)
 
 

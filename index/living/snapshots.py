@@ -53,9 +53,9 @@ def save_snapshot(folder: Path, out: Path) -> dict[str, Any]:
                 changes.copy_to(partial)
                 _require_whole(partial, manifest)
         if (folder / MAP_MANIFEST).exists():
-            found = load_json(folder / MAP_MANIFEST, "map manifest", remedy, MAP_SHAPE)
+            map_manifest = load_json(folder / MAP_MANIFEST, "map manifest", remedy, MAP_SHAPE)
             _copy(folder / MAP_MANIFEST, partial)
-            _copy(folder / require_map_name(found["name"], remedy), partial, found["sha256"], remedy)
+            _copy(folder / require_map_name(map_manifest["name"], remedy), partial, map_manifest["sha256"], remedy)
         _copy(folder / MANIFEST, partial)
         files = {
             path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in sorted(partial.iterdir())

@@ -51,31 +51,31 @@ def verify(folder: Path, image_root: Path | None = None, *, trusted: bool = Fals
     Raises:
         BackendUnavailable: the address cannot be reached.
     """
-    found = Verdict()
+    verdict = Verdict()
     try:
         with fetched(folder) as here:
             for _ in range(_ATTEMPTS):
-                before, found = stamp_of(here), _verdict(here, _AddedFilms(folder, image_root, trusted))
-                if not found.faults or stamp_of(here) == before:  # else it was compacted beside this
+                before, verdict = stamp_of(here), _verdict(here, _AddedFilms(folder, image_root, trusted))
+                if not verdict.faults or stamp_of(here) == before:  # else it was compacted beside this
                     break
     except BackendUnavailable:
         raise
     except CollectionError as error:
-        found.faults.append(str(error))
-    return found
+        verdict.faults.append(str(error))
+    return verdict
 
 
 def _verdict(folder: Path, films: "_AddedFilms") -> Verdict:
-    found = Verdict()
+    verdict = Verdict()
     try:
-        collection = _look(folder, films, found)
+        collection = _look(folder, films, verdict)
     except BackendUnavailable:
         raise
     except CollectionError as error:
-        found.faults.append(str(error))
-        return found
-    found.notes += [f"{path.name} belongs to no collection; remove it" for path in _strangers(folder, collection)]
-    return found
+        verdict.faults.append(str(error))
+        return verdict
+    verdict.notes += [f"{path.name} belongs to no collection; remove it" for path in _strangers(folder, collection)]
+    return verdict
 
 
 @dataclass(frozen=True)
@@ -87,33 +87,33 @@ class _AddedFilms:
     image_root: Path | None
     trusted: bool
 
-    def root(self, collection: Collection, found: Verdict) -> Path | None:
+    def root(self, collection: Collection, verdict: Verdict) -> Path | None:
         """Return the image root, where it is known and there; a note says where it may not be looked at."""
         try:
             root = self.image_root or remembered_root(self.where, collection.manifest, trusted=self.trusted)
         except UntrustedRoot as refusal:
-            found.notes.append(f"added films were not checked: {refusal}")
+            verdict.notes.append(f"added films were not checked: {refusal}")
             return None
         return root if root is not None and root.is_dir() else None
 
 
-def _look(folder: Path, films: _AddedFilms, found: Verdict) -> Collection:
+def _look(folder: Path, films: _AddedFilms, verdict: Verdict) -> Collection:
     collection = load_collection(folder)  # every SHA-256, and the manifest's own
-    found.faults += _of_rows(collection.studies) + _of_vectors(collection.vectors)
+    verdict.faults += _of_rows(collection.studies) + _of_vectors(collection.vectors)
     generation = Generation(collection, collection.manifest.get("applied", 0))
     changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
     if changes is not None:
         with closing(changes):
-            generation = _changed(changes, generation, found)
-            if (root := films.root(collection, found)) is not None:
-                _look_at_films(root, changes, generation, found)
-    found.studies = len(generation)
+            generation = _changed(changes, generation, verdict)
+            if (root := films.root(collection, verdict)) is not None:
+                _look_at_films(root, changes, generation, verdict)
+    verdict.studies = len(generation)
     try:
         load_map(folder)
     except StaleMap as stale:  # nothing is lost, and the next compaction mends it as well
-        found.notes.append(str(stale))
+        verdict.notes.append(str(stale))
     except CollectionError as error:
-        found.faults.append(str(error))
+        verdict.faults.append(str(error))
     return collection
 
 
@@ -126,17 +126,17 @@ def _of_vectors(vectors: VectorIndex) -> list[str]:
     faults: list[str] = []
     for start in range(0, len(vectors), _BLOCK):
         block = vectors.vectors(np.arange(start, min(start + _BLOCK, len(vectors))))
-        faults += [f"rows from {start:,}: {one}" for one in refusals(partial(as_embeddings, block))]
+        faults += [f"rows from {start:,}: {refusal}" for refusal in refusals(partial(as_embeddings, block))]
     return faults
 
 
-def _changed(changes: Changes, generation: Generation, found: Verdict) -> Generation:
+def _changed(changes: Changes, generation: Generation, verdict: Verdict) -> Generation:
     """Return the collection with its changes."""
-    found.faults += changes.faults()
+    verdict.faults += changes.faults()
     cleared, since = changes.since(generation.sequence, whole=True)
     if cleared > generation.sequence:
-        found.faults.append(f"{MANIFEST} lacks studies that were added and compacted; restore a snapshot")
-    found.faults += [fault for change in since for fault in _of_change(change, generation)]
+        verdict.faults.append(f"{MANIFEST} lacks studies that were added and compacted; restore a snapshot")
+    verdict.faults += [fault for change in since for fault in _of_change(change, generation)]
     return generation.after(since)
 
 
@@ -150,14 +150,14 @@ def _of_change(change: Change, generation: Generation) -> Iterator[str]:
         yield f"{CHANGES}: change {change.sequence} ({change.study_id!r}): {fault}"
 
 
-def _look_at_films(root: Path, changes: Changes, generation: Generation, found: Verdict) -> None:
+def _look_at_films(root: Path, changes: Changes, generation: Generation, verdict: Verdict) -> None:
     named = generation.film_paths()
     own, others = changes.film_folders()
-    found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, named)]
+    verdict.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, named)]
     for path in (path for folder in own for path in unnamed_films(root, folder, named)):
-        found.notes.append(f"{path.relative_to(root)} belongs to no study; precedent compact removes it")
+        verdict.notes.append(f"{path.relative_to(root)} belongs to no study; precedent compact removes it")
     if left := left_films(root, others, named):
-        found.notes.append(left)
+        verdict.notes.append(left)
 
 
 def _strangers(folder: Path, collection: Collection) -> Iterator[Path]:

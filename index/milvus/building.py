@@ -193,8 +193,8 @@ def _sampled_layouts(embeddings: Path, count: int) -> dict[str, list[bytes]]:
         return {}
     ids = table[KEY].to_pylist()
     rows = [row for row, study_id in enumerate(ids) if _is_sampled(study_id, count)]
-    found = table["layouts"].take(pa.array(rows, pa.int64())).to_pylist()
-    return {ids[row]: layouts or [] for row, layouts in zip(rows, found, strict=True)}
+    layouts_of = table["layouts"].take(pa.array(rows, pa.int64())).to_pylist()
+    return {ids[row]: layouts or [] for row, layouts in zip(rows, layouts_of, strict=True)}
 
 
 def _is_sampled(study_id: str, count: int) -> bool:
@@ -282,6 +282,6 @@ def _mean(server: MilvusServer, name: str) -> None:
 def _drop_others(server: MilvusServer, name: str) -> None:
     for other in server.call("list_collections"):
         if other != name and other.startswith(f"{server.address.collection}_"):
-            found = property_of(server.describe(other) or {}, MANIFEST)
-            if found and found["address"] == server.address.collection:
+            manifest = property_of(server.describe(other) or {}, MANIFEST)
+            if manifest and manifest["address"] == server.address.collection:
                 server.call("drop_collection", other)

@@ -101,10 +101,10 @@ class MilvusServer:
     def describe(self, name: str) -> dict[str, Any] | None:
         """Return what the server says of a collection or of what an alias stands for; None where there is neither."""
         try:
-            found: dict[str, Any] = self.call("describe_collection", name)
+            description: dict[str, Any] = self.call("describe_collection", name)
         except NotOnMilvus:
             return None
-        return found
+        return description
 
     def close(self) -> None:
         """Let go of the connection; the next call makes another."""
@@ -168,14 +168,14 @@ class MilvusServer:
         """Return what a server gives, and remember that it answered, whatever it says."""
         try:
             with self.telling():
-                found = getattr(self._connected(), method)(*arguments, **named)
+                answer = getattr(self._connected(), method)(*arguments, **named)
         except _Silence:
             raise
         except CollectionError:
             self._loss, self._answered_at = None, monotonic()
             raise
         self._loss, self._answered_at = None, monotonic()
-        return found
+        return answer
 
     def _require_hope(self) -> bool:
         """Raise the last loss where it is recent or another call tries; return whether this call is the one to try."""

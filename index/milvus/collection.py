@@ -55,14 +55,14 @@ class MilvusCollection(MilvusSearch, Writable):
         Of two processes that add one study at a time, the later wins.
         """
         rows = as_rows(additions, self.schema)
-        vectors = [as_embedding(one.embedding, self.embedding_dim) for one in additions]
+        vectors = [as_embedding(addition.embedding, self.embedding_dim) for addition in additions]
         with self._writing:
             now = self._caught_up()
             fresh = [
-                not is_same(now, row, vector, replace=replace, joins=one.joins)
-                for row, vector, one in zip(rows, vectors, additions, strict=True)
+                not is_same(now, row, vector, replace=replace, joins=addition.joins)
+                for row, vector, addition in zip(rows, vectors, additions, strict=True)
             ]
-            new = [(row, vector) for row, vector, one in zip(rows, vectors, fresh, strict=True) if one]
+            new = [(row, vector) for row, vector, is_new in zip(rows, vectors, fresh, strict=True) if is_new]
             if not new:
                 return fresh
             entities = [self._columns.as_entity(row, vector) for row, vector in new]
@@ -112,10 +112,12 @@ class MilvusCollection(MilvusSearch, Writable):
 
     def gate(self) -> FamiliarityGate:
         """Return the gate of the studies that were marked when the collection was built."""
-        found = self._query(f"{SAMPLE} is not null", (KEY, PATIENT, SAMPLE, VECTOR))
-        firsts = {one[PATIENT]: one for one in sorted(found, key=lambda one: str(one[KEY]), reverse=True)}
+        entities = self._query(f"{SAMPLE} is not null", (KEY, PATIENT, SAMPLE, VECTOR))
+        firsts = {
+            entity[PATIENT]: entity for entity in sorted(entities, key=lambda entity: str(entity[KEY]), reverse=True)
+        }
         nearest = self._nearest_of_others(list(firsts.values())[:GATE_SAMPLE])
-        films = [(one[PATIENT], base64.b64decode(film)) for one in found for film in one[SAMPLE].split()]
+        films = [(entity[PATIENT], base64.b64decode(film)) for entity in entities for film in entity[SAMPLE].split()]
         layouts = pa.table({"patient_id": [patient for patient, _ in films], "layout": [film for _, film in films]})
         return FamiliarityGate(np.sort(np.array(nearest)), LayoutGate.build(layouts) if films else None)
 
@@ -124,10 +126,10 @@ class MilvusCollection(MilvusSearch, Writable):
         nearest: list[float] = []
         for start in range(0, len(asked), _ASKED_AT_ONCE):
             group = asked[start : start + _ASKED_AT_ONCE]
-            found = self._hits([one[VECTOR] for one in group], ALL, _NEIGHBOURS)
-            for one, hits in zip(group, found, strict=True):
-                others = [hit for hit in hits if hit["entity"][PATIENT] != one[PATIENT]] or self._hits(
-                    [one[VECTOR]], f"{PATIENT} != {literal(one[PATIENT])}", 1
+            answers = self._hits([entity[VECTOR] for entity in group], ALL, _NEIGHBOURS)
+            for entity, hits in zip(group, answers, strict=True):
+                others = [hit for hit in hits if hit["entity"][PATIENT] != entity[PATIENT]] or self._hits(
+                    [entity[VECTOR]], f"{PATIENT} != {literal(entity[PATIENT])}", 1
                 )[0]
                 nearest += [float(hit["distance"]) for hit in others[:1]]
         return nearest
@@ -148,8 +150,8 @@ class MilvusCollection(MilvusSearch, Writable):
         return now
 
     def _films_of(self, study_ids: Sequence[str]) -> set[str]:
-        found = self._query(among(KEY, study_ids))
-        return {path for entity in found for path in self.own_films(self._columns.as_row(entity))}
+        entities = self._query(among(KEY, study_ids))
+        return {path for entity in entities for path in self.own_films(self._columns.as_row(entity))}
 
     def _remove_unnamed(self, films: set[str], image_root: Path | None) -> None:
         """Remove the films, of those given, that no study names any more."""

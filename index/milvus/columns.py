@@ -42,7 +42,7 @@ class Columns:
 
     def as_json(self) -> list[list[str]]:
         """Return names and types, in order."""
-        return [[one.name, _LIST if pa.types.is_list(one.type) else str(one.type)] for one in self.schema]
+        return [[column.name, _LIST if pa.types.is_list(column.type) else str(column.type)] for column in self.schema]
 
     @cached_property
     def fields(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ class Columns:
     @cached_property
     def typed(self) -> frozenset[str]:
         """The columns that have a field of their own type; lists all have, for a dynamic field holds no list."""
-        lists = [one.name for one in self.schema if pa.types.is_list(one.type)]
+        lists = [column.name for column in self.schema if pa.types.is_list(column.type)]
         others = [name for name in self.schema.names if name not in lists]
         return frozenset([*lists, *others][: MOST_FIELDS - len(_OURS)])
 
@@ -71,19 +71,19 @@ class Columns:
         made.add_field(VECTOR, kinds.FLOAT_VECTOR, dim=embedding_dim)
         made.add_field(SAMPLE, nullable=True, **text)
         made.add_field(DIGEST, **text | {"max_length": 64})
-        for one in self.schema:
-            if one.name in _PLAIN or one.name not in self.typed:
+        for column in self.schema:
+            if column.name in _PLAIN or column.name not in self.typed:
                 continue
-            if pa.types.is_list(one.type):
+            if pa.types.is_list(column.type):
                 made.add_field(
-                    self.fields[one.name],
+                    self.fields[column.name],
                     kinds.ARRAY,
                     element_type=kinds.VARCHAR,
                     max_capacity=MOST_ITEMS,
                     max_length=MOST_BYTES,
                 )
             else:
-                made.add_field(self.fields[one.name], nullable=True, **_kind_of(one.type, kinds, text))
+                made.add_field(self.fields[column.name], nullable=True, **_kind_of(column.type, kinds, text))
         return made
 
     def as_entity(
@@ -95,7 +95,8 @@ class Columns:
             StudiesError: a value that Milvus does not hold.
         """
         plain = {
-            name: _plain(row.get(name), one, row) for name, one in zip(self.schema.names, self.schema, strict=True)
+            name: _plain(row.get(name), column, row)
+            for name, column in zip(self.schema.names, self.schema, strict=True)
         }
         entity = {self.fields[name]: value for name, value in plain.items() if value is not None or name in self.typed}
         return entity | {VECTOR: vector.tolist(), SAMPLE: sample, DIGEST: self.digest(plain, vector)}
@@ -148,9 +149,9 @@ def _fault(value: Any) -> str | None:
     texts = value if isinstance(value, list) else [value]
     if len(texts) > MOST_ITEMS:
         return f"list of more than {MOST_ITEMS:,}"
-    if any(isinstance(one, str) and len(one.encode()) > MOST_BYTES for one in texts):
+    if any(isinstance(text, str) and len(text.encode()) > MOST_BYTES for text in texts):
         return f"text of more than {MOST_BYTES:,} bytes"
-    if any(one is None for one in texts):
+    if any(text is None for text in texts):
         return "null within a list"
     if isinstance(value, float) and math.isinf(value):
         return "infinite number"

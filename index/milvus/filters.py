@@ -41,27 +41,27 @@ def literal(value: Any) -> str:
 
 def all_of(parts: Iterable[str]) -> str:
     """Return the expression that all hold."""
-    kept = [one for one in parts if one != ALL]
+    kept = [part for part in parts if part != ALL]
     return NONE if NONE in kept else _joined(kept, "and") or ALL
 
 
 def any_of(parts: Iterable[str]) -> str:
     """Return the expression that one of them holds at least."""
-    kept = [one for one in parts if one != NONE]
+    kept = [part for part in parts if part != NONE]
     return ALL if ALL in kept else _joined(kept, "or") or NONE
 
 
 def _joined(parts: Sequence[str], word: str) -> str:
-    return parts[0] if len(parts) == 1 else f" {word} ".join(f"({one})" for one in parts)
+    return parts[0] if len(parts) == 1 else f" {word} ".join(f"({part})" for part in parts)
 
 
 def _clauses(where: Where, columns: Columns, negated: bool) -> str:
     must, should, must_not = (_listed(where.get(clause, [])) for clause in ("must", "should", "must_not"))
     either, every = (all_of, any_of) if negated else (any_of, all_of)
-    parts = [_condition(one, columns, negated) for one in must]
-    parts += [_condition(one, columns, not negated) for one in must_not]
+    parts = [_condition(condition, columns, negated) for condition in must]
+    parts += [_condition(condition, columns, not negated) for condition in must_not]
     if should:
-        parts.append(either(_condition(one, columns, negated) for one in should))
+        parts.append(either(_condition(condition, columns, negated) for condition in should))
     return every(parts)
 
 
@@ -77,15 +77,15 @@ def _condition(condition: Mapping[str, Any], columns: Columns, negated: bool) ->
         return _range(field, column, condition["range"], negated)
     match = condition["match"]
     values = match["any"] if "any" in match else [match["value"]]
-    named, blank = _named([one for one in values if one is not None], column), None in values
+    named, blank = _named([value for value in values if value is not None], column), None in values
     return (_list_match if pa.types.is_list(column.type) else _match)(field, named, blank, negated)
 
 
 def _named(values: Sequence[Any], column: pa.Field) -> list[Any]:
     """Return the values as the column holds them, less those that Milvus holds in none."""
     if pa.types.is_floating(column.type):
-        return [one for one in pa.array(map(float, values), column.type).to_pylist() if math.isfinite(one)]
-    return [int(one) for one in values] if pa.types.is_integer(column.type) else list(values)
+        return [number for number in pa.array(map(float, values), column.type).to_pylist() if math.isfinite(number)]
+    return [int(value) for value in values] if pa.types.is_integer(column.type) else list(values)
 
 
 def _match(field: str, named: Sequence[Any], blank: bool, negated: bool) -> str:

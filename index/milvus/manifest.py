@@ -52,19 +52,19 @@ def manifest_of(described: Mapping[str, Any], address: object) -> dict[str, Any]
     Raises:
         ArtefactError: it is half filled, of another version, or not ours.
     """
-    found = property_of(described, MANIFEST)
+    stored = property_of(described, MANIFEST)
     remedy = f"run: precedent index EMBEDDINGS --backend milvus --uri {address}"
-    if found is None and property_of(described, BUILDING) is not None:
+    if stored is None and property_of(described, BUILDING) is not None:
         raise ArtefactError(f"{str(address)!r} is half filled; run the same precedent index command again to continue")
-    if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT or stored.get("version") != VERSION:
         raise ArtefactError(f"{str(address)!r} is no collection of Precedent of version {VERSION}; {remedy}")
-    manifest = {"reading": 1} | found  # collections from before there was a second
+    manifest = {"reading": 1} | stored  # collections from before there was a second
     if not all(isinstance(manifest.get(name), kind) for name, kind in _KINDS.items()):
         raise ArtefactError(f"{str(address)!r} has a manifest that Precedent did not write; {remedy}")
-    return found
+    return stored
 
 
 def consistency_of(manifest: Mapping[str, Any]) -> str:
     """Return which of CONSISTENCIES a collection's searches have; those that say none were made strong."""
-    found = manifest.get(CONSISTENCY)
-    return found if found in CONSISTENCIES else "strong"
+    level = manifest.get(CONSISTENCY)
+    return level if level in CONSISTENCIES else "strong"

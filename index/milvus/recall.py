@@ -19,7 +19,7 @@ def search_params(probes: int) -> dict[str, Any]:
 
 def with_enough_probes(server: MilvusServer, name: str, rows: int, lists: int) -> tuple[int, float]:
     """Return the fewest lists that find 99 % of the ten nearest, or the most that are tried, and what they find."""
-    found = server.call(
+    entities = server.call(
         "query",
         name,
         filter=f"{SAMPLE} is not null",
@@ -27,7 +27,7 @@ def with_enough_probes(server: MilvusServer, name: str, rows: int, lists: int) -
         output_fields=[KEY, VECTOR],
         consistency_level="Strong",
     )
-    asked = {one[KEY]: one[VECTOR] for one in found}
+    asked = {entity[KEY]: entity[VECTOR] for entity in entities}
     truth = _nearest(server, name, asked, lists, rows)
     for effort in EFFORTS:
         probes = min(effort.probes, lists)
@@ -39,7 +39,7 @@ def with_enough_probes(server: MilvusServer, name: str, rows: int, lists: int) -
 
 def _nearest(server: MilvusServer, name: str, asked: dict[str, Any], probes: int, rows: int) -> list[set[str]]:
     """Return the ids nearest to each query, itself left out."""
-    found = server.call(
+    answers = server.call(
         "search",
         name,
         seconds=BUILD_SECONDS,
@@ -50,7 +50,7 @@ def _nearest(server: MilvusServer, name: str, asked: dict[str, Any], probes: int
         search_params=search_params(probes),
         consistency_level="Strong",
     )
-    return [{hit[KEY] for hit in hits} - {own} for own, hits in zip(asked, found, strict=True)]
+    return [{hit[KEY] for hit in hits} - {own} for own, hits in zip(asked, answers, strict=True)]
 
 
 def _share(truth: list[set[str]], found: list[set[str]]) -> float:

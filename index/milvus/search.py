@@ -120,7 +120,7 @@ class MilvusSearch(Searchable):
         similarities = similarities_of(self._vectors_of(entities), vector)
         order = sorted(range(len(entities)), key=lambda hit: (-similarities[hit], entities[hit][KEY]))
         ordered = np.array([entities[hit] for hit in order], dtype=object)
-        patients = np.array([one[PATIENT] for one in ordered])
+        patients = np.array([entity[PATIENT] for entity in ordered])
         return Fetched(len(entities), exact, ordered, similarities[order], patients)
 
     def _hits(
@@ -134,7 +134,7 @@ class MilvusSearch(Searchable):
     ) -> list[list[Any]]:
         """Return the hits of each query as pymilvus has them, the nearest first by its own reckoning."""
         probes = self.manifest["lists"] if exact and self.manifest["probes"] else self.manifest["probes"]
-        found = self._server.call(
+        answered = self._server.call(
             "search",
             self._name,
             data=list(vectors),
@@ -145,7 +145,7 @@ class MilvusSearch(Searchable):
             search_params=search_params(probes),
             consistency_level=self._level,
         )
-        answers = [list(hits) for hits in found]
+        answers = [list(hits) for hits in answered]
         if len(answers) != len(vectors) or any(len(hits) > count for hits in answers):
             raise self._nonsense(f"{len(answers)} answers of up to {max(map(len, answers), default=0)} hits")
         return answers
@@ -159,33 +159,33 @@ class MilvusSearch(Searchable):
 
     def _vectors_of(self, entities: Sequence[Mapping[str, Any]]) -> Embeddings:
         """Return the vectors (N, D) of what the server gave, if these are studies at all. Raises ArtefactError."""
-        for one in entities:
-            if not (isinstance(one.get(KEY), str) and one[KEY] and isinstance(one.get(PATIENT), str)):
+        for entity in entities:
+            if not (isinstance(entity.get(KEY), str) and entity[KEY] and isinstance(entity.get(PATIENT), str)):
                 raise self._nonsense("a row without a study or a patient")
         try:
-            return as_embeddings([one.get(VECTOR) or () for one in entities], self.embedding_dim)
+            return as_embeddings([entity.get(VECTOR) or () for entity in entities], self.embedding_dim)
         except VectorsError as error:
             raise self._nonsense(f"a vector that is none of this collection ({error})") from error
 
-    def _nonsense(self, found: str) -> ArtefactError:
+    def _nonsense(self, nonsense: str) -> ArtefactError:
         return ArtefactError(
-            f"Milvus answered for {str(self.address)!r} with {found}; run: precedent verify {self.address}"
+            f"Milvus answered for {str(self.address)!r} with {nonsense}; run: precedent verify {self.address}"
         )
 
     def _count(self, expression: str) -> int:
-        found = list(self._asked(expression, ("count(*)",)))
-        if len(found) != 1 or not isinstance(found[0].get("count(*)"), int) or found[0]["count(*)"] < 0:
+        counted = list(self._asked(expression, ("count(*)",)))
+        if len(counted) != 1 or not isinstance(counted[0].get("count(*)"), int) or counted[0]["count(*)"] < 0:
             raise self._nonsense("no count")
-        return int(found[0]["count(*)"])
+        return int(counted[0]["count(*)"])
 
     def _entity(self, study_id: str) -> dict[str, Any]:
-        found = self._query(among(KEY, [study_id])) if _is_text(study_id) else []
-        if not found:
+        entities = self._query(among(KEY, [study_id])) if _is_text(study_id) else []
+        if not entities:
             raise StudyNotFound(f"no study {study_id!r} in this index")
-        self._vectors_of(found[:1])
-        if found[0][KEY] != study_id:
-            raise self._nonsense(f"study {found[0][KEY]!r} where {study_id!r} was asked for")
-        return found[0]
+        self._vectors_of(entities[:1])
+        if entities[0][KEY] != study_id:
+            raise self._nonsense(f"study {entities[0][KEY]!r} where {study_id!r} was asked for")
+        return entities[0]
 
     def _query(self, expression: str, fields: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
         return list(map(dict, self._asked(expression, fields, limit=MOST_FETCHED)))
@@ -201,9 +201,9 @@ class MilvusSearch(Searchable):
             "query_iterator", self._name, batch_size=500, filter="", output_fields=["*"], consistency_level="Strong"
         )
         try:
-            while found := self._next(iterator):
-                for one in found:
-                    yield self._columns.as_row(one), as_vector(one), str(one[DIGEST])
+            while batch := self._next(iterator):
+                for entity in batch:
+                    yield self._columns.as_row(entity), as_vector(entity), str(entity[DIGEST])
         finally:
             iterator.close()
 

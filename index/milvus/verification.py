@@ -28,31 +28,31 @@ def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = Non
     Raises:
         BackendUnavailable: the server was lost; nothing is known then.
     """
-    found, seen, films = Verdict(), set(), set()
+    verdict, seen, films = Verdict(), set(), set()
     rows: list[dict[str, object]] = []
     for row, vector, digest in collection.entities():
         study_id = row["study_id"]
         if study_id in seen:
-            found.faults.append(f"{study_id!r} is there twice; index the export anew, under another name")
+            verdict.faults.append(f"{study_id!r} is there twice; index the export anew, under another name")
         if collection.digest(row, vector) != digest:
-            found.faults.append(f"{study_id!r} is not what was written; delete it and add it again")
-        found.faults += [
-            f"{study_id!r}: {one}" for one in refusals(partial(as_embeddings, vector, collection.embedding_dim))
+            verdict.faults.append(f"{study_id!r} is not what was written; delete it and add it again")
+        verdict.faults += [
+            f"{study_id!r}: {refusal}" for refusal in refusals(partial(as_embeddings, vector, collection.embedding_dim))
         ]
         seen.add(study_id)
         films.update(collection.own_films(row))
         rows.append(row)
         if len(rows) == _ROWS_CHECKED_AT_ONCE:
-            found.faults += _of_rows(rows, collection)
+            verdict.faults += _of_rows(rows, collection)
             rows = []
-    found.faults += _of_rows(rows, collection)
-    found.studies = len(seen)
-    if not collection.changed and found.studies != collection.manifest["rows"]:
-        found.faults.append(
-            f"expected {collection.manifest['rows']:,} studies, found {found.studies:,}; index the export anew"
+    verdict.faults += _of_rows(rows, collection)
+    verdict.studies = len(seen)
+    if not collection.changed and verdict.studies != collection.manifest["rows"]:
+        verdict.faults.append(
+            f"expected {collection.manifest['rows']:,} studies, found {verdict.studies:,}; index the export anew"
         )
-    _look_at_films(collection, films, image_root, trusted, found)
-    return found
+    _look_at_films(collection, films, image_root, trusted, verdict)
+    return verdict
 
 
 def _of_rows(rows: list[dict[str, object]], collection: MilvusCollection) -> list[str]:
@@ -62,15 +62,15 @@ def _of_rows(rows: list[dict[str, object]], collection: MilvusCollection) -> lis
 
 
 def _look_at_films(
-    collection: MilvusCollection, films: set[str], image_root: Path | None, trusted: bool, found: Verdict
+    collection: MilvusCollection, films: set[str], image_root: Path | None, trusted: bool, verdict: Verdict
 ) -> None:
     try:
         root = image_root or collection.remembered_root(trusted=trusted)
     except UntrustedRoot as refusal:
-        found.notes.append(f"added films were not checked: {refusal}")
+        verdict.notes.append(f"added films were not checked: {refusal}")
         return
     if root is None or not root.is_dir():
         return
-    found.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, films)]
+    verdict.faults += [f"{path}: the film is missing or has changed" for path in changed_films(root, films)]
     for path in unnamed_films(root, collection.films, films):
-        found.notes.append(f"{path.relative_to(root)} belongs to no study; remove it")
+        verdict.notes.append(f"{path.relative_to(root)} belongs to no study; remove it")

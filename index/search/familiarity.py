@@ -205,14 +205,14 @@ def paired(gate: FamiliarityGate | None, films: FilmsByView, layouts: Sequence[L
         gate: the collection's; without one their looks are not known.
         films: by view. layouts: theirs, in that order.
     """
-    found = {} if gate is None else {view: gate.view_of(one) for view, one in zip(films, layouts, strict=True)}
-    looks = {view: look for view, look in found.items() if look}
+    every = {} if gate is None else {view: gate.view_of(layout) for view, layout in zip(films, layouts, strict=True)}
+    looks = {view: look for view, look in every.items() if look}
     return film_notices(films, looks, same=len(layouts) == 2 and are_alike(*layouts))
 
 
-def are_alike(one: Layout, other: Layout) -> bool:
+def are_alike(layout: Layout, other: Layout) -> bool:
     """Return whether two layouts are of one film, which may have been written anew in between."""
-    return bool(np.abs(one.astype(np.int16) - other).max() <= SAME)
+    return bool(np.abs(layout.astype(np.int16) - other).max() <= SAME)
 
 
 def _stacked(rows: list[bytes]) -> _Layouts:
@@ -237,7 +237,7 @@ def _nearest(
 
 def _nearest_of_others(vectors: VectorIndex, codes: Codes, rows: Rows) -> npt.NDArray[np.float64]:
     """Return the similarity of each row to the nearest of another patient; a row that has none is left out."""
-    found = np.full(len(rows), np.nan)
+    nearest_of = np.full(len(rows), np.nan)
     affordable = len(vectors) <= EXACT_UP_TO
     open_rows, fetch = np.arange(len(rows)), min(_FETCH, len(vectors))
     while len(open_rows):
@@ -246,8 +246,8 @@ def _nearest_of_others(vectors: VectorIndex, codes: Codes, rows: Rows) -> npt.ND
         others = (codes[neighbours] != codes[rows[open_rows], None]) & (neighbours >= 0)
         nearest = others.argmax(axis=1)
         settled = others.any(axis=1)
-        found[open_rows[settled]] = similarities[settled, nearest[settled]]
+        nearest_of[open_rows[settled]] = similarities[settled, nearest[settled]]
         if fetch == len(vectors):
             break
         open_rows, fetch = open_rows[~settled], min(4 * fetch, len(vectors))
-    return found[~np.isnan(found)]
+    return nearest_of[~np.isnan(nearest_of)]

@@ -113,7 +113,7 @@ def read_findings(
             nothing is called.
         schema: of the collection. labelling: how its labels count in the vote.
     """
-    predicted = {one.finding: one for one in predictions}
+    predicted = {prediction.finding: prediction for prediction in predictions}
     votes: Mapping[str, Vote | None] = {}
     if answer is not None and schema is not None and labelling is not None:
         votes = votes_on(answer.hits, schema, findings, labelling)
@@ -122,13 +122,25 @@ def read_findings(
     return tuple(sorted(read, key=_order))
 
 
-def _read(finding: str, one: Predicted | None, vote: Vote | None, unfamiliar: bool) -> FindingReading:
-    if one is None:
+def _read(finding: str, predicted: Predicted | None, vote: Vote | None, unfamiliar: bool) -> FindingReading:
+    if predicted is None:
         return FindingReading(finding, vote=vote)
-    call, no_call, meaning = (None, NO_CALL, None) if unfamiliar else (one.call, one.no_call, one.meaning)
-    return FindingReading(finding, one.probability, one.spread, call, no_call, meaning, one.evidence, one.points, vote)
+    call, no_call, meaning = (
+        (None, NO_CALL, None) if unfamiliar else (predicted.call, predicted.no_call, predicted.meaning)
+    )
+    return FindingReading(
+        finding,
+        predicted.probability,
+        predicted.spread,
+        call,
+        no_call,
+        meaning,
+        predicted.evidence,
+        predicted.points,
+        vote,
+    )
 
 
-def _order(one: FindingReading) -> tuple[float, str]:
-    share = one.vote.share if one.vote else 0.0
-    return -(share if one.probability is None else one.probability), one.finding
+def _order(reading: FindingReading) -> tuple[float, str]:
+    share = reading.vote.share if reading.vote else 0.0
+    return -(share if reading.probability is None else reading.probability), reading.finding

@@ -66,10 +66,10 @@ class Names:
 
     def position(self, name: str) -> int | None:
         """Return the place of a name, 0 to N - 1; None where it is not among them."""
-        found = bisect_left(self._order, name, key=self._name_at)
-        if found == len(self._order) or self._name_at(self._order[found]) != name:
+        place = bisect_left(self._order, name, key=self._name_at)
+        if place == len(self._order) or self._name_at(self._order[place]) != name:
             return None
-        return int(self._order[found].as_py())
+        return int(self._order[place].as_py())
 
     def ranks(self) -> npt.NDArray[np.int64]:
         """Return (N,): how many names are less than each."""
@@ -114,8 +114,8 @@ class Retriever(Searchable):
         It shares all the rest with this one, so it costs nothing that grows with the collection.
         """
         fewer = copy(self)
-        positions = {one: self._ids.position(one) for one in study_ids}
-        gone = {one: row for one, row in positions.items() if row is not None}
+        positions = {study_id: self._ids.position(study_id) for study_id in study_ids}
+        gone = {study_id: row for study_id, row in positions.items() if row is not None}
         fewer._moved = self._moved.union(gone)
         fewer._left_out = np.union1d(self._left_out, np.array(list(gone.values()), dtype=np.int64))
         return fewer
@@ -175,10 +175,10 @@ class Retriever(Searchable):
 
         def fetch(count: int, exactly: bool) -> Fetched:
             exact = self._vectors.is_exact(exactly, among)
-            found = self._vectors.search(vector, count, among=among, exact=exactly)[1][0]
-            found = found[found >= 0]
-            rows, similarities = self._ordered(vector, found[~np.isin(found, excluded)])
-            return Fetched(len(found), exact, rows, similarities, self._patients[rows])
+            near = self._vectors.search(vector, count, among=among, exact=exactly)[1][0]
+            near = near[near >= 0]
+            rows, similarities = self._ordered(vector, near[~np.isin(near, excluded)])
+            return Fetched(len(near), exact, rows, similarities, self._patients[rows])
 
         start = query.k + len(excluded) - len(self._left_out) + SLACK
         return first_k(fetch, query, start=start, passing=passing)
@@ -233,14 +233,14 @@ def first_k(
     k, one_a_patient, exact = query.k, query.group_by == "patient", query.exact
     count = min(start, passing)
     while count:
-        found = fetch(count, exact)
-        if found.came < count and not found.exact:  # the approximate way ran dry before the rows did
+        fetched = fetch(count, exact)
+        if fetched.came < count and not fetched.exact:  # the approximate way ran dry before the rows did
             exact = True
             continue
-        kept = _first_of_patients(found.patients) if one_a_patient else np.arange(len(found.rows))
-        settled = len(kept) >= k and found.similarities[kept[k - 1]] > found.similarities[-1]
-        if settled or count >= passing or found.came < count:
-            return found.rows[kept[:k]], found.similarities[kept[:k]], found.exact
+        kept = _first_of_patients(fetched.patients) if one_a_patient else np.arange(len(fetched.rows))
+        settled = len(kept) >= k and fetched.similarities[kept[k - 1]] > fetched.similarities[-1]
+        if settled or count >= passing or fetched.came < count:
+            return fetched.rows[kept[:k]], fetched.similarities[kept[:k]], fetched.exact
         count = min(4 * count, passing)
     return np.empty(0, np.int64), np.empty(0), True
 

@@ -44,11 +44,11 @@ class Choices:
         pairs = zip(
             (self.findings, self.sexes, self.projections), (other.findings, other.sexes, other.projections), strict=True
         )
-        return type(self)(*(tuple(dict.fromkeys(one + two)) for one, two in pairs))
+        return type(self)(*(tuple(dict.fromkeys(ours + theirs)) for ours, theirs in pairs))
 
 
 def _values(column: pa.ChunkedArray) -> tuple[str, ...]:
-    counts = [(-one["counts"], one["values"]) for one in column.drop_null().value_counts().to_pylist()]
+    counts = [(-entry["counts"], entry["values"]) for entry in column.drop_null().value_counts().to_pylist()]
     return tuple(sorted(value for _, value in sorted(counts)[:MOST_VALUES]))
 
 

@@ -114,9 +114,9 @@ def read_regular(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     return content
 
 
-def require_size(path: Path, found: int, most_bytes: int) -> None:
+def require_size(path: Path, size: int, most_bytes: int) -> None:
     """Raise ArtefactError where a file has more bytes than it may have."""
-    if found > most_bytes:
+    if size > most_bytes:
         raise ArtefactError(
             f"expected {str(path)!r} to have at most {most_bytes:,} bytes, got more; was it written by Precedent?"
         )
@@ -154,10 +154,10 @@ def load_json(
 def stamp(path: Path) -> tuple[int, ...]:
     """Return what differs between two states of a file that is renamed into place; () where there is none."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def read_settled(manifest: Path, read: Callable[[], Read]) -> Read:
@@ -204,10 +204,10 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         raise ValueError("it says a key twice")
-    return found
+    return values
 
 
 def _refuse_constant(word: str) -> None:
@@ -249,8 +249,8 @@ def read_sealed_parquet(path: Path, remedy: str) -> bytes:
     """
     content = read_regular(path)
     start, seal = _sealed(content)
-    found = content[start : start + len(seal)]
-    if start >= 0 and found[:16] == seal[:16] and found != seal:
+    written = content[start : start + len(seal)]
+    if start >= 0 and written[:16] == seal[:16] and written != seal:
         raise ArtefactError(f"{str(path)!r} has changed since it was written; {remedy}")
     return content
 
@@ -276,10 +276,10 @@ def sha256_of(path: Path, most_bytes: int | None = None) -> str:
 def require_unchanged(path: Path, sha256: str, remedy: str, most_bytes: int = MOST_BYTES) -> None:
     """Raise ArtefactError unless the file is there, no larger, and has the SHA-256 its manifest states."""
     try:
-        found = sha256_of(path, most_bytes)
+        digest = sha256_of(path, most_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtefactError(f"{path.name!r} is missing from {str(path.parent)!r}; {remedy}") from error
-    require_digest(path, found, sha256, remedy)
+    require_digest(path, digest, sha256, remedy)
 
 
 def read_unchanged(path: Path, sha256: str, remedy: str) -> bytes:
@@ -292,11 +292,11 @@ def read_unchanged(path: Path, sha256: str, remedy: str) -> bytes:
     return content
 
 
-def require_digest(path: Path, found: str, sha256: str, remedy: str) -> None:
+def require_digest(path: Path, digest: str, sha256: str, remedy: str) -> None:
     """Raise ArtefactError unless the SHA-256 found of a file is the one that its manifest states."""
-    if found != sha256:
+    if digest != sha256:
         raise ArtefactError(
-            f"{str(path)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {found[:12]}); "
+            f"{str(path)!r} has changed since it was written (expected SHA-256 {sha256[:12]}, got {digest[:12]}); "
             f"{remedy}"
         )
 

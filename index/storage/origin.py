@@ -83,10 +83,10 @@ def _root_of(manifest: Mapping[str, Any]) -> str:
 def _marks(where: Any, said: str, machine: str, becomes: Path | None = None) -> list[str]:
     if not isinstance(where, Path):
         return [_mark(machine, said, "address", str(where))]
-    folder, found = _resolved(becomes or where), where.stat()
+    folder, status = _resolved(becomes or where), where.stat()
     return [
-        _mark(machine, said, found.st_ino, "path", str(folder)),
-        _mark(machine, said, found.st_ino, "disk", found.st_dev),
+        _mark(machine, said, status.st_ino, "path", str(folder)),
+        _mark(machine, said, status.st_ino, "disk", status.st_dev),
     ]
 
 

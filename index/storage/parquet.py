@@ -48,7 +48,7 @@ class ParquetTable:
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return all rows: of some columns, where they are there, or of all."""
-        wanted = None if columns is None else [one for one in columns if one in self.schema.names]
+        wanted = None if columns is None else [name for name in columns if name in self.schema.names]
         return self._plain(self.parquet.read(wanted, use_threads=False))
 
     def read_row_groups(self, groups: Sequence[int]) -> pa.Table:
@@ -60,7 +60,7 @@ class ParquetTable:
         needed = sum(_bytes_of(chunk) for column in table.columns for chunk in column.chunks)
         if needed > self.allowed:
             raise _too_large(needed, self.allowed, self.name, self.remedy)
-        kinds = [self.schema.field(one) for one in table.schema.names]
+        kinds = [self.schema.field(name) for name in table.schema.names]
         plain = table.cast(pa.schema(kinds, metadata=self.schema.metadata))
         plain.validate(full=True)
         return plain
@@ -94,8 +94,8 @@ def opened_parquet(source: Path | bytes, name: str, remedy: str) -> Iterator[Par
             schema, metadata, allowed = _plain_schema(footer.schema_arrow), footer.metadata, _allowed(source)
             _require_types(schema, name, remedy)
             _require_room(metadata, allowed, name, remedy)
-            leaves = [footer.schema.column(one) for one in range(len(footer.schema))]
-            texts = [one.path for one in leaves if one.physical_type == "BYTE_ARRAY"]
+            leaves = [footer.schema.column(number) for number in range(len(footer.schema))]
+            texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             content.seek(0)
             with pq.ParquetFile(content, pre_buffer=False, read_dictionary=texts, **_LIMITS) as parquet:
                 yield ParquetTable(schema, metadata, parquet, allowed, name, remedy)

@@ -34,10 +34,10 @@ def place(text: str | os.PathLike[str]) -> Path:
     Raises:
         PlaceError: an address with a password, of an unknown scheme, or one whose package is not installed.
     """
-    found = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
-    if found is None:
+    match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
         return cast(Path, text) if isinstance(text, Place) else Path(text)
-    scheme, rest = found[1].lower(), found[2].rstrip("/")
+    scheme, rest = match[1].lower(), match[2].rstrip("/")
     if scheme == "file":
         return Path(rest)
     if _SECRET.match(rest):
@@ -57,12 +57,12 @@ def below(root: Path, relative: str) -> Path:
     refusal = PlaceError(f"expected a path below the image root, got {relative[:200]!r}, which leads out of it")
     try:
         base = root.resolve()
-        found = (base / relative).resolve()
+        path = (base / relative).resolve()
     except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte
         raise refusal from None
-    if found == base or not found.is_relative_to(base):
+    if path == base or not path.is_relative_to(base):
         raise refusal
-    return found
+    return path
 
 
 def require_here(folder: Path) -> Path:
@@ -216,42 +216,42 @@ class Place:
 
     def is_file(self) -> bool:
         """Return whether there is an object."""
-        found = self._info()
-        return found is not None and found["type"] == "file"
+        facts = self._info()
+        return facts is not None and facts["type"] == "file"
 
     def is_dir(self) -> bool:
         """Return whether there are objects below."""
-        found = self._info()
-        return found is not None and found["type"] == "directory"
+        facts = self._info()
+        return facts is not None and facts["type"] == "directory"
 
     def stat(self) -> PlaceStat:
         """Return size and time. Raises FileNotFoundError."""
-        found = self._info()
-        if found is None:
+        facts = self._info()
+        if facts is None:
             raise missing(self)
-        changed: Any = found.get("LastModified") or found.get("created")
-        return PlaceStat(int(found["size"] or 0), changed.timestamp() if hasattr(changed, "timestamp") else 0.0)
+        changed: Any = facts.get("LastModified") or facts.get("created")
+        return PlaceStat(int(facts["size"] or 0), changed.timestamp() if hasattr(changed, "timestamp") else 0.0)
 
     def iterdir(self) -> "Iterator[Place]":
         """Yield what lies here, as the store lists it; nothing where there is nothing."""
         with store_errors(self):
             try:
-                found = self._store.ls(str(self._path), detail=False)
+                names = self._store.ls(str(self._path), detail=False)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if code_of(error) == "NoSuchBucket":
                     raise
-                found = []
-        yield from (self._at(path) for path in map(PurePosixPath, found) if path != self._path)
+                names = []
+        yield from (self._at(path) for path in map(PurePosixPath, names) if path != self._path)
 
     def glob(self, pattern: str) -> "Iterator[Place]":
         """Yield what lies here under a name that matches, by one listing."""
-        return (one for one in self.iterdir() if fnmatchcase(one.name, pattern))
+        return (child for child in self.iterdir() if fnmatchcase(child.name, pattern))
 
     def files_below(self) -> list[str]:
         """Return the relative paths of all objects below, in order, by one listing for each thousand."""
         with store_errors(self):
-            found = self._store.find(str(self._path))
-        return [str(PurePosixPath(path).relative_to(self._path)) for path in sorted(found)]
+            paths = self._store.find(str(self._path))
+        return [str(PurePosixPath(path).relative_to(self._path)) for path in sorted(paths)]
 
     def _info(self) -> dict[str, Any] | None:
         try:

@@ -59,7 +59,7 @@ def require_filter(where: Where, schema: pa.Schema, columns: Collection[str] | N
         FilterError: as `filter_mask`; to its sentences the schema's other columns are not there.
     """
     if columns is not None:
-        schema = pa.schema([one for one in schema if one.name in columns])
+        schema = pa.schema([column for column in schema if column.name in columns])
     filter_mask(where, schema.empty_table())
 
 
@@ -71,10 +71,10 @@ def parse_where(words: Sequence[str], studies: pa.Schema) -> dict[str, Any]:
     """
     where: dict[str, list[dict[str, Any]]] = {}
     for word in words:
-        found = _WORD.match(word)
-        if found is None:
+        match = _WORD.match(word)
+        if match is None:
             raise FilterError(f"expected a filter like 'sex=Female' or 'age>=60', got {word!r}")
-        key, sign, text = found["key"].strip(), found["sign"], found["value"].strip()
+        key, sign, text = match["key"].strip(), match["sign"], match["value"].strip()
         field = _field(key, studies)
         if sign in _SIGNS:
             where.setdefault("must", []).append({"key": key, "range": {_SIGNS[sign]: _parse_value(text, field)}})

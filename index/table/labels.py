@@ -114,7 +114,7 @@ class Labelling:
 
     def as_object(self) -> dict[str, Any]:
         """Return this as plain JSON, as a probe's file keeps it."""
-        policy = {name: one if isinstance(one, str) else dict(one) for name, one in vars(self.policy).items()}
+        policy = {name: rule if isinstance(rule, str) else dict(rule) for name, rule in vars(self.policy).items()}
         return {"policy": policy, "classes": {name: list(words) for name, words in self.classes.items()}}
 
     @classmethod
@@ -128,8 +128,8 @@ class Labelling:
             StudiesError: something else.
         """
         if kept is not None:
-            found = cls.from_object(kept)
-            return found, found.sentence()
+            labels = cls.from_object(kept)
+            return labels, labels.sentence()
         usual = cls(LabelPolicy.named("known-good"))
         return usual, f"{usual.sentence()}; how labels counted in training is not known"
 

@@ -86,7 +86,7 @@ def official_parts(studies: pa.Table) -> dict[str, Rows]:
     words = np.asarray(studies["split"].to_pylist(), dtype=object)
     parts = {part: np.flatnonzero(np.isin(words, named)) for part, named in _OFFICIAL_PARTS.items()}
     if not any(map(len, parts.values())):
-        known = ", ".join(one for named in _OFFICIAL_PARTS.values() for one in named)
+        known = ", ".join(part for named in _OFFICIAL_PARTS.values() for part in named)
         got = ", ".join(sorted({repr(word) for word in words if word is not None})[:5]) or "none"
         raise StudiesError(
             f"expected {known} in the column 'split', got {got}; import the table again with its set's split, or name "
@@ -115,10 +115,10 @@ def require_disjoint_patients(patient_ids: Sequence[str], parts: Mapping[str, Ro
                 )
 
 
-def _require_patients(found: int, parts: int) -> None:
-    if found < max(parts, 2):
+def _require_patients(patients: int, parts: int) -> None:
+    if patients < max(parts, 2):
         raise StudiesError(
-            f"expected at least {max(parts, 2)} patients, one for each part, got {found}; with so few, what "
+            f"expected at least {max(parts, 2)} patients, one for each part, got {patients}; with so few, what "
             "is learnt and what is tested would be the same patient"
         )
 

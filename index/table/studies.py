@@ -141,13 +141,13 @@ def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
     fields = [pa.field(name, kind) for name, kind in _CORE_TYPES.items()]
     fields += [pa.field(name, pa.int8()) for name in FINDINGS]
     taken = {*CORE_COLUMNS, *FINDINGS, *SHARD_COLUMNS}
-    for one in extra:
-        if one.name in taken:
-            raise StudiesError(f"expected extra columns of other names, got {one.name!r}; rename it")
-        if not any(fits(one.type) for fits in (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)):
-            raise StudiesError(f"extra column {one.name!r}: expected text or a number, got {one.type}")
-        taken.add(one.name)
-        fields.append(pa.field(one.name, one.type))
+    for column in extra:
+        if column.name in taken:
+            raise StudiesError(f"expected extra columns of other names, got {column.name!r}; rename it")
+        if not any(fits(column.type) for fits in (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)):
+            raise StudiesError(f"extra column {column.name!r}: expected text or a number, got {column.type}")
+        taken.add(column.name)
+        fields.append(pa.field(column.name, column.type))
     return pa.schema(fields, metadata={VERSION_KEY: SCHEMA_VERSION})
 
 
@@ -163,7 +163,7 @@ def label_names(schema: pa.Schema) -> list[str]:
 
     The type says it, since Parquet, pandas, polars and DuckDB all keep it; other numbers are of another type.
     """
-    return [*FINDINGS, *(one.name for one in schema if one.type == pa.int8() and one.name not in FINDINGS)]
+    return [*FINDINGS, *(column.name for column in schema if column.type == pa.int8() and column.name not in FINDINGS)]
 
 
 def as_studies(table: pa.Table) -> pa.Table:
@@ -175,7 +175,7 @@ def as_studies(table: pa.Table) -> pa.Table:
     """
     _require_columns(table.column_names)
     table = _without_nan(table.drop_columns([name for name in table.column_names if _ROW_NAMES.fullmatch(name)]))
-    extra = [one for one in table.schema if one.name not in CORE_COLUMNS and one.name not in FINDINGS]
+    extra = [column for column in table.schema if column.name not in CORE_COLUMNS and column.name not in FINDINGS]
     schema = studies_schema(extra)
     kept = {FILMS_OF_KEY: said} if (said := (table.schema.metadata or {}).get(FILMS_OF_KEY)) else {}
     schema = schema.with_metadata(schema.metadata | kept)
@@ -191,13 +191,13 @@ def as_studies(table: pa.Table) -> pa.Table:
 
 def _without_nan(table: pa.Table) -> pa.Table:
     """Return a table in which NaN is null, as pandas means it, and a further column of nulls alone is one of texts."""
-    for number, one in enumerate(table.schema):
-        column = table[number]
-        if pa.types.is_floating(one.type):
-            plain = pc.if_else(pc.fill_null(pc.is_nan(column), False), pa.scalar(None, one.type), column)
-            table = table.set_column(number, one, plain)
-        elif pa.types.is_null(one.type) and one.name not in (*CORE_COLUMNS, *FINDINGS):
-            table = table.set_column(number, pa.field(one.name, pa.string()), column.cast(pa.string()))
+    for number, column in enumerate(table.schema):
+        values = table[number]
+        if pa.types.is_floating(column.type):
+            plain = pc.if_else(pc.fill_null(pc.is_nan(values), False), pa.scalar(None, column.type), values)
+            table = table.set_column(number, column, plain)
+        elif pa.types.is_null(column.type) and column.name not in (*CORE_COLUMNS, *FINDINGS):
+            table = table.set_column(number, pa.field(column.name, pa.string()), values.cast(pa.string()))
     return table
 
 
@@ -208,7 +208,7 @@ def require_studies(table: pa.Table, name: str) -> pa.Table:
         StudiesError: a rule of `as_studies` is broken; `name` of the file goes into the sentence.
     """
     try:
-        as_studies(table.drop_columns([one for one in ("views",) if one in table.column_names]))
+        as_studies(table.drop_columns([name for name in ("views",) if name in table.column_names]))
     except StudiesError as error:
         raise StudiesError(f"{name!r}: {error}") from error
     return table
@@ -303,12 +303,12 @@ def _check_ids(table: pa.Table) -> None:
 
 def _is_doubtful(names: pa.ChunkedArray, key: str) -> npt.NDArray[np.bool_]:
     """Return which of the ids (N,) `id_fault` has to look at; it refuses none of the others."""
-    found = pc.or_(pc.match_substring_regex(names, _DOUBTFUL), pc.greater(pc.utf8_length(names), ID_LENGTH))
+    doubtful = pc.or_(pc.match_substring_regex(names, _DOUBTFUL), pc.greater(pc.utf8_length(names), ID_LENGTH))
     if key == "study_id":
-        found = pc.or_(found, pc.match_substring_regex(names, _NO_ADDRESS.pattern))
+        doubtful = pc.or_(doubtful, pc.match_substring_regex(names, _NO_ADDRESS.pattern))
         for ending in ID_ENDINGS:
-            found = pc.or_(found, pc.ends_with(names, ending))
-    return np.array(pc.fill_null(found, True), dtype=bool)
+            doubtful = pc.or_(doubtful, pc.ends_with(names, ending))
+    return np.array(pc.fill_null(doubtful, True), dtype=bool)
 
 
 def _check_labels(table: pa.Table) -> None:

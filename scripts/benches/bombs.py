@@ -1,7 +1,4 @@
-"""`precedent bench bombs`: how soon files that claim more pixels or frames than they hold are refused.
-
-Knows file formats and the reader of films; the clock and the table are in `scripts.benches.measured`.
-"""
+"""`precedent bench bombs`: how soon files that claim more pixels or frames than they hold are refused."""
 
 import io
 import struct
@@ -110,7 +107,7 @@ def _refused(film: bytes) -> str:
 
 
 def _report(bombs: list[dict[str, Any]], facts: dict[str, Any]) -> str:
-    rows = [[one["bomb"], f"{one['bytes']:,}", f"{one['ms']:.2f}"] for one in bombs]
+    rows = [[bomb["bomb"], f"{bomb['bytes']:,}", f"{bomb['ms']:.2f}"] for bomb in bombs]
     return markdown_table(["file", "bytes", "refused in ms"], rows) + (
         f"\nmedians of {facts['repeat']}; {facts['cores']} cores ({facts['processor']}), "
         f"load average {facts['load_1_min']}"

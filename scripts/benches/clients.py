@@ -1,7 +1,4 @@
-"""A real `precedent serve` in a process of its own, and clients that ask it as fast as it answers.
-
-Knows HTTP and processes.
-"""
+"""A real `precedent serve` in a process of its own, and clients that ask it as fast as it answers."""
 
 import http.client
 import json
@@ -104,7 +101,7 @@ def served(url: str, asked: Sequence[Asked], clients: int, count: int) -> Load:
     with ThreadPoolExecutor(len(shares)) as pool:
         done = list(pool.map(lambda share: _ask_all(url, share), shares))
     seconds = perf_counter() - begun
-    latencies = [latency for one, _ in done for latency in one]
+    latencies = [latency for answered, _ in done for latency in answered]
     return Load(latencies, seconds, len(latencies), sum(busy for _, busy in done))
 
 
@@ -113,9 +110,9 @@ def _ask_all(url: str, asked: Sequence[Asked]) -> tuple[list[float], int]:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
     latencies, busy = [], 0
     try:
-        for one in asked:
+        for body in asked:
             start = perf_counter()
-            while (pause := _ask(connection, one)) is not None:
+            while (pause := _ask(connection, body)) is not None:
                 busy += 1
                 sleep(pause)
             latencies.append(perf_counter() - start)

@@ -1,6 +1,6 @@
 """Embeddings drawn from a model of real ones, block by block, and the true neighbours among them.
 
-Knows NumPy alone, so that its answers do not depend on the index they judge.
+They are computed with NumPy alone, so that they do not depend on the index they judge.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,4 @@
-"""`precedent bench encode`: studies a second, and the time of one study, in every runtime that is installed.
-
-Knows runtimes and what they are compared with; the clock and the table are in `scripts.benches.measured`.
-"""
+"""`precedent bench encode`: studies a second, and the time of one study, in every runtime that is installed."""
 
 import tempfile
 from collections.abc import Callable
@@ -115,7 +112,7 @@ def _read(embedder: Embedder, studies: Path, images: Path, count: int) -> list[S
         frontal, lateral = (row[key] and images / row[key] for key in ("frontal_path", "lateral_path"))
         study = embedder.read_films(frontal, lateral)
         read.append(StudyFilms(study.frontal if study.frontal is not None else study.lateral, study.lateral))
-    return [StudyFilms(one.frontal, one.lateral if one.lateral is not None else one.frontal) for one in read]
+    return [StudyFilms(pair.frontal, pair.lateral if pair.lateral is not None else pair.frontal) for pair in read]
 
 
 def _add_own(
@@ -156,12 +153,12 @@ def _measured(
     seconds, answers = interleaved(subjects, repeat, warm_up=1, description="batches")
     singles = {name: alone(way) for name, way in ways.items()}
     single, _ = interleaved(singles, 3 * repeat, warm_up=2, settle=True, description="one")
-    middle, one = medians(seconds), medians(single)
+    middle, middle_alone = medians(seconds), medians(single)
     figures: dict[str, dict[str, Any]] = {
         name: {
             "studies_per_second": len(films) / middle[name],
             "times_eager": middle[EAGER] / middle[name],
-            "one_study_ms": 1000 * one[name],
+            "one_study_ms": 1000 * middle_alone[name],
             "seconds": seconds[name],
             "processor_ms": 1000 * subjects[name].middle() / len(films),
             **agreement(answers[EAGER], answers[name]),
@@ -177,15 +174,15 @@ def _measured(
     return figures
 
 
-def agreement(expected: Vectors | None, found: Vectors | None) -> dict[str, float]:
+def agreement(expected: Vectors | None, vectors: Vectors | None) -> dict[str, float]:
     """Return the cosine to the expected vectors (N, D), its mean and least, and which share of the top ten is kept."""
     assert expected is not None
-    assert found is not None
-    cosines = (expected * found).sum(axis=1)
+    assert vectors is not None
+    cosines = (expected * vectors).sum(axis=1)
     facts = {"cosine_mean": float(cosines.mean()), "cosine_least": float(cosines.min())}
     if len(expected) <= 2 * TOP:
         return facts
-    kept = [len(set(a) & set(b)) / TOP for a, b in zip(_nearest(expected), _nearest(found), strict=True)]
+    kept = [len(set(a) & set(b)) / TOP for a, b in zip(_nearest(expected), _nearest(vectors), strict=True)]
     return facts | {"top_10_kept": float(np.mean(kept))}
 
 
@@ -207,8 +204,8 @@ def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
         "top_10_kept": "{:.3f}",
     }
     rows = [
-        [name, *(form.format(one[key]) if key in one else "" for key, form in forms.items())]
-        for name, one in figures.items()
+        [name, *(form.format(figure[key]) if key in figure else "" for key, form in forms.items())]
+        for name, figure in figures.items()
     ]
     headings = [
         "runtime",

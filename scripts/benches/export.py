@@ -1,7 +1,4 @@
-"""`precedent bench export`: from files of films to finished Parquet, beside timm in PyTorch and each stage alone.
-
-Knows the export and what it is compared with; the clock and the table are in `scripts.benches.measured`.
-"""
+"""`precedent bench export`: from files of films to finished Parquet, beside timm in PyTorch and each stage alone."""
 
 import tempfile
 from collections import deque
@@ -241,16 +238,16 @@ def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
     rows = [
         [
             KINDS[kind].title,
-            *(f"{one['films_per_second'][name]:.1f}" for name in ("Precedent", "timm in PyTorch")),
-            f"{one['times_timm']:.1f}",
-            *(f"{one['films_per_second'][name]:.1f}" for name in (READING_ALONE, ENCODING_ALONE)),
-            f"{one['share_of_limit']:.0%} of {one['limit']}",
-            f"{one['cores_allow']:.1f}",
-            f"{one['share_of_cores']:.0%}",
-            f"{one['chexpert_hours']:.2f} h",
-            f"{one['chexpert_hours'] * facts['cores']:.2f} h",
+            *(f"{figure['films_per_second'][name]:.1f}" for name in ("Precedent", "timm in PyTorch")),
+            f"{figure['times_timm']:.1f}",
+            *(f"{figure['films_per_second'][name]:.1f}" for name in (READING_ALONE, ENCODING_ALONE)),
+            f"{figure['share_of_limit']:.0%} of {figure['limit']}",
+            f"{figure['cores_allow']:.1f}",
+            f"{figure['share_of_cores']:.0%}",
+            f"{figure['chexpert_hours']:.2f} h",
+            f"{figure['chexpert_hours'] * facts['cores']:.2f} h",
         ]
-        for kind, one in figures.items()
+        for kind, figure in figures.items()
     ]
     headings = [
         "films",

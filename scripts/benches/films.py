@@ -1,7 +1,4 @@
-"""Films to measure with: noise of a film's coarseness and grain, written as the files that a collection has.
-
-Knows file formats.
-"""
+"""Films to measure with: noise of a film's coarseness and grain, written as the files that a collection has."""
 
 import io
 from collections.abc import Callable

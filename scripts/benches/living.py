@@ -1,8 +1,4 @@
-"""`precedent bench living`: what a change costs while a collection is searched, and how soon it answers after a kill.
-
-Knows the collection; the clock and the table are in `scripts.benches.measured`, the simulated index in
-`scripts.benches.serve`.
-"""
+"""`precedent bench living`: what a change costs while a collection is searched, and how soon it opens after a kill."""
 
 import multiprocessing
 import os
@@ -111,9 +107,9 @@ def _turns(
     page = os.urandom(_PAGE)
 
     def add() -> None:
-        one = next(fresh)
-        living.add([one])
-        ids.append(one.study.study_id)
+        addition = next(fresh)
+        living.add([addition])
+        ids.append(addition.study.study_id)
         living.now()
 
     def delete() -> None:
@@ -148,41 +144,41 @@ def kill_and_open(drawn: Drawn, index: Path, seed: int, writer: Writer) -> dict[
     process = multiprocessing.get_context("spawn").Process(target=writer, args=words, daemon=True)
     process.start()
     theirs.close()
-    told = _heard(ours, 1)
+    acknowledged = _heard(ours, 1)
     sleep(float(np.random.default_rng(seed).uniform(0, _LONGEST_WAIT)))
     process.kill()
     process.join()
-    told += _heard(ours)
-    if not told:
+    acknowledged += _heard(ours)
+    if not acknowledged:
         raise click.ClickException("expected the process that adds to run until it is killed, but it ended by itself")
     start = perf_counter()
     with closing(LivingCollection(index)) as living:
         living.search(drawn.queries(1)[0], _K)
         seconds = perf_counter() - start
         now = living.now()
-        lost = [one for one in told if one not in now]
+        lost = [study_id for study_id in acknowledged if study_id not in now]
     if lost:
         raise click.ClickException(f"expected every acknowledged study after a kill, {len(lost)} are gone: {lost[0]!r}")
-    return {"seconds": seconds, "acknowledged": len(told)}
+    return {"seconds": seconds, "acknowledged": len(acknowledged)}
 
 
 def _heard(pipe: Connection, most: int | None = None) -> list[str]:
     """Return what a process has told, until so much or its end."""
-    told: list[str] = []
-    while most is None or len(told) < most:
+    study_ids: list[str] = []
+    while most is None or len(study_ids) < most:
         try:
-            told.append(pipe.recv())
+            study_ids.append(pipe.recv())
         except EOFError:
             break
-    return told
+    return study_ids
 
 
-def _add(drawn: Drawn, index: Path, seed: int, told: Connection) -> None:
+def _add(drawn: Drawn, index: Path, seed: int, pipe: Connection) -> None:
     """Add a study after the other, and tell each id once it is acknowledged; the child of `kill_and_open`."""
     with closing(LivingCollection(index)) as living:
-        for one in _additions(drawn, f"kill{seed}-"):
-            living.add([one])
-            told.send(one.study.study_id)
+        for addition in _additions(drawn, f"kill{seed}-"):
+            living.add([addition])
+            pipe.send(addition.study.study_id)
 
 
 def _additions(drawn: Drawn, prefix: str = "added") -> Iterator[Addition]:
@@ -199,13 +195,16 @@ def _built_id(number: int) -> str:
 
 
 def _sentences(figures: dict[str, Any]) -> str:
-    opened = [one["seconds"] for one in figures["opened_after_kill"]]
-    told, compaction = sum(one["acknowledged"] for one in figures["opened_after_kill"]), figures["compaction"]
+    opened = [reopened["seconds"] for reopened in figures["opened_after_kill"]]
+    acknowledged, compaction = (
+        sum(reopened["acknowledged"] for reopened in figures["opened_after_kill"]),
+        figures["compaction"],
+    )
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     rows = [[state, *(f"{ms[name]:.2f}" for name in _TIMED)] for state, ms in figures["ms"].items()]
     return markdown_table(["collection", *(f"{name} ms" for name in _TIMED)], rows) + (
         f"\n{len(opened)} kills of a process that adds: open and searched after {min(opened):.2f} to "
-        f"{max(opened):.2f} s (median {median(opened):.2f}); all {told:,} acknowledged studies are there\n"
+        f"{max(opened):.2f} s (median {median(opened):.2f}); all {acknowledged:,} acknowledged studies are there\n"
         f"compaction to {compaction['rows']:,} rows: {compaction['seconds']:.1f} s, "
         f"{compaction['processor_seconds']:.1f} s of processor time; an index written anew takes as long as "
         f"{figures['adds_a_rewrite']:,.0f} adds\n"

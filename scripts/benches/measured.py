@@ -1,7 +1,4 @@
-"""What every measurement shares: options, subjects that take turns, medians, a table, and the machine's own facts.
-
-Knows clocks and the machine.
-"""
+"""What every measurement shares: options, subjects that take turns, medians, a table, and the machine's own facts."""
 
 import ctypes
 import os
@@ -101,10 +98,10 @@ def machine_facts(*packages: str) -> dict[str, Any]:
 
 def gpu_facts(device: str) -> dict[str, str]:
     """Return what did the work, a GPU by its name and memory, the date, and a line of the GPU that is not here."""
-    found = gpus()
-    told = found[0].sentence() if found and device.startswith("cuda") else device
-    without = {} if found else {"without": "no GPU that torch can use is here: its columns and rows are left out"}
-    return {"device": told, "date": datetime.now(UTC).date().isoformat(), **without}
+    cards = gpus()
+    name = cards[0].sentence() if cards and device.startswith("cuda") else device
+    without = {} if cards else {"without": "no GPU that torch can use is here: its columns and rows are left out"}
+    return {"device": name, "date": datetime.now(UTC).date().isoformat(), **without}
 
 
 def resident_bytes() -> dict[str, int]:

@@ -49,25 +49,25 @@ def ways_of(
         ours: an index of the vectors. queries: (Q, D). truth: (Q, k) rows to be found.
     """
     absent: dict[str, str] = {}
-    found = [_enough(_our_ways(ours), queries, truth)]
+    measured = [_enough(_our_ways(ours), queries, truth)]
     for name, build in (("ScaNN", _scann_ways), ("SVS", _svs_ways)):
         try:
-            found.append(_enough(build(vectors, truth.shape[1], threads), queries, truth))
+            measured.append(_enough(build(vectors, truth.shape[1], threads), queries, truth))
         except ModuleNotFoundError as error:
             absent[name] = f"{error.name} is not installed"
     if gpu.seen().gpus:
-        found.append(_enough(_gpu_ways(ours), queries, truth))
+        measured.append(_enough(_gpu_ways(ours), queries, truth))
     else:
         absent["FAISS on a GPU"] = "FAISS sees none"
-    return found, absent
+    return measured, absent
 
 
 def _enough(ways: Iterable[Way], queries: Embeddings, truth: Rows) -> Way:
     for way in ways:
-        found = replace(way, recall=share_found(truth, way.many(queries, truth.shape[1])))
-        if found.recall >= ENOUGH:
+        measured = replace(way, recall=share_found(truth, way.many(queries, truth.shape[1])))
+        if measured.recall >= ENOUGH:
             break
-    return found
+    return measured
 
 
 def _our_ways(index: VectorIndex) -> Iterator[Way]:
@@ -99,14 +99,14 @@ def _scann_ways(vectors: Embeddings, k: int, threads: int) -> Iterator[Way]:
     seconds = perf_counter() - start
 
     def one(queries: Embeddings, k: int, *, read: int, reordered: int) -> Rows:
-        found: Rows = index.search(queries[0], k, pre_reorder_num_neighbors=reordered, leaves_to_search=read)[0]
-        return found[None]
+        rows: Rows = index.search(queries[0], k, pre_reorder_num_neighbors=reordered, leaves_to_search=read)[0]
+        return rows[None]
 
     def many(queries: Embeddings, k: int, *, read: int, reordered: int) -> Rows:
-        found: Rows = index.search_batched_parallel(
+        rows: Rows = index.search_batched_parallel(
             queries, k, pre_reorder_num_neighbors=reordered, leaves_to_search=read
         )[0]
-        return found
+        return rows
 
     for read, reordered in product((min(read, leaves) for read in _LEAVES_READ), _REORDERED):
         yield Way(

@@ -1,7 +1,4 @@
-"""`precedent bench read`: films a second from a file to the network's square, beside the decoder alone and Pillow.
-
-Knows how films are read and what that is compared with; the clock and the table are in `scripts.benches.measured`.
-"""
+"""`precedent bench read`: films a second from a file to the network's square, beside the decoder alone and Pillow."""
 
 import tempfile
 from collections import deque
@@ -105,19 +102,19 @@ def _stored(path: Path) -> np.ndarray:
 
 
 def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
-    one, all_ = _counts()[0], _counts()[-1]
+    single, all_ = _counts()[0], _counts()[-1]
     rows = []
-    for kind, found in figures.items():
-        rate = found["films_per_second"]
-        ours, decoder = (rate[f"{name}, {one}"] for name in (OURS, DECODER))
+    for kind, measured in figures.items():
+        rate = measured["films_per_second"]
+        ours, decoder = (rate[f"{name}, {single}"] for name in (OURS, DECODER))
         rows.append(
             [
                 KINDS[kind].title,
                 f"{ours:.0f}",
                 f"{decoder:.0f}",
                 f"{ours / decoder:.0%}",
-                f"{rate[f'{PILLOW}, {one}']:.0f}",
-                f"{ours / rate[f'{PILLOW}, {one}']:.1f}",
+                f"{rate[f'{PILLOW}, {single}']:.0f}",
+                f"{ours / rate[f'{PILLOW}, {single}']:.1f}",
                 f"{rate[f'{OURS}, {all_}']:.0f}",
                 f"{rate[f'{OURS}, {all_}'] / ours:.2f}",
                 f"{rate[f'{DECODER}, {all_}'] / decoder:.2f}",

@@ -1,7 +1,4 @@
-"""Other ways to run an encoder, as users write them: PyTorch eager, compiled, in bf16, and ONNX Runtime.
-
-Knows frameworks.
-"""
+"""Other ways to run an encoder, as users write them: PyTorch eager, compiled, in bf16, and ONNX Runtime."""
 
 import copy
 import shutil
@@ -105,6 +102,6 @@ def _onnx(encoder: StudyEncoder, normalize: Normalizer, size: int, folder: Path)
 
 def _views(studies: list[StudyFilms]) -> tuple[Tensor, Tensor]:
     """Return the frontal and the lateral films (B, 1, S, S), not normalised, a missing one replaced by the other."""
-    pairs = [[film for film in (one.frontal, one.lateral) if film is not None] for one in studies]
+    pairs = [[film for film in (study.frontal, study.lateral) if film is not None] for study in studies]
     frontal, lateral = (torch.from_numpy(stack_films([pair[view] for pair in pairs])) for view in (0, -1))
     return frontal, lateral

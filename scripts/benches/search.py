@@ -129,8 +129,8 @@ def _measure(
     truths = true_neighbours(drawn.blocks(), queries[:count], masks, _K)
     with TemporaryDirectory(dir=folder, prefix="bench-") as place:
         index, facts = _built(drawn, kind, Path(place))
-        found = index.search(queries[:count], _K)[1]
-        facts["recall_at_10"] = share_found(truths[0], found)
+        rows = index.search(queries[:count], _K)[1]
+        facts["recall_at_10"] = share_found(truths[0], rows)
         facts["resident_bytes"] = _difference(facts.pop("before"), resident_bytes())
         facts["filters"] = _filtered(index, queries, filters, truths[1:], repeat)
         facts |= _timed(index, drawn, queries, batch, repeat)
@@ -184,14 +184,14 @@ def _filtered(
     count = len(truths[0])
     subjects = {"no filter": _one_by_one(index, queries[:count])}
     subjects |= {name: _one_by_one(index, queries[:count], mask) for name, mask in filters.items()}
-    seconds, found = interleaved(subjects, repeat, warm_up=1, description=f"{len(index):,} filtered")
+    seconds, rows = interleaved(subjects, repeat, warm_up=1, description=f"{len(index):,} filtered")
     middle = medians(seconds)
     return [
         {
             "filter": name,
             "passing": int(np.count_nonzero(mask)),
             "exact": index.select(mask).few or index.kind == "flat",
-            "recall_at_10": share_found(truth, found[name]),
+            "recall_at_10": share_found(truth, rows[name]),
             "one_query_ms": _MS * middle[name] / count,
             "rate_of_unfiltered": middle["no filter"] / middle[name],
         }
@@ -279,21 +279,21 @@ def _sentences(figures: dict[str, Any]) -> str:
 
 def _others(sizes: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the table of all indexes, and a line of those that are absent."""
-    cells = [(size, one) for size in sizes for one in size.get("others", ())]
-    if len({one["index"].split(",")[0] for _, one in cells}) > 1:
-        yield markdown_table(_OTHER_HEADINGS, [_other_line(size, one) for size, one in cells])
+    cells = [(size, rival) for size in sizes for rival in size.get("others", ())]
+    if len({rival["index"].split(",")[0] for _, rival in cells}) > 1:
+        yield markdown_table(_OTHER_HEADINGS, [_other_line(size, rival) for size, rival in cells])
     if absent := sizes[0].get("absent"):
         yield f"Not measured: {'; '.join(f'{name}, {why}' for name, why in absent.items())}."
 
 
-def _other_line(size: dict[str, Any], one: dict[str, Any]) -> list[str]:
+def _other_line(size: dict[str, Any], rival: dict[str, Any]) -> list[str]:
     return [
         f"{size['rows']:,}",
-        one["index"],
-        f"{one['recall_at_10']:.3f}",
-        f"{one['one_query_ms']:.3f}",
-        f"{one['queries_a_second']:,.0f}",
-        f"{one['build_seconds'] or size['build_seconds']:.0f}",
+        rival["index"],
+        f"{rival['recall_at_10']:.3f}",
+        f"{rival['one_query_ms']:.3f}",
+        f"{rival['queries_a_second']:,.0f}",
+        f"{rival['build_seconds'] or size['build_seconds']:.0f}",
     ]
 
 

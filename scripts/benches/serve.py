@@ -1,8 +1,4 @@
-"""`precedent bench serve`: what a real server takes for a vector and for a film, beside the bare calls and an export.
-
-Knows the server's address and the calls behind it; the load is made in `scripts.benches.clients`, clock and table in
-`scripts.benches.measured`.
-"""
+"""`precedent bench serve`: what a server takes for a vector and for a film, beside the bare calls and an export."""
 
 from collections.abc import Callable
 from functools import partial
@@ -237,11 +233,11 @@ def _report(figures: dict[str, Any], facts: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            *(f"{one['ms'][cut]:.2f}" if "ms" in one else "-" for cut in ("p50", "p95", "p99")),
-            f"{one['queries_per_second']:.1f}",
-            str(one["busy"]),
+            *(f"{figure['ms'][cut]:.2f}" if "ms" in figure else "-" for cut in ("p50", "p95", "p99")),
+            f"{figure['queries_per_second']:.1f}",
+            str(figure["busy"]),
         ]
-        for name, one in figures["subjects"].items()
+        for name, figure in figures["subjects"].items()
     ]
     return markdown_table(["query", "p50 ms", "p95 ms", "p99 ms", "a second", "refused"], rows) + (
         f"\nHTTP adds {figures['http_ms']['vector']:.2f} ms to a vector and {figures['http_ms']['film']:.2f} ms to a "

@@ -1,7 +1,4 @@
-"""`precedent bench train`: films a second of a training run, beside its backbones alone on films on the device.
-
-Knows recipes and trainers; the clock and the table are in `scripts.benches.measured`.
-"""
+"""`precedent bench train`: films a second of a training run, beside its backbones alone on films on the device."""
 
 import tempfile
 from collections.abc import Callable

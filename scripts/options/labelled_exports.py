@@ -1,7 +1,4 @@
-"""Exports as the judging verbs want them: one table and one matrix, with labels chosen by the command line's words.
-
-Knows folders and options.
-"""
+"""Exports as the judging verbs want them: one table and one matrix, with labels chosen by the command line's words."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,8 +52,8 @@ class Embedded:
         if not studies.num_rows:
             raise StudiesError(f"expected embedded studies in {str(first)!r}, got none; see its {FAILED}")
         warnings = [warning_of(manifest, reading=READING) for manifest in manifests.values()]
-        told = next((warning for warning in warnings if warning is not None), None)
-        embedded = cls(studies, np.concatenate(vectors), fingerprint, told)
+        warning = next((warning for warning in warnings if warning is not None), None)
+        embedded = cls(studies, np.concatenate(vectors), fingerprint, warning)
         repeated = len(embedded.ids) - len(set(embedded.ids))
         if repeated:
             raise StudiesError(f"expected each study once, got {repeated} again; the exports share studies")

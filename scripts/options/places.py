@@ -1,7 +1,4 @@
-"""Where an argument of the command line may point: to a path of this machine alone, or to an address as well.
-
-Knows click.
-"""
+"""Where an argument of the command line may point: to a path of this machine alone, or to an address as well."""
 
 from pathlib import Path
 from typing import Any

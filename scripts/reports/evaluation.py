@@ -1,7 +1,4 @@
-"""The retrieval report: short tables for the terminal, every figure and a picture for the page.
-
-Knows the structure that `scripts.verbs.evaluate.judged` returns.
-"""
+"""The retrieval report: short tables for the terminal, every figure and a picture for the page."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,8 +28,8 @@ def print_tables(spaces: dict[str, Space], protocol: Sequence[str], floors: Sequ
     show(rules, findings)
     main = next(iter(spaces.values()))
     judged = {**main["rules"], **main["findings"]}
-    for reason in sorted({told["not_defined"] for told in judged.values() if "not_defined" in told}):
-        names = [name for name, told in judged.items() if told.get("not_defined") == reason]
+    for reason in sorted({figures["not_defined"] for figures in judged.values() if "not_defined" in figures}):
+        names = [name for name, figures in judged.items() if figures.get("not_defined") == reason]
         say(f"n/a: {', '.join(names)}: {reason}")
 
 
@@ -40,11 +37,11 @@ def _rules_table(spaces: dict[str, Space], floors: Sequence[str]) -> Table:
     first, *others = (_heading(name, floors) for name in spaces)
     rules = Table(title="Retrieval, other patients only", box=SIMPLE)
     _columns(rules, ("rule", "figure", first, "95 % interval", *others, "chance", "queries"))
-    for rule, told in next(iter(spaces.values()))["rules"].items():
-        if "not_defined" in told:
+    for rule, by_rule in next(iter(spaces.values()))["rules"].items():
+        if "not_defined" in by_rule:
             rules.add_row(rule, "n/a")
             continue
-        for figure in _headline(told["figures"]):
+        for figure in _headline(by_rule["figures"]):
             estimates = [space["rules"][rule]["figures"][figure] for space in spaces.values()]
             rules.add_row(rule, figure, *_side_by_side(estimates))
         rules.add_section()
@@ -58,12 +55,12 @@ def _findings_table(spaces: dict[str, Space]) -> Table:
     (first, main), *_ = spaces.items()
     findings = Table(title=f"Query and hit both have it ({first})", box=SIMPLE)
     _columns(findings, ("finding", "figure", first, "95 % interval", "chance", "queries"))
-    for finding, told in main["findings"].items():
-        if "not_defined" in told:
+    for finding, by_rule in main["findings"].items():
+        if "not_defined" in by_rule:
             findings.add_row(finding, "n/a")
             continue
-        for figure in filter(_is_precision, told["figures"]):
-            findings.add_row(finding, figure, *_side_by_side([told["figures"][figure]]))
+        for figure in filter(_is_precision, by_rule["figures"]):
+            findings.add_row(finding, figure, *_side_by_side([by_rule["figures"][figure]]))
     return findings
 
 
@@ -106,11 +103,11 @@ def _beside(spaces: dict[str, Space], floors: Sequence[str]) -> str:
     """Return one table of every rule's and finding's figures in all spaces, with chance."""
     rows: list[tuple[str, ...]] = []
     for kind, prefix in (("rules", ""), ("findings", "both have ")):
-        for name, told in next(iter(spaces.values()))[kind].items():
-            if "not_defined" in told:
+        for name, by_rule in next(iter(spaces.values()))[kind].items():
+            if "not_defined" in by_rule:
                 rows.append((prefix + name, *["n/a"] * (len(spaces) + 2), "0"))
                 continue
-            for figure in filter(_is_precision, told["figures"]) if prefix else told["figures"]:
+            for figure in filter(_is_precision, by_rule["figures"]) if prefix else by_rule["figures"]:
                 estimates = [space[kind][name]["figures"][figure] for space in spaces.values()]
                 rows.append((prefix + name, figure, *_values(estimates)))
     privacy = [space["same_patient_precision@1"] for space in spaces.values()]
@@ -121,8 +118,8 @@ def _beside(spaces: dict[str, Space], floors: Sequence[str]) -> str:
 
 def _values(estimates: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield each space's value with its interval, then chance and queries, which are the same in all."""
-    for one in estimates:
-        yield number_with_interval(one["value"], one["low"], one["high"])
+    for estimate in estimates:
+        yield number_with_interval(estimate["value"], estimate["low"], estimate["high"])
     yield number(estimates[0]["chance"])
     yield f"{estimates[0]['queries']:,}"
 
@@ -136,16 +133,16 @@ def _space(space: Space) -> str:
 
 
 def _rows(judged: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    for name, told in judged.items():
-        if "not_defined" in told:
-            yield (name, told["not_defined"], "n/a", "n/a", "0", str(_left_out(told)))
+    for name, by_rule in judged.items():
+        if "not_defined" in by_rule:
+            yield (name, by_rule["not_defined"], "n/a", "n/a", "0", str(_left_out(by_rule)))
             continue
-        for figure, estimate in told["figures"].items():
-            yield (f"{name}: {told['sentence']}", figure, *_cells(estimate))
+        for figure, estimate in by_rule["figures"].items():
+            yield (f"{name}: {by_rule['sentence']}", figure, *_cells(estimate))
 
 
-def _left_out(told: dict[str, Any]) -> int:
-    return max(estimate["left_out"] for estimate in told["figures"].values())
+def _left_out(by_rule: dict[str, Any]) -> int:
+    return max(estimate["left_out"] for estimate in by_rule["figures"].values())
 
 
 def _cells(estimate: dict[str, Any]) -> tuple[str, str, str, str]:
@@ -166,9 +163,9 @@ def _glance(spaces: dict[str, Space]) -> str:
     """Return a picture: precision at the middle k of each rule and space, with interval and chance."""
     lines = [
         (f"{rule}: {name}", space["rules"][rule]["figures"])
-        for rule, told in next(iter(spaces.values()))["rules"].items()
+        for rule, by_rule in next(iter(spaces.values()))["rules"].items()
         for name, space in spaces.items()
-        if "not_defined" not in told and any(map(_is_precision, told["figures"]))
+        if "not_defined" not in by_rule and any(map(_is_precision, by_rule["figures"]))
     ]
     if not lines:
         return "<p>n/a: no rule has a query.</p>"
@@ -178,10 +175,12 @@ def _glance(spaces: dict[str, Space]) -> str:
     figure.subplots_adjust(left=0.3, right=0.97, bottom=0.6 / figure.get_figheight(), top=0.98)
     axes = figure.subplots()
     for place, (_, figures) in enumerate(lines):
-        one = figures[shown]
-        axes.plot([one["low"], one["high"]], [-place, -place], color="#9db4c6", linewidth=4, solid_capstyle="butt")
-        axes.plot(one["value"], -place, "o", color="#1f5f8b")
-        axes.plot(one["chance"], -place, "|", color="#b3402a", markersize=14, markeredgewidth=2)
+        estimate = figures[shown]
+        axes.plot(
+            [estimate["low"], estimate["high"]], [-place, -place], color="#9db4c6", linewidth=4, solid_capstyle="butt"
+        )
+        axes.plot(estimate["value"], -place, "o", color="#1f5f8b")
+        axes.plot(estimate["chance"], -place, "|", color="#b3402a", markersize=14, markeredgewidth=2)
     axes.set_yticks(-np.arange(len(lines)), [visible(name) for name, _ in lines], parse_math=False)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"{shown}: dot and 95 % interval; red: chance")

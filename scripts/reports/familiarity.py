@@ -7,17 +7,17 @@ from encoder.films.dicom import reading_notices
 from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, Layout, paired
 
 
-def familiarity_line(found: Familiarity | None) -> str:
+def familiarity_line(familiarity: Familiarity | None) -> str:
     """Return what the gate says in words."""
-    if found is None:
+    if familiarity is None:
         return "familiarity: not defined, the index has no studies of other patients to compare"
     verdict = "familiar"
-    if found.unfamiliar:
+    if familiarity.unfamiliar:
         verdict = (
             f"UNFAMILIAR (below {UNFAMILIAR_BELOW:g} %): it may not be a chest film, may be turned or inverted, or of "
             "a kind that the index lacks"
         )
-    return f"familiarity: {found.sentence} (of {found.reference:,}): {verdict}"
+    return f"familiarity: {familiarity.sentence} (of {familiarity.reference:,}): {verdict}"
 
 
 def notices_of(

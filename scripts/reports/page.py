@@ -1,7 +1,4 @@
-"""The pieces of a report that stands alone: one HTML page, its tables and its pictures as inline SVG.
-
-Knows figures as text and matplotlib's canvas.
-"""
+"""The pieces of a report that stands alone: one HTML page, its tables and its pictures as inline SVG."""
 
 import html
 import io

@@ -19,7 +19,7 @@ _FIGURES = ("probability", "with/without")
 def print_reading(reading: Reading) -> None:
     """Print a line a finding, then what is known of the query as a whole."""
     show(as_table(reading))
-    named = (f"map of {reading.predictions[0].finding}: {one['file']}" for one in reading.maps)
+    named = (f"map of {reading.predictions[0].finding}: {facts['file']}" for facts in reading.maps)
     say(*_of_calls(reading), _how(reading), *_of_neighbours(reading), *reading.film_notices, *named)
 
 
@@ -30,33 +30,40 @@ def as_table(reading: Reading) -> Table:
     headings += [] if reading.labels is None else ["neighbours' vote", "flag"]
     for heading in headings:
         table.add_column(heading, justify="right" if heading in _FIGURES else "left", no_wrap=True)
-    for one in reading.predictions:
-        spread = "" if one.spread is None else f" ± {one.spread:.3f}"
-        cells = [one.finding, f"{one.probability:.3f}{spread}", one.call or "no call", *_evidence_cells(one.evidence)]
+    for prediction in reading.predictions:
+        spread = "" if prediction.spread is None else f" ± {prediction.spread:.3f}"
+        cells = [
+            prediction.finding,
+            f"{prediction.probability:.3f}{spread}",
+            prediction.call or "no call",
+            *_evidence_cells(prediction.evidence),
+        ]
         if reading.labels is not None:
-            cells += [_vote_cell(one.vote), "disagree" if one.disagrees else ""]
+            cells += [_vote_cell(prediction.vote), "disagree" if prediction.disagrees else ""]
         table.add_row(*cells)
     return table
 
 
-def _evidence_cells(found: Evidence | None) -> tuple[str, str]:
+def _evidence_cells(evidence: Evidence | None) -> tuple[str, str]:
     """Return the AUROC with its interval, and the studies with and without the finding that it was judged on."""
-    if found is None:
+    if evidence is None:
         return NOT_DEFINED, NOT_DEFINED
-    interval = "" if found.low is None or found.high is None else f" ({found.low:.2f}\u2013{found.high:.2f})"
-    auroc = NOT_DEFINED if found.auroc is None else f"{found.auroc:.2f}{interval}"
-    return auroc, f"{found.positives:,}/{found.negatives:,}"
+    interval = (
+        "" if evidence.low is None or evidence.high is None else f" ({evidence.low:.2f}\u2013{evidence.high:.2f})"
+    )
+    auroc = NOT_DEFINED if evidence.auroc is None else f"{evidence.auroc:.2f}{interval}"
+    return auroc, f"{evidence.positives:,}/{evidence.negatives:,}"
 
 
 def _of_calls(reading: Reading) -> Iterator[str]:
     """Yield what each call means, and why others are none, those of one reason together."""
-    for one in reading.predictions:
-        if one.meaning is not None:
-            yield f"{one.finding} {one.call}: {one.meaning}"
+    for prediction in reading.predictions:
+        if prediction.meaning is not None:
+            yield f"{prediction.finding} {prediction.call}: {prediction.meaning}"
     reasons: dict[str, list[str]] = {}
-    for one in reading.predictions:
-        if one.no_call is not None:
-            reasons.setdefault(one.no_call, []).append(one.finding)
+    for prediction in reading.predictions:
+        if prediction.no_call is not None:
+            reasons.setdefault(prediction.no_call, []).append(prediction.finding)
     for reason, names in reasons.items():
         yield f"no call on {', '.join(names)}: {reason}"
     if reading.labels is None:
@@ -78,20 +85,20 @@ def _how(reading: Reading) -> str:
 def _of_neighbours(reading: Reading) -> Iterator[str]:
     if reading.labels is None:
         return
-    counted = max((one.vote.neighbours for one in reading.predictions if one.vote), default=0)
+    counted = max((prediction.vote.neighbours for prediction in reading.predictions if prediction.vote), default=0)
     yield (
         f"neighbours' vote: of the most similar studies with a label for the finding, up to {counted}, the share that "
         f"has it, weighted by similarity, with its 95 % interval; {reading.labels}"
     )
     yield familiarity_line(reading.familiarity)
     if reading.contrast is not None:
-        for side, one in (("with", reading.contrast.present), ("without", reading.contrast.absent)):
-            yield f"nearest study {side} {reading.contrast.finding}: {_counterpart(one)}"
+        for side, counterpart in (("with", reading.contrast.present), ("without", reading.contrast.absent)):
+            yield f"nearest study {side} {reading.contrast.finding}: {_counterpart(counterpart)}"
 
 
-def _counterpart(one: Counterpart | None) -> str:
-    if one is None:
+def _counterpart(counterpart: Counterpart | None) -> str:
+    if counterpart is None:
         return "none of other patients"
-    given_up = f"; not matched in {', '.join(one.relaxed)}" if one.relaxed else ""
-    alike = f"matched in {', '.join(one.matched)}" if one.matched else "matched on nothing"
-    return f"{one.hit.study.study_id} at {one.hit.similarity:.4f}, {alike}{given_up}"
+    given_up = f"; not matched in {', '.join(counterpart.relaxed)}" if counterpart.relaxed else ""
+    alike = f"matched in {', '.join(counterpart.matched)}" if counterpart.matched else "matched on nothing"
+    return f"{counterpart.hit.study.study_id} at {counterpart.hit.similarity:.4f}, {alike}{given_up}"

@@ -1,7 +1,4 @@
-"""The probe's report: a short table for the terminal, every figure and four pictures a finding for the page.
-
-Knows the structure that `scripts.reports.probe_scores.scored` returns.
-"""
+"""The probe's report: a short table for the terminal, every figure and four pictures a finding for the page."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,82 +49,82 @@ def publish(
     out: Path,
     facts: dict[str, Any],
     protocol: Sequence[str],
-    found: dict[str, Any],
+    figures: dict[str, Any],
     predicted: Predictions,
     *,
     as_json: bool,
 ) -> None:
     """Write metrics.json, the facts first, and report.html; print the figures as a table or as JSON."""
-    metrics = finite({**facts, "protocol": protocol, **found})
+    metrics = finite({**facts, "protocol": protocol, **figures})
     save_json(out / "metrics.json", metrics)
-    save_report(out / "report.html", protocol, found, predicted)
+    save_report(out / "report.html", protocol, figures, predicted)
     if as_json:
         say_json(metrics)
     else:
-        print_table(found, protocol)
+        print_table(figures, protocol)
         say_warning(facts.get("warning"))
         say(f"wrote {out}: {', '.join(sorted(path.name for path in out.iterdir() if path.is_file()))}")
 
 
-def print_table(found: dict[str, Any], protocol: Sequence[str]) -> None:
+def print_table(figures: dict[str, Any], protocol: Sequence[str]) -> None:
     """Print the protocol, a line a finding and the macro mean; thresholded figures are at Youden's point."""
     say(*(f"* {sentence}" for sentence in protocol))
     grid = Table(title="Linear probe, unseen patients", box=SIMPLE)
     for name in ("finding", "pos", "neg", *_SHOWN.values()):
         grid.add_column(name, justify="left" if name == "finding" else "right", no_wrap=True)
-    for finding, entry in found["findings"].items():
+    for finding, entry in figures["findings"].items():
         counts = f"{entry['positives']:,}", f"{entry['negatives']:,}"
         if "not_defined" in entry:
             grid.add_row(finding, *counts, "n/a", *[""] * (len(_SHOWN) - 1))
         else:
-            figures = entry["figures"] | entry["points"].get("youden", {})
-            grid.add_row(finding, *counts, *(_short(name, figures.get(name)) for name in _SHOWN))
+            of_finding = entry["figures"] | entry["points"].get("youden", {})
+            grid.add_row(finding, *counts, *(_short(name, of_finding.get(name)) for name in _SHOWN))
     grid.add_section()
-    grid.add_row("macro", "", "", *(_short(name, found["macro"].get(name)) for name in _SHOWN))
+    grid.add_row("macro", "", "", *(_short(name, figures["macro"].get(name)) for name in _SHOWN))
     show(grid)
-    for reason in sorted({entry["not_defined"] for entry in found["findings"].values() if "not_defined" in entry}):
-        names = [name for name, entry in found["findings"].items() if entry.get("not_defined") == reason]
+    for reason in sorted({entry["not_defined"] for entry in figures["findings"].values() if "not_defined" in entry}):
+        names = [name for name, entry in figures["findings"].items() if entry.get("not_defined") == reason]
         say(f"n/a: {', '.join(names)}: {reason}")
-    if "accuracy" in found.get("classes", {}):
-        one = found["classes"]
-        say(f"accuracy of the most probable class {_cell(one['accuracy'])}, chance {number(one['chance'])}")
-    if len(found["folds"]) > 1:
-        say("macro AUROC by fold: " + ", ".join(number(fold["macro_auroc"]) for fold in found["folds"]))
+    if "accuracy" in figures.get("classes", {}):
+        classes = figures["classes"]
+        say(f"accuracy of the most probable class {_cell(classes['accuracy'])}, chance {number(classes['chance'])}")
+    if len(figures["folds"]) > 1:
+        say("macro AUROC by fold: " + ", ".join(number(fold["macro_auroc"]) for fold in figures["folds"]))
 
 
-def save_report(path: Path, protocol: Sequence[str], found: dict[str, Any], predicted: Predictions) -> None:
+def save_report(path: Path, protocol: Sequence[str], figures: dict[str, Any], predicted: Predictions) -> None:
     """Write the page that stands alone, whole or not at all."""
     headings = ("finding", "positives", "negatives", "chance AUPRC", *map(_name, RANKED))
     sections = [
-        ("Findings", table(headings, _rows(found)) + "<p>AUROC by chance: 0.500.</p>"),
-        ("Operating points", _POINTS_NOTE + _points_table(found)),
+        ("Findings", table(headings, _rows(figures)) + "<p>AUROC by chance: 0.500.</p>"),
+        ("Operating points", _POINTS_NOTE + _points_table(figures)),
     ]
-    sections += [(name, content) for name, content in _extra(found)]
+    sections += [(name, content) for name, content in _extra(figures)]
     for column, finding in enumerate(predicted.names):
-        if "not_defined" not in found["findings"][finding]:
+        if "not_defined" not in figures["findings"][finding]:
             sections.append((finding, picture(_figure(predicted, column), f"ROC and other curves of {finding}")))
     save_page(path, "Linear probe", protocol, sections)
 
 
-def _rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    for finding, entry in found["findings"].items():
+def _rows(figures: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for finding, entry in figures["findings"].items():
         counts = (finding, f"{entry['positives']:,}", f"{entry['negatives']:,}")
         if "not_defined" in entry:
             yield (*counts, "n/a", f"n/a: {entry['not_defined']}", *["n/a"] * (len(RANKED) - 1))
         else:
             yield (*counts, number(entry["chance"]["auprc"]), *(_cell(entry["figures"][name]) for name in RANKED))
-    yield ("macro", "", "", "", *(_cell(found["macro"].get(name)) for name in RANKED))
+    yield ("macro", "", "", "", *(_cell(figures["macro"].get(name)) for name in RANKED))
 
 
-def _points_table(found: dict[str, Any]) -> str:
+def _points_table(figures: dict[str, Any]) -> str:
     rows = [
         (finding, _name(point), _threshold(entry, point), *(_cell(entry["points"][point][name]) for name in CALLED))
-        for finding, entry in found["findings"].items()
+        for finding, entry in figures["findings"].items()
         if "not_defined" not in entry
         for point in POINTS
         if point in entry["points"]
     ]
-    rows.append(("macro", _name("youden"), "", *(_cell(found["macro"].get(name)) for name in CALLED)))
+    rows.append(("macro", _name("youden"), "", *(_cell(figures["macro"].get(name)) for name in CALLED)))
     return table(("finding", "point", "threshold", *map(_name, CALLED)), rows)
 
 
@@ -135,14 +132,15 @@ def _threshold(entry: dict[str, Any], point: str) -> str:
     return number(entry["thresholds"][point]) if entry.get("thresholds") else "n/a"
 
 
-def _extra(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if "accuracy" in found.get("classes", {}):
-        one = found["classes"]
-        row = (_cell(one["accuracy"]), number(one["chance"]), f"{one['studies']:,}")
+def _extra(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if "accuracy" in figures.get("classes", {}):
+        classes = figures["classes"]
+        row = (_cell(classes["accuracy"]), number(classes["chance"]), f"{classes['studies']:,}")
         yield "Most probable class", table(("accuracy", "chance", "studies"), [row])
-    if len(found["folds"]) > 1:
+    if len(figures["folds"]) > 1:
         rows = [
-            (str(fold), f"{one['studies']:,}", number(one["macro_auroc"])) for fold, one in enumerate(found["folds"], 1)
+            (str(fold), f"{of_fold['studies']:,}", number(of_fold["macro_auroc"]))
+            for fold, of_fold in enumerate(figures["folds"], 1)
         ]
         yield "Folds", table(("fold", "studies", "macro AUROC"), rows)
 
@@ -168,14 +166,14 @@ def _figure(predicted: Predictions, column: int) -> Figure:
 def _draw_curves(roc: Axes, pr: Axes, probabilities: Columns, targets: Columns) -> None:
     order = np.argsort(-probabilities, kind="stable")
     last = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
-    found, wrong = ((targets[order] == outcome).cumsum()[last] for outcome in (1, 0))
+    true, false = ((targets[order] == outcome).cumsum()[last] for outcome in (1, 0))
     kept = np.unique(np.linspace(0, len(last) - 1, _CURVE_POINTS).astype(int))
-    recall = np.append(0, found / found[-1])
+    recall = np.append(0, true / true[-1])
     roc.plot([0, 1], [0, 1], color=_GREY)
-    roc.plot(np.append(0, wrong / wrong[-1])[np.append(0, kept + 1)], recall[np.append(0, kept + 1)], color=_BLUE)
+    roc.plot(np.append(0, false / false[-1])[np.append(0, kept + 1)], recall[np.append(0, kept + 1)], color=_BLUE)
     roc.set(title="ROC", xlabel="1 - specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.02))
     pr.axhline(targets.mean(), color=_GREY)
-    pr.plot(recall[1:][kept], (found / (found + wrong))[kept], color=_BLUE)
+    pr.plot(recall[1:][kept], (true / (true + false))[kept], color=_BLUE)
     pr.set(title="precision and recall", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
 
 

@@ -1,7 +1,4 @@
-"""A probe's answers on studies that did not teach it, and the figures of a report made from them.
-
-Knows the scores of the encoder wing and the draws of the index wing.
-"""
+"""A probe's answers on studies that did not teach it, and the figures of a report made from them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -90,24 +87,24 @@ def scored(predicted: Predictions, probe: LinearProbe, draws: Draws) -> dict[str
         findings[name], drawn = _finding(predicted, column, draws)
         findings[name] |= _of_probe(probe, name)
         values += [drawn] if drawn else []
-    found = {
+    figures = {
         "macro": {"findings": len(values), **_intervals(macro(values))},
         "findings": findings,
         "folds": [_of_fold(predicted, fold) for fold in np.unique(predicted.fold)],
     }
-    return found | ({"classes": _class_accuracy(predicted, draws)} if predicted.exclusive else {})
+    return figures | ({"classes": _class_accuracy(predicted, draws)} if predicted.exclusive else {})
 
 
-def evidence_of(found: Mapping[str, Any], probe: LinearProbe) -> dict[str, Evidence]:
+def evidence_of(figures: Mapping[str, Any], probe: LinearProbe) -> dict[str, Evidence]:
     """Return how well each finding of a probe is told apart, of what `scored` returned, in three decimals."""
-    told = {}
+    evidence = {}
     for name in probe.findings:
-        entry = found["findings"][name]
+        entry = figures["findings"][name]
         auroc = entry.get("figures", {}).get("auroc", {})
         known = {key: auroc.get(key, math.nan) for key in ("value", "low", "high")}
-        figures = (None if math.isnan(figure) else round(float(figure), 3) for figure in known.values())
-        told[name] = Evidence(entry["positives"], entry["negatives"], *figures)
-    return told
+        bounds = (None if math.isnan(figure) else round(float(figure), 3) for figure in known.values())
+        evidence[name] = Evidence(entry["positives"], entry["negatives"], *bounds)
+    return evidence
 
 
 def _finding(predicted: Predictions, column: int, draws: Draws) -> tuple[dict[str, Any], dict[str, Columns]]:

@@ -90,14 +90,14 @@ def command(
     counts = {"added": 0, "already_there": 0, "failed": 0}
     with one_torch_thread(embedder):
         for group in _prepared(FilmReader(embedder, table, images, "both"), table.num_rows, batch):
-            read = [one for one in group if one.films is not None]
+            read = [prepared for prepared in group if prepared.films is not None]
             fresh = living.add(_additions(embedder, table, read, further), replace=replace) if read else []
             counts["added"] += sum(fresh)
             counts["already_there"] += len(fresh) - sum(fresh)
             counts["failed"] += len(group) - len(read)
-            for one in group:
-                if one.failure is not None:
-                    say(f"left out: {one.failure.study_id}: {one.failure.reason}", err=True)
+            for prepared in group:
+                if prepared.failure is not None:
+                    say(f"left out: {prepared.failure.study_id}: {prepared.failure.reason}", err=True)
     said = f"{index}: {counts['added']:,} added, {counts['already_there']:,} already there, {counts['failed']:,} failed"
     warning = warning_of(living.manifest, embedder.trained, READING)
     if as_json:
@@ -164,11 +164,11 @@ def with_stored_films(table: pa.Table, living: Writable) -> tuple[pa.Table, dict
 def _additions(
     embedder: Embedder, table: pa.Table, read: Sequence[Prepared], further: Mapping[int, tuple[Study, Study]]
 ) -> list[Addition]:
-    rows, labels = table.take([one.row for one in read]).to_pylist(), label_names(table.schema)
-    vectors = embedder.embed([one.films for one in read if one.films is not None])
+    rows, labels = table.take([prepared.row for prepared in read]).to_pylist(), label_names(table.schema)
+    vectors = embedder.embed([prepared.films for prepared in read if prepared.films is not None])
     return [
-        _addition(Study.from_row(row, labels), one, vector, further.get(one.row))
-        for row, one, vector in zip(rows, read, vectors, strict=True)
+        _addition(Study.from_row(row, labels), prepared, vector, further.get(prepared.row))
+        for row, prepared, vector in zip(rows, read, vectors, strict=True)
     ]
 
 

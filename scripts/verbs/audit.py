@@ -61,7 +61,7 @@ def verify(path: Path, expect: Head | None, as_json: bool) -> None:
         return
     for intent in left:
         result = "unknown: the process ended" if intent["ended"] else "no result yet"
-        told = ("time", "principal", "method", "route", "collection", "studies")
-        about = " ".join(json.dumps(intent.get(name)) for name in told)
+        fields = ("time", "principal", "method", "route", "collection", "studies")
+        about = " ".join(json.dumps(intent.get(name)) for name in fields)
         say(f"line {intent['line']}: {about}: {result}")
     say(f"{path}: {head.lines:,} lines, none edited; head {head}")

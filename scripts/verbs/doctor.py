@@ -115,8 +115,8 @@ def encoder_checks(path: Path, index: Path | None) -> Iterator[Check]:
 def training(trained: bool | None) -> Check:
     """Return whether an encoder was trained."""
     if trained is False:
-        found = "never: the layers above its backbones are random, and its neighbours mean little"
-        return Check("training", "warning", found, "run: precedent train, then precedent export and precedent index")
+        sentence = "never: the layers above its backbones are random, and its neighbours mean little"
+        return Check("training", "warning", sentence, "run: precedent train, then precedent export and precedent index")
     return Check("training", "ok", "trained" if trained else "not known of this file")
 
 
@@ -155,10 +155,10 @@ def _runtime(name: str, note: str) -> Check:
 
 def agreement(cosine: float, where: str = "") -> Check:
     """Return whether the runtime gives a test film the vector that torch gives it."""
-    found = f"{where}test film at a cosine of {cosine:.5f} to torch's vector"
+    sentence = f"{where}test film at a cosine of {cosine:.5f} to torch's vector"
     if not cosine >= LEAST_COSINE:  # not a number either
-        return Check("agreement", "fault", found, "remove the folder runtime/ beside the encoder, and look again")
-    return Check("agreement", "ok", found)
+        return Check("agreement", "fault", sentence, "remove the folder runtime/ beside the encoder, and look again")
+    return Check("agreement", "ok", sentence)
 
 
 def _fingerprint(index: Path, fingerprint: str) -> Iterable[Check]:
@@ -173,7 +173,7 @@ def _fingerprint(index: Path, fingerprint: str) -> Iterable[Check]:
     if built == fingerprint:
         yield Check("fingerprint", "ok", "the index was built with this encoder")
     else:
-        found = f"the index was built with encoder {built[:12]}, this is {fingerprint[:12]}"
+        sentence = f"the index was built with encoder {built[:12]}, this is {fingerprint[:12]}"
         yield Check(
-            "fingerprint", "fault", found, "name the other encoder, or run: precedent export and precedent index"
+            "fingerprint", "fault", sentence, "name the other encoder, or run: precedent export and precedent index"
         )

@@ -242,8 +242,8 @@ def quantize_(path: Path, studies: Path, images: Path, ignored: frozenset[str], 
     paths = table.select(["frontal_path", "lateral_path"]).take(rows).to_pylist()
     films = []
     with progress_bar("studies") as bar:
-        for one in bar.track(paths, description="read films"):
-            frontal, lateral = (one[key] and images / one[key] for key in ("frontal_path", "lateral_path"))
+        for row in bar.track(paths, description="read films"):
+            frontal, lateral = (row[key] and images / row[key] for key in ("frontal_path", "lateral_path"))
             films.append(embedder.read_films(frontal, lateral))
     models = quantize(
         embedder.encoder,

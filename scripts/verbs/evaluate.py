@@ -108,7 +108,7 @@ def command(
         spaces["raw pixels"] = pool.seen_by(raw_pixels(main.studies, pixels, ignored))
     weights = patient_draws([main.patients[row] for row in pool.queries], draws, seed)
     rules, singles = _rules(main, wanted)
-    found = {name: judged(space, rules, singles, depths, weights) for name, space in spaces.items()}
+    figures_of = {name: judged(space, rules, singles, depths, weights) for name, space in spaces.items()}
     protocol = [*_protocol(pool, wanted, draws, seed), *main.patients_sentence()]
     if asked["splits"]:
         parts = f"{asked['query_part'] or 'every part'} asks, {asked['gallery_part'] or 'every part'} answers"
@@ -119,17 +119,17 @@ def command(
             "protocol": protocol,
             "ks": depths,
             "floors": floors,
-            "spaces": found,
+            "spaces": figures_of,
             "warning": main.warning,
         }
     )
     out.mkdir(parents=True, exist_ok=True)
     save_json(out / "metrics.json", metrics)
-    save_report(out / "report.html", protocol, found, floors)
+    save_report(out / "report.html", protocol, figures_of, floors)
     if json_wanted:
         say_json(metrics)
     else:
-        print_tables(found, protocol, floors)
+        print_tables(figures_of, protocol, floors)
         say_warning(main.warning)
         say(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
 
@@ -152,11 +152,11 @@ def judged(
 
 
 def _of_rule(pool: Pool, ranked: Rows, rule: Rule, ks: Sequence[int], draws: Draws) -> dict[str, Any]:
-    found = {name: vars(one) for name, one in figures(pool, ranked, rule, ks, draws).items()}
-    told: dict[str, Any] = {"sentence": rule.sentence, "figures": found}
-    if not any(one["queries"] for one in found.values()):
-        told["not_defined"] = "no query has a label of this rule that another patient's study shares"
-    return told
+    estimates = {name: vars(estimate) for name, estimate in figures(pool, ranked, rule, ks, draws).items()}
+    by_rule: dict[str, Any] = {"sentence": rule.sentence, "figures": estimates}
+    if not any(estimate["queries"] for estimate in estimates.values()):
+        by_rule["not_defined"] = "no query has a label of this rule that another patient's study shares"
+    return by_rule
 
 
 def _rules(export: Embedded, wanted: Wanted) -> tuple[list[Rule], list[Rule]]:
@@ -173,11 +173,11 @@ def _common(folders: dict[str, list[Path]], wanted: Wanted) -> dict[str, Embedde
     common = set.intersection(*(set(export.ids) for export in exports.values()))
     if wanted.classes:
         common &= set(main.take(np.flatnonzero(~np.isnan(wanted.targets(main.studies)).all(1))).ids)
-    kept = [one for one in main.ids if one in common]
+    kept = [study_id for study_id in main.ids if study_id in common]
     if not kept:
         raise StudiesError("expected studies that every export holds and that are of a class, got none")
-    rows = {name: {one: row for row, one in enumerate(export.ids)} for name, export in exports.items()}
-    return {name: export.take([rows[name][one] for one in kept]) for name, export in exports.items()}
+    rows = {name: {study_id: row for row, study_id in enumerate(export.ids)} for name, export in exports.items()}
+    return {name: export.take([rows[name][study_id] for study_id in kept]) for name, export in exports.items()}
 
 
 def _roles(

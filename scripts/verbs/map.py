@@ -25,14 +25,14 @@ def command(index: Path, as_json: bool) -> None:
     \b
     precedent map index/
     """
-    found = build_map(index)
+    built = build_map(index)
     warning = warning_of(load_index_manifest(index), reading=READING)
     if as_json:
         say_json(json.loads((index / MAP_MANIFEST).read_text(encoding="utf-8")) | {"warning": warning})
         return
-    first, second = found.plane.shares
+    first, second = built.plane.shares
     say(
-        f"{index}: {len(found):,} studies on two axes that hold {first:.1%} and {second:.1%} of the variance, "
-        f"fingerprint {found.fingerprint[:12]}"
+        f"{index}: {len(built):,} studies on two axes that hold {first:.1%} and {second:.1%} of the variance, "
+        f"fingerprint {built.fingerprint[:12]}"
     )
     say_warning(warning)

@@ -102,8 +102,8 @@ def command(
             frontal, lateral = (images / paths[view] if view in paths else None for view in VIEWS)
             study = OpenStudy.read(explainer.embedder, frontal, lateral, row["projection"])
             for finding in wanted:
-                found = explainer.why_finding(study, learnt, finding, method=method, stage=stage)
-                for view, heat in found.maps.items():
+                explanation = explainer.why_finding(study, learnt, finding, method=method, stage=stage)
+                for view, heat in explanation.maps.items():
                     _count(
                         tallies[finding], heat, where.get((paths[view], finding), []), explainer.cell(heat.shape, stage)
                     )
@@ -117,17 +117,17 @@ def command(
 
 def read_boxes(path: Path) -> Boxes:
     """Return the boxes of a CSV. Raises ArtefactError: no such file, or other columns."""
-    found: Boxes = defaultdict(list)
+    boxes: Boxes = defaultdict(list)
     try:
         with open_regular(path) as file:
             for row in csv.DictReader(iter(lambda: file.readline(MOST_LINE).decode("utf-8"), "")):
                 x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
-                found[row["Path"], row["Finding"]].append((x0, y0, x1, y1))
+                boxes[row["Path"], row["Finding"]].append((x0, y0, x1, y1))
     except ArtefactError:
         raise
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ArtefactError(f"expected columns Path, Finding, x0, y0, x1, y1 in {str(path)!r} ({error})") from error
-    return dict(found)
+    return dict(boxes)
 
 
 def _count(tally: Tally, heat: np.ndarray, boxes: list[Box], cell: tuple[float, float]) -> None:
@@ -158,7 +158,7 @@ def _table(figures: dict[str, dict[str, float]], method: str) -> Table:
     table = Table(title=f"Pointing game, {method}", box=SIMPLE)
     for heading in ("finding", "films", "peak in box", "95 % interval", "chance"):
         table.add_column(heading, justify="left" if heading == "finding" else "right")
-    for finding, one in figures.items():
-        interval = f"{one['low']:.3f}-{one['high']:.3f}"
-        table.add_row(finding, f"{one['films']:,}", f"{one['share']:.3f}", interval, f"{one['chance']:.3f}")
+    for finding, figure in figures.items():
+        interval = f"{figure['low']:.3f}-{figure['high']:.3f}"
+        table.add_row(finding, f"{figure['films']:,}", f"{figure['share']:.3f}", interval, f"{figure['chance']:.3f}")
     return table

@@ -104,7 +104,7 @@ def command(
         probe = learning.probe(export, wanted, parts["train"], parts["valid"])
         predicted = Predictions.empty(export, wanted).filled(probe, parts["test"], 0)
     judged = predicted.judged()
-    found = scored(judged, probe, patient_draws(judged.patients, draws, seed))
+    figures = scored(judged, probe, patient_draws(judged.patients, draws, seed))
     protocol = [
         wanted.sentence(),
         how,
@@ -113,9 +113,9 @@ def command(
         f"class weight {class_weight}, calibration {calibration}, strength by {INNER_FOLDS} inner folds of patients",
         f"95 % intervals by bootstrap over the judged patients: {draws} draws, seed {seed}",
     ]
-    replace(probe, evidence=evidence_of(found, probe)).save(out)
+    replace(probe, evidence=evidence_of(figures, probe)).save(out)
     facts = {"fingerprint": export.fingerprint, "warning": export.warning}
-    publish(out, facts, protocol, found, judged, as_json=json_wanted)
+    publish(out, facts, protocol, figures, judged, as_json=json_wanted)
 
 
 def _cross_validated(
@@ -136,10 +136,10 @@ def _cross_validated(
 def _with_points(probe: LinearProbe, predicted: Predictions) -> LinearProbe:
     """Return a probe with the thresholds that all studies set, each judged by a probe that has not seen its patient."""
     judged = {name: predicted.of(predicted.names.index(name))[1:] for name in probe.findings}
-    points = {name: operating_points(*one) for name, one in judged.items()}
+    points = {name: operating_points(*outcomes) for name, outcomes in judged.items()}
     return replace(
         probe,
-        points={name: found for name, found in points.items() if found is not None},
+        points={name: chosen for name, chosen in points.items() if chosen is not None},
         set_on={name: (int((labels == 1).sum()), int((labels == 0).sum())) for name, (_, labels) in judged.items()},
     )
 

@@ -279,7 +279,9 @@ def serve(
         sender=state.access.sender,
     )
     host, port = listener.getsockname()[:2]
-    held = " and ".join(f"{len(one.retriever):,} studies of {one.name}" for one in state.served.now.collections)
+    held = " and ".join(
+        f"{len(collection.retriever):,} studies of {collection.name}" for collection in state.served.now.collections
+    )
     with closed_by_signals(state.closing), renewed_by_signals(state.activation, hung_up):
         address = f"http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}"
         _say_serving(state, address, held, as_json=as_json)
@@ -296,16 +298,16 @@ def serve(
 def _say_serving(state: State, address: str, held: str, *, as_json: bool) -> None:
     asked, collections = state.access.tokens is not None, state.served.now.collections
     if as_json:
-        found = {one.name: len(one.retriever) for one in collections}
-        warnings = {one.name: one.warning for one in collections if one.warning is not None}
-        say_json({"url": address, "collections": found, "tokens": asked, "warnings": warnings})
+        sizes = {collection.name: len(collection.retriever) for collection in collections}
+        warnings = {collection.name: collection.warning for collection in collections if collection.warning is not None}
+        say_json({"url": address, "collections": sizes, "tokens": asked, "warnings": warnings})
         return
     say(f"serving {held} on {address}")
     if not asked:
         say("no tokens: every program on this machine may use the service; --tokens FILE requires a token")
-    for one in collections:
-        if one.warning is not None:
-            say(f"WARNING of {one.name}: {one.warning}")
+    for collection in collections:
+        if collection.warning is not None:
+            say(f"WARNING of {collection.name}: {collection.warning}")
 
 
 def leave(code: int) -> NoReturn:

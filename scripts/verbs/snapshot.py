@@ -26,7 +26,7 @@ def command(index: Path, out: Path, as_json: bool) -> None:
     precedent snapshot index/ snapshots/monday/
     """
     files = save_snapshot(index, out)
-    size = sum(one["bytes"] for one in files.values())
+    size = sum(entry["bytes"] for entry in files.values())
     if as_json:
         say_json({"out": str(out), "files": len(files), "bytes": size})
     else:

@@ -73,12 +73,12 @@ def list_(path: Path, as_json: bool) -> None:
         raise click.ClickException(str(refusal)) from None
     today = now()
     if as_json:
-        shown = [{**one.model_dump(mode="json", exclude={"sha256"}), "state": one.state(today)} for one in tokens]
+        shown = [{**token.model_dump(mode="json", exclude={"sha256"}), "state": token.state(today)} for token in tokens]
         say_json(shown, indent=2)
         return
-    for one in tokens:
-        until = f", until {one.expires:%Y-%m-%d}" if one.expires is not None else ""
-        say(f"{one.name}: {one.state(today)}, {' '.join(one.scopes)}, made {one.created:%Y-%m-%d}{until}")
+    for token in tokens:
+        until = f", until {token.expires:%Y-%m-%d}" if token.expires is not None else ""
+        say(f"{token.name}: {token.state(today)}, {' '.join(token.scopes)}, made {token.created:%Y-%m-%d}{until}")
 
 
 @command.command()

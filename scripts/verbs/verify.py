@@ -27,16 +27,16 @@ def command(index: Address, images: Path | None, trusted: bool, as_json: bool) -
     \b
     precedent verify index/
     """
-    found = _verified(index, images, trusted)
+    verdict = _verified(index, images, trusted)
     if as_json:
-        say_json(vars(found))
+        say_json(vars(verdict))
     else:
-        for sentence in found.faults:
+        for sentence in verdict.faults:
             say(f"fault: {sentence}")
-        for sentence in found.notes:
+        for sentence in verdict.notes:
             say(f"note: {sentence}")
-        say(f"{index}: {found.studies:,} studies, {len(found.faults)} faults")
-    if found.faults:
+        say(f"{index}: {verdict.studies:,} studies, {len(verdict.faults)} faults")
+    if verdict.faults:
         sys.exit(1)
 
 

@@ -1,7 +1,4 @@
-"""Copies of films that are pixels and nothing else: grey PNG files under the names they are given.
-
-Knows how films are read.
-"""
+"""Copies of films that are pixels and nothing else: grey PNG files under the names they are given."""
 
 import os
 from collections.abc import Container, Iterator, Sequence

@@ -1,7 +1,4 @@
-"""A recipe judged in folds: an encoder and a probe a fold, each on the patients that neither has seen.
-
-Knows parts and trained encoders.
-"""
+"""A recipe judged in folds: an encoder and a probe a fold, each on the patients that neither has seen."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -68,7 +65,7 @@ class Judged:
         assert self._predicted is not None
         assert self._probe is not None
         judged, material = self._predicted.judged(), self._material
-        found = scored(judged, self._probe, patient_draws(judged.patients, DRAWS, 0))
+        figures = scored(judged, self._probe, patient_draws(judged.patients, DRAWS, 0))
         protocol = [
             material.wanted.sentence(),
             f"recipe {material.name}: an encoder and a probe for each of {len(self._folds)} folds by patient, "
@@ -76,5 +73,5 @@ class Judged:
             f"95 % intervals by bootstrap over the judged patients: {DRAWS} draws, seed 0",
         ]
         for folder, probe in probes.items():
-            replace(probe, evidence=evidence_of(found, probe)).save(folder)
-        publish(out, {"fingerprints": self._folds}, protocol, found, judged, as_json=as_json)
+            replace(probe, evidence=evidence_of(figures, probe)).save(folder)
+        publish(out, {"fingerprints": self._folds}, protocol, figures, judged, as_json=as_json)

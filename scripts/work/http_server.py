@@ -223,7 +223,7 @@ class Server:
                 self._close_overdue()
             tell_supervisor("STOPPING=1")
             deadline = monotonic() + DRAIN_SECONDS
-            await _until_idle([one for one in self.connections if one.busy], deadline)
+            await _until_idle([connection for connection in self.connections if connection.busy], deadline)
             door.close()  # what came meanwhile can be refusals alone
             return await _until_idle(self.connections, deadline)
         finally:
@@ -234,10 +234,13 @@ class Server:
     def _close_overdue(self) -> None:
         """Close connections whose client takes too long, and the oldest of those that keep too much unread."""
         now = monotonic()
-        for connection in [one for one in self.connections if one.is_overdue(now)]:
+        for connection in [connection for connection in self.connections if connection.is_overdue(now)]:
             connection.transport.abort()
-        unread = sorted((one for one in self.connections if one.unsent), key=lambda one: one.since)
-        while sum(one.unsent for one in unread) > ANSWERS_BYTES:
+        unread = sorted(
+            (connection for connection in self.connections if connection.unsent),
+            key=lambda connection: connection.since,
+        )
+        while sum(connection.unsent for connection in unread) > ANSWERS_BYTES:
             unread.pop(0).transport.abort()
 
     def make_room(self, newest: "Connection") -> None:
@@ -250,22 +253,27 @@ class Server:
         too_many = len(self.connections) - self._most
         if too_many <= 0:
             return
-        waiting = sorted((one for one in self.connections if one.step != "work"), key=lambda one: one.served)
+        waiting = sorted(
+            (connection for connection in self.connections if connection.step != "work"),
+            key=lambda connection: connection.served,
+        )
         waiting = waiting[: -self._spare]
-        open_of = Counter(one.client for one in waiting)
-        waiting.sort(key=lambda one: (one.sender is not None, -open_of[one.client], one.served))
+        open_of = Counter(connection.client for connection in waiting)
+        waiting.sort(
+            key=lambda connection: (connection.sender is not None, -open_of[connection.client], connection.served)
+        )
         for connection in waiting[: too_many + self._spare] or [newest]:
             connection.transport.abort()
 
     def has_room(self, sender: str | None, announced: int) -> bool:
         """Return whether a body of so many bytes may come beside those that are here or on their way."""
-        own = sum(one.announced for one in self.connections if one.sender == sender) + announced
-        return max(2 * own, sum(one.announced for one in self.connections) + announced) <= BODIES_BYTES
+        own = sum(connection.announced for connection in self.connections if connection.sender == sender) + announced
+        return max(2 * own, sum(connection.announced for connection in self.connections) + announced) <= BODIES_BYTES
 
 
 async def _until_idle(connections: Collection["Connection"], deadline: float) -> bool:
     """Return whether what they ask was answered before the deadline."""
-    while (busy := any(one.busy for one in connections)) and monotonic() < deadline:
+    while (busy := any(connection.busy for connection in connections)) and monotonic() < deadline:
         await asyncio.sleep(_TICK_SECONDS)
     return not busy
 

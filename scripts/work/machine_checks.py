@@ -1,7 +1,4 @@
-"""What can be wrong with an installation before any file of ours is opened: Python, packages, processor, memory, disk.
-
-Knows the machine.
-"""
+"""What can be wrong with an installation before a file of ours is opened: Python, packages, processor, memory, disk."""
 
 import os
 import shutil
@@ -60,10 +57,10 @@ def machine_checks() -> Iterator[Check]:
 
 
 def _python() -> Check:
-    found = ".".join(map(str, sys.version_info[:3]))
+    running = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < LEAST_PYTHON:
-        return Check("python", "fault", found, "install Python 3.11 or newer")
-    return Check("python", "ok", found)
+        return Check("python", "fault", running, "install Python 3.11 or newer")
+    return Check("python", "ok", running)
 
 
 def _installed_bounds() -> list[str]:
@@ -79,28 +76,36 @@ def packages(bounds: list[str]) -> Iterator[Check]:
         yield Check("packages", "fault", f"{PACKAGE} is not installed", "run: pip install '.[cpu,fast]'")
         return
     needed = [Requirement(line) for line in bounds]
-    main = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    broken = [told for one in main if (told := _outside(one))]
-    for told in broken:
-        yield Check("packages", "fault", told, f"run: pip install --upgrade '{PACKAGE}[cpu,fast]'")
+    main = [package for package in needed if package.marker is None or package.marker.evaluate({"extra": ""})]
+    broken = [fault for package in main if (fault := _outside(package))]
+    for fault in broken:
+        yield Check("packages", "fault", fault, f"run: pip install --upgrade '{PACKAGE}[cpu,fast]'")
     if not broken:
         yield Check("packages", "ok", f"{len(main)} within their bounds")
-    optional = {name: [one for one in needed if _is_of(one, name)] for name in _EXTRAS}
-    yield _faiss([one.name for name in ("cpu", "gpu") for one in optional[name] if _version(one.name)])
+    optional = {name: [package for package in needed if _is_of(package, name)] for name in _EXTRAS}
+    yield _faiss([package.name for name in ("cpu", "gpu") for package in optional[name] if _version(package.name)])
     for name in ("fast", "explain", "train"):
-        yield _extra(name, [told for one in optional[name] if (told := _outside(one))])
+        yield _extra(name, [fault for package in optional[name] if (fault := _outside(package))])
 
 
-def _is_of(one: Requirement, extra: str) -> bool:
-    return one.marker is not None and not one.marker.evaluate({"extra": ""}) and one.marker.evaluate({"extra": extra})
+def _is_of(package: Requirement, extra: str) -> bool:
+    return (
+        package.marker is not None
+        and not package.marker.evaluate({"extra": ""})
+        and package.marker.evaluate({"extra": extra})
+    )
 
 
-def _outside(one: Requirement) -> str:
+def _outside(package: Requirement) -> str:
     """Return what is wrong with a package; "" where it is there and within its bounds."""
-    found = _version(one.name)
-    if found is None:
-        return f"{one.name} is missing"
-    return "" if one.specifier.contains(found, prereleases=True) else f"{one.name} {found} is not {one.specifier}"
+    installed = _version(package.name)
+    if installed is None:
+        return f"{package.name} is missing"
+    return (
+        ""
+        if package.specifier.contains(installed, prereleases=True)
+        else f"{package.name} {installed} is not {package.specifier}"
+    )
 
 
 def _version(name: str) -> str | None:
@@ -124,13 +129,13 @@ def _gpus_of_faiss() -> str:
     """Return what FAISS has of GPUs, in words."""
     from index.built.gpu import seen
 
-    found = seen()
-    if not found.built:
+    faiss = seen()
+    if not faiss.built:
         return "which uses no GPU"
-    if not found.gpus:
+    if not faiss.gpus:
         return "which sees no GPU; the processor searches"
-    gpus = "a GPU" if found.gpus == 1 else f"{found.gpus} GPUs, the first"
-    return f"which sees {gpus}: {found.name} of {found.memory / 2**30:.0f} GiB"
+    gpus = "a GPU" if faiss.gpus == 1 else f"{faiss.gpus} GPUs, the first"
+    return f"which sees {gpus}: {faiss.name} of {faiss.memory / 2**30:.0f} GiB"
 
 
 def _extra(name: str, broken: list[str]) -> Check:
@@ -156,37 +161,39 @@ def _openvino_precisions() -> str:
         return "OpenVINO is not installed"
     from openvino import Core
 
-    found = Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return f"OpenVINO computes in {', '.join(name for name in ('INT8', 'BF16', 'FP16', 'FP32') if name in found)}"
+    precisions = Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return f"OpenVINO computes in {', '.join(name for name in ('INT8', 'BF16', 'FP16', 'FP32') if name in precisions)}"
 
 
 def _processor(flags: set[str] | None, precisions: str) -> Check:
     if flags is None:
         return Check("processor", "ok", f"its features are not listed by this system; {precisions}")
-    has = [told for flag, told in _FAST.items() if flag in flags]
-    found = f"{', '.join(has) or 'neither AVX2 nor AVX-512'}; {precisions}"
+    has = [name for flag, name in _FAST.items() if flag in flags]
+    sentence = f"{', '.join(has) or 'neither AVX2 nor AVX-512'}; {precisions}"
     if "avx2" not in flags:
-        return Check("processor", "warning", found, "expect a fraction of the published speed; use a machine with AVX2")
-    return Check("processor", "ok", found)
+        return Check(
+            "processor", "warning", sentence, "expect a fraction of the published speed; use a machine with AVX2"
+        )
+    return Check("processor", "ok", sentence)
 
 
 def gpus() -> list[Gpu]:
     """Return the GPUs that torch can use."""
     import torch  # two seconds, which only those that ask should pay
 
-    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return [Gpu(one.name, one.total_memory) for one in found]
+    cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [Gpu(card.name, card.total_memory) for card in cards]
 
 
-def gpu(found: Sequence[Gpu], driver: bool) -> Check:
+def gpu(cards: Sequence[Gpu], driver: bool) -> Check:
     """Return which GPUs there are and what uses them; FAISS is told of beside its package.
 
     Args:
         driver: whether NVIDIA's driver runs here.
     """
-    if found:
-        told = "; ".join(one.sentence() for one in found)
-        return Check("gpu", "ok", f"{told}: torch encodes and trains on it, OpenVINO stays on the processor")
+    if cards:
+        named = "; ".join(card.sentence() for card in cards)
+        return Check("gpu", "ok", f"{named}: torch encodes and trains on it, OpenVINO stays on the processor")
     if driver:
         remedy = "install torch's build for the driver's CUDA: https://pytorch.org/get-started/locally"
         return Check("gpu", "warning", "NVIDIA's driver runs, but torch finds no GPU: it may be built for CPUs", remedy)
@@ -196,10 +203,10 @@ def gpu(found: Sequence[Gpu], driver: bool) -> Check:
 def _threads(environ: Mapping[str, str]) -> Check:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bound = environ.get("OMP_NUM_THREADS")
-    found = f"{cores} cores to use" + (f", OMP_NUM_THREADS={bound}" if bound else "")
+    sentence = f"{cores} cores to use" + (f", OMP_NUM_THREADS={bound}" if bound else "")
     if bound and bound.isdigit() and int(bound) > cores:
-        return Check("threads", "warning", found, f"unset OMP_NUM_THREADS, or set it to at most {cores}")
-    return Check("threads", "ok", found)
+        return Check("threads", "warning", sentence, f"unset OMP_NUM_THREADS, or set it to at most {cores}")
+    return Check("threads", "ok", sentence)
 
 
 def _available(meminfo: Path, limits: Iterable[Path]) -> int | None:
@@ -207,25 +214,25 @@ def _available(meminfo: Path, limits: Iterable[Path]) -> int | None:
     if not meminfo.is_file():
         return None
     lines = meminfo.read_text(encoding="ascii").splitlines()
-    told = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     given = [path.read_text(encoding="ascii").strip() for path in limits if path.is_file()]
-    return min([*told, *(int(limit) for limit in given if limit.isdigit())], default=None)  # no limit: "max"
+    return min([*available, *(int(limit) for limit in given if limit.isdigit())], default=None)  # no limit: "max"
 
 
 def memory(available: int | None, needed: int = NEEDED_MEMORY) -> Check:
     """Return whether there is memory enough for a service."""
     if available is None:
         return Check("memory", "ok", "not told by this system")
-    found = f"{available / 2**30:.1f} GiB available, {needed / 2**30:.1f} wanted"
+    sentence = f"{available / 2**30:.1f} GiB available, {needed / 2**30:.1f} wanted"
     if available < needed:
-        return Check("memory", "warning", found, "free some, or serve from a larger machine")
-    return Check("memory", "ok", found)
+        return Check("memory", "warning", sentence, "free some, or serve from a larger machine")
+    return Check("memory", "ok", sentence)
 
 
 def disk(folder: Path, needed: int = NEEDED_DISK) -> Check:
     """Return whether a folder's disk has room for what is written beside it: a compacted index, added films."""
     free = shutil.disk_usage(folder).free
-    found = f"{free / 2**30:.1f} GiB free at {folder}, {needed / 2**30:.1f} wanted"
+    sentence = f"{free / 2**30:.1f} GiB free at {folder}, {needed / 2**30:.1f} wanted"
     if free < needed:
-        return Check("disk", "warning", found, "make room: compacting writes the index a second time beside itself")
-    return Check("disk", "ok", found)
+        return Check("disk", "warning", sentence, "make room: compacting writes the index a second time beside itself")
+    return Check("disk", "ok", sentence)

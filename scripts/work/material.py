@@ -1,7 +1,4 @@
-"""What a recipe learns from: the studies of a table with their targets, their films in memory, and their parts.
-
-Knows tables, files and recipes.
-"""
+"""What a recipe learns from: the studies of a table with their targets, their films in memory, and their parts."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""A baseline that any encoder should beat: films shrunk to 32 x 32 and compared pixel by pixel.
-
-Knows how films are read.
-"""
+"""A baseline that any encoder should beat: films shrunk to 32 x 32 and compared pixel by pixel."""
 
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor

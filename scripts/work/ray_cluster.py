@@ -1,6 +1,6 @@
 """Joining a Ray cluster, or starting one on this machine, and what its machines have for an encoder.
 
-Knows Ray, which it imports only when called.
+Ray is imported when it is first needed.
 """
 
 import logging
@@ -143,9 +143,9 @@ def _require_same_versions(ray: Any) -> None:
         name: ask.options(scheduling_strategy=affinity(node, soft=True)).remote(PACKAGE) for node, name in nodes.items()
     }
     for name, answer in asked.items():
-        if (found := ray.get(answer)) != version(PACKAGE):
+        if (theirs := ray.get(answer)) != version(PACKAGE):
             raise RayRefused(
-                f"expected {PACKAGE} {version(PACKAGE)} on every machine of the cluster, {name} has {found}; install "
+                f"expected {PACKAGE} {version(PACKAGE)} on every machine of the cluster, {name} has {theirs}; install "
                 "the same version there"
             )
 
@@ -161,10 +161,10 @@ def crew_of(ray: Any, device: str, cores: int | None) -> Crew:
         RayRefused: a GPU is asked for and there is none, or no machine has so many cores.
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    with_gpu = [] if device == "cpu" else [one for one in machines if one.get("GPU", 0) >= 1]
+    with_gpu = [] if device == "cpu" else [machine for machine in machines if machine.get("GPU", 0) >= 1]
     if device.startswith("cuda") and not with_gpu:
         raise RayRefused("expected a GPU in the Ray cluster for --device cuda, found none; use --device cpu")
-    shares = [(int(one["CPU"]), int(one.get("GPU", 0)) if with_gpu else 1) for one in with_gpu or machines]
+    shares = [(int(machine["CPU"]), int(machine.get("GPU", 0)) if with_gpu else 1) for machine in with_gpu or machines]
     each = cores or min((max(cpus // parts, 1) for cpus, parts in shares), default=1)
     room = sum(min(cpus // each, parts) if with_gpu else cpus // each for cpus, parts in shares)
     if not room:

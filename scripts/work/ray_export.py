@@ -1,7 +1,7 @@
 """`precedent export --engine ray`: the same shards, written by the machines of a Ray cluster.
 
-Knows Ray, which it imports only when called. Only shard numbers and small rows
-travel: every worker opens encoder, table, films and folder by their addresses, on storage that all of them share.
+Only shard numbers and small rows travel: every worker opens encoder, table, films and folder by their addresses, on
+storage that all of them share. Ray is imported when it is first needed.
 """
 
 import socket

@@ -1,7 +1,4 @@
-"""Studies to shards: threads read films ahead, the encoder embeds them in batches, and each shard is saved whole.
-
-Knows embedders and shards.
-"""
+"""Studies to shards: threads read films ahead, the encoder embeds them in batches, and each shard is saved whole."""
 
 import os
 from collections import deque
@@ -149,8 +146,8 @@ def in_order(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        for one in waiting:  # where a store is out of reach, each would wait in vain
-            one.cancel()
+        for future in waiting:  # where a store is out of reach, each would wait in vain
+            future.cancel()
 
 
 def _groups(studies: Iterator[Prepared], batch: int) -> Iterator[list[Prepared]]:

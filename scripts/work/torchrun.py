@@ -1,7 +1,4 @@
-"""Joining the other processes of a run that torchrun started.
-
-Knows torch's process groups and the environment that torchrun sets.
-"""
+"""Joining the other processes of a run that torchrun started."""
 
 import os
 from collections.abc import Iterator

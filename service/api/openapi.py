@@ -39,10 +39,10 @@ def refusals(*statuses: int) -> dict[str | int, Any]:
 
 def pages(*statuses: int) -> dict[str | int, Any]:
     """Return the response entries of a page that says what is wrong; only what is no request for it is JSON."""
-    told = content("text/html")["content"] | {
+    described = content("text/html")["content"] | {
         "application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}
     }
-    return {status: {"content": told} for status in statuses}
+    return {status: {"content": described} for status in statuses}
 
 
 def every_path(rooms: Iterable[APIBlueprint]) -> dict[str, PathItem]:
@@ -77,8 +77,8 @@ def with_scopes(document: dict[str, Any], scopes: Mapping[str, str | None]) -> d
         scopes: of "GET /path"; None is open.
     """
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}}
-    told = {"401": "No valid token", "403": "The token lacks the scope", "429": "Too many requests with the token"}
-    refused = {status: {"description": sentence, **error} for status, sentence in told.items()}
+    sentences = {"401": "No valid token", "403": "The token lacks the scope", "429": "Too many requests with the token"}
+    refused = {status: {"description": sentence, **error} for status, sentence in sentences.items()}
     paths = {
         path: {
             method: operation

@@ -102,22 +102,22 @@ def verify(path: Path, expected: Head | None = None) -> Head:
     Raises:
         AuditError: the first line that is wrong, or lines missing at the end.
     """
-    beside, found = read_head(path), Head()  # the head first: a running service writes lines before it
-    passed = {found}
+    beside, head = read_head(path), Head()  # the head first: a running service writes lines before it
+    passed = {head}
     for number, line in enumerate(_lines(path), start=1):
         try:
-            found = followed(line, found)
+            head = followed(line, head)
         except ValueError as reason:
             raise AuditError(f"line {number} of {str(path)!r} is wrong: {reason}") from None
-        if found in (beside, expected):
-            passed.add(found)
-    for head in (beside, expected):
-        if head is not None and head not in passed:
+        if head in (beside, expected):
+            passed.add(head)
+    for noted in (beside, expected):
+        if noted is not None and noted not in passed:
             raise AuditError(
-                f"expected {str(path)!r} to contain the head {head}, got {found.lines} lines without it; lines at the "
+                f"expected {str(path)!r} to contain the head {noted}, got {head.lines} lines without it; lines at the "
                 "end were removed or replaced"
             )
-    return found
+    return head
 
 
 def unfinished(path: Path) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def unfinished(path: Path) -> list[dict[str, Any]]:
         AuditError: it cannot be read, or holds what is no line of an audit log.
     """
     at_work = _is_written(path)
-    found: dict[str, dict[str, Any]] = {}
+    intents: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(_lines(path), start=1):
         try:
             record = json.loads(line)
@@ -135,12 +135,12 @@ def unfinished(path: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise AuditError(f"line {number} of {str(path)!r} is wrong: it is no line of an audit log") from None
         if event == "intent":
-            found[asked] = record | {"ended": not at_work}
+            intents[asked] = record | {"ended": not at_work}
         elif event == "start":
-            found = {name: intent | {"ended": True} for name, intent in found.items()}
+            intents = {name: intent | {"ended": True} for name, intent in intents.items()}
         elif event == "call":
-            found.pop(asked, None)
-    return list(found.values())
+            intents.pop(asked, None)
+    return list(intents.values())
 
 
 def _is_written(path: Path) -> bool:

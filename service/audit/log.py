@@ -150,17 +150,17 @@ class AuditLog:
             return Head()
         beside = read_head(self.path)
         lines = tail.splitlines(keepends=True)[1 if len(tail) < size else 0 :]
-        found = None if len(tail) < size else Head()
-        passed = {found}
+        head = None if len(tail) < size else Head()
+        passed = {head}
         for line in lines:
             try:
-                found = followed(line, found)
+                head = followed(line, head)
             except ValueError as reason:
-                raise self._broken(f"after line {(found or beside).lines}: {reason}") from None
-            passed.add(found)
-        if found is None or beside not in passed:
+                raise self._broken(f"after line {(head or beside).lines}: {reason}") from None
+            passed.add(head)
+        if head is None or beside not in passed:
             raise self._broken(f"its end does not contain the head {beside}, which {head_path(self.path).name!r} names")
-        return found
+        return head
 
     def _broken(self, reason: str) -> AuditError:
         return AuditError(

@@ -89,8 +89,8 @@ def require_near() -> None:
         raise Forbidden(
             f"this service has no tokens, so it answers only its own machine, at a loopback address; {_REMEDY}"
         )
-    found = (name for name, _ in request.headers if _is_of_proxy(name.lower()))
-    sign = next(found, "HTTP/1.0" if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else None)
+    forwarded = (name for name, _ in request.headers if _is_of_proxy(name.lower()))
+    sign = next(forwarded, "HTTP/1.0" if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else None)
     if sign is not None:
         raise Forbidden(
             "this service has no tokens, so it answers only its own machine, and this request came through a proxy, "

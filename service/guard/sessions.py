@@ -65,11 +65,11 @@ class Sessions:
         if not self._path.exists():
             return None
         with self._open() as file:
-            found = file.execute(
+            row = file.execute(
                 "SELECT token FROM sessions WHERE sha256 = ? AND expires > ?",
                 (_hashed(session), int(self._clock().timestamp())),
             ).fetchone()
-        return None if found is None else str(found[0])
+        return None if row is None else str(row[0])
 
     def end(self, session: str) -> None:
         """Let a session open nothing from now on, in any process. Raises SessionsError."""

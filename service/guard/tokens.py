@@ -142,7 +142,7 @@ def create_token(
         ) from None
     with _alone(path):
         tokens = read_tokens(path) if path.exists() else []
-        if any(one.name == name for one in tokens):
+        if any(token.name == name for token in tokens):
             raise TokensError(f"the name {name!r} is or was in use; choose another name")
         _save(path, [*tokens, token])
     return secret
@@ -154,7 +154,9 @@ def revoke_token(path: Path, name: str, clock: Clock = now) -> None:
         tokens = read_tokens(path)
         if not any(token.name == name for token in tokens):
             raise TokensError(f"there is no token {name!r}; there are: {', '.join(token.name for token in tokens)}")
-        _save(path, [one.model_copy(update={"revoked": clock()}) if one.name == name else one for one in tokens])
+        _save(
+            path, [token.model_copy(update={"revoked": clock()}) if token.name == name else token for token in tokens]
+        )
 
 
 def _hashed(secret: str) -> str:
@@ -204,11 +206,11 @@ class TokenFile:
 
     def of_hash(self, sha256: str) -> Token | None:
         """Return the token of a SHA-256, as `holder` does."""
-        found = None
+        known = None
         for token in self._current():
             if hmac.compare_digest(token.sha256, sha256):
-                found = token
-        return found
+                known = token
+        return known
 
     def _current(self) -> tuple[Token, ...]:
         stamp, tokens = self._kept
@@ -220,7 +222,7 @@ class TokenFile:
 
     def _stamp(self) -> tuple[int, ...] | None:
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+        return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

@@ -45,21 +45,21 @@ class MapQuery(InCollection):
 def collection_map(query: MapQuery) -> dict[str, Any]:
     """Where the studies stand on the collection's map, thinned evenly to 20,000 points; those added since do not"""
     collection = current(query.collection)
-    studies, found = collection.retriever.now(), _map_of(collection)
-    if query.finding is not None and query.finding not in found.findings:
-        raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(found.findings)}")
-    placed = np.flatnonzero(~_among(found.points["study_id"], studies.moved))
-    points = found.points.take(placed[_drawn(found.points["study_id"].take(placed), query.study)])
+    studies, drawn = collection.retriever.now(), _map_of(collection)
+    if query.finding is not None and query.finding not in drawn.findings:
+        raise FilterError(f"no finding {query.finding!r} on this map; there are: {', '.join(drawn.findings)}")
+    placed = np.flatnonzero(~_among(drawn.points["study_id"], studies.moved))
+    points = drawn.points.take(placed[_drawn(drawn.points["study_id"].take(placed), query.study)])
     return CollectionMapAnswer.of(
         {
             "rows": len(placed),
             "absent": max(len(studies) - len(placed), 0),
             "study_ids": points["study_id"].to_pylist(),
-            **{axis: [disclosure.coordinate(round(one, 5)) for one in points[axis].to_pylist()] for axis in "xy"},
+            **{axis: [disclosure.coordinate(round(value, 5)) for value in points[axis].to_pylist()] for axis in "xy"},
             "labels": points[query.finding].to_pylist() if query.finding else [],
-            "findings": found.findings,
-            "shares": list(found.plane.shares),
-            "fingerprint": found.fingerprint,
+            "findings": drawn.findings,
+            "shares": list(drawn.plane.shares),
+            "fingerprint": drawn.fingerprint,
         }
     )
 
@@ -73,13 +73,13 @@ def locate() -> dict[str, Any]:
     """Where films, or a stored study that was added since, stand on the collection's map"""
     asked = parse_query(request, PlaceOptions, Place)
     collection = current(asked.collection)
-    found = _map_of(collection)
+    drawn = _map_of(collection)
     if asked.study_id is not None:
         vector = collection.retriever.embedding(asked.study_id)
     else:
         vector = collection.embed(asked.frontal, asked.lateral)
-    x, y = map(disclosure.coordinate, found.plane.project(vector[None])[0].tolist())
-    return PlaceAnswer.of({"x": x, "y": y, "fingerprint": found.fingerprint})
+    x, y = map(disclosure.coordinate, drawn.plane.project(vector[None])[0].tolist())
+    return PlaceAnswer.of({"x": x, "y": y, "fingerprint": drawn.fingerprint})
 
 
 def _map_of(collection: MountedCollection) -> CollectionMap:

@@ -73,5 +73,5 @@ class Decoding:
 
 def decoding() -> Decoding:
     """Return that of the running application."""
-    found: Decoding = running.decoding
-    return found
+    decoding_: Decoding = running.decoding
+    return decoding_

@@ -1,7 +1,6 @@
 """What reads films beyond finding their neighbours: probabilities, votes, contrast, maps, and whether they fit in.
 
-Knows both wings, and of HTTP nothing but the clock of a request's stages; torch comes with it, so only who serves
-films imports it.
+It brings torch along, so it is imported only where films are served.
 """
 
 import base64
@@ -100,12 +99,12 @@ class Reader:
         look = self._look(query)
         asked, here = Query(look.vector, query.subject, k), self.retriever.now()
         with stage("search"):
-            found = here.answer(asked)
-        answer = disclosed(found).judged(self.gate, asked, look.layouts)
+            answer = here.answer(asked)
+        answer = disclosed(answer).judged(self.gate, asked, look.layouts)
         options = Options(TEST_TIME if tta else (PLAIN,), passes)
         predictions = self._predicted(query, look.vector, options)
         schema, (labelling, labels) = here.schema, self._labelling
-        findings = [one.finding for one in predictions] or label_names(schema)
+        findings = [prediction.finding for prediction in predictions] or label_names(schema)
         read = read_findings(findings, predictions, answer, schema, labelling)
         return Reading(
             read,
@@ -144,7 +143,7 @@ class Reader:
             "stage": stage,
             "value": sides["query"].value,
             "film_notices": notices,
-            "maps": [one for side, found in sides.items() for one in _maps(side, found)],
+            "maps": [picture for side, explanation in sides.items() for picture in _maps(side, explanation)],
             "fingerprint": self.embedder.fingerprint,
         }
 
@@ -192,13 +191,13 @@ def _labelling_of(probe: LinearProbe | None) -> tuple[Labelling, str]:
     return usual, usual.sentence()
 
 
-def _maps(side: str, found: Explanation) -> list[dict[str, Any]]:
+def _maps(side: str, explanation: Explanation) -> list[dict[str, Any]]:
     answers = []
-    for view, heat in found.maps.items():
+    for view, heat in explanation.maps.items():
         factor = min(1.0, LONGEST / max(heat.shape))
         size = (max(1, round(heat.shape[1] * factor)), max(1, round(heat.shape[0] * factor)))
         shown = cv2.resize(heat, size, interpolation=cv2.INTER_AREA) if factor < 1 else heat
-        trust = asdict(found.trust[view]) if view in found.trust else {}
+        trust = asdict(explanation.trust[view]) if view in explanation.trust else {}
         answers.append(
             {
                 "side": side,

@@ -137,8 +137,8 @@ class MountedCollection:
             search.exact,
         )
         with stage("search"):
-            found = here.answer(query)
-        answer = disclosure.disclosed(found, search.min_similarity)
+            answered = here.answer(query)
+        answer = disclosure.disclosed(answered, search.min_similarity)
         if self.reader is not None:
             answer = answer.judged(self.reader.gate, query, look.layouts if look else ())
         notices = tuple(look.notices) if look else ()

@@ -80,12 +80,12 @@ def _name_of(folder: Path | MilvusAddress) -> str:
 
 
 def _unique(pairs: Sequence[tuple[str | None, Path]], what: str) -> dict[str | None, Path]:
-    found: dict[str | None, Path] = {}
+    folders: dict[str | None, Path] = {}
     for name, folder in pairs:
-        if name in found:
+        if name in folders:
             whose = "all collections" if name is None else repr(name)
             raise MountError(
-                f"expected one {what} for {whose}, got {str(found[name])!r} and {str(folder)!r}; write NAME=FOLDER"
+                f"expected one {what} for {whose}, got {str(folders[name])!r} and {str(folder)!r}; write NAME=FOLDER"
             )
-        found[name] = folder
-    return found
+        folders[name] = folder
+    return folders

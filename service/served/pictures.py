@@ -125,8 +125,8 @@ def as_png(image: npt.NDArray[Any]) -> bytes:
 
 
 def _small_pictures() -> SmallPictures:
-    found: SmallPictures = running.small_pictures
-    return found
+    pictures: SmallPictures = running.small_pictures
+    return pictures
 
 
 def _read(film: bytes, view: str, least_side: int) -> npt.NDArray[np.float32]:
@@ -135,8 +135,8 @@ def _read(film: bytes, view: str, least_side: int) -> npt.NDArray[np.float32]:
 
 def _key_of(path: Path) -> Hashable:
     """Return what is another once the file is."""
-    found = path.stat()
-    return path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = path.stat()
+    return path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _within(image: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:

@@ -73,14 +73,20 @@ class Sources:
         """
         stamp = _stamp(self.encoder_path)
         kept = self._encoder if self._encoder is not None and self._encoder.stamp == stamp else None
-        others = {one.name: one for one in served.collections} if served and kept and name is not None else {}
+        others = (
+            {collection.name: collection for collection in served.collections}
+            if served and kept and name is not None
+            else {}
+        )
         mounts = [mount for mount in self.mounts if not others or mount.name == name]
         with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
             opening = [pool.submit(_open, mount.index_dir, self.token, self.device) for mount in mounts]
             encoder = kept or self._load_encoder(stamp)
             probe = self._load_probe()
-            opened = [one.result() for one in opening]
-        fresh = {mount.name: _mounted(mount, *one, encoder, probe) for mount, one in zip(mounts, opened, strict=True)}
+            opened = [future.result() for future in opening]
+        fresh = {
+            mount.name: _mounted(mount, *parts, encoder, probe) for mount, parts in zip(mounts, opened, strict=True)
+        }
         self._encoder = encoder
         return Mounted(tuple((others | fresh)[mount.name] for mount in self.mounts))
 
@@ -143,5 +149,5 @@ def _map_of(living: Writable) -> CollectionMap | None:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -74,7 +74,7 @@ class TextLines(logging.Formatter):
         line = f"{head}: {facts.pop('message')}"
         about = " ".join(f"{name}={value}" for name, value in facts.items())
         lines = [line + (f" [{about}]" if about else ""), *(trace or "").split("\n")]
-        return "\n".join(visible(one) for one in lines if one)
+        return "\n".join(visible(line) for line in lines if line)
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
@@ -118,12 +118,12 @@ def _traceback(error: BaseException) -> str:
 def _lines_of(error: BaseException) -> Iterator[str]:
     """Yield an error's causes, first the one it began with: each as a headline and its calls by module and line."""
     known = list(islice(_with_causes(error), _MOST_FOLLOWED))[::-1]
-    told = known if len(known) <= 2 * _MOST_ERRORS else known[:_MOST_ERRORS] + known[-_MOST_ERRORS:]
-    if len(told) < len(known):
-        yield f"({len(known) - len(told):,} errors between these left out)"
-    for one in told:
-        yield _headline(one)
-        calls = list(islice(_calls(one), _MOST_FOLLOWED))
+    shown = known if len(known) <= 2 * _MOST_ERRORS else known[:_MOST_ERRORS] + known[-_MOST_ERRORS:]
+    if len(shown) < len(known):
+        yield f"({len(known) - len(shown):,} errors between these left out)"
+    for raised in shown:
+        yield _headline(raised)
+        calls = list(islice(_calls(raised), _MOST_FOLLOWED))
         yield from calls if len(calls) <= 2 * _MOST_CALLS else (*calls[:_MOST_CALLS], "  ...", *calls[-_MOST_CALLS:])
 
 
@@ -131,9 +131,9 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, what it was raised from and the members of a group: each once, though it be its own cause."""
     waiting, seen = deque([error]), {id(error)}
     while waiting:
-        one = waiting.popleft()
-        yield one
-        for cause in _causes(one):
+        error = waiting.popleft()
+        yield error
+        for cause in _causes(error):
             if id(cause) not in seen:
                 seen.add(id(cause))
                 waiting.append(cause)

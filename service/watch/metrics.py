@@ -125,10 +125,10 @@ class _Held(Collector):
         )
         info = GaugeMetricFamily("precedent_encoder_info", "Always 1.", labels=("fingerprint", "version"))
         held = list(self._collections())
-        for one in held:
+        for collection in held:
             with suppress(CollectionError):  # a collection that cannot be read is missing here, and nothing else is
-                rows.add_metric((one.name,), one.rows)
-                dead.add_metric((one.name,), one.tombstones)
-        for fingerprint in sorted({one.fingerprint for one in held}):
+                rows.add_metric((collection.name,), collection.rows)
+                dead.add_metric((collection.name,), collection.tombstones)
+        for fingerprint in sorted({collection.fingerprint for collection in held}):
             info.add_metric((fingerprint, self._version), 1)
         return rows, dead, info

@@ -123,9 +123,25 @@ def further() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="session")
+def usual_visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Reader"]:
+    """Yield the reader whom every module shares that has no collections of its own."""
+    from page_world import at_the_page  # skips where there is no selenium
+
+    with at_the_page(tmp_path_factory.getbasetemp()) as reader:
+        yield reader
+
+
 @pytest.fixture(scope="module")
-def visitor(tmp_path_factory: pytest.TempPathFactory, further: list[str]) -> Iterator["Reader"]:
-    """Yield a reader at a real Chromium who looks at a real server, one a module."""
+def visitor(
+    tmp_path_factory: pytest.TempPathFactory, further: list[str], request: pytest.FixtureRequest
+) -> Iterator["Reader"]:
+    """Yield a reader at a real Chromium who looks at a real server, with what the browser kept forgotten."""
+    if not further:
+        reader: Reader = request.getfixturevalue("usual_visitor")
+        reader.forget()
+        yield reader
+        return
     from page_world import at_the_page  # skips where there is no selenium
 
     with at_the_page(tmp_path_factory.getbasetemp(), *further) as reader:

@@ -18,7 +18,7 @@ from encoder.embedder import Embedder
 from scripts.benches.clients import Asked, Server, film_request, vector_request
 
 CLIENTS = 32
-SHORT, LONG = 60.0, 600.0
+SHORT, LONG = 20.0, 600.0
 """Seconds."""
 WARM_UP = 0.3
 """Of the time, until caches and pools are as large as they get."""

@@ -115,8 +115,9 @@ def test_a_turned_film_is_unfamiliar_and_unseen_ones_of_the_kind_hardly_ever(pha
     assert gate.share_flagged(unseen, phantoms / "films") <= 0.12
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["kermany", "covid"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("kermany", marks=pytest.mark.long), pytest.param("covid", marks=pytest.mark.slow)]
+)
 def test_real_collections_flag_what_is_no_chest_and_few_of_their_own(
     name: str, shared_data: Path, photograph: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -89,16 +89,9 @@ ITS_OWN = {
     "import dicomweb": "asks a PACS: test_nothing_that_is_said_or_written_under_pseudonyms_names_a_patient",
 }
 """Why a verb has no words above."""
-SLOW = {
-    "encoder quantize",
-    "doctor",
-    "bench living",
-    "bench encode",
-    "bench export",
-    "bench serve",
-    "bench train",
-    "phantom",
-}
+SLOW = {"encoder quantize", "doctor", "phantom"}
+LONG = {"bench living", "bench encode", "bench export", "bench serve", "bench train"}
+"""What these print is read as JSON by their own tests, in tests/scripts/benches."""
 UNSOUND = [
     (f"export {{new}}/torn.parquet {FILMS} --runtime torch --out {{new}}/out", 3, '"failed": 1'),
     (f"add {{new}}/index {{new}}/torn.parquet {FILMS} --runtime torch --replace", 3, '"failed": 1'),
@@ -182,7 +175,14 @@ def test_every_verb_with_json_has_a_case() -> None:
     assert sorted(CASES | ITS_OWN) == VERBS
 
 
-@pytest.mark.parametrize("verb", [pytest.param(one, marks=pytest.mark.slow) if one in SLOW else one for one in CASES])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *(verb for verb in CASES if verb not in SLOW | LONG),
+        *(pytest.param(verb, marks=pytest.mark.slow) for verb in sorted(SLOW)),
+        *(pytest.param(verb, marks=pytest.mark.long) for verb in sorted(LONG)),
+    ],
+)
 def test_what_a_verb_prints_is_one_json_value(
     verb: str, new: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

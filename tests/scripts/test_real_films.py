@@ -7,10 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from index.search.retriever import Retriever
-from index.table.studies import load_studies
+from index.table.studies import load_studies, save_studies
 from scripts.cli import precedent
-
-pytestmark = pytest.mark.slow
 
 
 def run(*words: str | Path) -> str:
@@ -35,7 +33,11 @@ def index_of(studies: Path, images: Path, encoder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "images", "patients", "both_views"), [("kermany", 3100, 1704, 0), ("covid", 574, 280, 67)]
+    ("name", "images", "patients", "both_views"),
+    [
+        pytest.param("kermany", 3100, 1704, 0, marks=pytest.mark.long),
+        pytest.param("covid", 574, 280, 67, marks=pytest.mark.slow),
+    ],
 )
 def test_films_in_chexperts_layout_become_similar_cases(
     name: str, images: int, patients: int, both_views: int, shared_data: Path, encoder: Path, tmp_path: Path
@@ -63,11 +65,13 @@ def test_films_in_chexperts_layout_become_similar_cases(
     assert all(hit["findings"]["Pneumonia"] in (0, 1) for hit in hits)
 
 
+@pytest.mark.slow
 def test_nihs_table_becomes_similar_cases(shared_data: Path, encoder: Path, tmp_path: Path) -> None:
     studies, films = tmp_path / "studies.parquet", shared_data / "nih" / "images"
     run("import", "nih", shared_data / "nih" / "Data_Entry_2017.csv", "--images", films, "--out", studies)
     table = load_studies(studies)
     assert (table.num_rows, len(set(table["patient_id"].to_pylist()))) == (982, 781)
+    save_studies(table.slice(0, 300), studies)
     retriever = Retriever.load(index_of(studies, films, encoder))
     study_id = table["study_id"][5].as_py()
     where = {"must": [{"key": "sex", "match": {"value": "Female"}}, {"key": "age", "range": {"gte": 60}}]}
@@ -76,6 +80,7 @@ def test_nihs_table_becomes_similar_cases(shared_data: Path, encoder: Path, tmp_
     assert all(hit.study.sex == "Female" and (hit.study.age or 0) >= 60 for hit in answer.hits)
 
 
+@pytest.mark.slow
 def test_a_folder_of_dicom_files_becomes_similar_cases(shared_data: Path, encoder: Path, tmp_path: Path) -> None:
     studies, films = tmp_path / "studies.parquet", shared_data / "dicom" / "chest"
     run("import", "dicom", films, "--out", studies)

@@ -21,6 +21,8 @@ RECIPES = {
     "efficientnetv2_s_multiscale": (96, 256),
 }
 """Side of the film here, and the width of the vector that the design has."""
+BRIEF = ("dual_b0", "resnet50_binary", "efficientnetv2_s_multiscale")
+"""Between them two branches, folds, and sides that change; the others are run in minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,9 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow if name in BRIEF else pytest.mark.long) for name in RECIPES]
+)
 def test_a_recipe_runs_from_films_to_neighbours_and_figures(recipe: str, collection: Path, tmp_path: Path) -> None:
     size, dim = RECIPES[recipe]
     small = [f"preprocessing.size={size}", "run.epochs=1", "run.batch_size=4", "optimizer.accumulation=1"]

@@ -148,6 +148,12 @@ class Reader:
     def __init__(self, chrome: Chrome, address: str, films: Path) -> None:
         self.chrome, self.address, self.films = chrome, address, films
 
+    def forget(self) -> None:
+        """Leave the page, and forget cookies, settings and files that the browser has kept of it."""
+        self.chrome.get("about:blank")
+        self.chrome.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": self.address, "storageTypes": "all"})
+        self.chrome.execute_cdp_cmd("Network.clearBrowserCache", {})
+
     def open(self, path: str) -> None:
         """Load a path of the served page, and wait for its scripts."""
         self.chrome.get(self.address + path)

@@ -18,7 +18,7 @@ from index.living.collection import LivingCollection
 from index.living.verification import verify
 from index.storage.files import sha256_of
 
-KILLS, KILLS_LONG = 50, 1000
+KILLS, KILLS_LONG = 20, 1000
 LINES_BETWEEN = {"add": 50, "delete": 30, "compact": 60}
 """Executed lines of `index` from one kill to the next, in the short form; 1 in the long form."""
 Held = dict[str, tuple[Any, ...]]

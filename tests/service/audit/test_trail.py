@@ -454,7 +454,7 @@ def _every_change_is_told(folder: Path, kills: int) -> None:
 
 @pytest.mark.slow
 def test_whenever_a_process_is_killed_the_log_tells_of_every_change(tmp_path: Path) -> None:
-    _every_change_is_told(tmp_path, 5)
+    _every_change_is_told(tmp_path, 2)
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -107,12 +108,12 @@ def test_sighup_has_a_running_server_take_up_what_lies_in_its_folders_and_fails_
     assert process.wait(60) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("swaps", [pytest.param(1, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.long)])
 def test_a_server_that_is_killed_while_it_swaps_serves_what_lies_there_once_it_is_back(
-    folders: Path, rng: np.random.Generator
+    swaps: int, folders: Path, rng: np.random.Generator
 ) -> None:
     expected = 40
-    for target, count in [("second", 60), ("first", 40)] * 2:
+    for target, count in islice(cycle([("second", 60), ("first", 40)]), swaps):
         with running(folders) as (process, url):
             assert served(url) == expected
             turn(folders / "main", target)

@@ -21,7 +21,7 @@ from index.table.studies import save_studies
 from index.vectors import Embeddings
 from scripts.cli import precedent
 
-SHORT, LONG = 10, 500
+SHORT, LONG = 6, 500
 KINDS = ("flat", "hnsw", "ivf", "ivf-half")
 counts = pytest.mark.parametrize(
     "count", [pytest.param(SHORT, marks=pytest.mark.slow), pytest.param(LONG, marks=pytest.mark.long)]

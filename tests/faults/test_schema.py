@@ -17,7 +17,7 @@ from service_world import build_client
 from encoder.embedder import Embedder
 from scripts.benches.clients import Server
 
-SHORT, LONG = 5, 200
+SHORT, LONG = 2, 200
 """Examples an operation, beside those that cover the bounds of every parameter."""
 CONFIG = """
 [checks.positive_data_acceptance]

@@ -59,6 +59,7 @@ STRANGE = [
     "f" * 64,
     "A" * 5000,
 ]
+PATIENCE = 60
 WITH_JSON = {
     "export": "_manifest.json",
     "index": "manifest.json",
@@ -74,13 +75,13 @@ def world(tmp_path: Path, studies: pa.Table, unit_vectors: Embeddings, tiny_embe
 
 @pytest.fixture(autouse=True)
 def patience() -> Iterator[None]:
-    """End a test that waits, for a pipe or an endless file, after a minute."""
+    """End a test of which one answer waits, for a pipe or an endless file, for a minute."""
 
     def ring(*_: object) -> None:
         raise TimeoutError("it waits")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(60)
+    signal.alarm(PATIENCE)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -106,7 +107,8 @@ def changed(content: Any, path: tuple[Any, ...], to: Any) -> Any:
 
 
 def told_or_answered(answer: Callable[[], Any]) -> str:
-    """Return refused or answered; anything else fails."""
+    """Return refused or answered; anything else fails, and so does an answer that waits."""
+    signal.alarm(PATIENCE)
     try:
         answer()
     except REFUSALS:

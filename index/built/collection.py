@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -173,19 +173,19 @@ def load_collection(folder: str | os.PathLike[str], device: str = "cpu") -> Coll
         NoGpu: one is asked for and cannot be had.
     """
     folder = place(folder)
-    collection = read_settled(folder / MANIFEST, partial(_load, folder))
-    return replace(collection, vectors=collection.vectors.on(device))
+    return read_settled(folder / MANIFEST, partial(read_collection, folder, device))
 
 
-def _load(folder: Path) -> Collection:
-    manifest, remedy = load_index_manifest(folder), _remedy(folder)
+def read_collection(folder: Path, device: str) -> Collection:
+    """Return the collection as `load_collection` does, but fail where another build replaces it meanwhile."""
+    remedy = _remedy(folder)
+    manifest = _manifest_of(folder, remedy)
     if manifest["kind"] not in KINDS:
         raise ArtefactError(f"{str(folder)!r} is of the kind {manifest['kind']!r}, unknown to this version; {remedy}")
-    paths: dict[str, Path] = {}
+    paths = {role: folder / require_own_name(entry["name"], remedy) for role, entry in manifest["files"].items()}
     vectors_take, second_way_takes = most_bytes(manifest["kind"], manifest["rows"], manifest["embedding_dim"])
     most = {"exact": vectors_take, "approximate": second_way_takes}
     for role, entry in manifest["files"].items():
-        paths[role] = folder / require_own_name(entry["name"], remedy)
         require_unchanged(paths[role], entry["sha256"], remedy, most.get(role, MOST_BYTES))
     effort = Effort(**manifest.get("effort", {}))
     vectors = VectorIndex.load(paths["exact"], paths.get("approximate"), manifest["kind"], effort)
@@ -195,7 +195,7 @@ def _load(folder: Path) -> Collection:
         raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {rows} studies; {remedy}")
     require_studies(studies, paths["studies"].name)
     layouts = read_parquet(paths["layouts"], paths["layouts"].name, remedy) if "layouts" in paths else None
-    return Collection(manifest, studies, vectors, layouts)
+    return Collection(manifest, studies, vectors.on(device), layouts)
 
 
 def require_own_name(name: Any, remedy: str) -> str:
@@ -207,7 +207,10 @@ def require_own_name(name: Any, remedy: str) -> str:
 
 def load_index_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an index. Raises ArtefactError: none there, or of another version."""
-    remedy = _remedy(folder)
+    return _manifest_of(folder, _remedy(folder))
+
+
+def _manifest_of(folder: Path, remedy: str) -> dict[str, Any]:
     manifest = load_json(folder / MANIFEST, "index manifest", remedy)
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArtefactError(f"{str(folder)!r} is no index of version {VERSION}; {remedy}")

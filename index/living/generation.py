@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.built.collection import MANIFEST, Collection, load_collection
+from index.built.collection import MANIFEST, Collection, read_collection
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError
 from index.living.added_films import PATH as ADDED_FILM
@@ -153,7 +153,7 @@ def read_state(folder: Path, device: str = "cpu") -> State:
 
 
 def _read(folder: Path, device: str) -> State:
-    seen, collection = stamp_of(folder), load_collection(folder, device)
+    seen, collection = stamp_of(folder), read_collection(folder, device)
     generation = Generation(collection, collection.manifest.get("applied", 0))
     changes = Changes.open(folder, generation.fingerprint, generation.embedding_dim)
     if changes is None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Collection as Several
 from copy import copy
 from functools import cached_property
@@ -148,8 +148,8 @@ class Retriever(Searchable):
     def stored(self, study_id: str) -> Stored:
         """Return a stored study with its vector. Raises StudyNotFound."""
         row = self._row(study_id)
-        columns: Mapping[str, Any] = self._studies.slice(row, 1).to_pylist()[0]
-        return Stored(Study.from_row(columns, self._labels), self._vectors.vectors(np.array([row]))[0])
+        [study] = Study.from_table(self._studies.slice(row, 1), self._labels)
+        return Stored(study, self._vectors.vectors(np.array([row]))[0])
 
     def answer(self, query: Query) -> Answer:
         """Return the most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
@@ -161,7 +161,7 @@ class Retriever(Searchable):
         rows, similarities, exact = self._nearest(query, vector[None], among, excluded, passing)
         if query.min_similarity is not None:
             rows = rows[similarities >= query.min_similarity]
-        studies = (Study.from_row(row, self._labels) for row in self._studies.take(rows).to_pylist())
+        studies = Study.from_table(self._studies.take(rows), self._labels)
         hits = [
             Hit(rank, float(similarity), study)
             for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=False), start=1)

@@ -131,6 +131,11 @@ class Study:
         findings = {name: row[name] for name in labels}
         return cls(**core, findings=findings, extra={name: row[name] for name in row if name not in known})
 
+    @classmethod
+    def from_table(cls, table: pa.Table, labels: Sequence[str] = FINDINGS) -> list["Study"]:
+        """Return the studies of all rows of a table. Raises as `from_row` does."""
+        return [cls.from_row(row, labels) for row in table.to_pylist()]
+
 
 def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
     """Return the schema of a studies table: core columns, the 14 findings as int8, then the extra fields.

@@ -149,7 +149,7 @@ def with_stored_films(table: pa.Table, living: Writable) -> tuple[pa.Table, dict
     for row, study_id in enumerate(table["study_id"].to_pylist()):
         if study_id in now:
             stored = now.study(study_id)
-            whole = joined(stored, Study.from_row(table.slice(row, 1).to_pylist()[0], labels))
+            whole = joined(stored, *Study.from_table(table.slice(row, 1), labels))
             if whole is not None:
                 further[row] = (whole, stored)
     for name in ("frontal_path", "lateral_path", "projection") if further else ():
@@ -164,11 +164,11 @@ def with_stored_films(table: pa.Table, living: Writable) -> tuple[pa.Table, dict
 def _additions(
     embedder: Embedder, table: pa.Table, read: Sequence[Prepared], further: Mapping[int, tuple[Study, Study]]
 ) -> list[Addition]:
-    rows, labels = table.take([prepared.row for prepared in read]).to_pylist(), label_names(table.schema)
+    studies = Study.from_table(table.take([prepared.row for prepared in read]), label_names(table.schema))
     vectors = embedder.embed([prepared.films for prepared in read if prepared.films is not None])
     return [
-        _addition(Study.from_row(row, labels), prepared, vector, further.get(prepared.row))
-        for row, prepared, vector in zip(rows, read, vectors, strict=True)
+        _addition(study, prepared, vector, further.get(prepared.row))
+        for study, prepared, vector in zip(studies, read, vectors, strict=True)
     ]
 
 

@@ -43,13 +43,13 @@ _SILENCE = 1.0
 
 
 class Terminal(Console):
-    """A console that takes every string, of a sentence or of a table's cell, for the text that it is."""
+    """A console that prints every string literally, in sentences and in cells of tables."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return the string as text in which all can be seen."""
+        """Return the string as text of visible characters."""
         return super().render_str(written(visible(text), self.encoding), **options)
 
 
@@ -172,13 +172,13 @@ def json_alone() -> Iterator[None]:
 
 
 def take_any_terminal() -> None:
-    """Have what the encoding of stdout lacks written as its escape, and never end the verb that prints it."""
+    """Have characters that the encoding of stdout lacks written as escapes, so that no verb fails in printing them."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def show_libraries_words() -> None:
-    """Have what libraries warn of, which may quote a file, shown as lines in which all can be seen."""
+    """Have warnings of libraries, which may quote a file, shown as lines of visible characters."""
     warnings.formatwarning = _warning
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Lines())

@@ -23,7 +23,7 @@ def without_paths(text: str) -> str:
 
 
 def words_of(message: Any, saying: Callable[[Any], str] = str) -> str | None:
-    """Return what an error, or whatever else, says, without paths and no longer than MAX_WORDS; None where it cannot.
+    """Return the message of an error, or of another object, without paths and cut to MAX_WORDS; None where it has none.
 
     It may be of anybody's class, and how that says it may raise anything.
     """

@@ -24,7 +24,7 @@ from service.watch.metrics import Metrics
 
 @dataclass(frozen=True)
 class State:
-    """The parts of one application. The parts change while it runs; which parts they are does not."""
+    """The parts of one application, fixed when it is made; what is in a part may change while it runs."""
 
     served: Served
     limits: Limits

@@ -16,7 +16,7 @@ _BACKBONES = "backbones"
 
 
 class DrawnDropout(nn.Module):
-    """Dropout that always drops, with chance of its own."""
+    """Dropout that is always active, with its own random generator."""
 
     def __init__(self, p: float, generator: torch.Generator) -> None:
         super().__init__()

@@ -153,7 +153,7 @@ def predict_embedding(probe: LinearProbe, embedding: npt.NDArray[np.float32]) ->
 
 
 def call_at(probability: float, points: OperatingPoints) -> Call:
-    """Return what the thresholds allow to say.
+    """Return the call that the thresholds allow.
 
     Below `rule_out` a finding is ruled out (validation kept a sensitivity of 0.90), from `rule_in` on it is ruled
     in (specificity of 0.90), and between them it is possible. A finding that is separated well has `rule_in` below

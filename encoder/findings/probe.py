@@ -222,7 +222,7 @@ _ARRAYS = ("weight", "bias", "slope", "offset")
 
 
 def why_not(target: Floats) -> str | None:
-    """Return why a finding's targets (N,) cannot be learnt or judged, or None where they can."""
+    """Return why a finding's targets (N,) cannot be learned or evaluated; None where they can."""
     positives, negatives = int((target == 1).sum()), int((target == 0).sum())
     if positives and negatives:
         return None

@@ -59,7 +59,7 @@ class Augmentation:
 
 
 def draw(count: int, options: Augmentation, generator: torch.Generator) -> Tensor:
-    """Return what `augment` takes of chance for so many films: (M, 8), with erasing (M, 12), in [-1, 1).
+    """Return the random numbers that `augment` needs for so many films: (M, 8), with erasing (M, 12), in [-1, 1).
 
     Args:
         generator: the only source of chance, on the CPU; the same state gives the same films.

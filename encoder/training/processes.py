@@ -26,7 +26,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def sizes(self, length: int) -> list[int]:
@@ -34,7 +34,7 @@ class Processes:
         return [length // self.count + (rank < length % self.count) for rank in range(self.count)]
 
     def part(self, length: int) -> slice:
-        """Return which of so many rows are this process's."""
+        """Return the slice of so many rows that is this process's."""
         sizes = self.sizes(length)
         start = sum(sizes[: self.rank])
         return slice(start, start + sizes[self.rank])
@@ -70,7 +70,7 @@ class Processes:
         return network
 
     def agreed(self, number: float) -> float:
-        """Return the first process's number, for what each would decide by its own clock."""
+        """Return the first process's number, so that all decide alike where their clocks differ."""
         if self.count == 1:
             return number
         agreed = torch.tensor([number], dtype=torch.float64, device=self._device)

@@ -161,7 +161,7 @@ class Trainer:
         return {**self.validated.head.state_dict(), "scale": self.validated.scale.detach()}
 
     def take(self, encoder: StudyEncoder) -> None:
-        """Replace the trained weights by another encoder's, for `embed`; training cannot go on afterwards."""
+        """Load another encoder's weights, for `embed`; training cannot be continued afterwards."""
         self.average = None
         self.network.encoder.load_state_dict(encoder.state_dict())
 

@@ -79,7 +79,7 @@ class Plane:
         return cls(mean, axes, (first, second))
 
     def project(self, embeddings: Embeddings | npt.NDArray[np.float64]) -> Coordinates:
-        """Return where vectors (N, D) stand on the map, (N, 2); a vector that is not of the collection has a place."""
+        """Return where vectors (N, D), of the collection or not, stand on the map, (N, 2)."""
         return np.round((embeddings - self.mean) @ self.axes.T, _DECIMALS).astype(np.float32)
 
 
@@ -133,7 +133,7 @@ def load_map(folder: str | os.PathLike[str]) -> CollectionMap | None:
 
 
 def plane_of(folder: Path, fingerprint: str) -> Plane | None:
-    """Return the plane of the map in a folder, of whichever state of the index; None without one of that encoder."""
+    """Return the plane of the map in a folder, even of an earlier index; None unless it is of that encoder."""
     saved = read_settled(folder / MAP_MANIFEST, partial(_load, folder, stale=True))
     return saved.plane if saved is not None and saved.fingerprint == fingerprint else None
 

@@ -16,7 +16,7 @@ PROJECTIONS = ("AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO",
 
 @dataclass(frozen=True)
 class Said:
-    """A view (frontal, lateral, neither, or "" for unknown) and a projection of `PROJECTIONS`, or ""."""
+    """A view (frontal, lateral, neither, or "" for unknown) and a projection of `PROJECTIONS`, or "" for unknown."""
 
     view: str = ""
     projection: str = ""

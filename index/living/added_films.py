@@ -73,7 +73,7 @@ def unnamed_films(root: Path, collection: str, named: Collection[str]) -> list[P
 
 
 def left_films(root: Path, others: Iterable[str], named: Collection[str]) -> str:
-    """Return why films that no study names are left, of folders that may be another collection's; "" without any."""
+    """Return why films that no study names are kept, in folders that may be another collection's; "" without any."""
     count = sum(len(unnamed_films(root, folder, named)) for folder in others)
     if not count:
         return ""

@@ -160,7 +160,7 @@ class Changes:
         return (own, former) if self._is_at_origin(facts) else ([], [*own, *former])
 
     def settle(self, becomes: Path | None = None) -> None:
-        """Make it safe to add films: a copied collection gets a folder of its own for them.
+        """Make it safe to add films: a copied collection gets its own folder for them.
 
         Args:
             becomes: where its folder is about to be moved to, which is a copy then in any case.
@@ -175,7 +175,7 @@ class Changes:
                 facts |= {"also": "", "former": former} | new_films(self._path.parent, becomes)
 
     def claim(self) -> None:
-        """Treat all films that it has ever named as its own: the collection was moved, not copied."""
+        """Take ownership of all films that it has ever named: the collection was moved, not copied."""
         with self.writing():
             facts = self._facts
             facts |= {"also": _joined(facts["also"], facts["former"]), "former": ""}

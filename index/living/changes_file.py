@@ -147,7 +147,7 @@ def origin_text(folder: Path, name: str, becomes: Path | None = None) -> str:
 
 
 def films_of(name: str) -> str:
-    """Return what the origin of a folder of films holds for."""
+    """Return the name of the folder of films that an origin stands for."""
     return f"films {name}"
 
 

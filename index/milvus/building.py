@@ -61,7 +61,7 @@ def build_on_milvus(
     drop_old: bool = False,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> dict[str, Any]:
-    """Fill a collection from an export and let its address mean it; return its manifest.
+    """Fill a collection from an export, point the address to it and return its manifest.
 
     Args:
         kind: of KIND_NAMES.

@@ -115,7 +115,7 @@ class MilvusServer:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Say in our words what pymilvus raises within; as `call` does."""
+        """Raise our errors for those of pymilvus, as `call` does."""
         import grpc
 
         try:

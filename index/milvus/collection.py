@@ -32,7 +32,7 @@ _ASKED_AT_ONCE = 50
 
 
 class MilvusCollection(MilvusSearch, Writable):
-    """What an address meant when it was opened. Safe under threads; a change waits for those of others."""
+    """The collection that an address meant when opened. Safe under threads; changes wait for each other."""
 
     def __init__(self, address: MilvusAddress, token: str = "") -> None:
         """Open a collection, as `MilvusSearch` says."""

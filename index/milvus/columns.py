@@ -112,7 +112,7 @@ class Columns:
 
 
 def columns_of(manifest: Mapping[str, Any], address: object) -> Columns:
-    """Return the columns that a collection's manifest tells. Raises ArtefactError: they are none."""
+    """Return the columns that a collection's manifest lists. Raises ArtefactError: it lists none."""
     try:
         return Columns.from_json(manifest["columns"])
     except (ValueError, TypeError, pa.ArrowException) as error:

@@ -36,7 +36,7 @@ _KINDS = {
 
 
 def property_of(described: Mapping[str, Any], name: str) -> Any:
-    """Return what a collection tells under a name, None where nothing. Raises ArtefactError: it is not JSON."""
+    """Return the JSON value of a collection's property; None without one. Raises ArtefactError: it is not JSON."""
     text = (described.get("properties") or {}).get(name)
     try:
         return None if text is None else json.loads(text)

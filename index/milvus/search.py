@@ -54,7 +54,7 @@ class MilvusSearch(Searchable):
         self._server.call("load_collection", self._name, seconds=BUILD_SECONDS)
 
     def now(self) -> Self:
-        """Return another view: others may change the collection at any time, so no two are sure to be the same."""
+        """Return another view of the collection, which others may have changed meanwhile."""
         return copy(self)
 
     def close(self) -> None:

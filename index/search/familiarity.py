@@ -47,7 +47,7 @@ Codes = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Familiarity:
-    """How near a query is to the collection, beside how near the collection's own are."""
+    """How similar a query is to the collection, compared with how similar its own studies are to each other."""
 
     similarity: float | None
     """Of the nearest study of another patient, where it was asked for."""
@@ -169,7 +169,7 @@ class FamiliarityGate:
     def judge(
         self, similarity: float | None, layouts: Sequence[Layout] = (), *, patient: str | None = None
     ) -> Familiarity | None:
-        """Return where a query stands; None where the collection has one patient alone, or nothing is given.
+        """Return how familiar a query is; None where the collection has one patient alone, or nothing is given.
 
         Args:
             similarity: of its nearest study.

@@ -18,7 +18,7 @@ class Thresholds(Protocol):
 
     @property
     def youden(self) -> float:
-        """The one that best parts present from absent."""
+        """The threshold that best separates present from absent."""
 
 
 class Predicted(Protocol):
@@ -105,7 +105,7 @@ def read_findings(
     schema: pa.Schema | None = None,
     labelling: Labelling | None = None,
 ) -> tuple[FindingReading, ...]:
-    """Return a reading a finding, the most probable first; without a prediction, the one with the largest vote.
+    """Return one reading for each finding, the most probable first; without predictions, the largest vote first.
 
     Args:
         predictions: of any of the findings.

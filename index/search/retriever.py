@@ -54,7 +54,7 @@ class Fetched(NamedTuple):
 
 
 class Names:
-    """Names that differ from each other, in the places they were given in.
+    """Distinct names, each with its position in the order given.
 
     Their sorted order is searched, which takes 8 bytes a name where a dictionary takes 150.
     """
@@ -65,14 +65,14 @@ class Names:
         self._order = pc.sort_indices(names)  # by code points, as Python compares
 
     def position(self, name: str) -> int | None:
-        """Return the place of a name, 0 to N - 1; None where it is not among them."""
+        """Return the position of a name, 0 to N - 1; None where it is not among them."""
         place = bisect_left(self._order, name, key=self._name_at)
         if place == len(self._order) or self._name_at(self._order[place]) != name:
             return None
         return int(self._order[place].as_py())
 
     def ranks(self) -> npt.NDArray[np.int64]:
-        """Return (N,): how many names are less than each."""
+        """Return the rank (N,) of each name in sorted order, from 0."""
         ranks = np.empty(len(self._order), dtype=np.int64)
         ranks[self._order.to_numpy()] = np.arange(len(self._order))
         return ranks

@@ -77,7 +77,7 @@ class LabelPolicy:
         return self.blank_per_label.get(finding, self.blank)
 
     def of(self, findings: Collection[str]) -> Self:
-        """Return the policy without what it says of other findings."""
+        """Return the policy restricted to some findings."""
         uncertain, blank = (
             {name: choice for name, choice in own.items() if name in findings}
             for own in (self.per_label, self.blank_per_label)

@@ -157,7 +157,7 @@ def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:
 
 
 def unknown_patients(studies: pa.Table) -> int:
-    """Return of how many studies the patient is unknown."""
+    """Return the number of studies whose patient is unknown."""
     if PATIENTS not in studies.column_names or not pa.types.is_string(studies.schema.field(PATIENTS).type):
         return 0
     return pc.sum(pc.equal(studies[PATIENTS], UNKNOWN)).as_py() or 0

@@ -110,7 +110,7 @@ def command(
 
 
 def require_image_root(living: Writable, images: Path) -> None:
-    """Refuse films from below another folder than the one that the paths of the index lead from, where that is there.
+    """Refuse films from another image root than the index's own, where that is there.
 
     An index that was made elsewhere is taken at the user's word.
 
@@ -139,7 +139,7 @@ def _prepared(reader: FilmReader, studies: int, batch: int) -> Iterator[list[Pre
 
 
 def with_stored_films(table: pa.Table, living: Writable) -> tuple[pa.Table, dict[int, tuple[Study, Study]]]:
-    """Return a table in which studies that are there, and lack films of theirs, have those that they have beside.
+    """Return the table with the films that stored studies have already added to those that the table names.
 
     Returns:
         the table, to read films by; and of the rows of such studies, the study as it is to be and as it is.

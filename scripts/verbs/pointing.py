@@ -34,7 +34,7 @@ Boxes = dict[tuple[str, str], list[Box]]
 
 @dataclass
 class Tally:
-    """How often one finding's maps pointed at it, and how often a peak put down anywhere would have."""
+    """How often one finding's maps pointed at it, and how often a random peak would have."""
 
     hits: int = 0
     films: int = 0

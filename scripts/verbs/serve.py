@@ -223,7 +223,7 @@ def require_tokens(host: str, tokens: Path | None, public_name: Sequence[str] = 
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound before the slow loading starts, so that a port in use is told at once."""
+    """Return a socket bound before the slow loading starts, so that a port in use is reported at once."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -239,7 +239,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def renewed_by_signals(activation: Activation | None, hung_up: Sequence[int] = ()) -> Iterator[None]:
-    """Have SIGHUP put what lies in the folders in the place of what is served, where it came from folders.
+    """Have SIGHUP reload the served folders.
 
     Args:
         hung_up: the signals that came before.
@@ -257,7 +257,7 @@ def renewed_by_signals(activation: Activation | None, hung_up: Sequence[int] = (
 
 
 def limits_for(threads: int) -> "Limits":
-    """Return limits under which uploads, maps and pictures together cannot take every thread."""
+    """Return limits under which uploads, maps and pictures together leave threads for other requests."""
     from service.limits import Limits
 
     return replace(
@@ -311,7 +311,7 @@ def _say_serving(state: State, address: str, held: str, *, as_json: bool) -> Non
 
 
 def leave(code: int) -> NoReturn:
-    """End the process without taking it down bit by bit, under the feet of native threads, which would abort it."""
+    """End the process at once: an orderly exit would abort under native threads that still run."""
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)

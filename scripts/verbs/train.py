@@ -38,7 +38,7 @@ _WORKERS = 2
 
 @dataclass(frozen=True)
 class Machine:
-    """What does the training, and how often it writes down where it stands."""
+    """What does the training, and how often its state is saved."""
 
     device: str = "cpu"
     processes: Processes = field(default_factory=Processes)
@@ -196,7 +196,7 @@ def _read_films(trainer: Trainer) -> None:
 
 
 class Saver:
-    """Writes down within an epoch where a run stands, every so many minutes or steps; called where it rests."""
+    """Saves the state of a run within an epoch, every so many minutes or steps; called between two steps."""
 
     def __init__(self, trainer: Trainer, folder: RunFolder, machine: Machine) -> None:
         self._trainer, self._folder = trainer, folder

@@ -279,7 +279,7 @@ async def _until_idle(connections: Collection["Connection"], deadline: float) ->
 
 
 class Connection(asyncio.Protocol):
-    """One client's, whose requests are answered one after another."""
+    """One client's connection; its requests are answered one after another."""
 
     transport: asyncio.Transport
     client: str

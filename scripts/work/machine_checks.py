@@ -26,7 +26,7 @@ _FAST = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "a
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at and found, and what to do where it is not well."""
+    """The result of one check, and what to do where it is not "ok"."""
 
     name: str
     state: Literal["ok", "warning", "fault"]
@@ -222,7 +222,7 @@ def _available(meminfo: Path, limits: Iterable[Path]) -> int | None:
 def memory(available: int | None, needed: int = NEEDED_MEMORY) -> Check:
     """Return whether there is memory enough for a service."""
     if available is None:
-        return Check("memory", "ok", "not told by this system")
+        return Check("memory", "ok", "not reported by this system")
     sentence = f"{available / 2**30:.1f} GiB available, {needed / 2**30:.1f} wanted"
     if available < needed:
         return Check("memory", "warning", sentence, "free some, or serve from a larger machine")

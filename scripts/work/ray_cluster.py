@@ -39,8 +39,8 @@ class RayRefused(CollectionError):
 
 
 @dataclass(frozen=True)
-class Crew:
-    """How the cluster is shared out."""
+class Allocation:
+    """How many encoders run on the cluster, and what each is given."""
 
     workers: int
     """Encoders that there is room for now; the pool grows as machines join."""
@@ -150,8 +150,8 @@ def _require_same_versions(ray: Any) -> None:
             )
 
 
-def crew_of(ray: Any, device: str, cores: int | None) -> Crew:
-    """Return how the cluster's machines are shared out: one encoder a GPU where there are any, else by cores.
+def allocation_of(ray: Any, device: str, cores: int | None) -> Allocation:
+    """Return how the cluster is allocated: one encoder a GPU where there are any, else by cores.
 
     Args:
         device: auto, cpu or cuda. cores: that each encoder gets; None gives it all of the smallest machine, or of
@@ -173,7 +173,7 @@ def crew_of(ray: Any, device: str, cores: int | None) -> Crew:
             f"expected a machine of {each} cores in the Ray cluster, the largest has {most}; "
             "give a smaller --actor-cores"
         )
-    return Crew(room, each, bool(with_gpu))
+    return Allocation(room, each, bool(with_gpu))
 
 
 def first_line(error: BaseException) -> str:

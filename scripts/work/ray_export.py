@@ -20,7 +20,7 @@ from index.storage.files import sha256_of
 from index.storage.places import place
 from index.table.studies import load_rows
 from scripts.work.local_export import ExportTask, shard_bar
-from scripts.work.ray_cluster import PACKAGE, Crew, RayRefused, crew_of, joined_cluster
+from scripts.work.ray_cluster import PACKAGE, Allocation, RayRefused, allocation_of, joined_cluster
 from scripts.work.shard_writing import FilmReader, one_torch_thread, write_shards
 from service.process import keep_files_private
 
@@ -32,7 +32,7 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class ShardOrder:
-    """What a worker must know: plain values and addresses, the same in every worker of an export."""
+    """What a worker needs: plain values and addresses, the same in every worker of an export."""
 
     studies: str
     images: str
@@ -140,18 +140,18 @@ def export_on_ray(task: ExportTask, actor_cores: int | None) -> tuple[ShardFolde
         RayRefused: Ray is not installed, the cluster cannot be joined, or a machine of it cannot do its part.
     """
     with joined_cluster() as ray:
-        crew = crew_of(ray, task.device, actor_cores)
-        embedder = _embedder_here(task, crew)
+        allocation = allocation_of(ray, task.device, actor_cores)
+        embedder = _embedder_here(task, allocation)
         folder = task.folder_for(embedder)
-        ran = choose_runtime(task.runtime, crew.device) if crew.gpus else embedder.runtime
-        order = order_of(task, folder.plan, crew, ran)
+        ran = choose_runtime(task.runtime, allocation.device) if allocation.gpus else embedder.runtime
+        order = order_of(task, folder.plan, allocation, ran)
         with shard_bar(folder, folder.unfinished()) as told:
-            _write_all(ray, order, folder, crew, told)
+            _write_all(ray, order, folder, allocation, told)
     return folder, ran
 
 
-def order_of(task: ExportTask, plan: ExportPlan, crew: Crew, ran: Runtime) -> ShardOrder:
-    """Return what every worker is told."""
+def order_of(task: ExportTask, plan: ExportPlan, allocation: Allocation, ran: Runtime) -> ShardOrder:
+    """Return the order for every worker."""
     studies, images, encoder, out = (
         str(path.resolve()) for path in (task.studies, task.images, task.encoder, task.out)
     )
@@ -162,21 +162,23 @@ def order_of(task: ExportTask, plan: ExportPlan, crew: Crew, ran: Runtime) -> Sh
         out,
         plan,
         task.batch,
-        task.threads or crew.cores + 1,
-        crew.device,
+        task.threads or allocation.cores + 1,
+        allocation.device,
         ran.name,
         version(PACKAGE),
         task.ignored_parts,
     )
 
 
-def _embedder_here(task: ExportTask, crew: Crew) -> Embedder:
+def _embedder_here(task: ExportTask, allocation: Allocation) -> Embedder:
     """Return the encoder on this machine, which converts it for the others: all of them would do it at once."""
-    choose_runtime(task.runtime, crew.device)
-    return Embedder.load(task.encoder, device="cpu", runtime="torch" if crew.gpus else task.runtime)
+    choose_runtime(task.runtime, allocation.device)
+    return Embedder.load(task.encoder, device="cpu", runtime="torch" if allocation.gpus else task.runtime)
 
 
-def _write_all(ray: Any, order: ShardOrder, folder: ShardFolder, crew: Crew, told: Callable[[int], None]) -> None:
+def _write_all(
+    ray: Any, order: ShardOrder, folder: ShardFolder, allocation: Allocation, told: Callable[[int], None]
+) -> None:
     """Have every unfinished shard written. Ray gives those that a machine took with it to another.
 
     Raises:
@@ -185,7 +187,7 @@ def _write_all(ray: Any, order: ShardOrder, folder: ShardFolder, crew: Crew, tol
     shards, idle, lost = folder.unfinished(), 0, ""
     while shards:
         try:
-            for row in _rows_of(ray, order, shards, crew):
+            for row in _rows_of(ray, order, shards, allocation):
                 _require_done(row)
                 told(row["studies"])
         except ray.exceptions.RayError as error:
@@ -206,7 +208,7 @@ def _require_done(row: dict[str, Any]) -> None:
         raise RayRefused(f"{row['refusal']} (while writing shard {row['shard']})")
 
 
-def _rows_of(ray: Any, order: ShardOrder, shards: Sequence[int], crew: Crew) -> Iterator[dict[str, Any]]:
+def _rows_of(ray: Any, order: ShardOrder, shards: Sequence[int], allocation: Allocation) -> Iterator[dict[str, Any]]:
     """Yield what becomes of each shard: a block a shard, a shard a worker at a time, so that none piles up anywhere."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -216,7 +218,7 @@ def _rows_of(ray: Any, order: ShardOrder, shards: Sequence[int], crew: Crew) -> 
     )
     tries = ray.remote(num_cpus=0, scheduling_strategy=here)(Tries).remote()  # on the machine that is lost last
     numbers = ray.data.from_items(list(shards), override_num_blocks=len(shards))
-    workers = min(crew.workers, len(shards))
+    workers = min(allocation.workers, len(shards))
     pool = ray.data.ActorPoolStrategy(
         min_size=1, initial_size=workers, max_size=len(shards), max_tasks_in_flight_per_actor=1
     )
@@ -225,6 +227,6 @@ def _rows_of(ray: Any, order: ShardOrder, shards: Sequence[int], crew: Crew) -> 
         fn_constructor_args=(order, tries),
         batch_size=1,
         compute=pool,
-        num_cpus=crew.cores,
-        num_gpus=1 if crew.gpus else None,
+        num_cpus=allocation.cores,
+        num_gpus=1 if allocation.gpus else None,
     ).iter_rows()

@@ -162,8 +162,8 @@ class OptionsAnswer(_Answer):
     """Which versions of the films were averaged, and how many dropout passes were made."""
 
     variants: list[str]
-    passes: int = Field(description="seed of the Monte-Carlo dropout")
-    seed: int
+    passes: int = Field(description="number of Monte-Carlo dropout passes; 0 for none")
+    seed: int = Field(description="seed of the Monte-Carlo dropout")
 
 
 class PredictAnswer(_Answer):
@@ -223,7 +223,9 @@ class SearchAnswer(_Answer):
         None, description="how similar the query is to the collection; null if a filter hides the nearest studies"
     )
     film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
-    warning: str | None = Field(None, description="fingerprint of the collection's encoder, as listed by /info")
+    warning: str | None = Field(
+        None, description="why results of this encoder and collection are unreliable; else null"
+    )
 
 
 class EmbeddingAnswer(_Answer):

@@ -49,6 +49,6 @@ class PageFilters(BaseModel):
         return {"must": conditions} if conditions else None
 
     def words(self) -> dict[str, Any]:
-        """Return what is not left open, as a URL carries it."""
+        """Return the fields that are filled in, as parameters of a URL."""
         words = self.model_dump(include=set(PageFilters.model_fields), exclude_defaults=True)
         return {name: value for name, value in words.items() if name != "label" or self.finding}

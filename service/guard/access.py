@@ -86,7 +86,7 @@ class AccessControl:
 
     @classmethod
     def of(cls, limits: Limits, tokens: TokenFile | None = None) -> "AccessControl":
-        """Ask for one of these tokens, also on a loopback address; None asks for none."""
+        """Return access control that requires one of these tokens, on a loopback address too; None requires none."""
         names = (SECURE_COOKIE_BELOW if limits.prefix else SECURE_COOKIE, COOKIE)
         rate = RateLimit(limits.calls_a_second, limits.calls_at_once)
         return cls(rate, limits.hosts, names, tokens, None if tokens is None else Sessions(tokens.path))

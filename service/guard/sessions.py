@@ -72,7 +72,7 @@ class Sessions:
         return None if row is None else str(row[0])
 
     def end(self, session: str) -> None:
-        """Let a session open nothing from now on, in any process. Raises SessionsError."""
+        """End a session, in every process. Raises SessionsError."""
         if self.token_of(session) is not None:  # looked at first: strangers may sign out as often as they like
             with self._open() as file:
                 file.execute("DELETE FROM sessions WHERE sha256 = ?", (_hashed(session),))

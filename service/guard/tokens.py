@@ -149,7 +149,7 @@ def create_token(
 
 
 def revoke_token(path: Path, name: str, clock: Clock = now) -> None:
-    """Let a token open nothing from now on; a running service notices. Raises TokensError."""
+    """Revoke a token at once; a running service notices. Raises TokensError."""
     with _alone(path):
         tokens = read_tokens(path)
         if not any(token.name == name for token in tokens):

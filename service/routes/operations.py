@@ -65,7 +65,7 @@ def exposition() -> Response:
 
 @api.post("/v1/indexes/<name>/activate", responses={200: ActivationAnswer, **refusals(400, 404, 409, 429, 503)})
 def activate(path: IndexPath) -> dict[str, Any]:
-    """Serve what lies in a collection's folder now: a compacted index, or another put in its place"""
+    """Load a collection's folder anew and serve it: a compacted index, or another in its place"""
     activation = state().activation
     if activation is None:
         raise NotWritable(

@@ -82,7 +82,7 @@ def _turn(work: str) -> Iterator[None]:
 
 
 class Question(Protocol):
-    """What both requests name a study by."""
+    """The fields by which both requests name a study."""
 
     study_id: str | None
     frontal: bytes | None

@@ -20,7 +20,7 @@ def require_body() -> None:
 
 
 def disconnect_check() -> Gone:
-    """Return what tells, in any thread, whether the client of the running request has gone.
+    """Return a function that says, in any thread, whether the client of the running request has disconnected.
 
     Without a request, and under a server that does not say, everybody stays.
     """

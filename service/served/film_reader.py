@@ -49,7 +49,7 @@ class GivenStudy:
 
 @dataclass(frozen=True)
 class Look:
-    """What a study comes to: its vector, and how each of its films looks from afar."""
+    """A study as it was read: its vector, and the layout of each of its films."""
 
     vector: npt.NDArray[np.float32]
     """(D,)."""
@@ -83,7 +83,7 @@ class Reader:
         self._labelling = _labelling_of(probe)
 
     def look(self, frontal: bytes | None, lateral: bytes | None) -> Look:
-        """Return what the films of one study come to. Raises ImageError, Busy, ClientGone."""
+        """Return vector, layouts and notices of the films of one study. Raises ImageError, Busy, ClientGone."""
         films, vector = self._batches.read_and_embed(frontal, lateral)
         given = {view: film for view, film in zip(VIEWS, (frontal, lateral), strict=True) if film is not None}
         layouts = study_layouts(films)
@@ -128,7 +128,7 @@ class Reader:
         stage: int | None,
         trust: bool,
     ) -> dict[str, Any]:
-        """Return the maps of a finding, or of the query and a hit,. Raises EncoderError."""
+        """Return the maps of a finding, or of the query and a hit. Raises EncoderError."""
         study = self._open(query)
         options: dict[str, Any] = {"method": method, "stage": stage, "trust": trust}
         if hit is None:

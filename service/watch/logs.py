@@ -49,7 +49,7 @@ class _Lines(logging.StreamHandler[TextIO]):
     """Writes lines and raises nothing: whoever logs is amid something else, or a thread that would end."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line of a record; where nothing can be written nobody can be told."""
+        """Write the line of a record; a failure to write is passed over, for it could not be logged either."""
         with suppress(Exception):
             self.stream.write(self.format(record) + self.terminator)
             self.flush()

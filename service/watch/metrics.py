@@ -26,7 +26,7 @@ _STUDIES = (1, 2, 4, 8, 12, 16)
 
 
 class Countable(Protocol):
-    """What is told of a collection at the moment of a scrape."""
+    """What is reported of a collection at a scrape."""
 
     @property
     def name(self) -> str:
@@ -79,7 +79,7 @@ class Metrics:
         ProcessCollector(registry=own)
 
     def tell_of(self, collections: Callable[[], Iterable[Countable]]) -> None:
-        """Tell, at each scrape, of the collections that are then served."""
+        """Report at each scrape the collections that are served then."""
         self._registry.register(_Held(collections, installed_version()))
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:

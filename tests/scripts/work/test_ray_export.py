@@ -26,7 +26,7 @@ from encoder.network.checkpoint import save_encoder
 from index.export.shards import ExportPlan, load_embeddings, load_manifest
 from index.storage.files import sha256_of
 from index.table.studies import load_rows, save_studies
-from scripts.work.ray_cluster import Crew, RayRefused, crew_of
+from scripts.work.ray_cluster import Allocation, RayRefused, allocation_of
 from scripts.work.ray_export import ShardOrder, ShardWorker
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -253,28 +253,28 @@ class Machines:
 
 
 @pytest.mark.parametrize(
-    ("machines", "device", "cores", "crew"),
+    ("machines", "device", "cores", "allocation"),
     [
-        ([{"CPU": 8}, {"CPU": 4}, {}], "auto", None, Crew(3, 4, False)),
-        ([{"CPU": 8}, {"CPU": 4}], "auto", 3, Crew(3, 3, False)),
-        ([{"CPU": 16, "GPU": 2}, {"CPU": 64}], "auto", None, Crew(2, 8, True)),
-        ([{"CPU": 16, "GPU": 2}, {"CPU": 64}], "cpu", None, Crew(5, 16, False)),
-        ([{"CPU": 16, "GPU": 8}, {"CPU": 8, "GPU": 1}], "cuda", 4, Crew(5, 4, True)),
+        ([{"CPU": 8}, {"CPU": 4}, {}], "auto", None, Allocation(3, 4, False)),
+        ([{"CPU": 8}, {"CPU": 4}], "auto", 3, Allocation(3, 3, False)),
+        ([{"CPU": 16, "GPU": 2}, {"CPU": 64}], "auto", None, Allocation(2, 8, True)),
+        ([{"CPU": 16, "GPU": 2}, {"CPU": 64}], "cpu", None, Allocation(5, 16, False)),
+        ([{"CPU": 16, "GPU": 8}, {"CPU": 8, "GPU": 1}], "cuda", 4, Allocation(5, 4, True)),
     ],
 )
 def test_machines_are_shared_out_by_gpus_where_there_are_any_else_by_cores(
-    machines: list[dict[str, float]], device: str, cores: int | None, crew: Crew
+    machines: list[dict[str, float]], device: str, cores: int | None, allocation: Allocation
 ) -> None:
-    assert crew_of(Machines(*machines), device, cores) == crew
+    assert allocation_of(Machines(*machines), device, cores) == allocation
 
 
 def test_a_cluster_that_has_not_what_is_asked_for_is_refused() -> None:
     with pytest.raises(RayRefused, match="use --device cpu"):
-        crew_of(Machines({"CPU": 8}), "cuda", None)
+        allocation_of(Machines({"CPU": 8}), "cuda", None)
     with pytest.raises(
         RayRefused, match=r"9 cores in the Ray cluster, the largest has 8; give a smaller --actor-cores"
     ):
-        crew_of(Machines({"CPU": 8}), "cpu", 9)
+        allocation_of(Machines({"CPU": 8}), "cpu", 9)
 
 
 def test_rows_of_a_table_come_from_the_groups_they_lie_in(tmp_path: Path, studies: pa.Table) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +102,24 @@ class Predictor:
                     "run precedent probe with the same --findings for each"
                 )
         self._require_one_labelling()
+
+    @classmethod
+    def load(
+        cls, encoders: Sequence[Path], probes: Sequence[Path], ignored_parts: frozenset[str] = frozenset()
+    ) -> Self:
+        """Return the predictor of encoder files, each with its probe's folder. Raises what these raise."""
+        embedders = [Embedder.load(encoder, ignored_parts=ignored_parts) for encoder in encoders]
+        return cls(list(zip(embedders, map(LinearProbe.load, probes), strict=True)))
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of the encoders, in their order."""
+        return tuple(embedder.fingerprint for embedder, _ in self.members)
+
+    @property
+    def trained(self) -> bool | None:
+        """False where one of the encoders is known to be untrained, else None."""
+        return False if False in {embedder.trained for embedder, _ in self.members} else None
 
     def _require_one_labelling(self) -> None:
         """Refuse probes that read labels differently: a mean of their probabilities would fit neither reading."""

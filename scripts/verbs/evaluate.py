@@ -15,15 +15,13 @@ from index.errors import StudiesError
 from index.judging.bootstrap import Draws, patient_draws
 from index.judging.evaluation import Pool, Rows, figures, rank, same_patient_first
 from index.judging.relevance import Rule, class_rule, collection_rules, single_rules
-from index.storage.files import finite, save_json
 from index.storage.places import place
 from index.table.splits import parts_of, require_disjoint_patients
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import device_option
 from scripts.options.labelled_exports import Embedded, Wanted, label_options
 from scripts.options.places import Anywhere, Here
-from scripts.reports.evaluation import print_tables, save_report
-from scripts.terminal import say, say_json, say_warning
+from scripts.reports.evaluation import publish
 from scripts.work.raw_pixels import raw_pixels
 
 MAIN = "embeddings"
@@ -113,25 +111,15 @@ def command(
     if asked["splits"]:
         parts = f"{asked['query_part'] or 'every part'} asks, {asked['gallery_part'] or 'every part'} answers"
         protocol.append(f"split {asked['splits']}: {parts}")
-    metrics = finite(
-        {
-            "fingerprint": main.fingerprint,
-            "protocol": protocol,
-            "ks": depths,
-            "floors": floors,
-            "spaces": figures_of,
-            "warning": main.warning,
-        }
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    save_json(out / "metrics.json", metrics)
-    save_report(out / "report.html", protocol, figures_of, floors)
-    if json_wanted:
-        say_json(metrics)
-    else:
-        print_tables(figures_of, protocol, floors)
-        say_warning(main.warning)
-        say(f"wrote {out / 'metrics.json'} and {out / 'report.html'}")
+    metrics = {
+        "fingerprint": main.fingerprint,
+        "protocol": protocol,
+        "ks": depths,
+        "floors": floors,
+        "spaces": figures_of,
+        "warning": main.warning,
+    }
+    publish(out, metrics, as_json=json_wanted)
 
 
 def judged(

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import click
 
-from encoder.embedder import Embedder
 from encoder.errors import EncoderError
 from encoder.films.image import READING
 from encoder.films.layout import study_layouts
 from encoder.films.variants import PLAIN, TEST_TIME, VARIANTS
 from encoder.findings.predict import MAX_PASSES, Options, Prediction, Predictor
-from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import Explainer, OpenStudy
 from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
@@ -139,22 +137,16 @@ def command(
     require_one_patient(frontal, lateral)
     looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
-    predictor = Predictor(
-        [
-            (Embedder.load(encoder, ignored_parts=ignored), LinearProbe.load(probe))
-            for encoder, probe in zip(encoders, probes, strict=True)
-        ]
-    )
+    predictor = Predictor.load(encoders, probes, ignored)
     films = predictor.read_films(frontal, lateral, projection=projection)
     predictions = _chosen(predictor.predict(films, options), wanted.findings)
     embedder, probe = predictor.members[0]
-    untrained = False in {embedder.trained for embedder, _ in predictor.members}
     names, layouts, gate = [prediction.finding for prediction in predictions], study_layouts(films[0]), None
     reading = Reading(
         read_findings(names, predictions),
-        tuple(embedder.fingerprint for embedder, _ in predictor.members),
+        predictor.fingerprints,
         options,
-        warning=warning_of({}, not untrained and None, None),
+        warning=warning_of({}, predictor.trained, None),
     )
     if index:
         collection = opened(index)
@@ -171,7 +163,7 @@ def command(
             labels=labels,
             familiarity=answer.familiarity,
             contrast=contrast(here, query, contrasted) if contrasted else None,
-            warning=warning_of(here.manifest, not untrained and None, READING),
+            warning=warning_of(here.manifest, predictor.trained, READING),
         )
     given = {"frontal": frontal, "lateral": lateral}
     reading = replace(reading, film_notices=tuple(notices_of(gate, given, layouts, ignored)))

@@ -92,8 +92,8 @@ def export(
 ) -> None:
     """Write every unfinished shard, and show how far it is."""
     shards = folder.unfinished(retry_failed=retry_failed)
-    with shard_bar(folder, shards) as told:
-        write_shards(embedder, table, reader, folder, shards, batch=batch, threads=threads, told=told)
+    with shard_bar(folder, shards) as advance:
+        write_shards(embedder, table, reader, folder, shards, batch=batch, threads=threads, advance=advance)
 
 
 @contextmanager
@@ -104,12 +104,12 @@ def shard_bar(folder: ShardFolder, shards: Sequence[int]) -> Iterator[Callable[[
         task = bar.add_task("export", total=folder.plan.rows, completed=folder.plan.rows - to_come)
         pace = Pace(to_come)
 
-        def told(studies: int) -> None:
+        def advance(studies: int) -> None:
             bar.advance(task, studies)
             if (warned := pace.after(studies, time.monotonic())) is not None:
                 say(warned, err=True)
 
-        yield told
+        yield advance
 
 
 class Pace:

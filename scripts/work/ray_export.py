@@ -90,7 +90,7 @@ class ShardWorker:
                 [shard],
                 batch=order.batch or embedder.batch,
                 threads=order.threads,
-                told=lambda _: None,
+                advance=lambda _: None,
                 first_row=rows.start,
             )
         return rows.stop - rows.start
@@ -145,8 +145,8 @@ def export_on_ray(task: ExportTask, actor_cores: int | None) -> tuple[ShardFolde
         folder = task.folder_for(embedder)
         ran = choose_runtime(task.runtime, allocation.device) if allocation.gpus else embedder.runtime
         order = order_of(task, folder.plan, allocation, ran)
-        with shard_bar(folder, folder.unfinished()) as told:
-            _write_all(ray, order, folder, allocation, told)
+        with shard_bar(folder, folder.unfinished()) as advance:
+            _write_all(ray, order, folder, allocation, advance)
     return folder, ran
 
 
@@ -177,7 +177,7 @@ def _embedder_here(task: ExportTask, allocation: Allocation) -> Embedder:
 
 
 def _write_all(
-    ray: Any, order: ShardOrder, folder: ShardFolder, allocation: Allocation, told: Callable[[int], None]
+    ray: Any, order: ShardOrder, folder: ShardFolder, allocation: Allocation, advance: Callable[[int], None]
 ) -> None:
     """Have every unfinished shard written. Ray gives those that a machine took with it to another.
 
@@ -189,7 +189,7 @@ def _write_all(
         try:
             for row in _rows_of(ray, order, shards, allocation):
                 _require_done(row)
-                told(row["studies"])
+                advance(row["studies"])
         except ray.exceptions.RayError as error:
             lost = str(error).strip().rpartition("\n")[2]  # below the trace of the worker
         still = folder.unfinished()

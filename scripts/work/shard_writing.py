@@ -107,7 +107,7 @@ def write_shards(
     *,
     batch: int,
     threads: int,
-    told: Callable[[int], None],
+    advance: Callable[[int], None],
     first_row: int = 0,
 ) -> None:
     """Write these shards: threads decode ahead while the encoder works; memory is bounded by the batch.
@@ -116,7 +116,7 @@ def write_shards(
 
     Args:
         table: the studies, from `first_row` of the whole table on; `reader` reads the films of its rows.
-        told: is given how many more studies are done.
+        advance: is given how many more studies are done.
     """
     plan = folder.plan
     rows = (row - first_row for shard in shards for row in range(*plan.slice_of(shard).indices(plan.rows)))
@@ -129,7 +129,7 @@ def write_shards(
             for group, embedded in in_order(lanes, embed, _groups(of_shard, batch), ahead=IN_FLIGHT):
                 vectors.extend(embedded)
                 done.extend(group)
-                told(len(group))
+                advance(len(group))
             _save(folder, shard, table, done, vectors)
 
 

@@ -176,9 +176,14 @@ def largest(kind: str) -> bytes:
     return picture(shown.convert("RGB"), "JPEG", subsampling=0)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux")
-@pytest.mark.parametrize("kind", ["jpeg rgb", "png 16", "png alpha", "dicom"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("jpeg rgb", "dicom")),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("png 16", "png alpha")),
+    ],
+)
 def test_a_film_at_the_limit_of_pixels_is_read_in_half_a_gigabyte(kind: str, tmp_path: Path) -> None:
     (tmp_path / "film").write_bytes(largest(kind))
 

@@ -31,7 +31,7 @@ ENCODER = ROOT / "scripts" / "demo_encoder.safetensors"
 SERVE = [sys.executable, "-u", "-m", "scripts.cli", "serve"]
 QUERY, ONE_VIEW = "patient00001/study2", "patient00001/study1"
 """Of the phantoms of seed 7: a study with both views, and one with its frontal film alone."""
-PATIENCE = 30.0
+PATIENCE = 120.0
 FLAGS = (
     "headless=new",
     "no-sandbox",

@@ -33,6 +33,7 @@ VERBS = {
     "verify": "Check every byte of an index.",
     "map": "Compute a two-dimensional map of an index, for the page.",
     "search": "Find the studies most similar to a stored one or to a film.",
+    "neighbours": "Find the nearest studies of every study, or all pairs that are nearly the same.",
     "probe": "Learn findings from the vectors of an export, and judge how well.",
     "predict": "Give the probabilities of findings on a film, and what similar cases had.",
     "explain": "Show as a heat map why a finding is named, or why two studies are alike.",

@@ -62,6 +62,7 @@ CASES = {
     "verify": "index --trust-collection",
     "map": "{new}/index",
     "search": "index --study patient00001/study1 -k 2",
+    "neighbours": "index -k 2 --out {new}/graph.jsonl",
     "probe": "embeddings --cv 2 --findings Edema --out {new}/probe",
     "predict": "index --encoder encoder.safetensors --probe probe --frontal film.jpg -k 3",
     "explain": "index --encoder encoder.safetensors --probe probe --frontal film.jpg --finding Edema --out {new}/maps",

@@ -34,6 +34,8 @@ from index.printable import visible
 from index.storage.files import finite
 
 T = TypeVar("T")
+FAILED_EXIT_CODE = 3
+"""Of a verb that could not read some studies, or answer some queries, and has done all others."""
 _WIDEST = 1_000_000
 """Columns that a table may take."""
 _PLAIN = str.maketrans({"\u2013": "-", "\u2026": "...", "\u00b1": "+-", "\u03c3": "sigma"})

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 MAX_HITS = 1000
 """Largest `k` of a search: a part of the API's contract, so it stands in the OpenAPI document."""
 
+MAX_SEARCHES = 100
+"""Searches of one request. Together they ask for at most MAX_HITS hits, as one search may."""
+
 MAX_DRAWN = 1100
 """Studies that one request for a map names, to be drawn in any case: no other request names more."""
 

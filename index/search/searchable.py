@@ -1,6 +1,7 @@
 """What can be asked for similar studies: the interface of every collection, wherever it is kept."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -133,6 +134,11 @@ class Searchable(ABC):
         """Return what `search` answers to each of (Q, D) unit vectors, all of one moment; options as there."""
         here = self.now()
         return [here.search(query, k, **options) for query in as_embeddings(queries, self.embedding_dim)]
+
+    def similar_many(self, study_ids: Iterable[str], k: int = 10, **options: Any) -> list[Answer]:
+        """Return what `similar` answers for each stored study, all of one moment; options as there."""
+        here = self.now()
+        return [here.similar(study_id, k, **options) for study_id in study_ids]
 
     @property
     def columns(self) -> list[str]:

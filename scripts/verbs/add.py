@@ -25,8 +25,7 @@ from index.table.studies import Study, label_names, load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, opened
 from scripts.options.places import Anywhere
-from scripts.terminal import progress_bar, say, say_json, say_warning
-from scripts.work.local_export import FAILED_EXIT_CODE
+from scripts.terminal import FAILED_EXIT_CODE, progress_bar, say, say_json, say_warning
 from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
 
 

@@ -17,8 +17,8 @@ from index.export.reliability import warning_of
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.places import Anywhere, Here
-from scripts.terminal import say, say_json
-from scripts.work.local_export import FAILED_EXIT_CODE, ExportTask, export_here, finish
+from scripts.terminal import FAILED_EXIT_CODE, say, say_json
+from scripts.work.local_export import ExportTask, export_here, finish
 from scripts.work.shard_writing import VIEWS
 
 _FILMS_LOOKED_FOR = 20

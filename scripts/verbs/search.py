@@ -3,36 +3,44 @@
 precedent search index/ --study patient00001/study1 --where 'age>=60' --where 'Pneumonia=1'
 """
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 from rich.box import SIMPLE
 from rich.console import JustifyMethod
 from rich.table import Table
 
+from encoder.errors import EncoderError
 from encoder.films.image import READING
+from index.errors import CollectionError
 from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
+from index.living.additions import Writable
 from index.opening import Address
+from index.printable import visible
 from index.search.answer import Answer, Hit, Query, Subject
-from index.search.familiarity import Layout
-from index.search.searchable import Searchable
+from index.search.familiarity import FamiliarityGate
+from index.storage.files import parse_json
+from index.storage.places import below
 from index.table.filters import parse_where
 from index.table.studies import Study
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, device_option, opened
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, notices_of
-from scripts.terminal import say, say_json, say_warning, show
+from scripts.terminal import FAILED_EXIT_CODE, say, say_json, say_warning, show
 from service.api.answers import HitAnswer, SearchAnswer
 
 _PATH = Here()
+_LONGEST = 1 << 16
+"""Characters of a line that names a query."""
+_NAMED = {"study", "frontal", "lateral", "patient"}
 
 
 @click.command()
@@ -40,6 +48,19 @@ _PATH = Here()
 @click.option("--study", help="A stored study, e.g. patient00001/study1.")
 @click.option("--frontal", type=Anywhere(), help="A frontal film (needs --encoder).")
 @click.option("--lateral", type=Anywhere(), help="A lateral film (needs --encoder).")
+@click.option(
+    "--queries",
+    type=Here(dir_okay=False, allow_dash=True),
+    help="Several queries, a line each, - for stdin: a stored study, or JSON such as "
+    '{"frontal": "film.dcm", "patient": "p1"}. A line of JSON is printed for each.',
+)
+@click.option(
+    "--images",
+    type=Here(exists=True, file_okay=False),
+    default=".",
+    show_default=True,
+    help="With --queries: folder that films lie below.",
+)
 @click.option("--encoder", type=_PATH, help="The encoder file that the index was built with.")
 @ignored_parts
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Number of hits.")
@@ -58,6 +79,8 @@ def command(
     study: str | None,
     frontal: Path | None,
     lateral: Path | None,
+    queries: Path | None,
+    images: Path,
     encoder: Path | None,
     ignored: frozenset[str],
     k: int,
@@ -74,38 +97,124 @@ def command(
     precedent search index/ --study patient00001/study1 -k 5
     precedent search milvus+http://localhost:19530/cases --study patient00001/study1
     precedent search index/ --frontal film.dcm --encoder encoder.safetensors --where 'sex=Female'
+    precedent search index/ --queries studies.txt -k 5 > answers.jsonl
     """
     films = frontal is not None or lateral is not None
-    if (study is not None) == films:
-        raise click.UsageError("give either --study, or --frontal and/or --lateral")
-    collection = opened(index, device)
-    here, started, trained = collection.now(), time.perf_counter(), None
-    query = Query(
-        subject=Subject(patient, study),
-        k=k,
-        where=parse_where(where, here.schema),
-        exclude_same_patient=not same_patient,
-        **options,
-    )
-    if films:
-        given = {"frontal": frontal, "lateral": lateral}
-        vector, layouts, trained = _read(here, given, encoder, ignored)
-        query, gate = replace(query, vector=vector), collection.gate()
-        answer = here.answer(query).judged(gate, query, layouts)
-        answer = replace(answer, film_notices=tuple(notices_of(gate, given, layouts, ignored)))
-    else:
-        answer = here.answer(query)
-    warning = " ".join(filter(None, (warning_of(here.manifest, trained, READING), here.patients_warning))) or None
-    answer = replace(answer, warning=warning, took_ms=round(1000 * (time.perf_counter() - started), 2))
+    if (study is not None) + films + (queries is not None) != 1:
+        raise click.UsageError("give one of --study, --frontal and/or --lateral, and --queries")
+    if queries is not None and patient is not None:
+        raise click.UsageError("--patient is of one query; name a film's patient in its line")
+    searcher = _Searcher(opened(index, device), encoder, ignored)
+    query = Query(k=k, where=parse_where(where, searcher.here.schema), exclude_same_patient=not same_patient, **options)
+    if queries is not None:
+        _answer_each(searcher, query, queries, images)
+        return
+    given = {"frontal": frontal, "lateral": lateral} if films else None
+    answer = searcher.answer(replace(query, subject=Subject(patient, study)), given)
     if as_json:
         say_json(_LocalAnswer.of(answer))
         return
     if study is not None:
-        say(f"similar to {study}: {_findings(here.study(study))}")
+        say(f"similar to {study}: {_findings(searcher.here.study(study))}")
     show(as_table(answer))
     if films:
         say(familiarity_line(answer.familiarity), *answer.film_notices)
-    say_warning(warning)
+    say_warning(answer.warning)
+
+
+class _Searcher:
+    """Searches a collection as it is when this is made."""
+
+    def __init__(self, collection: Writable, encoder: Path | None, ignored: frozenset[str]) -> None:
+        """Take the encoder where films are to be asked about. Raises FingerprintMismatch: it is another."""
+        self.here = collection.now()
+        self._collection, self._ignored = collection, ignored
+        self._embedder = None if encoder is None else self._load(encoder)
+
+    def answer(self, query: Query, films: Mapping[str, Path | None] | None = None) -> Answer:
+        """Return what a query finds, by its stored study or by films, and all that is told beside.
+
+        Args:
+            films: by view.
+
+        Raises:
+            StudyNotFound, MixedPatients, ImageError, FingerprintMismatch, OSError.
+        """
+        started, trained = time.perf_counter(), None
+        if films is None:
+            answer = self.here.answer(query)
+        else:
+            require_one_patient(films["frontal"], films["lateral"])
+            if self._embedder is None:
+                raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
+            from encoder.films.layout import study_layouts
+
+            read = self._embedder.read_films(films["frontal"], films["lateral"])
+            layouts, trained = study_layouts(read), self._embedder.trained
+            query = replace(query, vector=self._embedder.embed([read])[0])
+            answer = self.here.answer(query).judged(self._gate, query, layouts)
+            answer = replace(answer, film_notices=tuple(notices_of(self._gate, films, layouts, self._ignored)))
+        reasons = warning_of(self.here.manifest, trained, READING), self.here.patients_warning
+        took_ms = round(1000 * (time.perf_counter() - started), 2)
+        return replace(answer, warning=" ".join(filter(None, reasons)) or None, took_ms=took_ms)
+
+    def _load(self, encoder: Path) -> Any:
+        from encoder.embedder import Embedder  # a search by stored study needs no torch
+
+        embedder = Embedder.load(encoder, runtime="auto", ignored_parts=self._ignored)
+        self.here.require_fingerprint(embedder.fingerprint)
+        return embedder
+
+    @cached_property
+    def _gate(self) -> FamiliarityGate:
+        return self._collection.gate()
+
+
+def _answer_each(searcher: _Searcher, query: Query, queries: Path, images: Path) -> None:
+    """Print a line of JSON for each query of a file, in its order: the answer, or why there is none."""
+    failed = 0
+    for line in _lines(queries):
+        try:
+            named, subject, films = _parse_query(line, images)
+            told = _LocalAnswer.of(searcher.answer(replace(query, subject=subject), films))
+        except (CollectionError, EncoderError, OSError) as refusal:
+            failed += 1
+            named, told = line, {"error": {"message": visible(str(refusal))}}
+        say_json({"query": named, **told})
+    if failed:
+        say(f"{failed:,} queries have no answer", err=True)
+        sys.exit(FAILED_EXIT_CODE)
+
+
+def _lines(queries: Path) -> Iterator[str]:
+    """Yield the lines of a file, or of stdin, that are not blank. Raises CollectionError: one is too long."""
+    with click.open_file(str(queries), encoding="utf-8", errors="backslashreplace") as file:
+        while line := file.readline(_LONGEST + 1):
+            if len(line) > _LONGEST:
+                raise CollectionError(f"expected queries of at most {_LONGEST:,} characters, a line each, got more")
+            if line.strip():
+                yield line.strip()
+
+
+def _parse_query(line: str, images: Path) -> tuple[Any, Subject, dict[str, Path | None] | None]:
+    """Return how a line names its query, the query's subject, and its films, if it is of films.
+
+    Raises:
+        CollectionError: it is neither the name of a study nor JSON of one or of films below that folder.
+    """
+    if not line.startswith("{"):
+        return line, Subject(study_id=line), None
+    try:
+        named = parse_json(line)
+    except ValueError as error:
+        raise CollectionError(f"expected a study, or an object in JSON, got text that is neither: {error}") from None
+    if not set(named) <= _NAMED or not all(isinstance(value, str) for value in named.values()):
+        raise CollectionError(f"expected texts named {', '.join(sorted(_NAMED))}, got {', '.join(named)[:200]}")
+    films = {view: below(images, named[view]) if view in named else None for view in ("frontal", "lateral")}
+    if ("study" in named) == any(films.values()) or ("study" in named and "patient" in named):
+        raise CollectionError("expected either a study, or films with or without their patient")
+    subject = Subject(named.get("patient"), named.get("study"))
+    return named, subject, None if "study" in named else films
 
 
 class _LocalHit(HitAnswer):
@@ -155,19 +264,3 @@ def _findings(study: Study) -> str:
     present = [name for name, label in study.findings.items() if label == 1]
     uncertain = [f"{name}?" for name, label in study.findings.items() if label == -1]
     return ", ".join(present + uncertain) or "none named"
-
-
-def _read(
-    here: Searchable, given: Mapping[str, Path | None], encoder: Path | None, ignored: frozenset[str]
-) -> tuple[npt.NDArray[np.float32], list[Layout], bool | None]:
-    """Return the embedding (D,) of the films, their layouts, and whether the encoder was trained."""
-    require_one_patient(given["frontal"], given["lateral"])
-    if encoder is None:
-        raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
-    from encoder.embedder import Embedder  # a search by stored study needs no torch
-    from encoder.films.layout import study_layouts
-
-    embedder = Embedder.load(encoder, runtime="auto", ignored_parts=ignored)
-    here.require_fingerprint(embedder.fingerprint)
-    films = embedder.read_films(given["frontal"], given["lateral"])
-    return embedder.embed([films])[0], study_layouts(films), embedder.trained

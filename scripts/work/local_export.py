@@ -20,7 +20,6 @@ from index.vectors import space_health
 from scripts.terminal import progress_bar, say, say_warning
 from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for, write_shards
 
-FAILED_EXIT_CODE = 3
 _HEALTH_SAMPLE = 2048
 _LEAST_TIMED = 10.0
 """Seconds of the first films by which the rest is judged."""

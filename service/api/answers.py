@@ -228,6 +228,12 @@ class SearchAnswer(_Answer):
     )
 
 
+class SearchesAnswer(_Answer):
+    """The answers to several searches, in their order; one that is refused does not keep others from an answer."""
+
+    answers: list["SearchAnswer | ErrorBody"]
+
+
 class EmbeddingAnswer(_Answer):
     """The vector of the films: health data, for it can identify a patient."""
 

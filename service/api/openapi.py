@@ -92,6 +92,11 @@ def with_scopes(document: dict[str, Any], scopes: Mapping[str, str | None]) -> d
     return document | {"paths": paths, "components": document["components"] | schemes}
 
 
+def json_body(body: type[BaseModel]) -> dict[str, Any]:
+    """Return an operation's requestBody: `body` as JSON."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _schema(body)}}}}
+
+
 def film_body(form: type[BaseModel] | None = None, body: type[BaseModel] | None = None) -> dict[str, Any]:
     """Return an operation's requestBody: files and the fields of `form` as multipart, `body` as JSON."""
     fields = _schema(form) if form else {"properties": {}}
@@ -106,7 +111,14 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return the schema of a model, those of models in it set in: the document has no place for them."""
     schema = model.model_json_schema()
     inner = schema.pop("$defs", {})
-    for name, field in schema["properties"].items():
-        if "$ref" in field:
-            schema["properties"][name] = inner[field.pop("$ref").rsplit("/", 1)[-1]] | field
-    return schema
+
+    def whole(field: Any) -> Any:
+        if isinstance(field, list):
+            return [whole(one) for one in field]
+        if not isinstance(field, dict):
+            return field
+        own = {name: whole(value) for name, value in field.items() if name != "$ref"}
+        return whole(inner[field["$ref"].rsplit("/", 1)[-1]]) | own if "$ref" in field else own
+
+    found: dict[str, Any] = whole(schema)
+    return found

@@ -27,7 +27,7 @@ from index.table.filters import MAX_CONDITIONS, MAX_VALUES
 from index.table.studies import ID_LENGTH
 from service.context import call
 from service.errors import RequestError
-from service.limits import MAX_HITS, MAX_JSON_VALUES
+from service.limits import MAX_HITS, MAX_JSON_VALUES, MAX_SEARCHES
 
 VIEWS = ("frontal", "lateral")
 MULTIPART = "multipart/form-data"
@@ -159,6 +159,24 @@ class Search(FilmOptions):
         """Return the search by a stored study, as the options say."""
         given = {name: getattr(options, name) for name in SearchOptions.model_fields}
         return cls.model_construct(study_id=study_id, **given)
+
+
+class Searches(InCollection):
+    """Several searches of one collection, each as a search alone; films in base64."""
+
+    model_config = _example(searches=[{"study_id": EXAMPLE, "k": 5}, {"study_id": "patient00002/study1"}])
+
+    searches: list[Search] = Field(
+        min_length=1, max_length=MAX_SEARCHES, description=f"together for at most {MAX_HITS:,} hits"
+    )
+
+    @model_validator(mode="after")
+    def _of_one_collection(self) -> Self:
+        if any(one.collection is not None for one in self.searches):
+            raise ValueError("expected the collection beside 'searches', got one in a search")
+        if (hits := sum(one.k for one in self.searches)) > MAX_HITS:
+            raise ValueError(f"expected k of at most {MAX_HITS:,} in sum, got {hits:,}")
+        return self
 
 
 class NewStudy(_Request):
@@ -304,6 +322,11 @@ def parse_search(request: Request) -> Search:
         return _of_one_patient(_parse(Search, _json_object(request)))
     options = _parse(FilmOptions, _fields(request))
     return _of_one_patient(Search.model_construct(**options.model_dump(), **_films(request)))
+
+
+def parse_searches(request: Request) -> Searches:
+    """Return the searches that a JSON body asks for; errors as `parse_search`, but for films of two patients."""
+    return _parse(Searches, _json_object(request))
 
 
 def parse_query(request: Request, form: type[BaseModel], whole: type[Model]) -> Model:

@@ -42,6 +42,7 @@ SCOPE_OF = {
     "GET /readyz": "metrics",
     "GET /metrics": "metrics",
     "POST /v1/search": "read",
+    "POST /v1/searches": "read",
     "POST /v1/predict": "read",
     "POST /v1/explain": "read",
     "GET /v1/map": "read",
@@ -160,6 +161,14 @@ def require(scope: str) -> None:
     """Refuse a request whose token lacks a scope beyond its route's. Raises Forbidden."""
     if locked() and scope not in call.scopes:
         raise Forbidden(f"this request needs a token with the scope {scope!r}, which this one lacks")
+
+
+def require_rate(calls: int) -> None:
+    """Count further calls of the running request's token, which a request of several makes. Raises TooManyRequests."""
+    if locked() and not access.rate.take(call.principal or STRANGERS, calls):
+        raise TooManyRequests(
+            "more searches at once than this token may make; ask for fewer, or try again in some seconds", retry_after=1
+        )
 
 
 def locked() -> bool:

@@ -14,11 +14,11 @@ class RateLimit:
         self._left: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
-    def take(self, name: str) -> bool:
-        """Return whether `name` may call now; a call that may not costs it nothing."""
+    def take(self, name: str, calls: int = 1) -> bool:
+        """Return whether `name` may call so often now; calls that may not be made cost it nothing."""
         with self._lock:
             at = self._clock()
             left, then = self._left.get(name, (float(self._burst), at))
             left = min(self._burst, left + (at - then) * self._rate)
-            self._left[name] = (left - 1 if left >= 1 else left, at)
-            return left >= 1
+            self._left[name] = (left - calls if left >= calls else left, at)
+            return left >= calls

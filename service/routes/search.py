@@ -4,15 +4,28 @@ from typing import Any
 
 from flask import request
 from flask_openapi3 import APIBlueprint
+from werkzeug.exceptions import HTTPException
 
-from service.api.answers import EmbeddingAnswer, SearchAnswer
-from service.api.openapi import SEARCH, film_body, refusals
-from service.api.requests import FilmOptions, GivenFilms, Search, parse_films, parse_search
-from service.guard.access import require
+from index.importing.pairing import require_one_patient
+from index.search.answer import Answer
+from service.api.answers import EmbeddingAnswer, SearchAnswer, SearchesAnswer
+from service.api.openapi import SEARCH, film_body, json_body, refusals
+from service.api.requests import (
+    FilmOptions,
+    GivenFilms,
+    Search,
+    Searches,
+    parse_films,
+    parse_search,
+    parse_searches,
+)
+from service.errors import TABLE, ClientGone, error_body, refusal_of
+from service.guard.access import require, require_rate
 from service.guard.disclosure import rounded
-from service.served.mounted import current
+from service.served.mounted import MountedCollection, current
 
 api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 429, 500, 503))
+_REFUSALS: tuple[type[Exception], ...] = (*TABLE, HTTPException)
 
 
 @api.post(
@@ -27,6 +40,31 @@ def search() -> dict[str, Any]:
         require("vectors")  # enough similarities to chosen vectors would tell a stored one
     answered: dict[str, Any] = rounded(SearchAnswer.of(current(asked.collection).answer(asked)))
     return answered
+
+
+@api.post("/v1/searches", responses={200: SearchesAnswer, **refusals(404)}, openapi_extensions=json_body(Searches))
+def searches() -> dict[str, Any]:
+    """The answers to several searches; each counts as one for the token's rate and its queries a day"""
+    asked = parse_searches(request)
+    if any(one.embedding is not None for one in asked.searches):
+        require("vectors")
+    require_rate(len(asked.searches) - 1)
+    collection = current(asked.collection)
+    answers = [_answer_or_refusal(collection, one) for one in asked.searches]
+    answered: dict[str, Any] = rounded(SearchesAnswer.of({"answers": answers}))
+    return answered
+
+
+def _answer_or_refusal(collection: MountedCollection, asked: Search) -> Answer | dict[str, Any]:
+    """Return an answer, or the body of what refuses this one search; what fails of the service itself is raised."""
+    try:
+        require_one_patient(asked.frontal, asked.lateral)
+        return collection.answer(asked)
+    except _REFUSALS as error:
+        status, code, message = refusal_of(error)
+        if status >= 500 or isinstance(error, ClientGone):
+            raise
+        return error_body(code, message)
 
 
 @api.post("/v1/embeddings", responses={200: EmbeddingAnswer}, openapi_extensions=film_body(body=GivenFilms))

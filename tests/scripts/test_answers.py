@@ -1,11 +1,13 @@
-"""One question, asked by the command line, over HTTP and in Python, is answered with the same keys and values."""
+"""One question, asked by the command line, over HTTP and in Python, alone and among others, is answered alike."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from command_line import json_of, refusal
 from flask.testing import FlaskClient
 from served_world import save_world
 
@@ -109,3 +111,59 @@ def test_what_a_film_is_read_as_without_a_collection_has_the_same_keys(world: Pa
     assert set(told) == set(PredictAnswer.model_fields)
     assert (told["labels"], told["familiarity"], told["contrast"]) == (None, None, None)
     assert {one["vote"] for one in told["predictions"]} == {None}
+
+
+def lines_of(world: Path, lines: list[Any], *words: str | Path, code: int = 0) -> list[dict[str, Any]]:
+    """Return what the command line prints for queries that are given on stdin."""
+    given = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    command = ["search", str(world / "index"), "--queries", "-", *map(str, words)]
+    result = CliRunner().invoke(precedent, command, input=given)
+    assert result.exit_code == code, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def without_time(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in ("took_ms", "query")}
+
+
+def test_several_queries_are_answered_as_each_alone(world: Path) -> None:
+    options = ("-k", "3", "--where", "sex=Female")
+    encoder = ("--encoder", world / "encoder.safetensors")
+    film = ("--frontal", world / "3.png", "--patient", "patient00001", *encoder)
+    asked = [STUDY, "", {"study": "patient00001/study1"}, {"frontal": "3.png", "patient": "patient00001"}]
+    words = [("--study", STUDY), ("--study", "patient00001/study1"), film]
+    alone = [json_of("search", world / "index", *one, *options) for one in words]
+    found = lines_of(world, asked, *options, *encoder, "--images", world)
+
+    assert [one["query"] for one in found] == [one for one in asked if one]
+    assert list(map(without_time, found)) == list(map(without_time, alone))
+
+
+def test_a_query_without_an_answer_keeps_no_other_from_its(world: Path, tmp_path: Path) -> None:
+    shutil.copy(world / "index" / "manifest.json", tmp_path / "no-film.png")
+    shutil.copy(world / "3.png", tmp_path / "film.png")
+    refused = {
+        "nobody/study1": "no study",
+        '{"frontal": "../film.png"}': "below the image root",
+        '{"frontal": "no-film.png"}': "no-film.png",
+        '{"study": 3}': "expected texts",
+        '{"study": "a", "patient": "b"}': "either a study",
+        '{"patient": "b"}': "either a study",
+        "{": "JSON",
+    }
+    words = ("--encoder", world / "encoder.safetensors", "--images", tmp_path)
+    *said, last = lines_of(world, [*refused, {"frontal": "film.png"}], *words, code=3)
+
+    assert [one["query"] for one in said] == list(refused)
+    for one, word in zip(said, refused.values(), strict=True):
+        assert word in one["error"]["message"]
+    assert last["hits"]
+
+
+def test_queries_that_mean_nothing_are_refused(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "queries.txt").write_text(70_000 * "x")
+    words = ("search", world / "index", "--queries", tmp_path / "queries.txt")
+
+    assert "a line each" in refusal(*words)
+    for more in (["--study", STUDY], ["--patient", "p"]):
+        assert CliRunner().invoke(precedent, [*map(str, words), *more]).exit_code == 2

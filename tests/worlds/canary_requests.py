@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from canary_films import MARKER, commented_jpeg, film_pixels, hidden_png, named_film
 from pydicom.dataset import Dataset
 
-_TAKING_FILMS = ("/", "/v1/search", "/v1/embeddings", "/v1/predict", "/v1/explain", "/v1/studies")
+_TAKING_FILMS = ("/", "/v1/search", "/v1/searches", "/v1/embeddings", "/v1/predict", "/v1/explain", "/v1/studies")
 _AIMS = {
     "/": {"patient_id": MARKER},
     "/v1/search": {"patient_id": MARKER},
@@ -70,6 +70,10 @@ def _bodies(names: Dataset, studies: Sequence[str], path: str) -> Iterator[tuple
     asked = ({"study_id": studies[0]}, stored, encoded, encoded | {"finding": "Edema"}, {"frontal": "!!"}, {})
     for number, query in enumerate(asked):
         body = {name: value for name, value in aim.items() if name != "patient_id"} | query | _new(path, 20 + number)
+        if path == "/v1/searches":
+            body = {"searches": [{name: value for name, value in body.items() if name != "collection"}]} | (
+                {"collection": body["collection"]} if "collection" in body else {}
+            )
         yield f"JSON {number} of {' and '.join(query)}", "application/json", json.dumps(body).encode()
 
 

@@ -169,9 +169,15 @@ def test_many_queries_are_answered_as_each_alone(retriever: Retriever, unit_vect
     answers = retriever.search_many(unit_vectors[:3], k=4, group_by="patient")
 
     assert answers == [retriever.search(query, 4, group_by="patient") for query in unit_vectors[:3]]
-    assert retriever.search_many(np.empty((0, DIM))) == []
+    assert retriever.search_many(np.empty((0, DIM))) == retriever.similar_many([]) == []
     with pytest.raises(VectorsError):
         retriever.search_many(np.ones((2, 3)))
+
+
+def test_many_stored_studies_are_answered_as_each_alone(retriever: Retriever, studies: pa.Table) -> None:
+    ids = studies["study_id"].to_pylist()[:5]
+
+    assert retriever.similar_many(ids, k=4) == [retriever.similar(one, 4) for one in ids]
 
 
 def test_an_unknown_study_and_another_encoder_are_refused(retriever: Retriever) -> None:

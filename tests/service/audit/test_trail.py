@@ -102,6 +102,13 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], int, list[str]]] = {
     "the page": ("GET", f"/?study={STUDY}&hit={OTHER}", {}, 200, [STUDY, OTHER]),
     "a thumbnail": ("GET", f"/film/{STUDY}", {}, 200, [STUDY]),
     "a search as JSON": ("POST", "/v1/search", {"json": {"study_id": STUDY}}, 200, [STUDY]),
+    "several searches": (
+        "POST",
+        "/v1/searches",
+        {"json": {"searches": [{"study_id": STUDY}, {"study_id": "Smith"}, {"study_id": OTHER}]}},
+        200,
+        [STUDY, "unknown", OTHER],
+    ),
     "a search by films": ("POST", "/v1/search", {"data": {"frontal": (io.BytesIO(film(9)), "Smith.png")}}, 200, []),
     "a search by a form": (
         "POST",

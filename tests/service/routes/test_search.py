@@ -3,10 +3,14 @@
 import base64
 import io
 import json
+from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from service_world import FINGERPRINT, build_client, film
+from service_world import FINGERPRINT, build_app, build_client, film, with_tokens
+
+from service.guard.tokens import create_token
+from service.limits import MAX_HITS, MAX_SEARCHES
 
 FIRST = "patient00001/study1"
 
@@ -136,3 +140,69 @@ def test_a_file_input_left_empty_counts_as_no_film(client: FlaskClient) -> None:
 
     assert response.status_code == 200
     assert ids(response.get_json())[0] == FIRST
+
+
+SEVERAL = [
+    {"study_id": FIRST, "k": 2},
+    {"study_id": "nobody/study1"},
+    {"embedding": [0.0, 1.0], "filter": {"must": [{"key": "sex", "match": {"value": "Female"}}]}},
+    {"frontal": base64.b64encode(film(0)).decode(), "patient_id": "patient00001", "group_by": "patient"},
+    {"lateral": base64.b64encode(b"no picture").decode()},
+    {"study_id": FIRST, "filter": {"must": [{"key": "frontal_path", "match": {"value": "x"}}]}},
+]
+
+
+def without_time(answer: dict) -> dict:
+    """Return an answer or a refusal without what differs between two requests."""
+    if "error" in answer:
+        return {name: value for name, value in answer["error"].items() if name != "request_id"}
+    return answer | {"took_ms": None}
+
+
+def test_several_searches_are_answered_as_each_alone(client: FlaskClient) -> None:
+    several = client.post("/v1/searches", json={"searches": SEVERAL})
+    alone = [client.post("/v1/search", json=one).get_json() for one in SEVERAL]
+
+    assert several.status_code == 200
+    assert list(map(without_time, several.get_json()["answers"])) == list(map(without_time, alone))
+    codes = [one["error"]["code"] if "error" in one else None for one in alone]
+    assert codes == [None, "study_not_found", None, None, "not_an_image", "bad_filter"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"searches": []}, 400, "at least 1"),
+        ({"searches": [{"study_id": FIRST, "k": 1}] * (MAX_SEARCHES + 1)}, 400, f"at most {MAX_SEARCHES}"),
+        ({"searches": [{"study_id": FIRST, "k": MAX_HITS // 2}] * 3}, 400, "in sum"),
+        ({"searches": [{"study_id": FIRST, "collection": "main"}]}, 400, "beside 'searches'"),
+        ({"searches": [{"study_id": FIRST}, {}]}, 400, "searches.1: expected exactly one query"),
+        ({"searches": [{"study_id": FIRST}], "collection": "other"}, 404, "no collection"),
+        ({"study_id": FIRST}, 400, "searches"),
+    ],
+    ids=["none", "too-many", "too-many-hits", "collection-inside", "empty-search", "unknown-collection", "one-search"],
+)
+def test_searches_that_cannot_be_asked_are_refused_together(
+    client: FlaskClient, body: dict, status: int, said: str
+) -> None:
+    refused = client.post("/v1/searches", json=body)
+
+    assert refused.status_code == status
+    assert said in refused.get_json()["error"]["message"]
+    assert client.post("/v1/searches", data={"frontal": (io.BytesIO(film(0)), "f.png")}).status_code == 415
+
+
+def test_several_searches_cost_a_token_what_each_alone_does(tmp_path: Path) -> None:
+    secret = create_token(tmp_path / "tokens.json", "a", ["read"])
+    app = with_tokens(build_app(calls_a_second=1, calls_at_once=4, queries_a_day=2), tmp_path / "tokens.json")
+    client, held = app.test_client(), {"Authorization": f"Bearer {secret}"}
+    three = {"searches": [{"study_id": one} for one in (FIRST, "patient00001/study2", "patient00002/study1")]}
+    vector = {"searches": [{"embedding": [0.0, 1.0]}]}
+
+    found = client.post("/v1/searches", json=three, headers=held).get_json()["answers"]
+    assert [one.get("error", {}).get("code") for one in found] == [None, None, "too_many_requests"]
+    assert {str(hit["similarity"])[:4] for hit in found[0]["hits"]} == {
+        str(hit["similarity"]) for hit in found[0]["hits"]
+    }
+    assert client.post("/v1/searches", json=vector, headers=held).status_code == 403
+    assert client.post("/v1/searches", json=three, headers=held).status_code == 429

@@ -70,21 +70,23 @@ def draw(count: int, options: Augmentation, generator: torch.Generator) -> Tenso
     return torch.cat(draws, dim=1) * 2 - 1
 
 
-def augment(films: Tensor, options: Augmentation, draws: Tensor) -> Tensor:
-    """Return changed films (M, 1, S, S) in [0, 1]; what moves in from outside is black.
+def augment(films: Tensor, options: Augmentation, draws: Tensor, side: int | None = None) -> Tensor:
+    """Return changed films (M, 1, s, s) in [0, 1]; what moves in from outside is black.
 
     Args:
         films: (M, 1, S, S) float in [0, 1].
         draws: as `draw` gives them, on the device of the films.
+        side: s, at most S; None is S.
     """
+    side = side or films.shape[2]
     maps = _affine_maps(draws, options)
-    grid = functional.affine_grid(maps, list(films.shape), align_corners=False)
+    grid = functional.affine_grid(maps, [len(films), 1, side, side], align_corners=False)
     moved = functional.grid_sample(films, grid.to(films.dtype), align_corners=False)
     gain = (1 + options.contrast * draws[:, 4])[:, None, None, None]
     offset = (options.brightness * draws[:, 5])[:, None, None, None]
     mean = moved.mean(dim=(2, 3), keepdim=True)
     changed = ((moved - mean) * gain + mean + offset).clamp(0, 1)
-    return changed * ~_erased(draws, options, films.shape[2]) if options.erasing else changed
+    return changed * ~_erased(draws, options, side) if options.erasing else changed
 
 
 def _erased(draws: Tensor, options: Augmentation, side: int) -> Tensor:

@@ -12,6 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from encoder.network.backbone import timm
 from encoder.training.options import OptimizerOptions, ScheduleOptions
 
+_GROWING = 2 / 3
+"""Share of the epochs over which films grow."""
+_STRIDE = 32
+
 
 def build_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
     """Return Adam or AdamW, fused, over four groups: backbone and the rest, each with and without weight decay.
@@ -49,6 +53,19 @@ def rate_factor(options: ScheduleOptions, epoch: float, epochs: int) -> float:
     while epoch >= start + period:
         start, period, peak = start + period, period * options.t_mult, peak * options.restart_factor
     return warmup * peak * _cosine((epoch - start) / period, options.minimum)
+
+
+def side_of(options: ScheduleOptions, size: int, epoch: int, epochs: int) -> int:
+    """Return the side of an epoch's films: from `first_size` on, it grows by the stride of most networks at a time.
+
+    Args:
+        size: the side of the network's input, which the last epoch has in any case.
+        epoch: epochs done so far. epochs: length of the whole run.
+    """
+    first, growing = min(options.first_size or size, size), epochs * _GROWING
+    if epoch >= min(growing, epochs - 1):
+        return size
+    return first + int((size - first) * epoch / growing) // _STRIDE * _STRIDE
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

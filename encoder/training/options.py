@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from encoder.errors import RecipeError
+from encoder.films.preprocess import MAX_SIZE
 
 SCHEDULES = ("constant", "plateau", "cosine", "cosine_restarts")
 MONITORS = ("loss", "auroc", "precision_at_5", "auroc_and_precision")
@@ -78,11 +79,16 @@ class ScheduleOptions:
     """Epochs without a better figure before a plateau lowers the rate."""
     factor: float = 0.3
     """What a plateau multiplies the rate with."""
+    first_size: int = 0
+    """Side of the films in the first epoch, which grows to the input's by two thirds of a run (progressive learning of
+    Tan and Le, "EfficientNetV2", ICML 2021): most of what is learnt costs half; 0 keeps the input's throughout."""
 
     def __post_init__(self) -> None:
         _one_of("schedule.kind", self.kind, SCHEDULES)
         _in_range("schedule.t_0", self.t_0, 0.01, 1e6)
         _in_range("schedule.t_mult", self.t_mult, 1, 100)
+        if self.first_size:
+            _in_range("schedule.first_size", self.first_size, 16, MAX_SIZE)
 
 
 @dataclass(frozen=True)

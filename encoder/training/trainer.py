@@ -28,6 +28,7 @@ from encoder.training.optimizer import (
     rate_factor,
     running_average,
     set_rate,
+    side_of,
 )
 from encoder.training.processes import Processes
 from encoder.training.recipe import Recipe
@@ -227,6 +228,11 @@ class Trainer:
         moment = self.progress.epoch + step / steps
         return rate_factor(self.recipe.schedule, moment, self.recipe.run.epochs) * self.progress.reduction
 
+    def _side(self) -> int:
+        """Return the side of this epoch's films."""
+        recipe = self.recipe
+        return side_of(recipe.schedule, recipe.preprocessing.size, self.progress.epoch, recipe.run.epochs)
+
     def _rest(self, batches: int, sums: Tensor, generator: torch.Generator) -> None:
         """Note how far the run has come; every gradient has been applied here."""
         self.progress.batches, self.progress.sums = batches, sums.tolist()
@@ -269,7 +275,7 @@ class Trainer:
         if self.recipe.encoder.position_input:
             positions = hide_positions(positions, options, generator)
         kept = mix_share(options, generator)
-        planes = augment(films.float() / 255, options, moved(draws, self.device))
+        planes = augment(films.float() / 255, options, moved(draws, self.device), self._side())
         seen = [np.searchsorted(batch.films, view.numpy()[batch.part]) for view in (frontal, lateral)]
         codes = positions[own].numpy()
         if options.mix_up:
@@ -398,7 +404,9 @@ class Trainer:
 
 
 def _build_network(recipe: Recipe, studies: TrainingStudies, device: torch.device, processes: Processes) -> Classifier:
-    require_side(recipe.encoder, recipe.preprocessing.size)
+    size, epochs = recipe.preprocessing.size, recipe.run.epochs
+    for side in {side_of(recipe.schedule, size, epoch, epochs) for epoch in range(epochs)}:
+        require_side(recipe.encoder, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.run.seed)
         encoder = build_encoder(recipe.encoder)

@@ -49,6 +49,16 @@ def test_no_option_leaves_the_films_alone() -> None:
     assert torch.allclose(_augmented(films, STILL, _chance()), films, atol=1e-5)
 
 
+def test_a_smaller_film_is_the_same_film_whatever_is_changed_in_it() -> None:
+    films, options = _films(), Augmentation(erasing=0.5)
+    draws = draw(len(films), options, _chance())
+
+    whole, half = (augment(films, options, draws, side) for side in (32, 16))
+
+    assert half.shape == (64, 1, 16, 16)
+    assert (torch.nn.functional.avg_pool2d(whole, 2) - half).abs().mean() < 0.02
+
+
 def test_the_default_never_mirrors_a_chest() -> None:
     changed = _augmented(_films(256), Augmentation(), _chance())
 

@@ -17,6 +17,7 @@ from encoder.training.optimizer import (
     rate_factor,
     running_average,
     set_rate,
+    side_of,
     stages_of,
 )
 from encoder.training.options import OptimizerOptions, ScheduleOptions
@@ -55,6 +56,16 @@ def test_a_restart_may_reach_a_lower_peak_and_a_warm_up_rises_from_nothing() -> 
 
     assert [rate_factor(options, epoch, 50) for epoch in (0, 5, 15)] == pytest.approx([1, 0.8, 0.64])
     assert [rate_factor(warm, epoch, 50) for epoch in (0, 1, 2, 30)] == pytest.approx([0, 0.5, 1, 1], abs=1e-3)
+
+
+def test_films_grow_to_the_inputs_size_which_the_last_epoch_has_in_any_case() -> None:
+    growing, still = ScheduleOptions(first_size=128), ScheduleOptions()
+
+    assert [side_of(growing, 192, epoch, 9) for epoch in range(9)] == [128, 128, 128, 160, 160, 160, 192, 192, 192]
+    assert [side_of(growing, 192, epoch, 2) for epoch in range(2)] == [128, 192]
+    assert side_of(growing, 192, 0, 1) == 192
+    assert {side_of(still, 192, epoch, 9) for epoch in range(9)} == {192}
+    assert side_of(growing, 96, 0, 9) == 96
 
 
 def test_rates_of_groups_keep_their_ratio_whatever_the_factor() -> None:

@@ -295,8 +295,11 @@ def test_a_head_start_keeps_the_dense_layers_gradient_from_the_backbone(films: l
         assert reached is not apart
 
 
-def test_mix_up_and_erasing_learn_and_a_kill_within_an_epoch_loses_nothing(films: list[Path], tmp_path: Path) -> None:
-    changes = ("run.batch_size=3", "run.epochs=2", "augmentation.mix_up=0.4", "augmentation.erasing=0.5")
+def test_mix_up_erasing_and_smaller_films_lose_nothing_by_a_kill_within_an_epoch(
+    films: list[Path], tmp_path: Path
+) -> None:
+    changes = ["augmentation.mix_up=0.4", "augmentation.erasing=0.5", "schedule.first_size=32"]
+    changes += ["run.batch_size=3", "run.epochs=2"]
     whole, killed, again = (_trainer(films, *changes) for _ in range(3))
     while not whole.finished:
         whole.epoch()

@@ -90,6 +90,37 @@ def test_chexperts_test_labels_name_studies_whose_films_are_looked_for(tmp_path:
     assert (study["study_id"], study["split"], study["Edema"]) == ("patient64741/study1", "test", 1)
 
 
+def touched(folder: Path, *names: str) -> Path:
+    """Return the folder with empty files of these names in it."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_childrens_films_have_patient_and_cause_in_their_names(tmp_path: Path) -> None:
+    sick = ("person1_bacteria_1", "person1_bacteria_2", "person2_virus_3_1")
+    well = ("IM-0119-0001", "NORMAL2-IM-0927-0001-0002")
+    names = [f"PNEUMONIA/{name}" for name in sick] + [f"NORMAL/{name}" for name in well]
+    touched(tmp_path / "chest_xray", *(f"train/{name}.jpeg" for name in names), "test/PNEUMONIA/person1_virus_6.jpeg")
+
+    table = import_table(load_mapping("kermany"), tmp_path).table
+
+    persons = ["train-person1", "train-person2", "test-person1", "train-IM-0119", "train-NORMAL2-IM-0927"]
+    assert sorted(table["patient_id"].unique().to_pylist()) == sorted(persons)
+    assert counts(table["No Finding"]) == {0: 4, 1: 2}
+    assert (counts(table["Bacterial Pneumonia"]), counts(table["Viral Pneumonia"])) == ({1: 2}, {1: 2})
+
+
+def test_pictures_in_folders_need_no_table_and_their_patients_are_unknown(tmp_path: Path) -> None:
+    names = ["a.png", "b/c.JPG", "b/d/e.jpeg"]
+
+    found = import_table(load_mapping("pictures"), touched(tmp_path, *names, "b/notes.txt"))
+
+    assert found.table["frontal_path"].to_pylist() == found.table["study_id"].to_pylist() == names
+    assert unknown_patients(found.table)
+
+
 def imported(
     folder: Path,
     csv: str,
@@ -103,9 +134,7 @@ def imported(
     """Import rows of a table under a mapping that is put together of parts."""
     folder.mkdir(exist_ok=True)
     (folder / "t.csv").write_text(csv)
-    for name in files.split():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+    touched(folder, *files.split())
     text = PLAIN.format_map({"head": "", "table": "", "more": "", "tail": "", "film": film, "study": "{p}/{s}"} | parts)
     (folder / "m.toml").write_text(text)
     return import_table(load_mapping(str(folder / "m.toml")), folder, check_images=check_images, strict=strict)

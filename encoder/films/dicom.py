@@ -16,7 +16,7 @@ from pydicom.uid import UID_dictionary
 
 from encoder.errors import ImageError
 from encoder.films.body_part import DESCRIPTIONS, is_elsewhere, part_elsewhere, stated_part
-from encoder.films.dicom_display import Stored, display_table, palette, transform_notes
+from encoder.films.dicom_display import Ends, Stored, display_table, ends_of, palette, transform_notes
 from encoder.films.dicom_elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -114,12 +114,13 @@ def read_dicom(
     header = film.header
     try:
         polarity = header.text("PhotometricInterpretation").upper()
-        stored = _stored_values(film, notes) if polarity not in _COLOUR else _grey(_colours(film, notes))
-        if polarity == _PALETTE:
-            stored = _grey(palette(header)[stored])
-        if polarity not in _GREY:
-            header = Elements({})  # the values are those of a screen already
-        table = as_deep_plane(display_table(header, stored, notes))
+        if polarity in _GREY:
+            stored, ends = _stored_values(film, notes)
+        else:
+            colours = _colours(film, notes) if polarity in _COLOUR else palette(header)[_stored_values(film, notes)[0]]
+            stored, header = _grey(colours), Elements({})  # the values are those of a screen already
+            ends = ends_of(stored)
+        table = as_deep_plane(display_table(header, stored, ends, notes))
         if shape == stored.shape and least_side and min(shape) // 2 >= least_side:
             return mapped_half(stored, table)
         return np.asarray(resized(mapped(stored, table), shape), np.uint16)
@@ -258,8 +259,8 @@ def _square(header: Elements, rows: int, columns: int, notes: list[str]) -> tupl
     return rows, columns
 
 
-def _stored_values(film: DicomFile, notes: list[str]) -> Stored:
-    """Return (H, W) uint16, signed values as their two's complement of 16 bits."""
+def _stored_values(film: DicomFile, notes: list[str]) -> tuple[Stored, Ends]:
+    """Return (H, W) uint16, signed values as their two's complement of 16 bits, and the least and greatest value."""
     header = film.header
     pixels = _decoded(film, notes)
     bits = header.integer("BitsStored") or pixels.itemsize * 8
@@ -273,9 +274,13 @@ def _stored_values(film: DicomFile, notes: list[str]) -> Stored:
         values = values >> np.uint16(above)
     spare = 16 - bits
     if signed:
-        return ((values.view(np.int16) << spare) >> spare).view(np.uint16)
-    # The bits above may hold an overlay.
-    return values & np.uint16((1 << bits) - 1) if int(values.max()) >> bits else values
+        shown = (values.view(np.int16) << spare) >> spare
+        return shown.view(np.uint16), ends_of(shown)
+    ends = ends_of(values)
+    if ends[1] >> bits:  # an overlay in the bits above
+        values = values & np.uint16((1 << bits) - 1)
+        ends = ends_of(values)
+    return values, ends
 
 
 def _colours(film: DicomFile, notes: list[str]) -> npt.NDArray[Any]:

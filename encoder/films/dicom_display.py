@@ -16,6 +16,8 @@ from encoder.errors import ImageError
 from encoder.films.dicom_elements import Elements
 
 Stored = npt.NDArray[np.uint16]
+Ends = tuple[int, int]
+"""The least and the greatest value of a film."""
 Table = npt.NDArray[np.float64]
 
 _CODES = 1 << 16
@@ -25,11 +27,11 @@ _SPARSE, _STRETCH = 0.005, 0.25
 by more than a quarter, as hot pixels and markers do."""
 
 
-def display_table(header: Elements, stored: Stored, notes: list[str]) -> Table:
+def display_table(header: Elements, stored: Stored, ends: Ends, notes: list[str]) -> Table:
     """Return (65536,) float64 in [0, 1]: how bright each stored value is shown.
 
     Args:
-        stored: (H, W), signed values as their two's complement of 16 bits.
+        stored: (H, W), signed values as their two's complement of 16 bits. ends: of these, as they are signed or not.
         notes: is given a sentence for each thing that is read otherwise than it is written.
 
     Raises:
@@ -39,8 +41,7 @@ def display_table(header: Elements, stored: Stored, notes: list[str]) -> Table:
     codes = np.arange(_CODES, dtype=np.uint16)
     values = (codes.view(np.int16) if signed else codes).astype(np.int64)
     padding = _padding(header, values)
-    film = stored.view(np.int16) if signed else stored
-    within = (values >= film.min()) & (values <= film.max())
+    within = (values >= ends[0]) & (values <= ends[1])
     table, windowed = _voi(header, _modality(header, values, signed, notes), within, notes)
     low, high = _ends(table, stored, within, padding)
     if not windowed:
@@ -55,6 +56,12 @@ def display_table(header: Elements, stored: Stored, notes: list[str]) -> Table:
         table = 1 - table
     table[padding] = 0
     return np.asarray(table)
+
+
+def ends_of(film: npt.NDArray[np.int16] | Stored) -> Ends:
+    """Return the least and the greatest value of a film (H, W), found in one pass."""
+    least, greatest, *_ = cv2.minMaxLoc(film)
+    return int(least), int(greatest)
 
 
 def transform_notes(header: Elements, notes: list[str]) -> None:

@@ -5,6 +5,7 @@ What a DICOM header means is in `encoder.films.dicom`.
 
 import io
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Container
@@ -46,6 +47,8 @@ MIN_SIDE = 32
 MAX_ASPECT = 8
 _PASSES = 6  # passes of a many-scan JPEG over max_pixels; keeps its decoding near a second
 _BYTES_A_PIXEL = 10  # while a film is read: the decoder's values, 16-bit ones, float32
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""How a film is opened: without waiting, as a pipe would be waited for."""
 _COPIES = 2  # of a file's bytes meanwhile
 ADMISSION: ContextVar[Callable[[int], None]] = ContextVar("ADMISSION", default=lambda _size: None)
 """Called with the bytes that a film will take before it is decoded, in the reader's thread; may wait, or raise."""
@@ -163,19 +166,38 @@ def _read_picture(picture: Pillow.Image, max_pixels: int) -> Plane:
 
 def _read_bytes(source: str | os.PathLike[str]) -> bytes:
     """Return a file's bytes; what is no path of this machine but opens as one, such as an object's address, is read."""
-    path = Path(source) if isinstance(source, str | os.PathLike) else source
     try:
-        if isinstance(path, Path) and not path.is_file():  # a pipe would be waited for
-            raise FileNotFoundError
-        with path.open("rb") as file:
-            # No more than there is: Python would take the memory of all that is asked for.
-            length = os.fstat(file.fileno()).st_size if isinstance(path, Path) else MAX_FILE_BYTES
-            return file.read(min(length, MAX_FILE_BYTES) + 1)
-    except FileNotFoundError:
+        if isinstance(source, str | os.PathLike):
+            return _local_bytes(source)
+        with source.open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a path with a NUL
+        path = Path(source) if isinstance(source, str | os.PathLike) else source
         got = "a folder" if path.is_dir() else "nothing"
         raise ImageError(f"expected a JPEG, PNG or DICOM file, got {got} at this path") from None
     except OSError as error:
         raise ImageError(f"expected a readable file, got {error.strerror}") from error
+
+
+def _local_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return a file's bytes, at most one more than MAX_FILE_BYTES, by four calls of the system: threads meet at each.
+
+    Raises:
+        OSError: there is no file; FileNotFoundError where there is something else, such as a pipe.
+    """
+    file = os.open(path, _FLAGS)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError
+        # No more than there is: Python would take the memory of all that is asked for.
+        wanted = min(status.st_size, MAX_FILE_BYTES) + 1
+        data = os.read(file, wanted)
+        while 0 < len(data) < status.st_size and (more := os.read(file, wanted - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(file)
 
 
 def _read(data: bytes, max_pixels: int, least_side: int | None, ignored_parts: Container[str]) -> Plane:
@@ -295,8 +317,10 @@ def _upright(pixels: npt.NDArray[Any], orientation: int) -> Plane:
         pixels = pixels[:, ::-1]
     if orientation >= 5:
         pixels = pixels.T
-    low, high = pixels.min(), pixels.max()
     shallow = pixels.dtype == np.uint8
+    if shallow and (pixels[len(pixels) // 2] != pixels[0, 0]).any():  # one row of a film tells its contrast
+        return np.ascontiguousarray(pixels)
+    low, high = pixels.min(), pixels.max()
     _require_contrast(*((low / 255, high / 255) if shallow else (low, high)))
     if not shallow and (pixels.dtype != np.uint16 or (low, high) != (0, 65535)):
         pixels = stretched(pixels, float(low), float(high))

@@ -17,7 +17,8 @@ MAX_PARTS = 50_000  # segments or chunks; a 64 MP PNG in 8 KiB chunks has about 
 _FRAME_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE, _LOSSLESS = (0xC2, 0xC6, 0xCA, 0xCE), (0xC3, 0xC7, 0xCB, 0xCF, 0xF7)
 _PLAIN_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
-_METADATA_MARKERS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+_NOT_KEPT = frozenset({0xDA, *range(0xE1, 0xEE), 0xEF, 0xFE})
+"""Scans, which are kept with their pixels, and metadata."""
 _FILL = re.compile(rb"\xff+")
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _LS_MARKER = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]", re.DOTALL)
@@ -56,7 +57,8 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
     Raises:
         ImageError: no frame header before the first scan, a segment that runs past the end, or no end marker.
     """
-    position, kept, frame, turn = 2, [data[:2]], None, 0
+    position, frame, turn = 2, None, 0
+    kept: list[bytes | memoryview] = [data[:2]]
     scans: list[bytes] = []
     for _ in range(MAX_PARTS):
         marker, start, end = _jpeg_segment(data, position)
@@ -70,8 +72,8 @@ def parse_jpeg(data: bytes) -> tuple[PictureHeader, bytes]:
         elif marker == 0xDA:
             scans.append(segment)
             end = _end_of_scan(data, end, _LS_MARKER if frame and frame[1] == 0xF7 else _MARKER)
-            segment = data[start:end]
-        if marker not in _METADATA_MARKERS:
+            kept.append(memoryview(data)[start:end])
+        if marker not in _NOT_KEPT:
             kept.append(_least(segment))
         position = end
     else:
@@ -120,9 +122,10 @@ def _end_of_scan(data: bytes, position: int, marker: re.Pattern[bytes]) -> int:
 def _jpeg_segment(data: bytes, position: int) -> tuple[int, int, int]:
     """Return the marker at `position`, behind any fill bytes, where it begins and where its segment ends."""
     begun = position
-    if fill := _FILL.match(data, position):
-        position = fill.end() - 1
     marker = data[position + 1] if position + 1 < len(data) else 0
+    if marker == 0xFF and (fill := _FILL.match(data, position)):
+        position = fill.end() - 1
+        marker = data[position + 1] if position + 1 < len(data) else 0
     if data[position : position + 1] != b"\xff" or (marker < 0xC0 and marker != 0x01):
         raise ImageError(f"expected a JPEG marker at byte {begun}, got the end or other bytes; it is damaged")
     if marker in _PLAIN_MARKERS:

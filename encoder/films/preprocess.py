@@ -99,13 +99,14 @@ class Preprocessing:
         _check_film(plane)
         shape = self._film_shape(plane.shape)
         source, target = self._overlap(shape)
-        film = resized(plane, shape)
-        if self.contrast != "none":  # a matter of the whole film
-            film = _with_contrast(shallow(film), self.contrast)
+        if self.contrast == "none":
+            film = resized(plane, shape, source.slices)
+        else:  # a matter of the whole film
+            film = _with_contrast(shallow(resized(plane, shape)), self.contrast)[source.slices]
         if source.shape == (self.size, self.size):
-            return np.ascontiguousarray(film[source.slices])
+            return np.ascontiguousarray(film)
         square: Film = np.zeros((self.size, self.size), dtype=film.dtype)
-        square[target.slices] = film[source.slices]
+        square[target.slices] = film
         return square
 
     def normalize(self, film: Film, out: Normalized) -> None:

@@ -5,6 +5,7 @@ A frame that is not whole is refused, whatever a decoder would make of it.
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +38,10 @@ Decode = Callable[[bytes], npt.NDArray[Any]]
 _TAIL = 4
 """Bytes at the end of a scan that are exchanged to see what they decide."""
 _MORE = b"\x5a\xa5\x33" * 64
+_KNOWN = bytes((number + 11) ** 3 * 29 % 251 for number in range(512))
+"""Bits that are nowhere alike; as much as 128 pixels can have."""
+_STEPS, _LEAST_KINDS = 128, 24
+"""Pixels that are compared, and how many different steps from pixel to pixel must be among them."""
 
 
 def is_known_frame(syntax: str) -> bool:
@@ -103,10 +108,66 @@ def _decode(frame: bytes, syntax: str, header: PictureHeader) -> npt.NDArray[Any
         return np.asarray(imagecodecs.jpeg2k_decode(frame))
     if header.bits == 8 and not header.lossless:
         return decode_jpeg(frame)
+    sound = _decoded_with_another_row(frame, header, imagecodecs.jpeg8_decode)
+    if sound is not None:
+        return sound
     pixels = np.asarray(imagecodecs.jpeg8_decode(frame))
     if header.scans == 1:
         _check_scan(frame, pixels, imagecodecs.jpeg8_decode, lossless=header.lossless)
     return pixels
+
+
+def _decoded_with_another_row(frame: bytes, header: PictureHeader, decode: Decode) -> npt.NDArray[Any] | None:
+    """Return the pixels of a frame of JPEG Lossless, SV1, whose scan is seen to be whole; None where that is not seen.
+
+    The frame is decoded once, as if it had one more row, and with known bits behind its scan. Where the last row
+    begins with what these bits decode to, the scan ends with the last pixel, but for the ones that fill up a byte.
+    """
+    at = _parts_of_sv1(frame, header)
+    if at is None:
+        return None
+    height, scan = at
+    body = frame[height + 2 : -2].rstrip(b"\xff")
+    rows = decode(frame[:height] + struct.pack(">H", header.height + 1) + body + _known_bits(0) + frame[-2:])
+    alone = frame[:height] + struct.pack(">H", 1) + frame[height + 2 : scan]
+    steps = np.diff(rows[-1], prepend=rows[-2, 0])[:_STEPS]
+    for ones in range(8):
+        if body[-1] & (1 << ones) - 1 != (1 << ones) - 1:
+            break
+        first = decode(alone + _known_bits(ones) + frame[-2:])[0]
+        known = np.diff(first, prepend=first.dtype.type(1 << header.bits - 1))[:_STEPS]
+        if len(np.unique(known)) >= _LEAST_KINDS and np.array_equal(steps, known):
+            return np.asarray(rows[:-1])
+    return None
+
+
+def _parts_of_sv1(frame: bytes, header: PictureHeader) -> tuple[int, int] | None:
+    """Return where a frame of one component has its height, and where its scan begins, of pixels told by their left.
+
+    None for any other frame, such as one with restart intervals.
+    """
+    if not header.lossless or header.components != 1 or header.scans != 1 or header.height == 0xFFFF:
+        return None
+    position, height = 2, 0
+    while position + 4 <= len(frame):
+        marker, length = struct.unpack_from(">xBH", frame, position)
+        if marker == 0xDA:
+            plain = frame[position + length - 1 : position + length + 2] == b"\x01\0\0"  # left, and no bits left out
+            return (height, position + 2 + length) if height and plain else None
+        if marker == 0xDD or (height and marker == 0xC3):
+            return None
+        if marker == 0xC3:
+            height = position + 5
+        position += 2 + length
+    return None
+
+
+@cache
+def _known_bits(ones: int) -> bytes:
+    """Return so many ones and the bits of `_KNOWN` behind them as bytes of a scan."""
+    bits = ((1 << ones) - 1) << 8 * len(_KNOWN) | int.from_bytes(_KNOWN, "big")
+    size = -(-(ones + 8 * len(_KNOWN)) // 8)
+    return (bits << 8 * size - ones - 8 * len(_KNOWN)).to_bytes(size, "big").replace(b"\xff", b"\xff\0")
 
 
 def _check_scan(frame: bytes, pixels: npt.NDArray[Any], decode: Decode, *, lossless: bool) -> None:

@@ -95,7 +95,9 @@ def resized(plane: Plane, shape: tuple[int, int], part: tuple[slice, slice] = WH
 
 def _means(plane: Plane, shape: tuple[int, int], part: tuple[slice, slice]) -> Plane:
     """Return means over areas to the bit as `cv2.resize` has them, in a third of its time: along rows, then columns."""
-    rows, columns = (_weights(*sides, cut.start, cut.stop) for *sides, cut in zip(plane.shape, shape, part, strict=True))
+    rows, columns = (
+        _weights(*sides, cut.start, cut.stop) for *sides, cut in zip(plane.shape, shape, part, strict=True)
+    )
     across = cv2.transpose(columns @ cv2.transpose(plane).astype(np.float32))
     means = rows @ across
     return cv2.convertScaleAbs(means) if plane.dtype == np.uint8 else np.rint(means, out=means).astype(plane.dtype)

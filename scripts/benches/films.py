@@ -18,7 +18,7 @@ from index.table.studies import studies_schema
 Pixels = npt.NDArray[Any]
 _SEED = 0
 _DISTINCT = 8
-"""Pictures drawn of a kind; the files repeat them, for drawing takes longer than what is measured."""
+"""Films drawn of a kind; further names lead to the same files, as drawing takes longer than what is measured."""
 _JPEG_QUALITY = 90
 
 
@@ -78,19 +78,23 @@ films_option = click.option(
     type=click.IntRange(4),
     default=256,
     show_default=True,
-    help="Number of small films; of the large kinds a tenth as many.",
+    help="Number of films.",
 )
 
 
 def write_collection(folder: Path, kind: str, studies: int) -> pa.Table:
     """Write films of a kind, a frontal and a lateral a study, and return their table of studies."""
     made, rng = KINDS[kind], np.random.default_rng(_SEED)
-    files = [made.encode(draw(made.shape, made.highest, rng)) for _ in range(min(_DISTINCT, 2 * studies))]
+    files: list[Path] = []
     rows = []
     for number in range(studies):
         names = [f"study{number}_{view}{made.suffix}" for view in ("frontal", "lateral")]
-        for view, name in enumerate(names):
-            (folder / name).write_bytes(files[(2 * number + view) % len(files)])
+        for file in (folder / name for name in names):
+            if len(files) < _DISTINCT:
+                file.write_bytes(made.encode(draw(made.shape, made.highest, rng)))
+            else:
+                file.hardlink_to(files[-_DISTINCT])
+            files.append(file)
         study = f"patient{number:05d}/study1"
         rows.append({"study_id": study, "patient_id": study[:12], "frontal_path": names[0], "lateral_path": names[1]})
     return pa.Table.from_pylist(rows, studies_schema([]))

@@ -23,12 +23,14 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
 
 from encoder.errors import ImageError, NotAnImage
+from encoder.films.dicom_frame import decode_frame
 from encoder.films.image import read_image
 from encoder.films.plane import as_deep_plane, as_image, resized
 
@@ -362,6 +364,32 @@ def test_a_fragment_of_odd_length_is_read_with_a_pad_that_its_length_does_not_co
     assert film.count(counted) == 1
 
     np.testing.assert_allclose(read_image(film.replace(counted, told)), EXPECTED, atol=ROUNDED)
+
+
+def test_a_sound_lossless_frame_is_decoded_once_and_one_that_lacks_bytes_or_has_too_many_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    film = np.random.default_rng(0).integers(0, 4096, (120, 90), np.uint16)
+    frame = imagecodecs.jpeg8_encode(film, lossless=True, bitspersample=12)
+    decode, sizes = imagecodecs.jpeg8_decode, []
+    monkeypatch.setattr(imagecodecs, "jpeg8_decode", lambda data: sizes.append(len(data)) or decode(data))
+
+    found = decode_frame(frame, JPEGLosslessSV1, film.shape, 2)
+
+    np.testing.assert_array_equal(found, film)
+    assert sum(size > len(frame) // 2 for size in sizes) == 1
+    for body in (frame[:-402], frame[:-2] + bytes(9)):
+        with pytest.raises(ImageError, match=r"truncated|damaged"):
+            decode_frame(body + frame[-2:], JPEGLosslessSV1, film.shape, 2)
+
+
+@pytest.mark.parametrize("predictor", [1, 4, 7])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_lossless_frame_is_read_to_the_bit(predictor: int, bits: int) -> None:
+    film = np.random.default_rng(bits).integers(0, 1 << bits, (40, 130)).astype(np.uint8 if bits == 8 else np.uint16)
+    frame = imagecodecs.jpeg8_encode(film, lossless=True, bitspersample=bits, predictor=predictor)
+
+    np.testing.assert_array_equal(decode_frame(frame, JPEGLossless, film.shape, film.itemsize), film)
 
 
 def test_a_grey_film_in_colours_of_16_bits_is_read_where_they_are_the_same() -> None:

@@ -36,6 +36,22 @@ def test_shrinking_is_the_mean_over_the_area(shape: tuple[int, int], bits: int) 
     np.testing.assert_allclose(as_image(found), expected, atol=0.51 / (2**bits - 1) + 1e-5)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("shape", [(273, 224), (390, 101), (100, 319), (195, 160), (79, 65)])
+def test_means_over_areas_are_those_of_opencv_and_a_part_of_them_is_cut_from_the_whole(
+    shape: tuple[int, int], bits: int
+) -> None:
+    film = np.random.default_rng(bits).integers(0, 1 << bits, (390, 320)).astype(f"u{bits // 8}")
+    part = (slice(9, shape[0] - 4), slice(3, 60))
+
+    found = resized(film, shape)
+
+    expected = cv2.resize(film, shape[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(found.astype(int) - expected).max() <= 1  # 0 where the processor rounds each product
+    assert (found == expected).mean() > 0.999
+    np.testing.assert_array_equal(resized(film, shape, part), found[part])
+
+
 @pytest.mark.parametrize("shape", [(2828, 2320), (1955, 1841), (1201, 1600)])
 def test_a_large_film_is_halved_first_and_stays_the_mean_over_the_area_nearly(shape: tuple[int, int]) -> None:
     film = cv2.GaussianBlur(film_of(*shape), (0, 0), 8)

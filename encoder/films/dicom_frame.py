@@ -108,9 +108,9 @@ def _decode(frame: bytes, syntax: str, header: PictureHeader) -> npt.NDArray[Any
         return np.asarray(imagecodecs.jpeg2k_decode(frame))
     if header.bits == 8 and not header.lossless:
         return decode_jpeg(frame)
-    sound = _decoded_with_another_row(frame, header, imagecodecs.jpeg8_decode)
-    if sound is not None:
-        return sound
+    pixels = _decoded_with_another_row(frame, header, imagecodecs.jpeg8_decode)
+    if pixels is not None:
+        return pixels
     pixels = np.asarray(imagecodecs.jpeg8_decode(frame))
     if header.scans == 1:
         _check_scan(frame, pixels, imagecodecs.jpeg8_decode, lossless=header.lossless)
@@ -123,10 +123,10 @@ def _decoded_with_another_row(frame: bytes, header: PictureHeader, decode: Decod
     The frame is decoded once, as if it had one more row, and with known bits behind its scan. Where the last row
     begins with what these bits decode to, the scan ends with the last pixel, but for the ones that fill up a byte.
     """
-    at = _parts_of_sv1(frame, header)
-    if at is None:
+    places = _places_of_sv1(frame, header)
+    if places is None:
         return None
-    height, scan = at
+    height, scan = places
     body = frame[height + 2 : -2].rstrip(b"\xff")
     rows = decode(frame[:height] + struct.pack(">H", header.height + 1) + body + _known_bits(0) + frame[-2:])
     alone = frame[:height] + struct.pack(">H", 1) + frame[height + 2 : scan]
@@ -141,7 +141,7 @@ def _decoded_with_another_row(frame: bytes, header: PictureHeader, decode: Decod
     return None
 
 
-def _parts_of_sv1(frame: bytes, header: PictureHeader) -> tuple[int, int] | None:
+def _places_of_sv1(frame: bytes, header: PictureHeader) -> tuple[int, int] | None:
     """Return where a frame of one component has its height, and where its scan begins, of pixels told by their left.
 
     None for any other frame, such as one with restart intervals.

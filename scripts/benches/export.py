@@ -42,8 +42,8 @@ from scripts.work.shard_writing import IN_FLIGHT, FilmReader, cores, in_order, o
 CHEXPERT_FILMS = 223_414
 READING_ALONE, ENCODING_ALONE = "reading alone", "encoding alone"
 _IN_MEMORY = 64
-_TIMM_STUDIES = 16
-"""Studies of the collection that timm exports, which takes seconds for a batch; it has no further stage to fill."""
+_TIMM_STUDIES = 8
+"""Studies of the collection that timm exports: enough to tell its rate, which does not grow with them."""
 Vectors = npt.NDArray[np.float32]
 
 

@@ -4,6 +4,7 @@ A verb is imported only when it is called, so that `precedent --help` needs neit
 """
 
 import importlib
+import keyword
 import re
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ VERBS = {
     "probe": "Learn findings from the vectors of an export, and judge how well.",
     "predict": "Give the probabilities of findings on a film, and what similar cases had.",
     "explain": "Show as a heat map why a finding is named, or why two studies are alike.",
+    "return": "Return what is found in a study to a PACS, as DICOM.",
     "pointing": "Count how often the peak of a heat map lies on the finding.",
     "evaluate": "Measure how often similar studies of other patients share a finding.",
     "serve": "Answer searches over HTTP and on a page.",
@@ -70,8 +72,8 @@ class Verbs(click.Group):
         """Return the command of a verb, importing its module."""
         if cmd_name not in VERBS:
             return None
-        # `import` is a keyword of Python, so that verb's module has a trailing underscore.
-        module = importlib.import_module(f"scripts.verbs.{'import_' if cmd_name == 'import' else cmd_name}")
+        # `import` and `return` are keywords of Python, so those verbs' modules have a trailing underscore.
+        module = importlib.import_module(f"scripts.verbs.{cmd_name}{'_' * keyword.iskeyword(cmd_name)}")
         command: click.Command = module.command
         return command
 

@@ -1,7 +1,7 @@
 """One DICOM header, read within a budget, and what the table of studies needs of it.
 
 Only the elements that are asked for are kept, the rest is stepped over unread, pixels too. No name, birth date,
-institution or free text leaves this module.
+institution or free text leaves this module, but where a caller names the element.
 """
 
 import io
@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -158,7 +158,20 @@ def parse_film(content: BinaryIO, path: str = "", elsewhere: Elsewhere = lambda 
         return None
 
 
-def _film(header: "_Header", path: str, elsewhere: Elsewhere) -> Film:
+def read_header(file: Path, keywords: Sequence[str]) -> "Header | None":
+    """Return the elements of those keywords, outside of sequences; None where there is no header to read.
+
+    Raises:
+        OverBudget: as `read_film`. OSError.
+    """
+    with file.open("rb") as content:
+        try:
+            return _read_header(content, _tags("SpecificCharacterSet", *keywords))
+        except zlib.error:
+            return None
+
+
+def _film(header: "Header", path: str, elsewhere: Elsewhere) -> Film:
     kinds = [kind.upper() for kind in header.texts("ImageType")]
     series = [header.text(name) for name in _WORDS]
     view = _view(header, series)
@@ -193,7 +206,7 @@ def _film(header: "_Header", path: str, elsewhere: Elsewhere) -> Film:
     )
 
 
-def _view(header: "_Header", series: list[str]) -> View:
+def _view(header: "Header", series: list[str]) -> View:
     items = header.sequence("ViewCodeSequence")
     items = [*items, *(modifier for item in items for modifier in item.sequence("ViewModifierCodeSequence"))]
     return view_of(
@@ -205,23 +218,23 @@ def _view(header: "_Header", series: list[str]) -> View:
     )
 
 
-def _issuer(header: "_Header") -> str:
+def _issuer(header: "Header") -> str:
     """Who gave the patient's id: by name, else by the universal identifier (PS3.3, table 10-18)."""
     qualifiers = header.sequence("IssuerOfPatientIDQualifiersSequence")
     return header.text("IssuerOfPatientID") or next((item.text("UniversalEntityID") for item in qualifiers), "")
 
 
-def _is_raw(header: "_Header") -> bool:
+def _is_raw(header: "Header") -> bool:
     intent = header.text("PresentationIntentType").upper()
     return intent == "FOR PROCESSING" or (not intent and header.text("SOPClassUID") == _DX_FOR_PROCESSING)
 
 
-def _is_colour(header: "_Header") -> bool:
+def _is_colour(header: "Header") -> bool:
     polarity = header.text("PhotometricInterpretation").upper() or "MONOCHROME2"
     return header.integer("SamplesPerPixel") > 1 or not polarity.startswith("MONOCHROME")
 
 
-def _derived(header: "_Header", kinds: list[str], series: list[str]) -> int:
+def _derived(header: "Header", kinds: list[str], series: list[str]) -> int:
     words = " ".join((*kinds[2:], *series, header.text("DerivationDescription"))).upper()
     captured = header.text("SOPClassUID").startswith(_SECONDARY_CAPTURE)
     if captured or "SECONDARY" in kinds[1:2] or _PROCESSED.search(words):
@@ -229,12 +242,12 @@ def _derived(header: "_Header", kinds: list[str], series: list[str]) -> int:
     return DERIVED if "DERIVED" in kinds[:1] else TAKEN
 
 
-def _part(header: "_Header") -> str:
+def _part(header: "Header") -> str:
     regions = [region.text("CodeMeaning") for region in header.sequence("AnatomicRegionSequence")]
     return header.text("BodyPartExamined") or " ".join(regions).strip()
 
 
-def _age_on_the_day(header: "_Header") -> float | None:
+def _age_on_the_day(header: "Header") -> float | None:
     """Return the completed years between birth and film; below two, years to the day."""
     born = _date(header.text("PatientBirthDate"))
     taken = next((day for name in _DATES if (day := _date(header.text(name)))), None)
@@ -252,13 +265,13 @@ def _date(text: str) -> date | None:
 
 
 @dataclass
-class _Header:
+class Header:
     """The elements asked for of one data set or item, and what is known of its pixels."""
 
     little: bool = True
     bare: bool = False
     values: dict[str, bytes] = field(default_factory=dict)
-    items: dict[str, list["_Header"]] = field(default_factory=dict)
+    items: dict[str, list["Header"]] = field(default_factory=dict)
     pixels: int = 0  # bytes
     whole: bool = False
 
@@ -274,7 +287,7 @@ class _Header:
         """Return each of several values."""
         return [value.strip() for value in self.text(name).split("\\")]
 
-    def sequence(self, name: str) -> list["_Header"]:
+    def sequence(self, name: str) -> list["Header"]:
         """Return the items of a sequence."""
         return self.items.get(name, [])
 
@@ -302,7 +315,7 @@ def _decoded(value: bytes, character_sets: bytes) -> str:
     return value.decode("latin-1") if "\ufffd" in text else text
 
 
-def _read_header(file: BinaryIO) -> _Header | None:
+def _read_header(file: BinaryIO, wanted: Mapping[int, str] = _VALUES) -> Header | None:
     """Return the header of a DICOM file or of a bare data set; None where the bytes are neither."""
     lead = file.read(132)
     bare = lead[128:] != b"DICM"
@@ -316,7 +329,7 @@ def _read_header(file: BinaryIO) -> _Header | None:
         file = io.BytesIO(inflating.decompress(file.read(MOST_INFLATED), MOST_INFLATED))
     first = file.read(6)
     file.seek(-len(first), io.SEEK_CUR)
-    header = _Walk(file, little=syntax != _BIG).data_set(implicit=not _is_vr(first[4:]))
+    header = _Walk(file, wanted, little=syntax != _BIG).data_set(implicit=not _is_vr(first[4:]))
     header.bare = bare
     header.whole |= inflating is not None and not inflating.eof and header.pixels > 0
     return header if header.values or not bare else None
@@ -346,15 +359,16 @@ def _is_vr(letters: bytes) -> bool:
 class _Walk:
     """One pass over a data set, which ends at the end of its pixels, or where the file does."""
 
-    def __init__(self, file: BinaryIO, *, little: bool) -> None:
+    def __init__(self, file: BinaryIO, wanted: Mapping[int, str], *, little: bool) -> None:
         self._file = file
+        self._wanted = wanted
         self._little = little
         self._left = MOST_ELEMENTS
         self._start = file.tell()
         self._end = file.seek(0, io.SEEK_END)
         file.seek(self._start)
 
-    def data_set(self, *, implicit: bool, end: int | None = None, depth: int = 0, characters: bytes = b"") -> _Header:
+    def data_set(self, *, implicit: bool, end: int | None = None, depth: int = 0, characters: bytes = b"") -> Header:
         """Return the elements asked for up to byte `end`, the end of an item, or the pixels.
 
         Args:
@@ -362,7 +376,7 @@ class _Walk:
         """
         if depth > MOST_DEPTH:
             raise OverBudget(f"expected a DICOM header of at most {MOST_DEPTH} levels of sequences, got more")
-        header = _Header(self._little, values={"SpecificCharacterSet": characters} if characters else {})
+        header = Header(self._little, values={"SpecificCharacterSet": characters} if characters else {})
         while head := self._head(end, implicit):
             tag, vr, length = head
             if tag == _ITEM_END:
@@ -377,16 +391,16 @@ class _Walk:
                 items = self._items(length, inner, wanted=tag in _SEQUENCES)
                 if tag in _SEQUENCES:
                     header.items[_SEQUENCES[tag]] = items
-            elif tag in _VALUES and length <= MOST_VALUE:
-                header.values[_VALUES[tag]] = self._file.read(length)
+            elif tag in self._wanted and length <= MOST_VALUE:
+                header.values[self._wanted[tag]] = self._file.read(length)
             else:
                 self._file.seek(length, io.SEEK_CUR)
         return header
 
-    def _items(self, length: int, inner: Callable[..., _Header], *, wanted: bool) -> list[_Header]:
+    def _items(self, length: int, inner: Callable[..., Header], *, wanted: bool) -> list[Header]:
         """Return the items of a sequence where they are wanted, with the file behind it."""
         end = None if length == _UNDEFINED else self._file.tell() + length
-        items: list[_Header] = []
+        items: list[Header] = []
         while (head := self._head(end, True)) and head[0] == _ITEM:
             size = head[2]
             stop = end if size == _UNDEFINED else self._file.tell() + size
@@ -414,7 +428,7 @@ class _Walk:
             rest = self._file.read(4) if vr in _LONG else head[6:]
         return group << 16 | element, vr, int.from_bytes(rest, "little" if self._little else "big")
 
-    def _pixels(self, header: _Header, length: int) -> tuple[int, bool]:
+    def _pixels(self, header: Header, length: int) -> tuple[int, bool]:
         """Return how many bytes of pixels there are, and whether these are all."""
         if length != _UNDEFINED:
             there = min(length, self._end - self._file.tell())

@@ -109,7 +109,7 @@ class Study:
         """
         named = self.extra.get(STUDY_UID)
         uid = named if isinstance(named, str) else self.study_id.rpartition("/")[2]
-        return uid if len(uid) <= UID_LENGTH and _UID.fullmatch(uid) else None
+        return uid if is_uid(uid) else None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], labels: Sequence[str] = FINDINGS) -> "Study":
@@ -135,6 +135,11 @@ class Study:
     def from_table(cls, table: pa.Table, labels: Sequence[str] = FINDINGS) -> list["Study"]:
         """Return the studies of all rows of a table. Raises as `from_row` does."""
         return [cls.from_row(row, labels) for row in table.to_pylist()]
+
+
+def is_uid(text: str) -> bool:
+    """Return whether a text can be the UID of a study."""
+    return len(text) <= UID_LENGTH and _UID.fullmatch(text) is not None
 
 
 def studies_schema(extra: Iterable[pa.Field] = ()) -> pa.Schema:

@@ -33,6 +33,7 @@ class Instance:
     study: str
     series: str
     instance: str
+    sop_class: str = ""
 
     @property
     def path(self) -> str:
@@ -100,7 +101,7 @@ def films(pacs: Pacs, study: str, modalities: Iterable[str] = FILM_MODALITIES) -
             continue
         for one in _listed(pacs, f"/studies/{study}/series/{series}/instances"):
             if instance := _uid(one, "SOPInstanceUID"):
-                yield Instance(study, series, instance)
+                yield Instance(study, series, instance, _uid(one, "SOPClassUID"))
 
 
 def fetch(

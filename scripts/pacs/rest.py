@@ -5,6 +5,7 @@ understood it, not as it was sent.
 """
 
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,6 +102,35 @@ class Pacs:
                 file.writelines(pieces)
             elif not _save_part(pieces, boundary, file):
                 raise BackendUnavailable(f"the PACS {self.host} stopped in the middle of a film; ask again later")
+
+    def store(self, path: str, content: bytes) -> None:
+        """Send one DICOM object by STOW-RS (PS3.18, section 10.5); it is stored then.
+
+        Raises:
+            PacsError, NotThere: it refuses the object, or us. BackendUnavailable: it does not answer now.
+        """
+        boundary = secrets.token_hex(16)
+        part = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        with (
+            self._faults_told(),
+            self._session.post(
+                f"{self.url}{path}",
+                data=part + content + f"\r\n--{boundary}--\r\n".encode(),
+                headers={
+                    "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+                    "Accept": "application/dicom+json",
+                },
+                stream=True,
+                allow_redirects=False,
+                timeout=_WAIT,
+            ) as answer,
+        ):
+            kept = answer.status_code != HTTPStatus.CONFLICT
+            if kept:
+                self._require_success(answer)
+                kept = not _refused(b"".join(self._pieces(answer, MOST_JSON)))
+        if not kept:
+            raise PacsError(f"the PACS {self.host} does not keep the object; its log says why")
 
     @contextmanager
     def _answer(self, path: str, accept: str, asked: Mapping[str, str] | None) -> Iterator[requests.Response]:
@@ -248,3 +278,13 @@ def _save_part(pieces: Iterator[bytes], boundary: bytes, file: BinaryIO) -> bool
         if not (piece := next(pieces, b"")):
             return False
         held += piece
+
+
+def _refused(said: bytes) -> bool:
+    """Return whether an answer to STOW-RS has something in FailedSOPSequence; Orthanc's status is 200 then, too."""
+    try:
+        answer = parse_json(said)
+    except ValueError:  # of a PACS that answers in another form: its status counts
+        return False
+    failed = answer.get("00081198") if isinstance(answer, dict) else None
+    return isinstance(failed, dict) and bool(failed.get("Value"))

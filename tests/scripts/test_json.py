@@ -66,6 +66,7 @@ CASES = {
     "probe": "embeddings --cv 2 --findings Edema --out {new}/probe",
     "predict": "index --encoder encoder.safetensors --probe probe --frontal film.jpg -k 3",
     "explain": "index --encoder encoder.safetensors --probe probe --frontal film.jpg --finding Edema --out {new}/maps",
+    "return": "dicom index --encoder encoder.safetensors --probe probe --return sr --to {new}",
     "pointing": f"studies.parquet {FILMS} --boxes films/boxes.csv --probe probe --limit 1",
     "evaluate": "embeddings --draws 500 --out {new}/report",
     "token create": "bob --scope read --tokens {new}/tokens.json",
@@ -84,7 +85,14 @@ CASES = {
     "bench serve": "--encoder encoder.safetensors --rows 200 --vectors 8 --films 8 --repeat 1",
     "bench train": "--films 8 --batch 2 --device cpu --repeat 1",
 }
-NAMED = {"PatientID": "P1", "StudyInstanceUID": "1.2.3", "SOPInstanceUID": "1.2.3.4", "ViewPosition": "PA"}
+NAMED = {
+    "PatientID": "P1",
+    "StudyInstanceUID": "1.2.3",
+    "SeriesInstanceUID": "1.2.3.1",
+    "SOPInstanceUID": "1.2.3.4",
+    "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
+    "ViewPosition": "PA",
+}
 ITS_OWN = {
     "serve": "answers until it is told to end: test_a_server_prints_one_json_value_until_it_ends",
     "import dicomweb": "asks a PACS: test_nothing_that_is_said_or_written_under_pseudonyms_names_a_patient",

@@ -68,6 +68,7 @@ EXTRAS = {
     "s3fs": "s3",
     "cryptography": "pacs",
     "dicomweb-client": "pacs",
+    "highdicom": "pacs",
     "pynetdicom": "pacs",
     "requests": "pacs",
     "scalable-vs": "bench",

@@ -132,6 +132,12 @@ class Orthanc:
         """Give it films; return what it says of each."""
         return [self.ask("POST", "/instances", data=one) for one in films]
 
+    def get(self, path: str) -> requests.Response:
+        """Return its answer of any kind."""
+        answer = requests.get(f"{self.url}{path}", timeout=_PATIENCE)
+        answer.raise_for_status()
+        return answer
+
     def ask(self, method: str, path: str, **what: Any) -> Any:
         """Return what it answers."""
         answer = requests.request(method, f"{self.url}{path}", timeout=_PATIENCE, **what)

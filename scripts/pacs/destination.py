@@ -1,0 +1,160 @@
+"""Where results are sent: a PACS by STOW-RS or by C-STORE, or a folder to look at them first."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydicom.dataset import Dataset
+
+from index.errors import BackendUnavailable
+from index.storage.files import written_whole
+from scripts.pacs.rest import Pacs
+from scripts.pacs.results import ResultError, unquoted
+from scripts.pacs.returning import Result
+
+OUR_AET = "PRECEDENT"
+STORED, THERE = "stored", "was there already"
+_AET = re.compile(r"([!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?)@([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+_SECONDS = 60.0
+"""That a PACS may take over one answer by DICOM."""
+_DUPLICATE = 0x0111  # of C-STORE: the instance is there (PS3.7, annex C.5.7)
+
+
+class Destination(Protocol):
+    """Takes results, each of which is there afterwards, once."""
+
+    def send(self, results: Sequence[Result]) -> list[str]:
+        """Return what became of each. Raises ResultError, BackendUnavailable: of one at least, nothing did."""
+
+
+def parse_destination(text: str, our_aet: str = OUR_AET) -> Destination:
+    """Return the destination that a text names: https://PACS/dicom-web, AET@HOST:PORT, or a folder that is there.
+
+    Raises:
+        ResultError: none of these. PlaceError: an address with a password in it.
+    """
+    if text.lower().startswith(("http://", "https://")):
+        return ByWeb(Pacs(text))
+    if (found := _AET.fullmatch(text)) and 0 < int(found[3]) < 1 << 16:
+        return ByDicom(found[1], found[2].strip("[]"), int(found[3]), our_aet)
+    if text and Path(text).is_dir():
+        return Folder(Path(text))
+    raise ResultError(
+        f"expected where to send results as https://PACS/dicom-web, AET@HOST:PORT or an existing folder, got {text!r}"
+    )
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on this machine."""
+
+    path: Path
+
+    def send(self, results: Sequence[Result]) -> list[str]:
+        """Write what is not there yet, as UID.dcm."""
+        return [self._save(one) for one in results]
+
+    def _save(self, one: Result) -> str:
+        file = self.path / f"{one.uid}.dcm"
+        if file.exists():
+            return THERE
+        with written_whole(file) as partial:
+            partial.write_bytes(as_bytes(one.dataset))
+        return STORED
+
+
+@dataclass(frozen=True)
+class ByWeb:
+    """A PACS by STOW-RS (PS3.18, section 10.5). It is asked first what it has, so that nothing is sent twice."""
+
+    pacs: Pacs
+
+    def send(self, results: Sequence[Result]) -> list[str]:
+        """Send what is not there yet, one after the other."""
+        return [self._send(one) for one in results]
+
+    def _send(self, one: Result) -> str:
+        study = str(one.dataset.StudyInstanceUID)
+        asked = {"SOPInstanceUID": one.uid, "limit": "1"}
+        if self.pacs.json(f"/studies/{study}/instances", asked, "application/dicom+json"):
+            return THERE
+        self.pacs.store(f"/studies/{study}", as_bytes(one.dataset))
+        return STORED
+
+
+@dataclass(frozen=True)
+class ByDicom:
+    """A PACS by C-STORE (PS3.4, annex B). What is sent again has the same UID, by which a PACS knows it."""
+
+    aet: str
+    host: str
+    port: int
+    our_aet: str = OUR_AET
+
+    def send(self, results: Sequence[Result]) -> list[str]:
+        """Send all over one association."""
+        associate, syntaxes = self._prepared()
+        with unquoted():
+            association = associate({str(one.dataset.SOPClassUID): syntaxes for one in results})
+            try:
+                return [self._store(association, one) for one in results]
+            finally:
+                if association.is_established:
+                    association.release()
+
+    def _prepared(self) -> tuple[Callable[[dict[str, list[str]]], Any], list[str]]:
+        try:
+            from pynetdicom import AE
+        except ModuleNotFoundError:
+            raise ResultError(
+                "expected pynetdicom to send by C-STORE, it is not installed; run: pip install 'cxr-precedent[pacs]'"
+            ) from None
+        from pydicom.uid import ExplicitVRLittleEndian
+
+        def associate(contexts: dict[str, list[str]]) -> Any:
+            entity = AE(self.our_aet)
+            entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _SECONDS
+            for sop_class, syntaxes in contexts.items():
+                entity.add_requested_context(sop_class, syntaxes)
+            association = entity.associate(self.host, self.port, ae_title=self.aet)
+            if association.is_established:
+                return association
+            if association.is_rejected:
+                raise ResultError(
+                    f"the PACS {self.aet}@{self.host}:{self.port} refuses an association with {self.our_aet}; is the "
+                    "called AE title its own, and is ours known to it?"
+                )
+            raise BackendUnavailable(f"the PACS {self.aet}@{self.host}:{self.port} does not answer; is it running?")
+
+        return associate, [str(ExplicitVRLittleEndian)]
+
+    def _store(self, association: Any, one: Result) -> str:
+        try:
+            answer = association.send_c_store(one.dataset)
+        except (ValueError, RuntimeError, AttributeError):
+            raise ResultError(
+                f"the PACS {self.aet}@{self.host}:{self.port} takes no object of the kind {one.kind!r}; have it accept "
+                "the SOP class in Explicit VR Little Endian"
+            ) from None
+        status = answer.get("Status") if answer else None
+        if status is None:
+            raise BackendUnavailable(f"the PACS {self.aet}@{self.host}:{self.port} stopped in the middle; send again")
+        if status == _DUPLICATE:
+            return THERE
+        if status != 0 and status >> 12 != 0xB:  # a warning: it is stored
+            raise ResultError(
+                f"the PACS {self.aet}@{self.host}:{self.port} refuses the object of the kind {one.kind!r}, "
+                f"status 0x{status:04X}"
+            )
+        return STORED
+
+
+def as_bytes(dataset: Dataset) -> bytes:
+    """Return a result as a file of DICOM."""
+    content = BytesIO()
+    with unquoted():
+        dataset.save_as(content, enforce_file_format=True)
+    return content.getvalue()

@@ -77,7 +77,8 @@ def import_dicom(
     names a file. The paths stay the files' own below the folder, unless there are copies to name.
 
     Of two files of one instance the whole one is taken. Noted and got over, or refused when `strict`: what
-    `_REASONS` and `_KEPT` list, an unknown view, an id that is too long, and a film that cannot be copied.
+    `_REASONS` and `_KEPT` list, an unknown view, an id that is too long, and a film that cannot be copied. Results
+    that were returned from here are noted alone.
 
     Args:
         folder: walked wholly; links to folders are not followed.
@@ -179,7 +180,7 @@ def _sorted_out(
         elif film is not None:
             films[film.instance or path] = film
     for reason, paths in left.items():
-        notices.add(reason, _REASONS[reason], paths)
+        notices.add(reason, _REASONS[reason], paths, expected=reason == "ours")
     return list(films.values())
 
 

@@ -132,7 +132,7 @@ def test_results_of_our_own_are_known_by_their_equipment_and_left_out(tmp_path: 
     write_film(tmp_path / "map", **ours)
     write_film(tmp_path / "report", **ours, Modality="SR", PixelData=None)
 
-    found = import_dicom(tmp_path)
+    found = import_dicom(tmp_path, strict=True)  # which is told what it left out, as somebody asked for
 
     assert found.table["frontal_path"].to_pylist() == ["film"]
     assert kinds(found) == {"ours": 2}

@@ -15,6 +15,7 @@ from encoder.films.body_part import as_parts
 from encoder.films.image import Source, is_unnamed, read_plane
 from encoder.films.preprocess import Preprocessing
 from encoder.films.study import Film, StudyFilms, position_code, stack_films
+from encoder.network.builtin import encoder_path
 from encoder.network.checkpoint import fingerprint_of, load_encoder
 from encoder.network.model import StudyEncoder
 from encoder.runtime.fixed_batches import FixedBatchEncoder
@@ -72,12 +73,13 @@ class Embedder:
         """Return the embedder of a checkpoint; what the runtime makes of it is kept in `runtime/` beside it.
 
         Args:
+            path: of the file; "builtin" is the encoder that is shipped.
             device, runtime, ignored_parts: as the constructor has them.
 
         Raises:
             CheckpointError: it is missing or none of ours. EncoderError: a device or a runtime that is not to be had.
         """
-        path = Path(path)
+        path = encoder_path(path)
         cache = path.resolve().parent / "runtime"
         return cls(*load_encoder(path), device=device, runtime=runtime, cache=cache, ignored_parts=ignored_parts)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flask_openapi3 import OpenAPI
 
+from encoder.network.builtin import encoder_path
 from index.built.gpu import DEVICES
 from service.app import create_app
 from service.audit.log import AuditLog
@@ -122,7 +123,7 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
             _words(environ.get("PRECEDENT_IMAGES")),
             trusted=environ.get("PRECEDENT_TRUST_COLLECTION") == "yes",
         ),
-        Path(environ["PRECEDENT_ENCODER"]),
+        encoder_path(environ["PRECEDENT_ENCODER"]),
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
         ignored_parts=_words(environ.get("PRECEDENT_IGNORE_BODY_PARTS")),

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from encoder.network.single import build_encoder, outline_of, require_side
 
 FORMAT = "precedent-encoder"
 VERSION = "1"
-_MOST_SOURCE = 8
+_MOST_SOURCE, _MOST_TEXT = 8, 500
 _TRAINED = {"yes": True, "no": False}
 """What a file may say of `StudyEncoder.trained`; it counts for no fingerprint. Files from before say nothing."""
 
@@ -81,14 +82,15 @@ def _trained(metadata: Mapping[str, str], stored: Mapping[str, Tensor]) -> bool 
 
 
 def _source(metadata: Mapping[str, str]) -> dict[str, str] | None:
-    """Return where adopted weights came from, for people to read. Raises ValueError: it is no short list of words."""
-    if "source" not in metadata:
-        return None
-    source = read_json(metadata["source"])
+    return as_source(read_json(metadata["source"])) if "source" in metadata else None
+
+
+def as_source(source: Any) -> dict[str, str]:
+    """Return where weights came from, text by name for people to read. Raises ValueError: it is no short list of it."""
     words = [*source, *source.values()] if isinstance(source, dict) else [None]
-    if len(words) > 2 * _MOST_SOURCE or not all(isinstance(word, str) and len(word) <= 500 for word in words):
-        raise ValueError(f"expected at most {_MOST_SOURCE} words as its source, got other content")
-    return source
+    if len(words) > 2 * _MOST_SOURCE or not all(isinstance(word, str) and len(word) <= _MOST_TEXT for word in words):
+        raise ValueError(f"expected at most {_MOST_SOURCE} texts of up to {_MOST_TEXT} signs as its source, got others")
+    return dict(source)
 
 
 def load_encoder(path: str | os.PathLike[str]) -> tuple[StudyEncoder, Preprocessing]:

@@ -27,6 +27,7 @@ from scripts.benches.measured import (
     repeat_option,
 )
 from scripts.benches.rivals import Vectors, rivals_of
+from scripts.options.encoder_file import EncoderFile
 from scripts.terminal import say, say_json
 
 EAGER = "PyTorch eager fp32"
@@ -37,7 +38,7 @@ Way = Callable[[list[StudyFilms]], Vectors]
 
 @click.command("encode")
 @click.option(
-    "--encoder", type=click.Path(path_type=Path), help="Encoder file (default: two EfficientNet-B0 of random weights)."
+    "--encoder", type=EncoderFile(), help="Encoder file, or: builtin (default: two EfficientNet-B0 of random weights)."
 )
 @click.option(
     "--studies", type=click.Path(path_type=Path), help="Table of studies to encode (default: films of noise)."

@@ -35,6 +35,7 @@ from scripts.benches.measured import (
     medians,
     repeat_option,
 )
+from scripts.options.encoder_file import EncoderFile
 from scripts.terminal import say, say_json
 from scripts.work.local_export import export
 from scripts.work.shard_writing import IN_FLIGHT, FilmReader, cores, in_order, one_torch_thread, threads_for
@@ -51,7 +52,7 @@ Vectors = npt.NDArray[np.float32]
 @kinds_option
 @films_option
 @click.option(
-    "--encoder", type=click.Path(path_type=Path), help="Encoder file (default: two EfficientNet-B0 of random weights)."
+    "--encoder", type=EncoderFile(), help="Encoder file, or: builtin (default: two EfficientNet-B0 of random weights)."
 )
 @click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")

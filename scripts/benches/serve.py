@@ -23,6 +23,7 @@ from scripts.benches.drawn import Drawn
 from scripts.benches.export import embedder_of
 from scripts.benches.films import KINDS, draw
 from scripts.benches.measured import interleaved, json_option, machine_facts, markdown_table, repeat_option
+from scripts.options.encoder_file import EncoderFile
 from scripts.terminal import say, say_json
 from scripts.work.local_export import export
 from scripts.work.shard_writing import FilmReader, one_torch_thread, threads_for
@@ -40,7 +41,7 @@ _SHARD_ROWS = 50_000
 @click.option("--rows", type=click.IntRange(100), default=20_000, show_default=True, help="Studies in the index.")
 @click.option("--index-kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
 @click.option(
-    "--encoder", type=click.Path(path_type=Path), help="Encoder file (default: two EfficientNet-B0 of random weights)."
+    "--encoder", type=EncoderFile(), help="Encoder file, or: builtin (default: two EfficientNet-B0 of random weights)."
 )
 @click.option("--kind", type=click.Choice(list(KINDS)), default="small", show_default=True, help="Kind of the films.")
 @click.option("--vectors", type=click.IntRange(1), default=320, show_default=True, help="Searches by vector in a run.")

@@ -24,6 +24,7 @@ from index.opening import Address
 from index.table.studies import Study, label_names, load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, opened
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere
 from scripts.terminal import FAILED_EXIT_CODE, progress_bar, say, say_json, say_warning
 from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
@@ -39,7 +40,7 @@ from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch
     help="Image root: the folder that the paths in the table start from.",
 )
 @click.option(
-    "--encoder", type=click.Path(path_type=Path), required=True, help="The encoder file that the index was built with."
+    "--encoder", type=EncoderFile(), required=True, help="The encoder file that the index was built with, or: builtin."
 )
 @click.option("--replace", is_flag=True, help="Replace stored studies that have the same id and other content.")
 @click.option(

@@ -13,6 +13,7 @@ import click
 from encoder.errors import EncoderError
 from index.errors import ArtefactError
 from scripts.options.collection_address import trust_option
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Here
 from scripts.terminal import say, say_json
 from scripts.work.machine_checks import NEEDED_DISK, Check, disk, gpus, machine_checks
@@ -24,7 +25,7 @@ LEAST_COSINE = 0.99
 @click.command()
 @click.argument("index", required=False, type=Here())
 @click.option(
-    "--encoder", type=click.Path(path_type=Path), help="Encoder file to check, and to check the index against."
+    "--encoder", type=EncoderFile(), help="Encoder file to check, or: builtin, and to check the index against."
 )
 @click.option("--images", type=Here(), help="Image root of the index, if it is not the one stored in it.")
 @trust_option

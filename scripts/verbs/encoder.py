@@ -19,7 +19,7 @@ from encoder.embedder import Embedder
 from encoder.films.preprocess import MAX_SIZE, Contrast, Fit, Preprocessing
 from encoder.network.adopt import adopt, family_of, family_of_network
 from encoder.network.backbone import input_statistics, load_backbone_weights, size_option
-from encoder.network.checkpoint import fingerprint_of, load_encoder, save_encoder
+from encoder.network.checkpoint import as_source, fingerprint_of, load_encoder, save_encoder
 from encoder.network.config import EncoderConfig
 from encoder.network.families import FAMILIES
 from encoder.network.model import DualEfficientNetEncoder, StudyEncoder, count_parameters
@@ -27,6 +27,7 @@ from encoder.network.single import require_side
 from index.export.reliability import UNTRAINED
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere
 from scripts.terminal import progress_bar, say, say_json, show
 
@@ -188,16 +189,30 @@ def _list_families(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=EncoderFile())
 @click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="Text that the file keeps for people to read, such as whose films it learnt from. Repeatable.",
+)
 @_AS_JSON
-def pack(path: Path, out: Path, as_json: bool) -> None:
+def pack(path: Path, out: Path, sources: tuple[str, ...], as_json: bool) -> None:
     """Store an encoder's weights in half precision, which halves its file. The result has a fingerprint of its own.
 
     \b
     precedent encoder pack runs/first/encoder.safetensors --out encoder.safetensors
+    precedent encoder pack runs/first/encoder.safetensors --out encoder.safetensors --source 'films=Our hospital, 2024'
     """
     encoder, preprocessing = load_encoder(path)
+    if sources:
+        named = dict(one.partition("=")[::2] for one in sources)
+        try:
+            encoder.source = as_source({**(encoder.source or {}), **named})
+        except ValueError as fault:
+            raise click.UsageError(f"--source: {fault}") from fault
     save_encoder(out, encoder, preprocessing, dtype=torch.float16)
     packed = fingerprint_of(*load_encoder(out))
     size = out.stat().st_size
@@ -208,7 +223,7 @@ def pack(path: Path, out: Path, as_json: bool) -> None:
 
 
 @command.command("quantize")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=EncoderFile())
 @click.option("--studies", type=Anywhere(), required=True, help="Table of studies to calibrate on.")
 @click.option(
     "--images",
@@ -263,7 +278,7 @@ def quantize_(path: Path, studies: Path, images: Path, ignored: frozenset[str], 
 
 
 @command.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=EncoderFile())
 @click.option(
     "--json", is_flag=True, expose_value=False, help="Accepted as by every verb; the output is JSON in any case."
 )

@@ -20,6 +20,7 @@ from index.opening import Address
 from index.storage.files import save_json
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, opened, trust_option
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import notices_of
 from scripts.terminal import say, say_json, say_warning
@@ -31,7 +32,7 @@ _PATH = Here()
 
 @click.command()
 @click.argument("index", type=CollectionAddress(), required=False)
-@click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
+@click.option("--encoder", type=EncoderFile(), required=True, help="Encoder file, or: builtin.")
 @click.option("--images", type=Anywhere(), help="Image root of the index, if it is not the one stored in it.")
 @trust_option
 @click.option("--study", help="The query: a stored study, e.g. patient00001/study1.")

@@ -16,7 +16,8 @@ from index.errors import StudiesError
 from index.export.reliability import warning_of
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
-from scripts.options.places import Anywhere, Here
+from scripts.options.encoder_file import EncoderFile
+from scripts.options.places import Anywhere
 from scripts.terminal import FAILED_EXIT_CODE, say, say_json
 from scripts.work.local_export import ExportTask, export_here, finish
 from scripts.work.shard_writing import VIEWS
@@ -32,7 +33,7 @@ _FILMS_LOOKED_FOR = 20
     required=True,
     help="Image root: the folder that the paths in the table start from.",
 )
-@click.option("--encoder", type=Here(), required=True, help="Encoder file.")
+@click.option("--encoder", type=EncoderFile(), required=True, help="Encoder file, or: builtin.")
 @click.option("--out", type=Anywhere(), required=True, help="Folder for the vectors.")
 @click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)
 @click.option("--batch", type=click.IntRange(1), help="Studies in a batch (default: 16, or what fits a GPU's memory).")

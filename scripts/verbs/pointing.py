@@ -24,6 +24,7 @@ from index.search.votes import wilson_interval
 from index.storage.files import open_regular
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere, Here
 from scripts.terminal import progress_bar, say_json, say_warning, show
 
@@ -52,7 +53,7 @@ class Tally:
 @click.option(
     "--boxes", type=_PATH, required=True, help="CSV file with the columns Path, Finding, x0, y0, x1, y1 (pixels)."
 )
-@click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
+@click.option("--encoder", type=EncoderFile(), required=True, help="Encoder file, or: builtin.")
 @click.option(
     "--probe", type=_PATH, required=True, help="Folder of the probe that was trained on this encoder's vectors."
 )

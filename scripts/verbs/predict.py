@@ -24,6 +24,7 @@ from index.search.reading import Reading, read_findings
 from index.table.labels import Labelling
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, opened
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.labelled_exports import Wanted, label_options
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import notices_of
@@ -40,10 +41,10 @@ _PATH = Here()
 @click.option(
     "--encoder",
     "encoders",
-    type=_PATH,
+    type=EncoderFile(),
     multiple=True,
     required=True,
-    help="Encoder file. Repeat it to average several encoders.",
+    help="Encoder file, or: builtin. Repeat it to average several encoders.",
 )
 @click.option(
     "--probe",

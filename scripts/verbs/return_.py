@@ -20,6 +20,7 @@ from index.opening import Address
 from index.table.studies import is_uid
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, opened, trust_option
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere, Here
 from scripts.pacs.returning import (
     KINDS,
@@ -40,7 +41,7 @@ _STUDIES = "/studies/"
 @click.command()
 @click.argument("study", metavar="STUDY")
 @click.argument("index", type=CollectionAddress(), required=False)
-@click.option("--encoder", type=_PATH, required=True, help="Encoder file.")
+@click.option("--encoder", type=EncoderFile(), required=True, help="Encoder file, or: builtin.")
 @click.option("--probe", type=_PATH, help="Folder of the encoder's probe, for sr and sc.")
 @click.option(
     "--return",

@@ -32,12 +32,12 @@ from index.table.filters import parse_where
 from index.table.studies import Study
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, device_option, opened
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere, Here
 from scripts.reports.familiarity import familiarity_line, notices_of
 from scripts.terminal import FAILED_EXIT_CODE, say, say_json, say_warning, show
 from service.api.answers import HitAnswer, SearchAnswer
 
-_PATH = Here()
 _LONGEST = 1 << 16
 """Characters of a line that names a query."""
 _NAMED = {"study", "frontal", "lateral", "patient"}
@@ -61,7 +61,7 @@ _NAMED = {"study", "frontal", "lateral", "patient"}
     show_default=True,
     help="With --queries: folder that films lie below.",
 )
-@click.option("--encoder", type=_PATH, help="The encoder file that the index was built with.")
+@click.option("--encoder", type=EncoderFile(), help="The encoder file that the index was built with, or: builtin.")
 @ignored_parts
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Number of hits.")
 @click.option(

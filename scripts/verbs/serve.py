@@ -23,6 +23,7 @@ from flask import Flask
 
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import device_option, trust_option
+from scripts.options.encoder_file import EncoderFile
 from scripts.terminal import say, say_json
 from scripts.work.http_server import Server, closed_by_signals, tell_supervisor
 from service.served.activation import Activation
@@ -45,7 +46,12 @@ LOADING_SECONDS = 900
 
 @click.command()
 @click.argument("indexes", nargs=-1, required=True, metavar="[NAME=]INDEX...")
-@click.option("--encoder", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--encoder",
+    required=True,
+    type=EncoderFile(exists=True, dir_okay=False),
+    help="The encoder file that the index was built with, or: builtin.",
+)
 @click.option(
     "--probe",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

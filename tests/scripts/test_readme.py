@@ -17,6 +17,9 @@ from readme_world import READMES, blocks, environment, save_films, shell, text_o
 from served_world import save_world, serving
 
 from encoder.embedder import Embedder
+from encoder.network import builtin
+from encoder.network.checkpoint import fingerprint_of, load_encoder
+from index.search.retriever import Retriever
 from scripts.cli import VERBS, precedent
 from scripts.verbs.help import GUIDES
 
@@ -94,6 +97,7 @@ def world(tmp_path: Path, tiny_embedder: Embedder, monkeypatch: pytest.MonkeyPat
     film = tmp_path / "demo/phantom/train/patient00005/study1/view1_frontal.jpg"
     film.parent.mkdir(parents=True)
     shutil.copy(tmp_path / "5.png", film)
+    monkeypatch.setattr(builtin, "BUILTIN_FILE", tmp_path / "encoder.safetensors")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -214,12 +218,31 @@ def like(shown: str, printed: str) -> bool:
     return all(abs(float(a.replace(",", "")) - float(b.replace(",", ""))) <= 0.02 for a, b in pairs)
 
 
-@pytest.mark.long
-def test_the_demo_prints_what_the_readmes_show(tmp_path: Path) -> None:
-    tree = tmp_path / "precedent"
+def copied(folder: Path) -> Path:
+    """Return a copy of the tree in which scripts/demo finds its packages installed."""
+    tree = folder / "precedent"
     for room in ("encoder", "index", "service", "scripts"):
         shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
-    (tree / "scripts" / "venv.sh").write_text("")  # the packages are here
+    (tree / "scripts" / "venv.sh").write_text("")
+    return tree
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("folder", ["archive", "CheXpert-v1.0-small"])
+def test_the_demo_searches_ones_own_films_with_the_encoder_in_the_box(folder: str, kept: Path, tmp_path: Path) -> None:
+    tree, films = copied(tmp_path), shutil.copytree(kept / folder, tmp_path / "my films")
+    fingerprint = fingerprint_of(*load_encoder(builtin.BUILTIN_FILE))
+
+    told = [shell(f"scripts/demo --once --films '{films}'", tree) for _ in range(2)]
+
+    [index] = tree.glob("demo/films-*/*/index")
+    assert Retriever.load(index).fingerprint == fingerprint
+    assert all("0 failed" in one for one in told)
+
+
+@pytest.mark.long
+def test_the_demo_prints_what_the_readmes_show(tmp_path: Path) -> None:
+    tree = copied(tmp_path)
     printed = [line.rstrip() for line in shell("scripts/demo --once", tree).split("\n")]
 
     shown = [block for file in READMES for block in blocks(file) if block.startswith("$ precedent ")]

@@ -21,7 +21,7 @@ FOR_THE_TREE = {"scripts/demo", "scripts/test", "scripts/lock", "scripts/venv.sh
 PHANTOM = "phantom --patients 4 --jobs 1 --out films"
 PIPELINE = [
     "import chexpert films/train.csv --images films --out studies.parquet",
-    "export studies.parquet --images films --encoder {encoder} --runtime torch --out embeddings",
+    "export studies.parquet --images films --encoder builtin --runtime torch --out embeddings",
     "index embeddings --out index",
     "verify index",
 ]
@@ -48,8 +48,9 @@ class Installed(NamedTuple):
 
 
 def _left_by_use(folder: str, names: list[str]) -> set[str]:
-    """Return what running the tree leaves in it: compiled modules, and the demo encoder's converted network."""
-    return set(names) & {"__pycache__", *(["runtime"] if folder == str(ROOT / "scripts") else [])}
+    """Return what running the tree leaves in it: compiled modules, and the converted networks of shipped encoders."""
+    shipping = {str(ROOT / "scripts"), str(ROOT / "encoder" / "network")}
+    return set(names) & {"__pycache__", *(["runtime"] if folder in shipping else [])}
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,8 @@ def test_its_commands_work_away_from_the_tree(installed: Installed) -> None:
         "import encoder, index, service, scripts; print(*(one.__file__ for one in (encoder, index, service, scripts)))"
     )
     files = installed.typed("-c", where, command="python").split()
-    encoder = str(Path(files[3]).with_name("demo_encoder.safetensors"))
     for line in (PHANTOM, *PIPELINE):
-        installed.typed(*line.format(encoder=encoder).split())
+        installed.typed(*line.split())
 
     answer = installed.typed(*["search", "index", "--study", "patient00001/study1", "-k", "2", "--json"])
 
@@ -102,12 +102,12 @@ def test_its_commands_work_away_from_the_tree(installed: Installed) -> None:
     assert installed.typed("--version").startswith("precedent, version ")
     assert installed.typed("help", "encoder") == (ROOT / "encoder/README.md").read_text(encoding="utf-8")
     assert answer.count('"rank"') == 2
-    assert _pages_of_its_service(installed, encoder) >= {"text/html", "text/css", "text/javascript"}
+    assert _pages_of_its_service(installed) >= {"text/html", "text/css", "text/javascript"}
 
 
-def _pages_of_its_service(installed: Installed, encoder: str) -> set[str]:
+def _pages_of_its_service(installed: Installed) -> set[str]:
     """Return the types of what the installed service answers with: its pages, and every file that they load."""
-    words = [installed.commands / "precedent", *f"serve index --encoder {encoder} --port 0".split()]
+    words = [installed.commands / "precedent", *["serve", "index", "--encoder", "builtin", "--port", "0"]]
     types = set()
     with subprocess.Popen(
         words, cwd=installed.folder, env=installed.environment, stdout=subprocess.PIPE, text=True

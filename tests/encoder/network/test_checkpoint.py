@@ -1,6 +1,7 @@
 """Whether an encoder's file knows that it was trained."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from encoder.errors import CheckpointError, EncoderError
 from encoder.films.preprocess import Preprocessing
+from encoder.network.builtin import BUILTIN_FILE
 from encoder.network.checkpoint import (
     _stated,
     fingerprint_of,
@@ -60,8 +62,8 @@ def test_what_a_file_says_of_its_training_counts_for_no_fingerprint(told: bool |
     assert trained_of(tmp_path / "encoder.safetensors") is bool(told)
 
 
-def test_the_shipped_encoder_counts_as_trained_by_its_weights() -> None:
-    assert trained_of(DEMO) is True
+def test_the_shipped_encoders_count_as_trained() -> None:
+    assert trained_of(DEMO) is trained_of(BUILTIN_FILE) is True
 
 
 def test_dense_layers_without_batch_statistics_cannot_be_judged_by_weights() -> None:
@@ -74,8 +76,28 @@ def test_dense_layers_without_batch_statistics_cannot_be_judged_by_weights() -> 
     assert judged_by_weights(encoder.state_dict()) is None
 
 
-def test_the_shipped_encoders_fingerprint_never_changes_unnoticed() -> None:
+def test_the_shipped_encoders_fingerprints_never_change_unnoticed() -> None:
     assert fingerprint_of(*load_encoder(DEMO)).startswith("795d6f2f")
+    assert fingerprint_of(*load_encoder(BUILTIN_FILE)).startswith("a25f31b4")
+
+
+def test_the_encoder_in_the_box_is_small_and_names_whose_films_it_learnt_from() -> None:
+    licences = BUILTIN_FILE.with_name("builtin.LICENSES.md").read_text(encoding="utf-8")
+    encoder, _ = load_encoder(BUILTIN_FILE)
+
+    assert BUILTIN_FILE.stat().st_size <= 20_000_000
+    assert encoder.source is not None
+    assert all(text in licences for text in encoder.source.values())
+    for word in ("provided by the NIH Clinical Center", "CC BY 4.0", "Apache-2.0", "Neither provider endorses this"):
+        assert word in " ".join(encoder.source.values())
+
+
+def test_no_patient_of_the_encoder_in_the_box_is_in_two_parts() -> None:
+    parts = json.loads(BUILTIN_FILE.with_name("builtin.splits.json").read_text(encoding="utf-8"))
+    patients = {part: {study.rsplit("/", 1)[0] for study in studies} for part, studies in parts.items()}
+
+    assert set(patients) == {"train", "valid", "test"}
+    assert sum(map(len, patients.values())) == len(set().union(*patients.values()))
 
 
 def test_options_of_a_network_are_kept_and_count_for_the_fingerprint(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import faiss
 import numpy as np
@@ -19,6 +20,11 @@ FP32_UP_TO = 500_000
 
 _HNSW_LINKS = 32
 _TRAINING_ROWS_A_LIST = 64
+_FEWEST_TRAINING_ROWS = 16
+"""Fewer are repeated, for a code of four bits has so many values."""
+_TURNING_ROWS = 1 << 13
+_CODED_DIRECTIONS = 128
+"""Directions that four-bit codes keep."""
 _BLOCK = 1 << 16
 _MOST_LISTS = 1 << 16
 _FILE_BYTES = 1 << 20
@@ -70,6 +76,8 @@ class Kind:
     says: str
     half: bool = False
     build: Callable[[faiss.Index, Engine | None], faiss.Index] | None = None
+    codes: Callable[[int, int], faiss.Index] | None = None
+    """What makes an inverted file of no row yet, for dimensions and lists; None where there are no lists."""
     parameters: Callable[[faiss.Index, Wanted], faiss.SearchParameters] | None = None
     refined: bool = True
     """Whether the second way gives candidates, to be compared again by their vectors."""
@@ -91,17 +99,15 @@ def _hnsw_parameters(graph: faiss.Index, wanted: Wanted) -> faiss.SearchParamete
     return faiss.SearchParametersHNSW(efSearch=beam, sel=wanted.selector)
 
 
-def _build_lists(store: faiss.Index, engine: Engine | None) -> faiss.Index:
-    """Return one-bit codes (RaBitQ, Gao and Long, SIGMOD 2024) in an inverted file.
-
-    The rotation spreads each direction over all bits; without it, embeddings with a few strong axes lose recall.
-    """
+def _build_lists(empty: Callable[[int, int], faiss.Index], store: faiss.Index, engine: Engine | None) -> faiss.Index:
+    """Return codes in an inverted file, of the sort that `empty` makes for dimensions and lists."""
     lists = lists_of(store.ntotal)
-    codes = _empty_lists(store.d, lists)
-    clustering = faiss.extract_index_ivf(codes).cp
-    clustering.niter, clustering.min_points_per_centroid = 10, 1
+    codes = empty(store.d, lists)
+    faiss.downcast_index(codes.index).cp.niter = 10
     rows = np.linspace(0, store.ntotal - 1, min(store.ntotal, lists * _TRAINING_ROWS_A_LIST)).astype(np.int64)
-    sample = store.reconstruct_batch(rows)
+    sample = store.reconstruct_batch(np.resize(rows, max(len(rows), _FEWEST_TRAINING_ROWS)))
+    some = sample[np.linspace(0, len(sample) - 1, _TURNING_ROWS).astype(np.int64)]
+    faiss.downcast_VectorTransform(codes.chain.at(0)).train(np.concatenate([some, -some]))  # about 0, not their mean
     blocks = (store.reconstruct_n(start, min(_BLOCK, store.ntotal - start)) for start in range(0, store.ntotal, _BLOCK))
     if engine is not None:
         return _listed_on(engine, codes, sample, blocks)
@@ -117,24 +123,53 @@ def _listed_on(engine: Engine, codes: faiss.Index, sample: Embeddings, blocks: I
     FAISS takes rows whose list is known into the layout from which the one for searching is made, not into that.
     """
     turn, inverted = faiss.downcast_VectorTransform(codes.chain.at(0)), faiss.downcast_index(codes.index)
-    turn.train(sample)
     middles = middles_of(engine, turn.apply(sample), inverted.nlist, inverted.cp)
-    quantizer, nearest = faiss.IndexFlatIP(codes.d), engine.empty(codes.d, half=False)
+    quantizer, nearest = faiss.IndexFlatIP(inverted.d), engine.empty(inverted.d, half=False)
     quantizer.add(middles)
     nearest.add(middles)
-    filled = faiss.IndexIVFRaBitQ(quantizer, codes.d, inverted.nlist, faiss.METRIC_INNER_PRODUCT)
+    filled = _to_be_filled(inverted, quantizer)
     filled.train(turn.apply(sample))
     for block in blocks:
         turned = turn.apply(block)
         lists = np.ascontiguousarray(nearest.search(turned, 1)[1])
         filled.add_core(len(block), faiss.swig_ptr(turned), None, faiss.swig_ptr(lists))
-    quick = faiss.IndexIVFRaBitQFastScan(filled)
-    quick.qb, quick.centered = inverted.qb, inverted.centered
+    quick = type(inverted)(filled)
+    if isinstance(inverted, faiss.IndexIVFRaBitQFastScan):
+        quick.qb, quick.centered = inverted.qb, inverted.centered
     return faiss.clone_index(faiss.IndexPreTransform(turn, quick))  # which holds all that it is made of
 
 
-def _empty_lists(dim: int, lists: int) -> faiss.Index:
-    return faiss.index_factory(dim, f"RR{dim},IVF{lists},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+def _to_be_filled(inverted: faiss.Index, quantizer: faiss.Index) -> faiss.Index:
+    """Return no row yet, of the same codes in the layout that takes rows whose list is known."""
+    if isinstance(inverted, faiss.IndexIVFRaBitQFastScan):
+        return faiss.IndexIVFRaBitQ(quantizer, inverted.d, inverted.nlist, inverted.metric_type)
+    codes = inverted.pq.M, inverted.pq.nbits
+    filled = faiss.IndexIVFPQ(quantizer, inverted.d, inverted.nlist, *codes, inverted.metric_type)
+    filled.pq.cp = inverted.pq.cp
+    return filled
+
+
+def _one_bit_codes(dim: int, lists: int) -> faiss.Index:
+    """Return an inverted file, of no row yet, of one bit a dimension (RaBitQ, Gao and Long, SIGMOD 2024).
+
+    The rotation spreads each direction over all bits; without it, embeddings with a few strong axes lose recall.
+    """
+    codes = faiss.index_factory(dim, f"RR{dim},IVF{lists},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+    faiss.downcast_index(codes.index).cp.min_points_per_centroid = 1
+    return codes
+
+
+def _four_bit_codes(dim: int, lists: int) -> faiss.Index:
+    """Return an inverted file, of no row yet, of four bits for each of the directions in which vectors are longest.
+
+    It is a product quantizer, in registers (Andre, Kermarrec and Le Scouarnec, VLDB 2015), of what the middle of a list
+    leaves; the rotation makes all directions equally long.
+    """
+    kept = min(dim, _CODED_DIRECTIONS)
+    codes = faiss.index_factory(dim, f"PCAR{kept},IVF{lists},PQ{kept}x4fsr", faiss.METRIC_INNER_PRODUCT)
+    inverted = faiss.downcast_index(codes.index)
+    inverted.cp.min_points_per_centroid = inverted.pq.cp.min_points_per_centroid = 1
+    return codes
 
 
 def _some_lists(codes: faiss.Index, wanted: Wanted) -> faiss.SearchParameters:
@@ -156,12 +191,16 @@ def _refined(wanted: Wanted, probes: int) -> faiss.SearchParameters:
     )
 
 
+_LISTED = partial(Kind, build=partial(_build_lists, _one_bit_codes), codes=_one_bit_codes, parameters=_some_lists)
+_FOUR_BITS = partial(_LISTED, build=partial(_build_lists, _four_bit_codes), codes=_four_bit_codes)
 KINDS = {
     "flat": Kind("every vector compared"),
-    "ivf": Kind("one-bit codes in lists, the best compared again by their vectors", False, _build_lists, _some_lists),
-    "ivf-half": Kind("as ivf, vectors kept in half precision", True, _build_lists, _some_lists),
-    "codes": Kind("as ivf, but every code is read", False, _build_lists, _every_list),
-    "hnsw": Kind("a graph of neighbours", False, _build_hnsw, _hnsw_parameters, refined=False),
+    "ivf": _LISTED("one-bit codes in lists, the best compared again by their vectors"),
+    "ivf-half": _LISTED("as ivf, vectors kept in half precision", half=True),
+    "ivf-pq4": _FOUR_BITS("as ivf, by four bits for each of 128 directions"),
+    "ivf-pq4-half": _FOUR_BITS("as ivf-pq4, vectors kept in half precision", half=True),
+    "codes": _LISTED("as ivf, but every code is read", parameters=_every_list),
+    "hnsw": Kind("a graph of neighbours", build=_build_hnsw, parameters=_hnsw_parameters, refined=False),
 }
 """Every way to search there is; `resolve_kind` picks one by size."""
 
@@ -193,10 +232,12 @@ def require_sound(store: faiss.Index, quick: faiss.Index | None, kind: str) -> N
     _require_alike(store, empty_store(kind, store.d))
     if (quick is None) != (KINDS[kind].build is None):
         raise _unsound("one part alone")
-    if isinstance(quick, faiss.IndexHNSW):
+    if quick is None:
+        return
+    if (codes := KINDS[kind].codes) is not None:
+        _require_lists(quick, store, codes)
+    else:
         _require_graph(quick, store)
-    elif quick is not None:
-        _require_lists(quick, store)
 
 
 def most_bytes(kind: str, rows: int, dim: int) -> tuple[int, int]:
@@ -205,20 +246,28 @@ def most_bytes(kind: str, rows: int, dim: int) -> tuple[int, int]:
     return vectors + _FILE_BYTES, rows * (4 * dim + _BYTES_A_ROW) + 4 * dim * (dim + _MOST_LISTS) + _FILE_BYTES
 
 
-def _require_lists(loaded: faiss.Index, store: faiss.Index) -> None:
+def _require_lists(loaded: faiss.Index, store: faiss.Index, empty: Callable[[int, int], faiss.Index]) -> None:
     codes = faiss.try_extract_index_ivf(loaded)
     if codes is None or not 1 <= codes.nlist <= _MOST_LISTS:
         raise _unsound(f"{type(loaded).__name__} as its second way")
-    expected = _empty_lists(store.d, codes.nlist)
+    expected = empty(store.d, codes.nlist)
     _require_alike(loaded, expected, store.ntotal)
     _require_alike(codes, expected.index, store.ntotal)
     _require_alike(codes.quantizer, faiss.extract_index_ivf(expected).quantizer, codes.nlist)
-    turn = faiss.downcast_VectorTransform(loaded.chain.at(0)) if loaded.chain.size() == 1 else None
-    if not isinstance(turn, faiss.RandomRotationMatrix) or turn.A.size() != store.d**2 or turn.have_bias:
-        raise _unsound("no rotation")
+    _require_turn(loaded, faiss.downcast_VectorTransform(expected.chain.at(0)))
     rows = np.concatenate([_ids_of(codes, number) for number in range(codes.nlist)])
     if not np.array_equal(np.sort(rows), np.arange(store.ntotal)):
         raise _unsound("lists that do not hold each row once")
+
+
+def _require_turn(loaded: faiss.Index, expected: faiss.VectorTransform) -> None:
+    """Raise ArtefactError unless vectors are turned, before they are coded, by one matrix of the expected sizes."""
+    turn = faiss.downcast_VectorTransform(loaded.chain.at(0)) if loaded.chain.size() == 1 else None
+    if type(turn) is not type(expected) or (turn.d_in, turn.d_out) != (expected.d_in, expected.d_out):
+        raise _unsound("another rotation")
+    centred = isinstance(expected, faiss.PCAMatrix)
+    if turn.A.size() != turn.d_in * turn.d_out or turn.have_bias != centred or turn.b.size() != centred * turn.d_out:
+        raise _unsound("a rotation of other sizes")
 
 
 def _require_graph(loaded: faiss.Index, store: faiss.Index) -> None:
@@ -261,8 +310,14 @@ def _require_alike(loaded: faiss.Index, expected: faiss.Index, rows: int | None 
     differing = [name for name in _SIZES if getattr(index, name, None) != getattr(empty, name, None)]
     if differing or not index.is_trained or (rows is not None and index.ntotal != rows):
         raise _unsound(f"another {(differing or ['number of rows'])[0]}")
+    if hasattr(index, "pq") and _sizes_of(index.pq) != (*_sizes_of(empty.pq)[:-1], index.d * empty.pq.ksub):
+        raise _unsound("a product quantizer of other sizes")
     if hasattr(index, "codes") and index.codes.size() != index.ntotal * index.code_size:
         raise _unsound("another number of vectors")
+
+
+def _sizes_of(quantizer: faiss.ProductQuantizer) -> tuple[int, ...]:
+    return quantizer.d, quantizer.M, quantizer.nbits, quantizer.ksub, quantizer.dsub, quantizer.centroids.size()
 
 
 def _unsound(what: str) -> ArtefactError:

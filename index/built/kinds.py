@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import faiss
 import numpy as np
@@ -62,9 +62,9 @@ class Wanted:
     passing: int
     """Rows that pass the filter; all without one."""
     effort: Effort
+    lists: int
+    """Lists with a row that passes; 0 where there are no lists."""
     selector: faiss.IDSelector | None = None
-    lists: int | None = None
-    """Lists with a row that passes; None without a filter."""
     list_selector: faiss.IDSelector | None = None
     """Of those lists: where the film itself decides what passes, the lists nearest to it may hold nothing."""
 
@@ -78,7 +78,7 @@ class Kind:
     build: Callable[[faiss.Index, Engine | None], faiss.Index] | None = None
     codes: Callable[[int, int], faiss.Index] | None = None
     """What makes an inverted file of no row yet, for dimensions and lists; None where there are no lists."""
-    parameters: Callable[[faiss.Index, Wanted], faiss.SearchParameters] | None = None
+    parameters: Callable[[Wanted], faiss.SearchParameters] | None = None
     refined: bool = True
     """Whether the second way gives candidates, to be compared again by their vectors."""
 
@@ -94,7 +94,7 @@ def _empty_graph(dim: int) -> faiss.Index:
     return faiss.IndexHNSWFlat(dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
 
 
-def _hnsw_parameters(graph: faiss.Index, wanted: Wanted) -> faiss.SearchParameters:
+def _hnsw_parameters(wanted: Wanted) -> faiss.SearchParameters:
     beam = wanted.effort.beam_for(wanted.hits, wanted.selector is not None)
     return faiss.SearchParametersHNSW(efSearch=beam, sel=wanted.selector)
 
@@ -172,23 +172,32 @@ def _four_bit_codes(dim: int, lists: int) -> faiss.Index:
     return codes
 
 
-def _some_lists(codes: faiss.Index, wanted: Wanted) -> faiss.SearchParameters:
-    lists = faiss.extract_index_ivf(codes).nlist if wanted.lists is None else wanted.lists
+def _some_lists(wanted: Wanted) -> faiss.SearchParameters:
     filtered = wanted.selector is not None
-    return _refined(wanted, wanted.effort.probes_for(wanted.hits, wanted.passing, lists, filtered))
+    return _refined(wanted, wanted.effort.probes_for(wanted.hits, wanted.passing, wanted.lists, filtered))
 
 
-def _every_list(codes: faiss.Index, wanted: Wanted) -> faiss.SearchParameters:
-    return _refined(wanted, faiss.extract_index_ivf(codes).nlist)
+def _every_list(wanted: Wanted) -> faiss.SearchParameters:
+    return _refined(wanted, wanted.lists)
 
 
 def _refined(wanted: Wanted, probes: int) -> faiss.SearchParameters:
-    among = None if wanted.list_selector is None else faiss.SearchParameters(sel=wanted.list_selector)
-    lists = faiss.SearchParametersIVF(nprobe=probes, sel=wanted.selector, quantizer_params=among)
-    return faiss.IndexRefineSearchParameters(
-        k_factor=wanted.effort.shortlist_for(wanted.hits) / wanted.hits,
-        base_index_params=faiss.SearchParametersPreTransform(index_params=lists),
-    )
+    factor = wanted.effort.shortlist_for(wanted.hits) / wanted.hits
+    if wanted.selector is None:
+        return _among_all(factor, probes)
+    return _among(factor, probes, wanted.selector, wanted.list_selector)
+
+
+def _among(
+    factor: float, probes: int, rows: faiss.IDSelector | None = None, lists: faiss.IDSelector | None = None
+) -> faiss.SearchParameters:
+    nearest_lists = None if lists is None else faiss.SearchParameters(sel=lists)
+    inverted = faiss.SearchParametersIVF(nprobe=probes, sel=rows, quantizer_params=nearest_lists)
+    turned = faiss.SearchParametersPreTransform(index_params=inverted)
+    return faiss.IndexRefineSearchParameters(k_factor=factor, base_index_params=turned)
+
+
+_among_all = lru_cache(maxsize=64)(_among)  # to make them takes a tenth of a search
 
 
 _LISTED = partial(Kind, build=partial(_build_lists, _one_bit_codes), codes=_one_bit_codes, parameters=_some_lists)

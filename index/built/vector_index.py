@@ -49,7 +49,7 @@ class Selection:
     rows: Rows
     """(passing,) where few pass, else empty."""
     selector: faiss.IDSelector
-    lists: int | None = None
+    lists: int = 0
     list_selector: faiss.IDSelector | None = None
     copied: faiss.Index | None = None
     """Half-precision vectors of a few rows, side by side."""
@@ -243,10 +243,10 @@ class VectorIndex:
         parameters = KINDS[self.kind].parameters
         assert self._quick is not None  # is_exact would have said so
         assert parameters is not None
-        wanted = Wanted(k, len(self), self.effort)
+        wanted = Wanted(k, len(self), self.effort, 0 if self._lists is None else self._lists[1])
         if among is not None:
-            wanted = Wanted(k, among.passing, self.effort, among.selector, among.lists, among.list_selector)
-        return self._quick.search(queries, k, params=parameters(self._approximate, wanted))
+            wanted = Wanted(k, among.passing, self.effort, among.lists, among.selector, among.list_selector)
+        return self._quick.search(queries, k, params=parameters(wanted))
 
     def _compare_some(self, queries: Embeddings, k: int, among: Selection) -> tuple[Similarities, Rows]:
         """Compare the vectors of the passing rows alone."""

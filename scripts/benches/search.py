@@ -21,6 +21,7 @@ from index.built.vector_index import VectorIndex
 from index.vectors import Embeddings
 from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
 from scripts.benches.measured import (
+    Clocked,
     interleaved,
     json_option,
     machine_facts,
@@ -56,7 +57,16 @@ _HEADINGS = (
     "own memory, MB",
     "mapped from disk, MB",
 )
-_OTHER_HEADINGS = ("rows", "index", "recall@10", "one query, ms", "queries a second in batches", "build, s")
+_OTHER_HEADINGS = (
+    "rows",
+    "index",
+    "recall@10",
+    "one query, ms",
+    "processor ms of one query",
+    "queries a second in batches",
+    "processor ms of a query in a batch",
+    "build, s",
+)
 _FILTER_HEADINGS = ("filter", "rows that pass", "exact", "recall@10", "one query, ms", "times as fast as unfiltered")
 
 
@@ -233,10 +243,10 @@ def _beside_others(
     """Return the figures of every index that this machine has, at equal recall, and why the others have none."""
     vectors = np.concatenate(list(drawn.blocks()))
     ways, absent = ways_of(index, vectors, queries[: len(truth)], truth, threads)
-    calls: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Clocked[Any]] = {}
     for way in ways:
-        calls[f"{way.name}, one"] = partial(_each, way, queries[:_OUR_QUERIES])
-        calls[f"{way.name}, batch"] = partial(way.many, queries[:batch], _K)
+        calls[f"{way.name}, one"] = Clocked(partial(_each, way, queries[:_OUR_QUERIES]))
+        calls[f"{way.name}, batch"] = Clocked(partial(way.many, queries[:batch], _K))
     middle = medians(interleaved(calls, repeat, warm_up=1, description=f"{drawn.rows:,} rows, all indexes")[0])
     return {
         "absent": absent,
@@ -245,7 +255,9 @@ def _beside_others(
                 "index": way.name,
                 "recall_at_10": way.recall,
                 "one_query_ms": _MS * middle[f"{way.name}, one"] / _OUR_QUERIES,
+                "one_query_processor_ms": _MS * calls[f"{way.name}, one"].middle() / _OUR_QUERIES,
                 "queries_a_second": batch / middle[f"{way.name}, batch"],
+                "batch_processor_ms": _MS * calls[f"{way.name}, batch"].middle() / batch,
                 "build_seconds": way.build_seconds,
             }
             for way in ways
@@ -292,7 +304,9 @@ def _other_line(size: dict[str, Any], rival: dict[str, Any]) -> list[str]:
         rival["index"],
         f"{rival['recall_at_10']:.3f}",
         f"{rival['one_query_ms']:.3f}",
+        f"{rival['one_query_processor_ms']:.3f}",
         f"{rival['queries_a_second']:,.0f}",
+        f"{rival['batch_processor_ms']:.3f}",
         f"{rival['build_seconds'] or size['build_seconds']:.0f}",
     ]
 

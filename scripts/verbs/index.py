@@ -43,7 +43,7 @@ from scripts.terminal import progress_bar, say, say_json, say_warning
     + "; ".join(f"{name}: {kind.says}" for name, kind in KINDS.items())
     + ".",
 )
-@device_option("auto", "What makes the lists of an ivf; the files are alike.")
+@device_option("auto", "What makes the lists of an ivf kind; the files are alike.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
     embeddings: Path,

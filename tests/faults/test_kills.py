@@ -22,7 +22,7 @@ from index.vectors import Embeddings
 from scripts.cli import precedent
 
 SHORT, LONG = 6, 500
-KINDS = ("flat", "hnsw", "ivf", "ivf-half")
+KINDS = ("flat", "hnsw", "ivf", "ivf-half", "ivf-pq4")
 counts = pytest.mark.parametrize(
     "count", [pytest.param(SHORT, marks=pytest.mark.slow), pytest.param(LONG, marks=pytest.mark.long)]
 )
@@ -44,7 +44,7 @@ def test_an_index_whose_build_is_killed_is_the_old_one_or_the_new_one(
     killer.run_whole(build, exports[200], index, "ivf")
     held = 200
     for number in range(count):
-        rows, kind = (150, 200)[number % 2], KINDS[number % 4]
+        rows, kind = (150, 200)[number % 2], KINDS[number % len(KINDS)]
         finished = killer.run(build, exports[rows], index, kind)
         collection = load_collection(index)
         assert len(collection.vectors) in ({rows} if finished else {held, rows})

@@ -211,7 +211,7 @@ def test_a_table_of_other_types_than_texts_and_numbers_is_refused(tmp_path: Path
         read_parquet(path, path.name, "import it again")
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf", "ivf-pq4", "hnsw"])
 def test_row_numbers_beyond_the_rows_are_refused(kind: str, unit_vectors: Embeddings, tmp_path: Path) -> None:
     index = VectorIndex.build(unit_vectors, kind)
     quick = index._approximate
@@ -224,6 +224,33 @@ def test_row_numbers_beyond_the_rows_are_refused(kind: str, unit_vectors: Embedd
     index.save(tmp_path / "e", tmp_path / "q")
     with pytest.raises(ArtefactError, match=r"cannot read|leads out of it|do not hold each row once"):
         VectorIndex.load(tmp_path / "e", tmp_path / "q", kind)
+
+
+def shorten_matrix(codes: faiss.Index) -> None:
+    faiss.downcast_VectorTransform(codes.chain.at(0)).A.resize(8)
+
+
+def shorten_shift(codes: faiss.Index) -> None:
+    faiss.downcast_VectorTransform(codes.chain.at(0)).b.resize(3)
+
+
+def shorten_quantizer(codes: faiss.Index) -> None:
+    faiss.downcast_index(codes.index).pq.centroids.resize(8)
+
+
+def forget_middles(codes: faiss.Index) -> None:
+    faiss.downcast_index(codes.index).by_residual = False
+
+
+@pytest.mark.parametrize("harm", [shorten_matrix, shorten_shift, shorten_quantizer, forget_middles])
+def test_codes_of_other_sizes_than_they_are_read_by_are_refused(
+    harm: Callable[[faiss.Index], None], unit_vectors: Embeddings, tmp_path: Path
+) -> None:
+    index = VectorIndex.build(unit_vectors, "ivf-pq4")
+    harm(index._approximate)
+    index.save(tmp_path / "e", tmp_path / "q")
+    with pytest.raises(ArtefactError, match=r"cannot read|of other sizes|another by_residual"):
+        VectorIndex.load(tmp_path / "e", tmp_path / "q", "ivf-pq4")
 
 
 @pytest.mark.parametrize(("role", "told"), [("e", "another index than of vectors"), ("q", "FAISS cannot read")])

@@ -100,12 +100,13 @@ def test_a_search_by_a_gpu_says_that_it_is_exact_where_it_is(kind: str) -> None:
     assert index.is_exact(True, half)
 
 
-def test_lists_made_by_an_engine_are_those_that_faiss_makes_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ivf", "ivf-pq4"])
+def test_lists_made_by_an_engine_are_those_that_faiss_makes_itself(kind: str, tmp_path: Path) -> None:
     vectors = crowded(3)
     for device in ("cpu", "gpu"):
-        VectorIndex.build(vectors, "ivf", device=device).save(tmp_path / f"exact-{device}", tmp_path / device)
+        VectorIndex.build(vectors, kind, device=device).save(tmp_path / f"exact-{device}", tmp_path / device)
     assert (tmp_path / "gpu").read_bytes() == (tmp_path / "cpu").read_bytes()
-    assert len(VectorIndex.load(tmp_path / "exact-gpu", tmp_path / "gpu", "ivf").on("gpu")) == len(vectors)
+    assert len(VectorIndex.load(tmp_path / "exact-gpu", tmp_path / "gpu", kind).on("gpu")) == len(vectors)
 
 
 def test_threads_take_turns_and_get_their_own_answers() -> None:

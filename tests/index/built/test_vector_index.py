@@ -14,7 +14,7 @@ from index.errors import ArtefactError
 from index.vectors import Embeddings
 
 _DIM = 64
-LISTED = ["ivf", "ivf-half", "codes"]
+LISTED = [name for name, kind in KINDS.items() if kind.codes]
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_filter_that_the_film_decides_skips_the_lists_it_leaves_empty(rng: np.
 def test_exact_on_request_is_numpys_order(kind: str, vectors: Embeddings) -> None:
     index = VectorIndex.build(vectors, kind)
     kept = index.vectors(np.arange(len(vectors)))
-    assert np.abs(kept - vectors).max() <= (2**-11 if kind == "ivf-half" else 0)
+    assert np.abs(kept - vectors).max() <= (2**-11 if KINDS[kind].half else 0)
     assert recall(nearest(kept, vectors[:50], 10), index.search(vectors[:50], 10, exact=True)[1]) == 1
 
 
@@ -149,9 +149,26 @@ def test_one_query_wakes_no_threads_and_leaves_the_number_as_it_was(
 
 
 @pytest.mark.parametrize("dim", [1, 3, 100])
-def test_any_number_of_dimensions_can_be_coded(dim: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("kind", ["ivf", "ivf-pq4"])
+def test_any_number_of_dimensions_can_be_coded(kind: str, dim: int, rng: np.random.Generator) -> None:
     values = rng.normal(size=(300, dim)).astype(np.float32)
     values /= np.linalg.norm(values, axis=1, keepdims=True)
-    similarities = VectorIndex.build(values, "ivf").search(values, 5)[0]
+    similarities = VectorIndex.build(values, kind).search(values, 5)[0]
     expected = np.sort(values @ values.T, axis=1)[:, :-6:-1]
     assert np.abs(similarities - expected).mean() < 0.01
+
+
+@pytest.mark.parametrize("rows", [1, 3, 17])
+@pytest.mark.parametrize("kind", LISTED)
+def test_any_number_of_rows_can_be_coded(kind: str, rows: int, vectors: Embeddings) -> None:
+    found = VectorIndex.build(vectors[:rows], kind).search(vectors[:rows], 20)[1]
+    assert (found[:, 0] == np.arange(rows)).all()
+    assert all(set(hits[:rows]) == set(range(rows)) for hits in found)
+    assert (found[:, rows:] == -1).all()
+
+
+def test_vectors_far_from_the_middle_of_all_lose_no_recall_by_four_bits(rng: np.random.Generator) -> None:
+    values = np.eye(1, 256) + 0.05 * rng.normal(size=(3000, 256)) * np.arange(1, 257) ** -0.5
+    values = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+    index = VectorIndex.build(values, "ivf-pq4")
+    assert recall(nearest(values, values[:100], 10), index.search(values[:100], 10)[1]) >= 0.95

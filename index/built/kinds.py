@@ -106,8 +106,7 @@ def _build_lists(empty: Callable[[int, int], faiss.Index], store: faiss.Index, e
     faiss.downcast_index(codes.index).cp.niter = 10
     rows = np.linspace(0, store.ntotal - 1, min(store.ntotal, lists * _TRAINING_ROWS_A_LIST)).astype(np.int64)
     sample = store.reconstruct_batch(np.resize(rows, max(len(rows), _FEWEST_TRAINING_ROWS)))
-    some = sample[np.linspace(0, len(sample) - 1, _TURNING_ROWS).astype(np.int64)]
-    faiss.downcast_VectorTransform(codes.chain.at(0)).train(np.concatenate([some, -some]))  # about 0, not their mean
+    _train_turn(faiss.downcast_VectorTransform(codes.chain.at(0)), sample[:: max(len(sample) // _TURNING_ROWS, 1)])
     blocks = (store.reconstruct_n(start, min(_BLOCK, store.ntotal - start)) for start in range(0, store.ntotal, _BLOCK))
     if engine is not None:
         return _listed_on(engine, codes, sample, blocks)
@@ -163,13 +162,30 @@ def _four_bit_codes(dim: int, lists: int) -> faiss.Index:
     """Return an inverted file, of no row yet, of four bits for each of the directions in which vectors are longest.
 
     It is a product quantizer, in registers (Andre, Kermarrec and Le Scouarnec, VLDB 2015), of what the middle of a list
-    leaves; the rotation makes all directions equally long.
+    leaves.
     """
     kept = min(dim, _CODED_DIRECTIONS)
-    codes = faiss.index_factory(dim, f"PCAR{kept},IVF{lists},PQ{kept}x4fsr", faiss.METRIC_INNER_PRODUCT)
-    inverted = faiss.downcast_index(codes.index)
+    inverted = faiss.index_factory(kept, f"IVF{lists},PQ{kept}x4fsr", faiss.METRIC_INNER_PRODUCT)
     inverted.cp.min_points_per_centroid = inverted.pq.cp.min_points_per_centroid = 1
-    return codes
+    return faiss.IndexPreTransform(faiss.LinearTransform(dim, kept, False), inverted)
+
+
+def _train_turn(turn: faiss.VectorTransform, sample: Embeddings) -> None:
+    """Make the matrix by which vectors are turned before they are coded.
+
+    For four bits its first row is the mean of all: a direction in which they are long and hardly differ, which the
+    others would lose in their rounding. The others are those in which vectors differ most, turned to be equally wide.
+    """
+    if isinstance(turn, faiss.RandomRotationMatrix):
+        turn.train(sample)
+        return
+    mean = sample.mean(axis=0, dtype=np.float64)
+    rest = sample - np.outer(sample @ mean, mean) / max(mean @ mean, 1e-12)
+    widest = np.linalg.eigh(rest.T @ rest)[1][:, ::-1][:, : turn.d_out - 1]
+    mixed = np.linalg.qr(np.random.default_rng(0).normal(size=(turn.d_out - 1, turn.d_out - 1)))[0]
+    rows = np.linalg.qr(np.column_stack([mean, widest @ mixed]))[0].T
+    faiss.copy_array_to_vector(np.ascontiguousarray(rows, dtype=np.float32).ravel(), turn.A)
+    turn.is_trained = True
 
 
 def _some_lists(wanted: Wanted) -> faiss.SearchParameters:
@@ -274,8 +290,7 @@ def _require_turn(loaded: faiss.Index, expected: faiss.VectorTransform) -> None:
     turn = faiss.downcast_VectorTransform(loaded.chain.at(0)) if loaded.chain.size() == 1 else None
     if type(turn) is not type(expected) or (turn.d_in, turn.d_out) != (expected.d_in, expected.d_out):
         raise _unsound("another rotation")
-    centred = isinstance(expected, faiss.PCAMatrix)
-    if turn.A.size() != turn.d_in * turn.d_out or turn.have_bias != centred or turn.b.size() != centred * turn.d_out:
+    if turn.A.size() != turn.d_in * turn.d_out or turn.have_bias:
         raise _unsound("a rotation of other sizes")
 
 

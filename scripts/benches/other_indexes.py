@@ -20,7 +20,9 @@ from scripts.benches.drawn import Rows, share_found
 
 ENOUGH = 0.995
 """Recall@10 that each has to reach."""
-_OUR_EFFORTS = tuple(Effort(probes, 4 * probes) for probes in (32, 40, 48, 64, 96, 128, 192, 256))
+_OUR_EFFORTS = tuple(
+    Effort(probes, times * probes) for probes in (32, 40, 48, 64, 96, 128, 192, 256) for times in (2, 4)
+)
 _LEAVES_READ = (10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500)
 _REORDERED = (100, 200, 400)
 _WINDOWS = (10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500)

@@ -230,8 +230,10 @@ def shorten_matrix(codes: faiss.Index) -> None:
     faiss.downcast_VectorTransform(codes.chain.at(0)).A.resize(8)
 
 
-def shorten_shift(codes: faiss.Index) -> None:
-    faiss.downcast_VectorTransform(codes.chain.at(0)).b.resize(3)
+def shift(codes: faiss.Index) -> None:
+    turn = faiss.downcast_VectorTransform(codes.chain.at(0))
+    turn.have_bias = True
+    turn.b.resize(3)
 
 
 def shorten_quantizer(codes: faiss.Index) -> None:
@@ -242,7 +244,7 @@ def forget_middles(codes: faiss.Index) -> None:
     faiss.downcast_index(codes.index).by_residual = False
 
 
-@pytest.mark.parametrize("harm", [shorten_matrix, shorten_shift, shorten_quantizer, forget_middles])
+@pytest.mark.parametrize("harm", [shorten_matrix, shift, shorten_quantizer, forget_middles])
 def test_codes_of_other_sizes_than_they_are_read_by_are_refused(
     harm: Callable[[faiss.Index], None], unit_vectors: Embeddings, tmp_path: Path
 ) -> None:

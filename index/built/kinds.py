@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import faiss
 import numpy as np
@@ -287,7 +288,7 @@ def _require_lists(loaded: faiss.Index, store: faiss.Index, empty: Callable[[int
 
 def _require_turn(loaded: faiss.Index, expected: faiss.VectorTransform) -> None:
     """Raise ArtefactError unless vectors are turned, before they are coded, by one matrix of the expected sizes."""
-    turn = faiss.downcast_VectorTransform(loaded.chain.at(0)) if loaded.chain.size() == 1 else None
+    turn: Any = faiss.downcast_VectorTransform(loaded.chain.at(0)) if loaded.chain.size() == 1 else None
     if type(turn) is not type(expected) or (turn.d_in, turn.d_out) != (expected.d_in, expected.d_out):
         raise _unsound("another rotation")
     if turn.A.size() != turn.d_in * turn.d_out or turn.have_bias:

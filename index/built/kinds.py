@@ -163,7 +163,7 @@ def _four_bit_codes(dim: int, lists: int) -> faiss.Index:
     """Return an inverted file, of no row yet, of four bits for each of the directions in which vectors are longest.
 
     It is a product quantizer, in registers (Andre, Kermarrec and Le Scouarnec, VLDB 2015), of what the middle of a list
-    leaves.
+    leaves. FAISS never gives a row whose code is the least there can be, as where all rows are the same.
     """
     kept = min(dim, _CODED_DIRECTIONS)
     inverted = faiss.index_factory(kept, f"IVF{lists},PQ{kept}x4fsr", faiss.METRIC_INNER_PRODUCT)

@@ -66,6 +66,14 @@ def test_ties_come_in_the_order_of_their_ids_even_across_the_cut() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 30])
+def test_copies_of_one_film_are_all_found(kind: str, count: int) -> None:
+    names = [f"patient{row:02d}/study1" for row in range(count)]
+    vectors = np.tile(np.eye(1, DIM, dtype=np.float32), (count, 1))
+    assert ids(retriever_of(small_table(names), vectors, kind).search(vectors[0], 30)) == names
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_filter_still_gives_k_hits_whenever_k_rows_pass(
     kind: str, studies: pa.Table, unit_vectors: Embeddings
 ) -> None:

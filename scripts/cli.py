@@ -27,6 +27,7 @@ VERBS = {
     "export": "Turn every study of a table into a vector, in Parquet files.",
     "index": "Make the vectors of an export searchable.",
     "add": "Turn further studies into vectors and add them to an index.",
+    "follow": "Bring the films of a PACS into an index as they come.",
     "delete": "Delete studies from an index.",
     "compact": "Rebuild an index with all that was added and deleted since.",
     "snapshot": "Copy a collection as it is at this moment.",
@@ -45,7 +46,7 @@ VERBS = {
     "token": "Make, list and revoke access tokens of a service.",
     "audit": "Check the audit log of a service for edits.",
     "doctor": "Check an installation and say what to do.",
-    "help": "Print the guide to one part: encoder, index, service, verbs, benches, deploy.",
+    "help": "Print the guide to one part: encoder, index, service, verbs, benches, deploy, pacs.",
     "bench": "Measure speed on this machine and compare it with other programs.",
 }
 

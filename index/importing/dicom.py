@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -111,7 +111,7 @@ def import_dicom(
     if pseudonyms is None:
         kept = _nameable(kept, notices)
     else:
-        named = [(_under(pseudonyms, film), film.study) for film in kept]
+        named = [(under(pseudonyms, film), film.study) for film in kept]
         origins({_study_id(film): study for film, study in named})
         kept = sorted((film for film, _ in named), key=lambda film: (film.patient, film.study))
     if copies is not None:
@@ -119,7 +119,7 @@ def import_dicom(
     if not kept:
         sentence = f"expected DICOM films below {str(folder)!r}, got none that can be used"
         raise NothingUsable(sentence, len(files), notices.met)
-    table = _table([_row(group, capped=pseudonyms is not None) for group in _grouped(kept)])
+    table = _table(rows_of(kept, capped=pseudonyms is not None))
     whose = "the copies' below their folder" if copies else "the files' own below the folder"
     return Imported(table, tuple(notices.met), len(files), f"the paths are {whose}")
 
@@ -135,7 +135,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(written.get(part, re.escape(part)) for part in parts), re.DOTALL)
 
 
-def _table(rows: list[dict[str, object]]) -> pa.Table:
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
     core = pa.Table.from_pylist(rows, schema=pa.schema(list(studies_schema())[: len(CORE_COLUMNS)]))
     for name in FINDINGS:
         core = core.append_column(name, pa.nulls(len(rows), pa.int8()))
@@ -172,7 +172,7 @@ def _sorted_out(
             continue
         if film is not None and pattern is not None:
             film = _placed(film, pattern)
-        reason = "no DICOM" if film is None else _reason_against(film, keep_burned_in)
+        reason = "no DICOM" if film is None else reason_against(film, keep_burned_in)
         if film is not None and not reason and film.instance in films:
             reason = "repeated"
         if reason:
@@ -196,7 +196,8 @@ def _placed(film: Film, pattern: re.Pattern[str]) -> Film:
     )
 
 
-def _reason_against(film: Film, keep_burned_in: bool) -> str:
+def reason_against(film: Film, keep_burned_in: bool = False) -> str:
+    """Return the first reason of `_REASONS` why a film cannot be used; "" where it can."""
     reasons = {
         "ours": film.ours,
         "modality": film.modality not in FILM_MODALITIES,
@@ -210,6 +211,20 @@ def _reason_against(film: Film, keep_burned_in: bool) -> str:
         "burned in": film.burned and not keep_burned_in,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def rows_of(films: Sequence[Film], *, capped: bool = False) -> list[dict[str, Any]]:
+    """Return a row a study of films that stand under the ids of the table, as `identified` or `under` gives them.
+
+    Args:
+        capped: everyone over 89 is 90, as beside pseudonyms.
+    """
+    return [_row(group, capped) for group in _grouped(films)]
+
+
+def identified(film: Film) -> Film:
+    """Return a film under ids for a table, by its own header alone."""
+    return _identified([film], Notices())[0]
 
 
 def _identified(films: list[Film], notices: Notices) -> list[Film]:
@@ -280,8 +295,8 @@ def _study_id(film: Film) -> str:
     return f"{film.patient}/{film.study}"
 
 
-def _under(pseudonyms: Pseudonyms, film: Film) -> Film:
-    """The film under pseudonyms; its path is still its own."""
+def under(pseudonyms: Pseudonyms, film: Film) -> Film:
+    """Return an identified film under pseudonyms; its path is still its own."""
     return replace(
         film,
         patient=pseudonyms.of("patient", film.patient),
@@ -298,7 +313,7 @@ def _copied(folder: Path, films: list[Film], copies: Copies, notices: Notices) -
     return [replace(film, path=to) for film, to in copied if to]
 
 
-def _grouped(films: list[Film]) -> list[list[Film]]:
+def _grouped(films: Sequence[Film]) -> list[list[Film]]:
     """The films of each study, the first choice first; studies in the order of their first file."""
     groups: dict[tuple[str, str], list[Film]] = {}
     for film in films:
@@ -310,7 +325,7 @@ def _choice(film: Film) -> tuple[object, ...]:
     return film.colour, film.raw, film.derived, film.number, film.path
 
 
-def _row(group: list[Film], capped: bool) -> dict[str, object]:
+def _row(group: list[Film], capped: bool) -> dict[str, Any]:
     frontals = [film for film in group if film.view in ("frontal", "")]
     frontal = min(frontals, key=lambda film: (film.colour, not film.view), default=None)  # the first of as good ones
     lateral = next((film for film in group if film.view == "lateral"), None)

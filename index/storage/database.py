@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,15 +19,16 @@ _AT_PRESENT = {
 
 
 class Database:
-    """The file. Safe under threads and processes: each transaction has a connection of its own."""
+    """The file. Safe under threads, which take turns, and processes."""
 
-    def __init__(self, path: Path, what: str, application: int, tables: str, *, make: bool) -> None:
+    def __init__(self, path: Path, what: str, application: int, tables: str, *, make: bool, wal: bool = False) -> None:
         """Open a file of a kind.
 
         Args:
             what: the kind in words, for refusals. application: its number in the file's header.
             tables: the statements that make its tables.
             make: make the file where there is none.
+            wal: keep a log beside it, which makes a transaction cheap and the file more than one.
 
         Raises:
             StudiesError: none is there, or others can read it. ArtefactError: it is another file, or damaged.
@@ -36,6 +38,8 @@ class Database:
         if make:
             self._make(application, tables)
         self._require_private()
+        self._turn = threading.Lock()
+        self._connection = self._opened("WAL" if wal else "DELETE")
         with self.reading() as connection:
             if connection.execute("PRAGMA application_id").fetchone() != (application,):
                 raise ArtefactError(f"expected the {what} in {str(path)!r}, got another file; name one of its own")
@@ -43,26 +47,44 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection that sees one state. Raises ArtefactError: damaged. WriteFailed: it cannot be used now."""
-        with self._connected("BEGIN") as connection:
+        with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Lock the file against other writers; on leaving, all is on the disk, after an error nothing. Raises alike."""
-        with self._connected("BEGIN IMMEDIATE") as connection:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
     @contextmanager
-    def _connected(self, begin: str) -> Iterator[sqlite3.Connection]:
-        try:
-            where = f"{self.path.resolve().as_uri()}?mode=rw"
-            with closing(sqlite3.connect(where, _PATIENCE, isolation_level=None, uri=True)) as connection:
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        with self._turn, self._errors():
+            self._connection.execute(begin)
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
+    def _opened(self, journal: str = "DELETE") -> sqlite3.Connection:
+        where = f"{self.path.resolve().as_uri()}?mode=rw"
+        with self._errors():
+            connection = sqlite3.connect(where, _PATIENCE, isolation_level=None, check_same_thread=False, uri=True)
+            try:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA secure_delete = ON")
                 connection.execute("PRAGMA trusted_schema = OFF")
-                connection.execute(begin)
-                yield connection
-                connection.execute("COMMIT")
+                connection.execute(f"PRAGMA journal_mode = {journal}")
+            except sqlite3.Error:
+                connection.close()
+                raise
+        return connection
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.ProgrammingError:  # ours, never the file's
             raise
         except sqlite3.Error as error:
@@ -84,10 +106,8 @@ class Database:
                 return
         except OSError as error:
             raise WriteFailed(f"the {self._what} {str(self.path)!r} cannot be made: {error.strerror}") from error
-        with self.writing() as connection:
-            for statement in tables.split(";"):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {application}")
+        with self._errors(), closing(self._opened()) as connection:
+            connection.executescript(f"BEGIN IMMEDIATE; {tables}; PRAGMA application_id = {application}; COMMIT;")
 
     def _require_private(self) -> None:
         if not self.path.is_file() or self.path.is_symlink():

@@ -7,7 +7,7 @@ understood it, not as it was sent.
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -46,7 +46,9 @@ class NotThere(PacsError):
 class Pacs:
     """The PACS at an address. Safe under threads."""
 
-    def __init__(self, url: str, *, retries: int = 3, threads: int = 4) -> None:
+    def __init__(
+        self, url: str, *, retries: int = 3, threads: int = 4, told: Callable[[str], None] = lambda status: None
+    ) -> None:
         """Take an address and, from the environment, who asks.
 
         `PRECEDENT_PACS_TOKEN` is a bearer token, `PRECEDENT_PACS_USER` and `PRECEDENT_PACS_PASSWORD` are for basic
@@ -55,6 +57,7 @@ class Pacs:
 
         Args:
             retries: of a call that was not answered, with waits of 0.5 s, 1 s, 2 s and so on between them.
+            told: is given the status of each answer, or "none" where there is none.
 
         Raises:
             PlaceError: no http:// or https:// address, one with a password in it, or a password that would be sent
@@ -67,7 +70,7 @@ class Pacs:
         self._session.headers.update({"Accept-Encoding": "identity", "User-Agent": "precedent"})
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=threads))
-        self._retries = retries
+        self._retries, self._told = retries, told
         self._authenticate()
 
     def json(self, path: str, asked: Mapping[str, str] | None = None, accept: str = "application/json") -> Any:
@@ -96,7 +99,12 @@ class Pacs:
             BackendUnavailable: it does not answer now, or stops in the middle of the film.
             OSError: the disk does not take it.
         """
-        with self._answer(path, accept, None) as answer, written_whole(to) as partial, partial.open("wb") as file:
+        with written_whole(to) as partial, partial.open("wb") as file:
+            self.write(path, file, accept)
+
+    def write(self, path: str, file: BinaryIO, accept: str = "application/dicom") -> None:
+        """Write one film to an open file, whole where nothing is raised. Raises as `save`."""
+        with self._answer(path, accept, None) as answer:
             pieces, boundary = self._pieces(answer, MOST_FILM), self._boundary(answer)
             if boundary is None:
                 file.writelines(pieces)
@@ -165,15 +173,18 @@ class Pacs:
         try:
             yield
         except requests.exceptions.SSLError:
+            self._told("none")
             raise PacsError(
                 f"the certificate of the PACS {self.host} is not one to trust for that name; name the file of the "
                 "authority that signed it in PRECEDENT_PACS_CA, or the PACS as its certificate does"
             ) from None
         except requests.exceptions.RequestException as fault:
+            self._told("none")
             kind = "stopped in the middle of an answer" if _is_cut(fault) else "does not answer"
             raise BackendUnavailable(f"the PACS {self.host} {kind}; is it running?") from None
 
     def _require_success(self, answer: requests.Response) -> None:
+        self._told(str(answer.status_code))
         if (status := answer.status_code) < 300:
             return
         answer.close()

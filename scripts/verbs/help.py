@@ -18,6 +18,7 @@ GUIDES = {
     "verbs": ("scripts", "README.md"),
     "benches": ("scripts", "benches/README.md"),
     "deploy": ("service", "deploy/README.md"),
+    "pacs": ("scripts", "pacs/README.md"),
 }
 """The package and the file of each topic."""
 
@@ -35,6 +36,7 @@ def command(topic: str, as_json: bool) -> None:
     precedent help verbs        every verb with an example
     precedent help benches      how speed is measured, and the figures
     precedent help deploy       systemd, containers, Prometheus and Grafana
+    precedent help pacs         films from a PACS: what to open, to configure and to watch
     """
     text = guide(topic)
     if as_json:

@@ -15,7 +15,6 @@ import click
 import pyarrow.compute as pc
 
 from encoder.films.body_part import is_elsewhere
-from index.errors import StudiesError
 from index.importing.crosswalk import Crosswalk
 from index.importing.dicom import import_dicom
 from index.importing.join import join_studies, sets_in_two
@@ -27,6 +26,7 @@ from index.printable import visible
 from index.storage.places import Place, place
 from index.table.studies import load_studies, save_studies, unknown_patients
 from scripts.options.body_parts import ignored_parts
+from scripts.options.pacs import packages_of_pacs
 from scripts.options.places import Anywhere, Here
 from scripts.terminal import counted, progress_bar, say, say_json
 
@@ -264,13 +264,9 @@ def dicomweb(
     precedent import dicomweb https://pacs:8042/dicom-web --films films/ --out studies.parquet --since 2026-01-01 \\
         --where ModalitiesInStudy=DX
     """
-    try:
+    with packages_of_pacs():
         from scripts.pacs.dicomweb import fetch, parse_where
         from scripts.pacs.rest import Pacs
-    except ImportError as error:
-        raise StudiesError(
-            f"expected packages to ask a PACS with ({error}); run: pip install 'cxr-precedent[pacs]'"
-        ) from error
     pacs, asked = Pacs(url), parse_where(where, since)
     folder.mkdir(exist_ok=True)
     settled = _pseudonymised(folder, out, **told)

@@ -78,6 +78,7 @@ CASES = {
     "bench bombs": "--repeat 1",
     "bench encode": "--encoder encoder.safetensors --no-compile --count 2 --batch 2 --repeat 1",
     "bench export": "--encoder encoder.safetensors --runtime torch --kind small --films 4 --repeat 1",
+    "bench follow": "--encoder encoder.safetensors --runtime torch --films 2 --kind half --folder {new}",
     "bench living": "--rows 300 --dim 16 --changes 3 --kills 1 --repeat 1 --folder {new}",
     "bench probe": "--rows 200 --dim 8 --findings 2 --repeat 1",
     "bench read": "--kind small --films 4 --repeat 1",
@@ -95,6 +96,7 @@ NAMED = {
 }
 ITS_OWN = {
     "serve": "answers until it is told to end: test_a_server_prints_one_json_value_until_it_ends",
+    "follow": "follows until it is told to end: test_it_counts_for_prometheus_and_ends_when_it_is_told_to",
     "import dicomweb": "asks a PACS: test_nothing_that_is_said_or_written_under_pseudonyms_names_a_patient",
 }
 """Why a verb has no words above."""

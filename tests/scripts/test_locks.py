@@ -67,7 +67,6 @@ EXTRAS = {
     "pymilvus": "milvus",
     "s3fs": "s3",
     "cryptography": "pacs",
-    "dicomweb-client": "pacs",
     "highdicom": "pacs",
     "pynetdicom": "pacs",
     "requests": "pacs",

@@ -107,9 +107,10 @@ def test_two_applications_count_apart() -> None:
 def test_every_metric_of_the_grafana_board_is_scraped(client: FlaskClient) -> None:
     client.get("/info")  # a family without a sample is not told
     board = json.loads(BOARD.read_text(encoding="utf-8"))
-    shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    shown = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     shown += [one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"]
     named = {name for expression in shown for name in re.findall(r"\b(?:precedent|process)_\w+", expression)}
 
-    assert len(named) >= 12
-    assert named <= {name for name, _ in scraped(client)}
+    here = {name for name in named if not name.startswith(("precedent_follow_", "precedent_pacs_"))}
+    assert 12 <= len(here) < len(named)  # the others are of films from a PACS: tests/scripts/pacs/test_watch.py
+    assert here <= {name for name, _ in scraped(client)}

@@ -1,0 +1,287 @@
+"""From films that have come to studies of a collection: read, embedded and added once they are settled.
+
+Whatever has to be done for a study is done again from its beginning after a kill, and leads to the same.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from encoder.embedder import Embedder
+from encoder.errors import ImageError
+from encoder.films.bare import untagged
+from encoder.films.body_part import is_elsewhere
+from encoder.films.study import StudyFilms
+from index.errors import BackendUnavailable, CollectionError, FingerprintMismatch, StudyNotFound, WriteFailed
+from index.importing.crosswalk import Crosswalk
+from index.importing.dicom import identified, reason_against, rows_of, under
+from index.importing.dicom_header import OverBudget, read_film
+from index.importing.pseudonyms import Pseudonyms
+from index.living.additions import VIEWS, Addition, Writable
+from index.table.studies import Study, id_fault
+from scripts.pacs.feed import Feed
+from scripts.pacs.inbox import BESIDE, GONE, SHOWN, WAITS, Due, Inbox, Kept
+from scripts.pacs.rest import PacsError
+from scripts.work.shard_writing import threads_for
+
+log = logging.getLogger("precedent.follow")
+BATCH = 16
+ALONE_FROM = 3
+"""Tries after which a study is dealt with alone and late: whatever ends the process is not to stop the others."""
+LONGEST_WAIT = 300.0
+"""Seconds between two tries at most."""
+LOOK_EVERY = 1.0
+LONGEST_SILENCE = 60.0
+"""Seconds between two looks at what has changed, and at a PACS that does not answer or a disk that is full."""
+_PAUSE = 0.05
+Told = Callable[[str, Sequence[str], Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A study of the PACS on its way into the collection: its films, and the studies that these make."""
+
+    due: Due
+    films: tuple[Kept, ...] = ()
+    studies: tuple[tuple[Study, StudyFilms], ...] = ()
+    fault: CollectionError | OSError | None = None
+
+
+class Follower:
+    """Brings what is in an inbox into a collection."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        living: Writable,
+        embedder: Embedder,
+        images: Path,
+        *,
+        feed: Feed | None = None,
+        pseudonyms: Pseudonyms | None = None,
+        crosswalk: Crosswalk | None = None,
+        keep_burned_in: bool = False,
+        longest_wait: float = LONGEST_WAIT,
+        told: Told = lambda event, added, deleted: None,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            images: the image root; films are kept below it as `index.living.added_films` says, pixels only.
+            told: is given an "intent" and, when it is "done", the same: which studies are added and which deleted.
+        """
+        self._inbox, self._living, self._embedder, self._images = inbox, living, embedder, images
+        self._feed, self._pseudonyms, self._crosswalk = feed, pseudonyms, crosswalk
+        self._keep_burned_in, self._longest_wait, self._told = keep_burned_in, longest_wait, told
+        self._next_look = self._next_turn = 0.0
+        self._silent = 0
+        self._elsewhere = partial(is_elsewhere, ignored=embedder.ignored_parts)
+
+    def turn(self, *, patient: bool = True) -> bool:
+        """Ask the PACS what has changed, where it is time to, and deal with what is settled; return whether more waits.
+
+        Args:
+            patient: wait where the PACS does not answer or the disk is full, in place of raising what is said of it.
+
+        Raises:
+            FingerprintMismatch: the collection is of another encoder now. ArtefactError: the state is damaged.
+        """
+        if time.monotonic() < self._next_turn:
+            return True
+        try:
+            if self._feed is not None and time.monotonic() >= self._next_look:
+                changes = self._feed.read()
+                self._next_look = time.monotonic() + (0.0 if changes else LOOK_EVERY)
+            waits = self.step() > 0 or self._inbox.counts()["studies_waiting"] > 0
+        except (BackendUnavailable, PacsError, WriteFailed) as fault:
+            if not patient:
+                raise
+            wait = min(self._longest_wait, LONGEST_SILENCE, 2.0**self._silent)
+            log.warning("going on in %.0f s: %s", wait, fault)
+            self._next_turn, self._silent = time.monotonic() + wait, self._silent + 1
+            return True
+        self._silent = 0
+        return waits
+
+    def step(self) -> int:
+        """Deal with the studies that are settled, some at a time, and return how many there were.
+
+        Raises:
+            FingerprintMismatch: the collection is of another encoder now. ArtefactError, WriteFailed: of the inbox.
+        """
+        due = self._inbox.due(BATCH)
+        if not due:
+            return 0
+        for group in _grouped(due):
+            with ThreadPoolExecutor(min(len(group), threads_for(None))) as pool:
+                ready = list(pool.map(self._prepared, group))
+            try:
+                if whole := [one for one in ready if one.fault is None]:
+                    self._bring(whole)
+            except FingerprintMismatch:
+                raise
+            except (CollectionError, OSError) as fault:
+                ready = [replace(one, fault=one.fault or fault) for one in ready]
+            for one in ready:
+                if one.fault is not None:
+                    self._put_off(one.due, one.fault)
+        return len(due)
+
+    def _put_off(self, one: Due, fault: CollectionError | OSError) -> None:
+        wait = min(self._longest_wait, 5.0 * 2**one.tries)
+        plain = isinstance(fault, BackendUnavailable | PacsError | WriteFailed)  # others may quote an id
+        said = str(fault) if plain else type(fault).__name__
+        log.warning("a study waits %.0f s more after try %d: %s", wait, one.tries + 1, said)
+        self._inbox.put_off([one], wait)
+
+    def _prepared(self, due: Due) -> Ready:
+        """Return a study with its films read, or why that cannot be done now."""
+        try:
+            listed = None
+            if due.place is not None and self._feed is not None:
+                listed = self._feed.fetch(due.place)
+                listed = (
+                    {} if listed is None else {self._inbox.name_of("film", uid): why for uid, why in listed.items()}
+                )
+            films = [self._read(one) for one in _compared(self._inbox.films(due.study), listed)]
+            return self._as_studies(due, films)
+        except (CollectionError, OSError) as fault:
+            return Ready(due, fault=fault)
+
+    def _read(self, one: Kept) -> Kept:
+        """Return a film that waits as one whose pixels lie beside, or refused."""
+        if one.fate != WAITS:
+            return one
+        file = self._inbox.came(one.sha256)
+        try:
+            header = read_film(file, "", self._elsewhere)
+        except OverBudget:
+            return replace(one, fate="refused: budget")
+        reason = "no DICOM" if header is None else reason_against(header, self._keep_burned_in)
+        if header is None or reason:
+            return replace(one, fate=f"refused: {reason}")
+        try:
+            content, _ = untagged(file.read_bytes(), ignored_parts=self._embedder.ignored_parts)
+        except ImageError:
+            return replace(one, fate="refused: picture")
+        named = identified(replace(header, path=one.film))
+        if self._pseudonyms is not None:
+            named = replace(under(self._pseudonyms, named), issuer="")
+            if self._crosswalk is not None:
+                self._crosswalk.add({f"{named.patient}/{named.study}": header.study})
+        elif id_fault(named.patient, "patient_id") or id_fault(f"{named.patient}/{named.study}", "study_id"):
+            return replace(one, fate="refused: id")
+        png = hashlib.sha256(content).hexdigest()
+        self._inbox.put_beside(png, content)
+        return replace(one, fate=BESIDE, header=named, png=png, path=None)
+
+    def _as_studies(self, due: Due, films: list[Kept]) -> Ready:
+        """Return the studies that the films of one study of the PACS make: one, unless they are of several patients."""
+        for number, one in enumerate(films):
+            if one.fate in (SHOWN, BESIDE) and not self._has(one):  # a study that somebody deleted took it along
+                films[number] = replace(one, fate=GONE, png=None, path=None)
+        usable = {one.film: one for one in films if one.fate in (SHOWN, BESIDE)}
+        rows = rows_of([one.header for one in usable.values() if one.header], capped=self._pseudonyms is not None)
+        studies: list[tuple[Study, StudyFilms]] = []
+        shown: dict[str, str] = {}
+        for row in rows:
+            given = {view: usable[row[f"{view}_path"]] for view in VIEWS if row[f"{view}_path"] is not None}
+            contents = {view: self._content(one) for view, one in given.items()}
+            paths = {view: self._living.film_path(content, ".png") for view, content in contents.items()}
+            shown |= {one.film: paths[view] for view, one in given.items()}
+            read = {view: self._embedder.read_film(content, name=view) for view, content in contents.items()}
+            row |= {"other_paths": (), **{f"{view}_path": path for view, path in paths.items()}}
+            studies.append((Study(**row), StudyFilms(read.get("frontal"), read.get("lateral"), row["projection"])))
+        settled = [self._placed(one, shown) for one in films]
+        return Ready(due, tuple(settled), tuple(studies))
+
+    def _placed(self, one: Kept, shown: Mapping[str, str]) -> Kept:
+        """Return a film with its place: below the image root where a study shows it, else in the inbox."""
+        if one.film in shown:
+            return replace(one, fate=SHOWN, path=shown[one.film])
+        if one.fate == SHOWN and one.png is not None:  # another film has taken its view
+            self._inbox.put_beside(one.png, self._content(one))
+            return replace(one, fate=BESIDE, path=None)
+        return one
+
+    def _file(self, one: Kept) -> Path:
+        beside = self._inbox.beside(one.png or "")
+        return beside if one.path is None or beside.exists() else self._images / one.path
+
+    def _has(self, one: Kept) -> bool:
+        return self._file(one).is_file()
+
+    def _content(self, one: Kept) -> bytes:
+        return self._file(one).read_bytes()
+
+    def _bring(self, ready: Sequence[Ready]) -> None:
+        """Add the studies, delete those that these are no more, and write down what became of the films."""
+        ids = {one.due.study: {study.study_id for study, _ in one.studies} for one in ready}
+        there, now = set().union(*ids.values()), self._living.now()
+        gone = [name for one in ready for name in one.due.ids if name not in there and name in now]
+        self._inbox.intend({one.due.study: ids[one.due.study].union(one.due.ids) for one in ready})
+        self._told("intent", sorted(there), gone)
+        if there:
+            self._add(ready)
+        for name in gone:
+            with suppress(StudyNotFound):  # somebody else has deleted it
+                self._living.delete([name], self._images)
+        for one in ready:
+            self._inbox.settled(one.due, one.films, ids[one.due.study])
+        self._told("done", sorted(there), gone)
+
+    def _add(self, ready: Sequence[Ready]) -> None:
+        studies = [pair for one in ready for pair in one.studies]
+        vectors = self._embedder.embed([films for _, films in studies])
+        films = {film.path: film for one in ready for film in one.films if film.fate == SHOWN and film.path is not None}
+        additions = [Addition(study, study.views, vector) for (study, _), vector in zip(studies, vectors, strict=True)]
+        self._living.add(additions, replace=True, films=_Contents(films, self._content), image_root=self._images)
+
+
+def followed(follower: Follower, end: Event, *, once: bool = False) -> None:
+    """Follow until `end` is set; or, `once`, until nothing waits. Raises what `Follower.turn` does."""
+    while not end.is_set():
+        waits = follower.turn(patient=not once)
+        if once and not waits:
+            return
+        end.wait(_PAUSE)
+
+
+class _Contents(Mapping[str, bytes]):
+    """The films of a batch by their paths, each read as it is asked for."""
+
+    def __init__(self, films: Mapping[str, Kept], read: Callable[[Kept], bytes]) -> None:
+        self._films, self._read = films, read
+
+    def __getitem__(self, path: str) -> bytes:
+        return self._read(self._films[path])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._films)
+
+    def __len__(self) -> int:
+        return len(self._films)
+
+
+def _grouped(due: Sequence[Due]) -> Iterator[list[Due]]:
+    """Yield those that were tried few times together, each other one alone."""
+    if fresh := [one for one in due if one.tries < ALONE_FROM]:
+        yield fresh
+    yield from ([one] for one in due if one.tries >= ALONE_FROM)
+
+
+def _compared(films: Iterable[Kept], listed: Mapping[str, str] | None) -> list[Kept]:
+    """Return the films of a study as the PACS lists them: those that it has no more are gone."""
+    known = {one.film: one for one in films}
+    if listed is None:
+        return list(known.values())
+    refused = [Kept(name, "", why) for name, why in listed.items() if why]
+    gone = [replace(one, fate=GONE, png=None, path=None) for name, one in known.items() if name not in listed]
+    return [one for name, one in known.items() if name in listed and not listed[name]] + gone + refused

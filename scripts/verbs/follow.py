@@ -1,0 +1,301 @@
+"""`precedent follow`: bring the films of a PACS into an index as they come, until it is told to end.
+
+precedent follow https://pacs:8042 index/ --images films/ --encoder encoder.safetensors --state state/
+"""
+
+import ipaddress
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from index.errors import CollectionError, StudiesError, WriteFailed
+from index.importing.crosswalk import Crosswalk
+from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
+from index.opening import Address, address_of
+from scripts.options.body_parts import ignored_parts
+from scripts.options.collection_address import opened
+from scripts.options.encoder_file import EncoderFile
+from scripts.options.pacs import packages_of_pacs
+from scripts.options.places import Here
+from scripts.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from scripts.pacs.inbox import Inbox
+    from scripts.pacs.listener import Listening
+
+MOST_SHOWN = 20
+"""Entries of the log that a status shows."""
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[SOURCE] INDEX")
+@click.option("--state", type=Here(), required=True, help="Folder of what has come and what became of it.")
+@click.option(
+    "--images", type=Here(exists=True, file_okay=False), help="Image root: the folder that the films are kept in."
+)
+@click.option("--encoder", type=EncoderFile(), help="The encoder file that the index was built with, or: builtin.")
+@click.option("--listen", metavar="AET@PORT", help="Listen for films that are sent by C-STORE, in place of a SOURCE.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="IPv4 address to listen on.")
+@click.option("--allow", multiple=True, metavar="AET", help="Title of one who may send. Repeatable.")
+@click.option("--tls", type=Here(), metavar="FILE", help="Our certificate with its key: listen with TLS alone.")
+@click.option("--tls-senders", type=Here(), metavar="FILE", help="Certificate of the authority of those who may send.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A study is looked at once no film of it has come for so long.",
+)
+@click.option(
+    "--list-every",
+    type=click.FloatRange(0.1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="All studies of SOURCE are listed as often, to see which are gone.",
+)
+@ignored_parts
+@click.option(
+    "--keep-burned-in", is_flag=True, help="Keep films whose header says that text is burned into the picture."
+)
+@click.option(
+    "--pseudonymise",
+    "key_file",
+    type=Here(),
+    metavar="KEYFILE",
+    help="Replace patient and study ids by hashes under the secret key in this file, and ages over 89 by 90.",
+)
+@click.option("--new-key", is_flag=True, help="Create KEYFILE with a new key.")
+@click.option(
+    "--crosswalk",
+    type=Here(),
+    metavar="FILE",
+    help="Note in this file, encrypted under the key, which StudyInstanceUID each pseudonym stands for.",
+)
+@click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu or cuda.")
+@click.option("--runtime", default="auto", show_default=True, help="What runs its backbones; as of precedent export.")
+@click.option(
+    "--metrics", type=click.IntRange(0, 65535), metavar="PORT", help="Answer /metrics on this port of loopback."
+)
+@click.option("--audit", type=Here(), metavar="FILE", help="Write each change into this file before it is made.")
+@click.option("--log-format", type=click.Choice(["json", "text"]), help="Form of the log on stderr.")
+@click.option("--once", is_flag=True, help="End once nothing waits any more.")
+@click.option("--status", is_flag=True, help="Say what waits and what became of the films, and end.")
+@click.option("--of", "name", default="", metavar="ID", help="With --status: tell of one study or film alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address that is listened on, or the status, as JSON.")
+def command(
+    words: tuple[str, ...],
+    state: Path,
+    settle: float,
+    key_file: Path | None,
+    new_key: bool,
+    crosswalk: Path | None,
+    status: bool,
+    name: str,
+    as_json: bool,
+    **told: Any,
+) -> None:
+    """Follow a PACS: each study is embedded and added to INDEX once no more films of it come.
+
+    SOURCE is the address of an Orthanc, whose changes are followed: films sent again with other content, patients that
+    are merged or renamed, and studies that are deleted are so in INDEX too. With --listen films are taken as they are
+    sent. What is no chest film is refused by the rules of `precedent import dicom`; of a film the pixels alone are
+    kept. It may be killed at any moment and started again. The environment says who asks, as of `precedent import
+    dicomweb`.
+
+    \b
+    precedent follow https://pacs:8042 index/ --images films/ --encoder encoder.safetensors --state state/
+    precedent follow index/ --listen PRECEDENT@11112 --allow PACS --images films/ --encoder encoder.safetensors \\
+        --state state/
+    precedent follow --status --state state/
+    """
+    with packages_of_pacs():
+        from scripts.pacs import feed, listener  # noqa: F401
+    from scripts.pacs.inbox import Inbox
+
+    if status:
+        if not state.is_dir():
+            raise StudiesError(f"expected the folder of --state, got none at {str(state)!r}; precedent follow makes it")
+        pseudonyms = None if key_file is None else Pseudonyms(load_key(key_file))
+        _say_status(Inbox(state, settle, pseudonyms), name, as_json)
+        return
+    source, index = _parts(words, told["listen"])
+    images, encoder = told["images"], told["encoder"]
+    if images is None or encoder is None:
+        raise click.UsageError("expected --images and --encoder")
+    folders = [state, images, *([index] if isinstance(index, Path) else [])]
+    pseudonyms, way_back = _pseudonyms(key_file, new_key, crosswalk, folders)
+    inbox = Inbox(state, settle, pseudonyms)
+    _run(inbox, source, index, way_back, pseudonyms, as_json=as_json, **told)
+
+
+def _parts(words: tuple[str, ...], listen: str | None) -> tuple[str | None, Address]:
+    """Return the address of a PACS, None where films are listened for, and the index."""
+    if len(words) != (1 if listen else 2):
+        raise click.UsageError("expected SOURCE and INDEX, or INDEX with --listen AET@PORT")
+    return (None if listen else words[0]), address_of(words[-1])
+
+
+def _pseudonyms(
+    key_file: Path | None, new_key: bool, crosswalk: Path | None, folders: list[Path]
+) -> tuple[Pseudonyms | None, Crosswalk | None]:
+    """Return the pseudonyms and the way back from them, both in files that lie in nothing that is passed on."""
+    if key_file is None:
+        if new_key or crosswalk:
+            raise click.UsageError("expected --pseudonymise KEYFILE with --new-key and --crosswalk")
+        return None, None
+    require_apart(key_file, folders)
+    if new_key:
+        make_key(key_file)
+    key = load_key(key_file)
+    if crosswalk is None:
+        return Pseudonyms(key), None
+    require_apart(crosswalk, folders)
+    return Pseudonyms(key), Crosswalk.open(crosswalk, key, make=True)
+
+
+def _listening(
+    listen: str, host: str, allow: tuple[str, ...], tls: Path | None, tls_senders: Path | None
+) -> "Listening":
+    """Return where to listen. Others than this machine may send only where they are named."""
+    from scripts.pacs.listener import is_title, parse_listening
+
+    try:
+        alone = ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        raise click.UsageError(f"expected an IPv4 address for --host, got {host!r}") from None
+    if not alone and not allow:
+        raise CollectionError(f"expected --allow AET for each who may send, as other machines can reach {host!r}")
+    if wrong := [title for title in allow if not is_title(title)]:
+        raise CollectionError(f"expected titles of 1 to 16 characters for --allow, got {wrong[0]!r}")
+    if tls_senders is not None and tls is None:
+        raise click.UsageError("expected --tls FILE with --tls-senders")
+    return replace(parse_listening(listen, host), senders=allow, certificate=tls, authority=tls_senders)
+
+
+def _run(
+    inbox: "Inbox",
+    source: str | None,
+    index: Address,
+    way_back: Crosswalk | None,
+    pseudonyms: Pseudonyms | None,
+    *,
+    images: Path,
+    encoder: Path,
+    ignored: frozenset[str],
+    keep_burned_in: bool,
+    device: str,
+    runtime: str,
+    list_every: float,
+    metrics: int | None,
+    audit: Path | None,
+    log_format: Literal["json", "text"] | None,
+    once: bool,
+    as_json: bool,
+    **listen: Any,
+) -> None:
+    from encoder.embedder import Embedder
+    from encoder.films.image import READING
+    from index.export.reliability import require_reading
+    from index.storage.folder import held_alone
+    from scripts.pacs.feed import Feed
+    from scripts.pacs.follow import Follower, followed
+    from scripts.pacs.listener import listening
+    from scripts.pacs.rest import Pacs
+    from scripts.pacs.watch import FollowMetrics
+    from scripts.verbs.add import require_image_root
+    from scripts.work.http_server import closed_by_signals, tell_supervisor
+    from scripts.work.shard_writing import one_torch_thread
+    from service.audit.log import AuditLog
+    from service.errors import AuditError
+    from service.watch.logs import configure
+
+    configure(log_format or ("text" if sys.stderr.isatty() else "json"))
+    counts = FollowMetrics(inbox)
+    where = _listening(**listen) if source is None else None
+    feed = None if source is None else Feed(Pacs(source, told=counts.answered), inbox, listing=list_every)
+    with ExitStack() as stack:
+        stack.enter_context(held_alone(inbox.folder))
+        inbox.tidy()
+        living = stack.enter_context(closing(opened(index)))
+        require_reading(living.manifest, READING)
+        require_image_root(living, images)
+        embedder = Embedder.load(encoder, device=device, runtime=runtime, ignored_parts=ignored)
+        living.require_fingerprint(embedder.fingerprint)
+        try:
+            lines = None if audit is None else AuditLog(audit)
+        except AuditError as refusal:
+            raise CollectionError(str(refusal)) from None
+
+        def told(event: str, added: Sequence[str], deleted: Sequence[str]) -> None:
+            if event == "done":
+                counts.brought(len(added), len(deleted))
+            if lines is not None and (added or deleted):
+                moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+                who = feed.host if feed is not None else listen["listen"]
+                said = {"time": moment, "event": event, "method": "follow", "source": who, "collection": str(index)}
+                try:
+                    lines.append(said | {"added": list(added), "deleted": list(deleted)})
+                except AuditError as refusal:
+                    raise WriteFailed(str(refusal)) from None
+
+        follower = Follower(
+            inbox,
+            living,
+            embedder,
+            images,
+            feed=feed,
+            pseudonyms=pseudonyms,
+            crosswalk=way_back,
+            keep_burned_in=keep_burned_in,
+            told=told,
+        )
+        port = None if where is None else stack.enter_context(listening(where, inbox, counts.sent))
+        watched = None if metrics is None else counts.serve("127.0.0.1", metrics)
+        stack.enter_context(one_torch_thread(embedder))
+        stack.enter_context(closed_by_signals(end := Event()))
+        _say_following(source, where, port, watched, as_json=as_json)
+        tell_supervisor("READY=1")
+        followed(follower, end, once=once)
+
+
+def _say_following(
+    source: str | None, where: "Listening | None", port: int | None, watched: int | None, *, as_json: bool
+) -> None:
+    said = {"source": source, "port": port, "metrics": watched}
+    if as_json:
+        say_json(said)
+    elif where is None:
+        say(f"following {source}")
+    else:
+        say(f"listening as {where.title} on {where.host}:{port}{', with TLS alone' if where.certificate else ''}")
+        if not where.senders:
+            say("no --allow: every program on this machine may send films")
+
+
+def _say_status(inbox: "Inbox", name: str, as_json: bool) -> None:
+    counts, log = inbox.counts(), list(inbox.told(name, MOST_SHOWN))
+    told = [
+        {
+            "time": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
+            "study": study,
+            "film": film,
+            "fate": fate,
+        }
+        for at, study, film, fate in log
+    ]
+    if as_json:
+        say_json(counts | {"log": told})
+        return
+    oldest = f", the first for {counts['oldest_seconds']:,.0f} s" if counts["studies_waiting"] else ""
+    say(f"{counts['studies_waiting']:,} studies wait{oldest}")
+    say(*(f"{count:,} films {fate}" for fate, count in counts["films"].items()))
+    say(*(f"{one['time']}  {one['study']}  {one['film']}  {one['fate']}" for one in told))

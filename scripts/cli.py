@@ -21,7 +21,7 @@ from service.process import disable_telemetry, keep_files_private
 
 VERBS = {
     "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
-    "import": "Turn CheXpert, NIH or DICOM films into one table of studies.",
+    "import": "Turn a data set or DICOM films into one table of studies; take vectors of another encoder.",
     "encoder": "Create and inspect encoder files.",
     "train": "Train an encoder by a recipe.",
     "export": "Turn every study of a table into a vector, in Parquet files.",

@@ -80,8 +80,9 @@ def facts_of(trained: bool | None, agreement: Agreement | None) -> dict[str, Any
 
 
 def kept_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts of another manifest, and by which version its films were read, as far as it has them."""
-    return {name: manifest[name] for name in ("encoder_trained", "agreement", "reading") if name in manifest}
+    """Return those facts of another manifest, and by which version its films were read or who else made the vectors."""
+    kept = ("encoder_trained", "agreement", "reading", "source")
+    return {name: manifest[name] for name in kept if name in manifest}
 
 
 def agreement_in(manifest: Mapping[str, Any]) -> Agreement | None:
@@ -122,7 +123,7 @@ def require_reading(manifest: Mapping[str, Any], reading: int) -> None:
 def other_reading(manifest: Mapping[str, Any], reading: int) -> str:
     """Return in words that films were read by another version than this one, and what to do; "" where they were not."""
     said = manifest.get("reading", 1)
-    if said == reading:
+    if said == reading or "source" in manifest:  # nobody here has read the films of vectors that were imported
         return ""
     known = f"version {said}" if "reading" in manifest else "version 1, as none is named,"
     return (

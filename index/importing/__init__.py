@@ -1,4 +1,4 @@
-"""How does an archive become a studies table?
+"""How does an archive become a studies table, and what another encoder made of it an export?
 
-CheXpert, NIH and DICOM, pseudonyms, and whether films belong together.
+Tables of data sets and DICOM, pseudonyms, whether films belong together, and vectors in files of other programs.
 """

@@ -161,6 +161,11 @@ class Searchable(ABC):
 
     def require_fingerprint(self, fingerprint: str) -> None:
         """Raise FingerprintMismatch unless the vectors here were made by that encoder."""
+        if fingerprint != self.fingerprint and (source := self.manifest.get("source")) is not None:
+            raise FingerprintMismatch(
+                f"the vectors of this index were imported, from {source['model']!r}, and this encoder, "
+                f"{fingerprint[:12]}, makes others; search it by stored studies or by vectors of that model"
+            )
         if fingerprint != self.fingerprint:
             raise FingerprintMismatch(
                 f"the index was built with encoder {self.fingerprint[:12]}, this encoder is {fingerprint[:12]}; "

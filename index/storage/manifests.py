@@ -44,6 +44,12 @@ class _Shard(TypedDict):
     sha256: Sha256
 
 
+class _Source(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    model: Text
+    revision: Text
+
+
 class _Export(TypedDict):
     __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     fingerprint: Sha256
@@ -54,6 +60,7 @@ class _Export(TypedDict):
     encoder_trained: NotRequired[StrictBool | None]
     agreement: NotRequired[_Agreement | None]
     reading: NotRequired[Reading]
+    source: NotRequired[_Source]
 
 
 class _Named(TypedDict):
@@ -90,6 +97,7 @@ class _Index(TypedDict):
     encoder_trained: NotRequired[StrictBool | None]
     agreement: NotRequired[_Agreement | None]
     reading: NotRequired[Reading]
+    source: NotRequired[_Source]
     applied: NotRequired[Sequence]
 
 

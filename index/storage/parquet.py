@@ -27,7 +27,7 @@ _MOST_WIDE = 1 << 16
 """Numbers of a vector."""
 _VALUE_BYTES = 8
 """Of the widest number, and of what is kept beside a text."""
-_LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 20}
+LIMITS = {"thrift_string_size_limit": 1 << 24, "thrift_container_size_limit": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def read_parquet(
 def opened_parquet(source: Path | bytes, name: str, remedy: str) -> Iterator[ParquetTable]:
     """Yield the table of a Parquet file. Raises as `read_parquet`, also for what fails in reading it."""
     try:
-        with _content(source) as content, pq.ParquetFile(content, pre_buffer=False, **_LIMITS) as footer:
+        with _content(source) as content, pq.ParquetFile(content, pre_buffer=False, **LIMITS) as footer:
             schema, metadata, allowed = _plain_schema(footer.schema_arrow), footer.metadata, _allowed(source)
             _require_types(schema, name, remedy)
             _require_room(metadata, allowed, name, remedy)
             leaves = [footer.schema.column(number) for number in range(len(footer.schema))]
             texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
             content.seek(0)
-            with pq.ParquetFile(content, pre_buffer=False, read_dictionary=texts, **_LIMITS) as parquet:
+            with pq.ParquetFile(content, pre_buffer=False, read_dictionary=texts, **LIMITS) as parquet:
                 yield ParquetTable(schema, metadata, parquet, allowed, name, remedy)
     except FileNotFoundError:
         raise

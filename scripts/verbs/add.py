@@ -19,8 +19,10 @@ from encoder.films.image import READING
 from encoder.runtime.runtimes import RUNTIMES
 from index.errors import StudiesError, UntrustedRoot
 from index.export.reliability import require_reading, warning_of
+from index.export.shards import MANIFEST, load_manifest, load_shards
 from index.living.additions import Addition, Writable, joined
 from index.opening import Address
+from index.storage.places import place
 from index.table.studies import Study, label_names, load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, opened
@@ -36,12 +38,9 @@ from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch
 @click.option(
     "--images",
     type=Anywhere(exists=True, file_okay=False),
-    required=True,
     help="Image root: the folder that the paths in the table start from.",
 )
-@click.option(
-    "--encoder", type=EncoderFile(), required=True, help="The encoder file that the index was built with, or: builtin."
-)
+@click.option("--encoder", type=EncoderFile(), help="The encoder file that the index was built with, or: builtin.")
 @click.option("--replace", is_flag=True, help="Replace stored studies that have the same id and other content.")
 @click.option(
     "--mix-readings",
@@ -62,8 +61,8 @@ from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch
 def command(
     index: Address,
     studies: Path,
-    images: Path,
-    encoder: Path,
+    images: Path | None,
+    encoder: Path | None,
     replace: bool,
     mix_readings: bool,
     ignored: frozenset[str],
@@ -75,11 +74,21 @@ def command(
     """Add the studies of the table STUDIES to INDEX. A study that is there already, with the same content, is skipped.
 
     Each batch is written to disk, and found by searches, before the next one is embedded. After an interruption, run
-    the same command again.
+    the same command again. If STUDIES is a finished export, of export or import vectors, its vectors are added.
 
     \b
     precedent add index/ new.parquet --images CheXpert/ --encoder encoder.safetensors
+    precedent add index/ new-embeddings/
     """
+    if (studies / MANIFEST).is_file():
+        if images is not None or encoder is not None:
+            raise click.UsageError("--images and --encoder are for a table; an export has its vectors")
+        living = opened(index)
+        counts = _add_export(living, studies, batch, replace=replace, mix_readings=mix_readings)
+        _report(index, living, counts, None, as_json=as_json)
+        return
+    if images is None or encoder is None:
+        raise click.UsageError("give --images and --encoder, with which films become vectors")
     table, living = load_studies(studies), opened(index)
     if not mix_readings:
         require_reading(living.manifest, READING)
@@ -98,15 +107,44 @@ def command(
             for prepared in group:
                 if prepared.failure is not None:
                     say(f"left out: {prepared.failure.study_id}: {prepared.failure.reason}", err=True)
+    _report(index, living, counts, embedder.trained, as_json=as_json)
+    if counts["failed"]:
+        sys.exit(FAILED_EXIT_CODE)
+
+
+def _add_export(living: Writable, folder: Path, batch: int, *, replace: bool, mix_readings: bool) -> dict[str, int]:
+    """Add the studies of an export with their vectors; return how many were new and how many there already."""
+    manifest, counts = load_manifest(folder), {"added": 0, "already_there": 0, "failed": 0}
+    living.require_fingerprint(manifest["fingerprint"])
+    if not mix_readings:
+        require_reading(living.manifest, manifest.get("reading", 1))
+    if manifest.get("image_root"):
+        require_image_root(living, place(manifest["image_root"]))
+    with progress_bar("studies") as bar:
+        task = bar.add_task("add", total=manifest["rows"])
+        for table, vectors in load_shards(folder):
+            labels = label_names(table.schema)
+            for start in range(0, len(table), batch):
+                rows = table.slice(start, batch).to_pylist()
+                additions = [
+                    Addition(Study.from_row(row, labels), tuple(row["views"]), vector)
+                    for row, vector in zip(rows, vectors[start : start + batch], strict=True)
+                ]
+                fresh = living.add(additions, replace=replace)
+                counts["added"] += sum(fresh)
+                counts["already_there"] += len(fresh) - sum(fresh)
+                bar.advance(task, len(rows))
+    return counts
+
+
+def _report(index: Address, living: Writable, counts: dict[str, int], trained: bool | None, *, as_json: bool) -> None:
     said = f"{index}: {counts['added']:,} added, {counts['already_there']:,} already there, {counts['failed']:,} failed"
-    warning = warning_of(living.manifest, embedder.trained, READING)
+    warning = warning_of(living.manifest, trained, READING)
     if as_json:
         say_json({**counts, "warning": warning})
     else:
         say(f"{said}; {len(living):,} studies now")
         say_warning(warning)
-    if counts["failed"]:
-        sys.exit(FAILED_EXIT_CODE)
 
 
 def require_image_root(living: Writable, images: Path) -> None:

@@ -1,4 +1,4 @@
-"""`precedent import`: turn the tables of a data set, or a folder of DICOM films, into one table of studies.
+"""`precedent import`: turn the tables of a data set, or DICOM films, into one table of studies, vectors into an export.
 
 precedent import table mimic-cxr-jpg FOLDER --out studies.parquet
 """
@@ -17,11 +17,13 @@ import pyarrow.compute as pc
 from encoder.films.body_part import is_elsewhere
 from index.importing.crosswalk import Crosswalk
 from index.importing.dicom import import_dicom
+from index.importing.imported_vectors import ImportedVectors, Source, gathered, import_vectors
 from index.importing.join import join_studies, sets_in_two
 from index.importing.mapped import import_table
 from index.importing.mapping import FLAT, is_table, load_mapping, mapping_names, shipped_text
 from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.importing.source import Imported, NothingUsable, Notice, Notices
+from index.importing.vector_files import ID_COLUMNS, Reader, read_vectors
 from index.printable import visible
 from index.storage.places import Place, place
 from index.table.studies import load_studies, save_studies, unknown_patients
@@ -67,7 +69,7 @@ def _images(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., A
 
 @click.group()
 def command() -> None:
-    """Turn the tables of a data set, or DICOM films, into one table of studies."""
+    """Turn the tables of a data set, or DICOM films, into one table of studies; take vectors of another encoder."""
 
 
 def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -386,6 +388,77 @@ def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path, as_json: b
     for warning in warnings:
         say(f"warning: {warning}", err=True)
     say(f"{out}: {joined.num_rows:,} studies of {patients:,} patients")
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=Here(), metavar="VECTORS...")
+@click.option("--studies", type=Anywhere(), required=True, help="Table of the studies that the vectors are of.")
+@click.option("--model", required=True, metavar="NAME[@REVISION]", help="The encoder that made all of them.")
+@click.option(
+    "--ids",
+    multiple=True,
+    type=Here(),
+    help="What each row of VECTORS is of: a study_id, or the path or name of a film. A .csv or .parquet, a .npy of "
+    "texts, or text of an id a line; once for each of VECTORS.",
+)
+@click.option("--id-column", help=f"Column of the ids (default: the first of {', '.join(ID_COLUMNS)}).")
+@click.option("--column", default="embedding", show_default=True, help="In Parquet: column of the vectors.")
+@click.option("--images", type=Anywhere(file_okay=False), help="Image root, to show films; none is read here.")
+@click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--out", type=Anywhere(), required=True, help="Folder for the vectors.")
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest and warnings as JSON.")
+def vectors(
+    files: tuple[Path, ...],
+    studies: Path,
+    model: str,
+    ids: tuple[Path, ...],
+    id_column: str | None,
+    column: str,
+    images: Path | None,
+    shard_rows: int,
+    out: Path,
+    strict: bool,
+    as_json: bool,
+) -> None:
+    """Import VECTORS of another encoder as an export, which index, search, probe, evaluate, map and serve take.
+
+    VECTORS are .npy, .npz, .safetensors, .pt (tensors only), .parquet or folders of Parquet. Each vector is divided by
+    its norm; a study's is its own, or the mean direction of its frontal and its lateral film's. The fingerprint is that
+    of NAME and REVISION: give the same name only to what the same encoder made in the same way. After an interruption,
+    run the same command again.
+
+    \b
+    precedent import vectors rad-dino/ --studies studies.parquet --model rad-dino --out embeddings/
+    precedent import vectors x.npy --ids ids.csv --id-column dicom_id --studies studies.parquet --model me@2 --out e/
+    """
+    from scripts.work.torch_vectors import read_torch  # torch is loaded by those who import vectors
+
+    source = Source.parse(model)
+    table = load_studies(studies)
+    readers: dict[str, Reader] = {".pt": read_torch, ".pth": read_torch}
+    with progress_bar("vectors") as bar:
+        task = bar.add_task("Reading", total=None)
+        named = read_vectors(files, ids, id_column, column, readers)
+        with gathered(named, out, partial(bar.advance, task)) as found:
+            imported = import_vectors(found, source, table, studies, out, shard_rows=shard_rows, strict=strict)
+    _finish(imported, source, images, as_json)
+
+
+def _finish(imported: ImportedVectors, source: Source, images: Path | None, as_json: bool) -> None:
+    from scripts.work.local_export import finish
+
+    if not as_json:
+        for notice in imported.notices:
+            say(f"warning: {notice}", err=True)
+        say(f"{imported.vectors:,} vectors of {source}, by {imported.by}; {imported.norms.sentence()}")
+    facts = {"source": asdict(source), "norms": asdict(imported.norms)}
+    manifest = finish(imported.folder, images, None, quiet=as_json, why_failed="they have no vector", **facts)
+    if as_json:
+        warnings = [asdict(notice) for notice in imported.notices]
+        say_json(manifest | {"vectors": imported.vectors, "ids_are": imported.by, "warnings": warnings})
+    else:
+        say(f"fingerprint {manifest['fingerprint'][:12]}: {source}, vectors of {manifest['embedding_dim']:,} numbers")
 
 
 def _named(word: str) -> tuple[str, Path]:

@@ -140,22 +140,33 @@ class Pace:
         )
 
 
-def finish(folder: ShardFolder, images: Path, trained: bool | None, *, quiet: bool = False) -> dict[str, Any]:
+def finish(
+    folder: ShardFolder,
+    images: Path | None,
+    trained: bool | None,
+    *,
+    quiet: bool = False,
+    why_failed: str = "--retry-failed tries again",
+    **facts: Any,
+) -> dict[str, Any]:
     """Write the manifest and, unless quiet, print the closing lines.
 
     Args:
         trained: whether the encoder was, where that is known.
+        why_failed: what is to be said of studies that have no vector.
+        facts: what else the manifest has to say.
     """
     studies, vectors = folder.sample(_HEALTH_SAMPLE)
     health = space_health(vectors)
     agreement = agreement_of(studies, vectors) if studies is not None else None
-    manifest = folder.finish(image_root=str(images.resolve()), health=vars(health), **facts_of(trained, agreement))
+    root = None if images is None else str(images.resolve())
+    manifest = folder.finish(image_root=root, health=vars(health), **facts_of(trained, agreement), **facts)
     if quiet:
         return manifest
     say(
         f"{folder.folder}: {manifest['rows']:,} studies embedded in {len(manifest['shards'])} shards, "
         f"{manifest['failed']:,} failed"
-        + (f" (see {folder.folder / FAILED}; --retry-failed tries again)" if manifest["failed"] else "")
+        + (f" (see {folder.folder / FAILED}; {why_failed})" if manifest["failed"] else "")
     )
     say(health.sentence())
     say(f"neighbours: {agreement.sentence() if agreement is not None else NOT_MEASURED}")

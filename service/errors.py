@@ -55,6 +55,10 @@ class ProbeMissing(LookupError):
     """A probe that the service was started without."""
 
 
+class EncoderMissing(LookupError):
+    """An encoder that the service was started without, and that the request needs."""
+
+
 class MountError(ValueError):
     """Collections that cannot be served together, or words that do not name them."""
 
@@ -122,6 +126,7 @@ TABLE: dict[type[Exception], Refusal] = {
     ImageMissing: Refusal(404, "image_missing"),
     MapMissing: Refusal(404, "map_missing"),
     ProbeMissing: Refusal(409, "no_probe"),
+    EncoderMissing: Refusal(409, "no_encoder"),
     NotWritable: Refusal(409, "not_writable"),
     PlaceError: Refusal(409, "not_writable", "an index at an address is searched and not changed; copy it to a disk"),
     StudyExists: Refusal(409, "study_exists"),

@@ -31,7 +31,7 @@ from service.watch.metrics import Metrics
 
 def load(
     mounts: Sequence[Mount],
-    encoder_path: Path,
+    encoder_path: Path | None,
     limits: Limits | None = None,
     probe_dir: Path | None = None,
     runtime: str = "torch",
@@ -45,6 +45,7 @@ def load(
 
     Args:
         mounts: at least one; the first is asked where a request names none.
+        encoder_path: None has stored studies and vectors answered, and films refused.
         probe_dir: the probe that predictions come from; None leaves them to the neighbours.
         runtime: what runs the encoder, of `encoder.runtime.runtimes.RUNTIMES`.
         ignored_parts: what a DICOM header may state of the body part as if it stated none.
@@ -85,6 +86,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     _INDEX (`index/` or `main=index/,nih=nih-index/`), _IMAGES (`films/` or `nih=nih-films/`) and _HOSTS hold as many
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
     PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
+    _ENCODER=none serves without an encoder: stored studies and vectors are answered, films are refused.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
     _DEVICE (auto, cpu or gpu) is what compares vectors; auto is a GPU that FAISS sees and they fit on.
     Films of the body parts that _IGNORE_BODY_PARTS names, between commas, are taken for chest films.
@@ -105,6 +107,7 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
     for name in ("PRECEDENT_INDEX", "PRECEDENT_ENCODER"):
         if not environ.get(name):
             raise MountError(f"expected {name} in the environment, got none; set it to the path of a folder or file")
+    encoder = environ["PRECEDENT_ENCODER"]
     prefix = parse_prefix(environ.get("PRECEDENT_PREFIX", ""))
     tokens, audit = environ.get("PRECEDENT_TOKENS"), environ.get("PRECEDENT_AUDIT")
     if prefix and not tokens:
@@ -123,7 +126,7 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
             _words(environ.get("PRECEDENT_IMAGES")),
             trusted=environ.get("PRECEDENT_TRUST_COLLECTION") == "yes",
         ),
-        encoder_path(environ["PRECEDENT_ENCODER"]),
+        None if encoder == "none" else encoder_path(encoder),
         limits,
         Path(environ["PRECEDENT_PROBE"]) if environ.get("PRECEDENT_PROBE") else None,
         ignored_parts=_words(environ.get("PRECEDENT_IGNORE_BODY_PARTS")),

@@ -48,9 +48,9 @@ LOADING_SECONDS = 900
 @click.argument("indexes", nargs=-1, required=True, metavar="[NAME=]INDEX...")
 @click.option(
     "--encoder",
-    required=True,
     type=EncoderFile(exists=True, dir_okay=False),
-    help="The encoder file that the index was built with, or: builtin.",
+    help="The encoder file that the index was built with, or: builtin. Without it stored studies and vectors are "
+    "answered, and films are refused.",
 )
 @click.option(
     "--probe",
@@ -124,7 +124,7 @@ LOADING_SECONDS = 900
 @click.option("--json", "as_json", is_flag=True, help="Print what is served and its address as JSON.")
 def command(
     indexes: tuple[str, ...],
-    encoder: Path,
+    encoder: Path | None,
     probe: Path | None,
     images: tuple[str, ...],
     trusted: bool,
@@ -149,6 +149,7 @@ def command(
 
     \b
     precedent serve index/ --encoder encoder.safetensors
+    precedent serve index/
     precedent serve main=index/ nih=nih-index/ --encoder encoder.safetensors --images nih=nih-films/
     precedent serve index/ --encoder encoder.safetensors --tokens tokens.json --audit audit.jsonl
     """
@@ -304,11 +305,14 @@ def serve(
 def _say_serving(state: State, address: str, held: str, *, as_json: bool) -> None:
     asked, collections = state.access.tokens is not None, state.served.now.collections
     if as_json:
-        sizes = {collection.name: len(collection.retriever) for collection in collections}
-        warnings = {collection.name: collection.warning for collection in collections if collection.warning is not None}
-        say_json({"url": address, "collections": sizes, "tokens": asked, "warnings": warnings})
+        found = {one.name: len(one.retriever) for one in collections}
+        warnings = {one.name: one.warning for one in collections if one.warning is not None}
+        embeds = all(one.embeds for one in collections)
+        say_json({"url": address, "collections": found, "embeds": embeds, "tokens": asked, "warnings": warnings})
         return
     say(f"serving {held} on {address}")
+    if not all(one.embeds for one in collections):
+        say("no encoder: stored studies and vectors are answered, films are refused (no_encoder)")
     if not asked:
         say("no tokens: every program on this machine may use the service; --tokens FILE requires a token")
     for collection in collections:

@@ -256,6 +256,7 @@ class CollectionAnswer(_Answer):
     images: IsThere = Field(
         validation_alias="image_root", description="whether its image root is known, so that films can be answered"
     )
+    embeds: bool = Field(description="whether films can be sent; without an encoder they are answered no_encoder")
     map: IsThere
     built_at: str | None
     columns: list[str] = Field(description="what a filter may name: what answers show")
@@ -292,9 +293,11 @@ class ReadyAnswer(_Answer):
     """The service can do its work."""
 
     status: Literal["ready"] = "ready"
-    embed_ms: float
+    embed_ms: float | None = Field(description="null without an encoder")
     search_ms: dict[str, float] = Field(description="by collection")
-    cosine_to_start: float = Field(description="cosine of the test film's vector to the one at the service's start")
+    cosine_to_start: float | None = Field(
+        description="cosine of the test film's vector to the one at the service's start; null without an encoder"
+    )
 
 
 class ActivationAnswer(_Answer):

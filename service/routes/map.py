@@ -66,7 +66,7 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
 
 @api.post(
     "/v1/map",
-    responses={200: PlaceAnswer, **refusals(413, 415, 422, 429, 503)},
+    responses={200: PlaceAnswer, **refusals(409, 413, 415, 422, 429, 503)},
     openapi_extensions=film_body(PlaceOptions, Place),
 )
 def locate() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from service.api.requests import (
     StudyPath,
     parse_search,
 )
-from service.errors import CollectionNotFound, RequestError, refusal_of
+from service.errors import CollectionNotFound, EncoderMissing, RequestError, refusal_of
 from service.guard.access import locked, require, scopes
 from service.guard.disclosure import SIMILARITY_DECIMALS, exact
 from service.served.mounted import MountedCollection, current, mounted
@@ -86,7 +86,7 @@ def page(query: PageQuery) -> tuple[str, int]:
 
 @api.post(
     "/",
-    responses={200: content("text/html"), **as_pages(400, 404, 413, 415, 422, 429, 503)},
+    responses={200: content("text/html"), **as_pages(400, 404, 409, 413, 415, 422, 429, 503)},
     openapi_extensions=film_body(FilmOptions),
 )
 def page_of_films(query: FilmsQuery) -> tuple[str, int]:
@@ -102,7 +102,7 @@ def page_of_films(query: FilmsQuery) -> tuple[str, int]:
         search = search.model_copy(update={"filter": query.narrowed(search.filter)})
         shown["answer"] = collection.answer(search)
         shown["films"] = _uploaded(search)
-    except (EncoderError, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
+    except (EncoderError, EncoderMissing, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
         shown["refused"] = error
     return _render(**shown)
 
@@ -185,6 +185,8 @@ def _render(
         films_of=partial(_stored, name=name),
         viewer_url=viewer_url,
         mapped=collection.map is not None,
+        embeds=collection.embeds,
+        explains=collection.explains,
         warning=collection.warning,
         collection=name,
         collections=mounted().names,

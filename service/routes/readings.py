@@ -37,6 +37,8 @@ def predict() -> dict[str, Any]:
     if asked.map:
         _require_probe(reader)
     heavy = asked.tta or asked.map or bool(asked.dropout_passes)
+    if heavy:
+        reader.require_network()
     with _turn("predict") if heavy else nullcontext():
         query = query_of(collection, asked, films=heavy)
         reading = reader.predict(
@@ -52,6 +54,7 @@ def explain() -> dict[str, Any]:
     asked = parse_query(request, ExplainOptions, Explain)
     collection = current(asked.collection)
     reader = _reader(collection)
+    reader.require_network()
     if asked.finding is not None:
         _require_probe(reader)
         if asked.finding not in reader.probe.findings:

@@ -24,7 +24,9 @@ from service.guard.access import require, require_rate
 from service.guard.disclosure import rounded
 from service.served.mounted import MountedCollection, current
 
-api = APIBlueprint("search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 413, 415, 422, 429, 500, 503))
+api = APIBlueprint(
+    "search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 409, 413, 415, 422, 429, 500, 503)
+)
 _REFUSALS: tuple[type[Exception], ...] = (*TABLE, HTTPException)
 
 

@@ -1,12 +1,15 @@
 """What the service asks of an encoder: three members, so that a fake serves in tests.
 
-How a vector is made is the encoder's.
+How a vector is made is the encoder's. Where there is none, something in its place says so.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from service.errors import EncoderMissing
 
 
 class Embedder(Protocol):
@@ -28,3 +31,21 @@ class Embedder(Protocol):
         Raises:
             ImageError: a view that is no image, or not usable as a radiograph; the message names the view.
         """
+
+
+@dataclass(frozen=True)
+class NoEmbedder:
+    """In the place of an encoder where only its vectors are there: every film is refused."""
+
+    fingerprint: str
+    """Of the vectors."""
+    embedding_dim: int
+
+    def embed_study(
+        self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Raise EncoderMissing."""
+        raise EncoderMissing(
+            "this service was started without an encoder, so it cannot turn films into vectors; ask about a stored "
+            "study or with a vector"
+        )

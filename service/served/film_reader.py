@@ -4,9 +4,9 @@ It brings torch along, so it is imported only where films are served.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -28,8 +28,10 @@ from index.search.reading import Reading, read_findings
 from index.search.searchable import Searchable
 from index.table.labels import Labelling, LabelPolicy
 from index.table.studies import label_names
+from service.errors import EncoderMissing
 from service.guard.disclosure import disclosed
 from service.served.batching import BatchingEmbedder
+from service.served.embedder import Embedder as Embeds
 from service.watch.metrics import stage
 
 LONGEST = 1024
@@ -59,33 +61,64 @@ class Look:
     """What a reader should know of the films: two of one view, one in the other's place, one read with a note, ..."""
 
 
+@dataclass(frozen=True)
+class Network:
+    """An encoder whose file is here."""
+
+    embedder: Embedder
+    batches: BatchingEmbedder[StudyFilms]
+    """Of the films of all requests."""
+    explainer: Explainer
+
+    @classmethod
+    def of(cls, embedder: Embedder, batches: BatchingEmbedder[StudyFilms]) -> Self:
+        """Return the network of an embedder."""
+        return cls(embedder, batches, Explainer(embedder))
+
+
 class Reader:
     """One collection's reader. Safe under threads: nothing in it changes after construction."""
 
     def __init__(
         self,
-        embedder: Embedder,
-        batches: BatchingEmbedder[StudyFilms],
+        network: "Network | None",
+        embeds: Embeds,
         retriever: Searchable,
         gate: FamiliarityGate,
         probe: LinearProbe | None = None,
+        ignored_parts: Container[str] = (),
     ) -> None:
-        """Read with an embedder, and embed in the batches that all readers share.
+        """Read with a network, whose batches all readers share, or where there is none have others embed.
 
         Raises:
             EncoderError: the probe belongs to another encoder. StudiesError: it does not say how labels were read.
         """
         if probe is not None:
-            probe.require_fingerprint(embedder.fingerprint)
-        self.embedder, self.probe, self.retriever = embedder, probe, retriever
-        self.gate, self._batches = gate, batches
-        self._explainer = Explainer(embedder)
+            probe.require_fingerprint(retriever.fingerprint)
+        self.probe, self.retriever, self.gate = probe, retriever, gate
+        self._network, self._embeds, self._ignored_parts = network, embeds, ignored_parts
         self._labelling = _labelling_of(probe)
+
+    @property
+    def explains(self) -> bool:
+        """Whether there is a network, without which there are no maps and no averages over versions of films."""
+        return self._network is not None
+
+    def require_network(self) -> "Network":
+        """Return the network. Raises EncoderMissing."""
+        if self._network is None:
+            raise EncoderMissing(
+                "this service was started without the encoder's file, which heat maps and averages over versions of a "
+                "film need"
+            )
+        return self._network
 
     def look(self, frontal: bytes | None, lateral: bytes | None) -> Look:
         """Return vector, layouts and notices of the films of one study. Raises ImageError, Busy, ClientGone."""
-        films, vector = self._batches.read_and_embed(frontal, lateral)
         given = {view: film for view, film in zip(VIEWS, (frontal, lateral), strict=True) if film is not None}
+        if self._network is None:
+            return Look(self._embeds.embed_study(frontal, lateral), (), self._notices(given, ()))
+        films, vector = self._network.batches.read_and_embed(frontal, lateral)
         layouts = study_layouts(films)
         return Look(vector, layouts, self._notices(given, layouts))
 
@@ -108,7 +141,7 @@ class Reader:
         read = read_findings(findings, predictions, answer, schema, labelling)
         return Reading(
             read,
-            (self.embedder.fingerprint,),
+            (self.retriever.fingerprint,),
             options,
             notice=None if predictions else "No probe is loaded: only the neighbours vote.",
             labels=labels,
@@ -135,7 +168,7 @@ class Reader:
             assert finding is not None
             sides = {"query": self._why(study, finding, **options)}
         else:
-            pair = self._explainer.why_similar(study, self._open(hit), **options)
+            pair = self.require_network().explainer.why_similar(study, self._open(hit), **options)
             sides = dict(zip(("query", "hit"), pair, strict=True))
         notices = self._notices(query.sources, study_layouts(study.films)) if query.stored is None else []
         return {
@@ -144,21 +177,23 @@ class Reader:
             "value": sides["query"].value,
             "film_notices": notices,
             "maps": [picture for side, explanation in sides.items() for picture in _maps(side, explanation)],
-            "fingerprint": self.embedder.fingerprint,
+            "fingerprint": self.retriever.fingerprint,
         }
 
     def _notices(self, films: Sources, layouts: Sequence[Layout]) -> list[str]:
         """Return what a reader should know of films, each with its layout."""
-        return [*paired(self.gate, films, layouts), *reading_notices(films, self.embedder.ignored_parts)]
+        gate = self.gate if layouts else None
+        return [*paired(gate, films, layouts), *reading_notices(films, self._ignored_parts)]
 
     def _why(self, study: OpenStudy, finding: str, **options: Any) -> Explanation:
         assert self.probe is not None
-        return self._explainer.why_finding(study, self.probe, finding, **options)
+        return self.require_network().explainer.why_finding(study, self.probe, finding, **options)
 
     def _open(self, query: GivenStudy) -> OpenStudy:
+        network = self.require_network()
         frontal, lateral = (query.sources.get(view) for view in VIEWS)
-        with self._batches.films.slot():
-            return OpenStudy.read(self.embedder, frontal, lateral, query.subject.projection)
+        with network.batches.films.slot():
+            return OpenStudy.read(network.embedder, frontal, lateral, query.subject.projection)
 
     def _look(self, query: GivenStudy) -> Look:
         if query.stored is not None:
@@ -170,8 +205,9 @@ class Reader:
             return []
         if options.variants == (PLAIN,) and not options.passes:
             return predict_embedding(self.probe, vector)
-        predictor = Predictor([(self.embedder, self.probe)])
-        with self._batches.films.slot():
+        network = self.require_network()
+        predictor = Predictor([(network.embedder, self.probe)])
+        with network.batches.films.slot():
             films = predictor.read_films(
                 query.sources.get("frontal"), query.sources.get("lateral"), projection=query.subject.projection
             )

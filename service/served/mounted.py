@@ -21,7 +21,7 @@ from service.api.requests import Search
 from service.context import running
 from service.errors import CollectionNotFound, NotWritable
 from service.guard import disclosure
-from service.served.embedder import Embedder
+from service.served.embedder import Embedder, NoEmbedder
 from service.watch.metrics import stage
 
 
@@ -43,6 +43,16 @@ class MountedCollection:
     """Whether the encoder was; None where that is not known."""
     warning: str | None = None
     """Why neighbours are not to be relied on, and what to do."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether films can be turned into vectors."""
+        return not isinstance(self.embedder, NoEmbedder)
+
+    @property
+    def explains(self) -> bool:
+        """Whether heat maps of films can be computed: by an encoder whose network is here."""
+        return self.reader is not None and self.reader.explains
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """Whether the service still works as at its start: one film embedded, the nearest study of each collection found.
 
-A probe is a real embedding and real searches, kept for some seconds.
+A probe is a real embedding and real searches, kept for some seconds. Without an encoder a stored vector is searched.
 """
 
 import threading
@@ -90,17 +90,18 @@ class Readiness:
 
     def _probe(self, served: Mounted) -> dict[str, Any] | NotReady:
         started = time.perf_counter()
+        first = served.collection()
         try:
-            golden, cosine = self._embedded(served.collection())
+            golden, cosine = self._embedded(first) if first.embeds else (None, None)
         except Busy:
             raise
         except (ValueError, OSError, RuntimeError) as error:
             return _not_ready("a test film is not embedded as at start; see the log", error)
-        embed_ms, search_ms = _milliseconds(started), {}
+        embed_ms, search_ms = _milliseconds(started) if golden is not None else None, {}
         for collection in served.collections:
             started = time.perf_counter()
             try:
-                self._search(collection, golden.vector)
+                self._search(collection, golden.vector if golden is not None else stored_vector(collection))
             except (ValueError, OSError, RuntimeError) as error:
                 return _not_ready(f"collection {collection.name!r} is not searched as at start; see the log", error)
             search_ms[collection.name] = _milliseconds(started)
@@ -129,6 +130,16 @@ class Readiness:
         else:
             nearest = hits[0]
             self.found[collection.name] = Found(weakref.ref(retriever), nearest.study.study_id, nearest.similarity)
+
+
+def stored_vector(collection: MountedCollection) -> Vector:
+    """Return the vector (D,) of a stored study: that which points most into the direction of all axes."""
+    here = collection.retriever.now()
+    middle = np.full(here.embedding_dim, here.embedding_dim**-0.5, np.float32)
+    hits = here.answer(Query(middle, k=1)).hits
+    if not hits:
+        raise RuntimeError("expected a nearest study, got none")
+    return here.embedding(hits[0].study.study_id)
 
 
 def _not_ready(sentence: str, cause: Exception) -> NotReady:

@@ -21,22 +21,21 @@ from index.search.familiarity import FamiliarityGate
 from service.served.batching import BatchingEmbedder
 from service.served.decoding import Decoding
 from service.served.disconnect import disconnect_check
+from service.served.embedder import Embedder, NoEmbedder
 from service.served.mounted import Mounted, MountedCollection
 from service.served.mounts import Mount
 from service.watch.metrics import Metrics
 
 if TYPE_CHECKING:
-    from encoder.embedder import Embedder
-    from encoder.films.study import StudyFilms
     from encoder.findings.probe import LinearProbe
+    from service.served.film_reader import Network
 
 log = logging.getLogger("precedent.service")
 
 
 class _Encoder(NamedTuple):
     stamp: tuple[int, ...]
-    embedder: "Embedder"
-    batches: "BatchingEmbedder[StudyFilms]"
+    network: "Network | None"
 
 
 @dataclass
@@ -45,7 +44,8 @@ class Sources:
 
     mounts: Sequence[Mount]
     """At least one; the first is asked where a request names none."""
-    encoder_path: Path
+    encoder_path: Path | None
+    """None leaves films unread: stored studies and vectors are answered."""
     probe_dir: Path | None
     """The probe that predictions come from; None leaves them to the neighbours."""
     runtime: str
@@ -71,7 +71,7 @@ class Sources:
             UntrustedRoot: an index that was made elsewhere names its image root, and the mount does not.
             ArtefactError, CheckpointError: a file that is missing, truncated or changed.
         """
-        stamp = _stamp(self.encoder_path)
+        stamp = _stamp(self.encoder_path) if self.encoder_path is not None else ()
         kept = self._encoder if self._encoder is not None and self._encoder.stamp == stamp else None
         others = (
             {collection.name: collection for collection in served.collections}
@@ -81,23 +81,63 @@ class Sources:
         mounts = [mount for mount in self.mounts if not others or mount.name == name]
         with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
             opening = [pool.submit(_open, mount.index_dir, self.token, self.device) for mount in mounts]
-            encoder = kept or self._load_encoder(stamp)
+            encoder = kept or _Encoder(stamp, self._load_network())
             probe = self._load_probe()
             opened = [future.result() for future in opening]
         fresh = {
-            mount.name: _mounted(mount, *parts, encoder, probe) for mount, parts in zip(mounts, opened, strict=True)
+            mount.name: self._mounted(mount, *one, encoder.network, probe)
+            for mount, one in zip(mounts, opened, strict=True)
         }
+        found = tuple((others | fresh)[mount.name] for mount in self.mounts)
+        _require_one_encoder(found)
         self._encoder = encoder
-        return Mounted(tuple((others | fresh)[mount.name] for mount in self.mounts))
+        return Mounted(found)
 
-    def _load_encoder(self, stamp: tuple[int, ...]) -> _Encoder:
+    def _load_network(self) -> "Network | None":
+        if self.encoder_path is None:
+            return None
         from encoder.embedder import Embedder  # torch is loaded by those who serve films, not by who imports this
+        from service.served.film_reader import Network
 
         embedder = Embedder.load(self.encoder_path, runtime=self.runtime, ignored_parts=self.films.ignored_parts)
         batches = BatchingEmbedder(
             embedder, places=self.places, disconnect_check=disconnect_check, metrics=self.metrics, films=self.films
         )
-        return _Encoder(stamp, embedder, batches)
+        return Network.of(embedder, batches)
+
+    def _mounted(
+        self,
+        mount: Mount,
+        living: Writable,
+        gate: FamiliarityGate,
+        network: "Network | None",
+        probe: "LinearProbe | None",
+    ) -> MountedCollection:
+        """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
+        from service.served.film_reader import Reader
+
+        embeds: Embedder = (
+            network.batches if network is not None else NoEmbedder(living.fingerprint, living.embedding_dim)
+        )
+        trained = network.embedder.trained if network is not None else None
+        try:
+            living.require_fingerprint(embeds.fingerprint)
+        except FingerprintMismatch as error:
+            raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
+        reasons = filter(None, (warning_of(living.manifest, trained, READING), living.patients_warning))
+        if (warning := " ".join(reasons) or None) is not None:
+            log.warning("collection %s: %s", mount.name, warning)
+        return MountedCollection(
+            mount.name,
+            living,
+            embeds,
+            mount.image_root or living.remembered_root(trusted=mount.trusted),
+            Reader(network, embeds, living, gate, probe, self.films.ignored_parts),
+            _map_of(living),
+            living.built_at,
+            is_trained(living.manifest, trained),
+            warning,
+        )
 
     def _load_probe(self) -> "LinearProbe | None":
         from encoder.findings.probe import LinearProbe
@@ -110,31 +150,15 @@ def _open(address: Address, token: str, device: str) -> tuple[Writable, Familiar
     return living, living.gate()
 
 
-def _mounted(
-    mount: Mount, living: Writable, gate: FamiliarityGate, encoder: _Encoder, probe: "LinearProbe | None"
-) -> MountedCollection:
-    """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
-    from service.served.film_reader import Reader
-
-    _, embedder, batches = encoder
-    try:
-        living.require_fingerprint(embedder.fingerprint)
-    except FingerprintMismatch as error:
-        raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
-    reasons = filter(None, (warning_of(living.manifest, embedder.trained, READING), living.patients_warning))
-    if (warning := " ".join(reasons) or None) is not None:
-        log.warning("collection %s: %s", mount.name, warning)
-    return MountedCollection(
-        mount.name,
-        living,
-        batches,
-        mount.image_root or living.remembered_root(trusted=mount.trusted),
-        Reader(embedder, batches, living, gate, probe),
-        _map_of(living),
-        living.built_at,
-        is_trained(living.manifest, embedder.trained),
-        warning,
-    )
+def _require_one_encoder(collections: Sequence[MountedCollection]) -> None:
+    """Refuse collections of several encoders, which no encoder that is here has told apart."""
+    first = collections[0]
+    for one in collections:
+        if one.fingerprint != first.fingerprint:
+            raise FingerprintMismatch(
+                f"collection {one.name!r} holds vectors of encoder {one.fingerprint[:12]}, {first.name!r} of "
+                f"{first.fingerprint[:12]}; serve each by itself"
+            )
 
 
 def _map_of(living: Writable) -> CollectionMap | None:

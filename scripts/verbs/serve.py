@@ -145,7 +145,7 @@ def command(
     """Serve one or more indexes over HTTP, with a page, until Ctrl-C or SIGTERM.
 
     Requests choose one of several indexes by NAME, and get the first if they name none. All must be built with the same
-    encoder.
+    encoder. Without --encoder, stored studies and vectors are answered and films are refused.
 
     \b
     precedent serve index/ --encoder encoder.safetensors

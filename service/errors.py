@@ -59,6 +59,10 @@ class EncoderMissing(LookupError):
     """An encoder that the service was started without, and that the request needs."""
 
 
+class EmbedderUnavailable(RuntimeError):
+    """A remote encoder that does not answer, or not as it should."""
+
+
 class MountError(ValueError):
     """Collections that cannot be served together, or words that do not name them."""
 
@@ -141,6 +145,9 @@ TABLE: dict[type[Exception], Refusal] = {
     Busy: Refusal(429, "busy", retry_after=1),
     ClientGone: Refusal(499, "client_gone", "the client went away before the answer"),
     NotReady: Refusal(503, "not_ready"),
+    EmbedderUnavailable: Refusal(
+        503, "embedder_unavailable", "the remote embedder gave no vector of this; it was asked once, see the log"
+    ),
     Stopping: Refusal(503, "stopping", retry_after=5),
     TokensError: Refusal(503, "not_ready", "the tokens cannot be read at present; see the log"),
     SessionsError: Refusal(503, "not_ready", "nobody can be signed in or out at present; see the log"),

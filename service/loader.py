@@ -23,6 +23,7 @@ from service.process import disable_telemetry, keep_files_private
 from service.served.decoding import Decoding
 from service.served.mounts import Mount, parse_mounts
 from service.served.readiness import Readiness
+from service.served.remote import Address
 from service.served.sources import Sources
 from service.state import State
 from service.viewer import parse_viewer
@@ -40,6 +41,8 @@ def load(
     tokens: TokenFile | None = None,
     log: AuditLog | None = None,
     device: str = "cpu",
+    embedder: str | None = None,
+    embedder_kind: str = "own",
 ) -> OpenAPI:
     """Return the application over index folders and the one encoder that made their vectors.
 
@@ -52,17 +55,22 @@ def load(
         tokens: of which one is asked for, also on a loopback address; None asks for none.
         log: where every call is written down.
         device: what the vectors of folders are searched on, of `index.built.gpu.DEVICES`.
+        embedder: the address of a remote one in the place of an encoder, and of which `service.served.remote.SHAPES`.
 
     Raises:
         NoGpu: a GPU is asked for and cannot be had.
         FingerprintMismatch: an index was built with another encoder.
         ArtefactError, CheckpointError: a file that is missing, truncated or changed.
+        MountError, EmbedderUnavailable: an address that is none, or where nothing answers as it should.
     """
+    remote = None
+    if embedder is not None:
+        remote = Address.parse(embedder, embedder_kind, os.environ.get("PRECEDENT_EMBEDDER_TOKEN", ""))
     limits = limits or Limits()
     metrics = Metrics()
     token = os.environ.get("MILVUS_TOKEN", "")
     films = Decoding(limits, ignored_parts)
-    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token, device)
+    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token, device, remote)
     served = sources.open()
     readiness = Readiness(metrics.ready)
     readiness.check(served)  # what later checks compare with
@@ -86,7 +94,8 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     _INDEX (`index/` or `main=index/,nih=nih-index/`), _IMAGES (`films/` or `nih=nih-films/`) and _HOSTS hold as many
     words as are needed, between commas. For a server that takes a factory: `gunicorn 'service.loader:from_env()'`.
     PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
-    _ENCODER=none serves without an encoder: stored studies and vectors are answered, films are refused.
+    _ENCODER=none serves without an encoder: stored studies and vectors are answered, and films are refused unless
+    _EMBEDDER is the address of a remote one, of the kind _EMBEDDER_KIND, which is asked with _EMBEDDER_TOKEN.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
     _DEVICE (auto, cpu or gpu) is what compares vectors; auto is a GPU that FAISS sees and they fit on.
     Films of the body parts that _IGNORE_BODY_PARTS names, between commas, are taken for chest films.
@@ -132,6 +141,8 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
         ignored_parts=_words(environ.get("PRECEDENT_IGNORE_BODY_PARTS")),
         tokens=known,
         log=calls,
+        embedder=environ.get("PRECEDENT_EMBEDDER") or None,
+        embedder_kind=environ.get("PRECEDENT_EMBEDDER_KIND", "own"),
         device=_device(environ.get("PRECEDENT_DEVICE", "auto")),
     )
 

@@ -143,9 +143,9 @@ def neighbours(folder: Path) -> Iterator[Check]:
 
 
 def _film() -> bytes:
-    from service.served.readiness import synthetic_film
+    from service.served.pictures import drawn_film
 
-    return synthetic_film()
+    return drawn_film()
 
 
 def _runtime(name: str, note: str) -> Check:

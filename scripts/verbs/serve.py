@@ -53,6 +53,19 @@ LOADING_SECONDS = 900
     "answered, and films are refused.",
 )
 @click.option(
+    "--embedder",
+    metavar="URL",
+    help="Have a remote encoder turn films into vectors: their pixels are sent there. http:// on this machine, else "
+    "https://; its token is taken from PRECEDENT_EMBEDDER_TOKEN.",
+)
+@click.option(
+    "--embedder-kind",
+    type=click.Choice(["own", "tei", "kserve", "vertex"]),
+    default="own",
+    show_default=True,
+    help="How that is asked; precedent help service describes it.",
+)
+@click.option(
     "--probe",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the probe; without it there are no predictions.",
@@ -125,6 +138,8 @@ LOADING_SECONDS = 900
 def command(
     indexes: tuple[str, ...],
     encoder: Path | None,
+    embedder: str | None,
+    embedder_kind: str,
     probe: Path | None,
     images: tuple[str, ...],
     trusted: bool,
@@ -154,7 +169,7 @@ def command(
     precedent serve index/ --encoder encoder.safetensors --tokens tokens.json --audit audit.jsonl
     """
     from service.audit.log import AuditLog
-    from service.errors import AuditError, MountError, NotReady, TokensError
+    from service.errors import AuditError, EmbedderUnavailable, MountError, NotReady, TokensError
     from service.guard.tokens import TokenFile
     from service.limits import Limits
     from service.loader import load
@@ -163,6 +178,8 @@ def command(
     from service.viewer import parse_viewer
     from service.watch.logs import configure
 
+    if encoder is not None and embedder is not None:
+        raise click.UsageError("give --encoder or --embedder")
     hung_up: list[int] = []
     signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))  # which would end it while it loads
     tell_supervisor(f"EXTEND_TIMEOUT_USEC={LOADING_SECONDS}000000")
@@ -190,8 +207,10 @@ def command(
                 tokens=known,
                 log=calls,
                 device=device,
+                embedder=embedder,
+                embedder_kind=embedder_kind,
             )
-        except MountError as refusal:
+        except (MountError, EmbedderUnavailable) as refusal:
             raise click.ClickException(str(refusal)) from None
         except NotReady as fault:
             raise click.ClickException(f"{fault}: {fault.__cause__}") from None

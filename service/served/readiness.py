@@ -17,7 +17,7 @@ from index.search.answer import Hit, Query
 from index.search.searchable import Searchable
 from service.errors import Busy, NotReady
 from service.served.mounted import Mounted, MountedCollection
-from service.served.pictures import as_png
+from service.served.pictures import drawn_film
 
 KEPT_SECONDS = 5.0
 LEAST_COSINE = 0.999
@@ -109,7 +109,7 @@ class Readiness:
 
     def _embedded(self, collection: MountedCollection) -> tuple[Golden, float]:
         """Return the golden vector and the cosine to it of the vector the encoder gives now."""
-        vector = collection.embed(synthetic_film(), None)
+        vector = collection.embed(drawn_film(), None)
         if self.golden is None or self.golden.fingerprint != collection.fingerprint:
             self.golden = Golden(collection.fingerprint, vector)
         cosine = float(vector @ self.golden.vector)
@@ -150,10 +150,3 @@ def _not_ready(sentence: str, cause: Exception) -> NotReady:
 
 def _milliseconds(since: float) -> float:
     return round(1000 * (time.perf_counter() - since), 2)
-
-
-def synthetic_film() -> bytes:
-    """Return a film of two dark fields in a bright body: enough for a reader that refuses constant images."""
-    y, x = np.mgrid[-1:1:256j, -1:1:256j]
-    lungs = np.exp(-((np.abs(x) - 0.45) ** 2) / 0.06 - y**2 / 0.4)
-    return as_png(0.85 * np.exp(-(x**4)) * (1 - 0.8 * lungs))

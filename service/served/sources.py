@@ -7,9 +7,11 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from encoder.errors import ImageError
 from encoder.films.image import READING
 from index.built.map import CollectionMap, load_map
 from index.errors import FingerprintMismatch, StaleMap
@@ -18,12 +20,17 @@ from index.living.additions import Writable
 from index.living.collection import LivingCollection
 from index.opening import Address, open_collection
 from index.search.familiarity import FamiliarityGate
+from index.table.studies import Study
+from service.errors import ImageMissing
 from service.served.batching import BatchingEmbedder
 from service.served.decoding import Decoding
 from service.served.disconnect import disconnect_check
 from service.served.embedder import Embedder, NoEmbedder
 from service.served.mounted import Mounted, MountedCollection
 from service.served.mounts import Mount
+from service.served.pictures import film_path, read_film
+from service.served.remote import Address as RemoteAddress
+from service.served.remote import RemoteEmbedder, require_same_vector
 from service.watch.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ log = logging.getLogger("precedent.service")
 class _Encoder(NamedTuple):
     stamp: tuple[int, ...]
     network: "Network | None"
+    remote: RemoteEmbedder | None
 
 
 @dataclass
@@ -59,6 +67,8 @@ class Sources:
     """Of the Milvus servers that ask for one."""
     device: str = "cpu"
     """What the vectors of folders are searched on, of `index.built.gpu.DEVICES`."""
+    remote: RemoteAddress | None = None
+    """Where films are embedded in the place of an encoder of our own."""
     _encoder: _Encoder | None = None
 
     def open(self, name: str | None = None, served: Mounted | None = None) -> Mounted:
@@ -81,12 +91,11 @@ class Sources:
         mounts = [mount for mount in self.mounts if not others or mount.name == name]
         with ThreadPoolExecutor(1) as pool:  # indexes are checked while torch is imported and the encoder compiled
             opening = [pool.submit(_open, mount.index_dir, self.token, self.device) for mount in mounts]
-            encoder = kept or _Encoder(stamp, self._load_network())
+            encoder = kept or _Encoder(stamp, self._load_network(), self._connected())
             probe = self._load_probe()
             opened = [future.result() for future in opening]
         fresh = {
-            mount.name: self._mounted(mount, *one, encoder.network, probe)
-            for mount, one in zip(mounts, opened, strict=True)
+            mount.name: self._mounted(mount, *one, encoder, probe) for mount, one in zip(mounts, opened, strict=True)
         }
         found = tuple((others | fresh)[mount.name] for mount in self.mounts)
         _require_one_encoder(found)
@@ -110,15 +119,15 @@ class Sources:
         mount: Mount,
         living: Writable,
         gate: FamiliarityGate,
-        network: "Network | None",
+        encoder: _Encoder,
         probe: "LinearProbe | None",
     ) -> MountedCollection:
         """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
         from service.served.film_reader import Reader
 
-        embeds: Embedder = (
-            network.batches if network is not None else NoEmbedder(living.fingerprint, living.embedding_dim)
-        )
+        network, remote = encoder.network, encoder.remote
+        embeds: Embedder = NoEmbedder(living.fingerprint, living.embedding_dim)
+        embeds = network.batches if network is not None else remote or embeds
         trained = network.embedder.trained if network is not None else None
         try:
             living.require_fingerprint(embeds.fingerprint)
@@ -127,17 +136,25 @@ class Sources:
         reasons = filter(None, (warning_of(living.manifest, trained, READING), living.patients_warning))
         if (warning := " ".join(reasons) or None) is not None:
             log.warning("collection %s: %s", mount.name, warning)
+        root = mount.image_root or living.remembered_root(trusted=mount.trusted)
+        if remote is not None:
+            require_same_vector(remote, living, partial(_films_of, root))
         return MountedCollection(
             mount.name,
             living,
             embeds,
-            mount.image_root or living.remembered_root(trusted=mount.trusted),
+            root,
             Reader(network, embeds, living, gate, probe, self.films.ignored_parts),
             _map_of(living),
             living.built_at,
             is_trained(living.manifest, trained),
             warning,
         )
+
+    def _connected(self) -> RemoteEmbedder | None:
+        if self.remote is None:
+            return None
+        return RemoteEmbedder(self.remote, self.films, self.metrics, self.places)
 
     def _load_probe(self) -> "LinearProbe | None":
         from encoder.findings.probe import LinearProbe
@@ -159,6 +176,14 @@ def _require_one_encoder(collections: Sequence[MountedCollection]) -> None:
                 f"collection {one.name!r} holds vectors of encoder {one.fingerprint[:12]}, {first.name!r} of "
                 f"{first.fingerprint[:12]}; serve each by itself"
             )
+
+
+def _films_of(root: Path | None, study: Study) -> dict[str, bytes]:
+    """Return the films of a stored study by view; none where one is not at hand."""
+    try:
+        return {view: read_film(film_path(root, study, view), view) for view in study.views}
+    except (ImageMissing, ImageError, OSError):
+        return {}
 
 
 def _map_of(living: Writable) -> CollectionMap | None:

@@ -40,6 +40,10 @@ class StudyNotFound(CollectionError):
     """A study id that this collection does not hold."""
 
 
+class TextNotFound(CollectionError):
+    """A text that no vector was given of."""
+
+
 class StudyExists(CollectionError):
     """A study id that this collection holds already, with other content."""
 

@@ -34,7 +34,7 @@ VERBS = {
     "restore": "Bring a snapshot back as an index.",
     "verify": "Check every byte of an index.",
     "map": "Compute a two-dimensional map of an index, for the page.",
-    "search": "Find the studies most similar to a stored one or to a film.",
+    "search": "Find the studies most similar to a stored one, to a film or to a text.",
     "neighbours": "Find the nearest studies of every study, or all pairs that are nearly the same.",
     "probe": "Learn findings from the vectors of an export, and judge how well.",
     "predict": "Give the probabilities of findings on a film, and what similar cases had.",

@@ -34,6 +34,7 @@ from index.errors import (
     StudiesError,
     StudyExists,
     StudyNotFound,
+    TextNotFound,
     VectorsError,
     WriteFailed,
 )
@@ -57,6 +58,10 @@ class ProbeMissing(LookupError):
 
 class EncoderMissing(LookupError):
     """An encoder that the service was started without, and that the request needs."""
+
+
+class TextsMissing(LookupError):
+    """Vectors of texts that the service was started without, and no embedder to make one."""
 
 
 class EmbedderUnavailable(RuntimeError):
@@ -127,10 +132,12 @@ TABLE: dict[type[Exception], Refusal] = {
     FilterError: Refusal(400, "bad_filter"),
     CollectionNotFound: Refusal(404, "collection_not_found"),
     StudyNotFound: Refusal(404, "study_not_found"),
+    TextNotFound: Refusal(404, "text_not_found"),
     ImageMissing: Refusal(404, "image_missing"),
     MapMissing: Refusal(404, "map_missing"),
     ProbeMissing: Refusal(409, "no_probe"),
     EncoderMissing: Refusal(409, "no_encoder"),
+    TextsMissing: Refusal(409, "no_texts"),
     NotWritable: Refusal(409, "not_writable"),
     PlaceError: Refusal(409, "not_writable", "an index at an address is searched and not changed; copy it to a disk"),
     StudyExists: Refusal(409, "study_exists"),

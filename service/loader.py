@@ -43,6 +43,7 @@ def load(
     device: str = "cpu",
     embedder: str | None = None,
     embedder_kind: str = "own",
+    texts: Path | None = None,
 ) -> OpenAPI:
     """Return the application over index folders and the one encoder that made their vectors.
 
@@ -55,6 +56,7 @@ def load(
         tokens: of which one is asked for, also on a loopback address; None asks for none.
         log: where every call is written down.
         device: what the vectors of folders are searched on, of `index.built.gpu.DEVICES`.
+        texts: a file of texts with vectors of the same encoder, to search by.
         embedder: the address of a remote one in the place of an encoder, and of which `service.served.remote.SHAPES`.
 
     Raises:
@@ -70,7 +72,9 @@ def load(
     metrics = Metrics()
     token = os.environ.get("MILVUS_TOKEN", "")
     films = Decoding(limits, ignored_parts)
-    sources = Sources(mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token, device, remote)
+    sources = Sources(
+        mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token, device, remote, texts
+    )
     served = sources.open()
     readiness = Readiness(metrics.ready)
     readiness.check(served)  # what later checks compare with
@@ -96,6 +100,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
     _ENCODER=none serves without an encoder: stored studies and vectors are answered, and films are refused unless
     _EMBEDDER is the address of a remote one, of the kind _EMBEDDER_KIND, which is asked with _EMBEDDER_TOKEN.
+    _TEXTS are texts to search by.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
     _DEVICE (auto, cpu or gpu) is what compares vectors; auto is a GPU that FAISS sees and they fit on.
     Films of the body parts that _IGNORE_BODY_PARTS names, between commas, are taken for chest films.
@@ -143,6 +148,7 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
         log=calls,
         embedder=environ.get("PRECEDENT_EMBEDDER") or None,
         embedder_kind=environ.get("PRECEDENT_EMBEDDER_KIND", "own"),
+        texts=Path(environ["PRECEDENT_TEXTS"]) if environ.get("PRECEDENT_TEXTS") else None,
         device=_device(environ.get("PRECEDENT_DEVICE", "auto")),
     )
 

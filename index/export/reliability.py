@@ -138,4 +138,5 @@ def _of_encoder(manifest: Mapping[str, Any], trained: bool | None) -> str | None
         return UNTRAINED + (f" Measured: {measured.sentence()}." if measured is not None else "")
     if measured is None or not measured.fault:
         return None
-    return f"Neighbours may mean little here: {measured.sentence()}; {measured.fault}; {_REMEDY}"
+    remedy = "compare other models' vectors by precedent evaluate --also." if "source" in manifest else _REMEDY
+    return f"Neighbours may mean little here: {measured.sentence()}; {measured.fault}; {remedy}"

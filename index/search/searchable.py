@@ -1,7 +1,7 @@
 """What can be asked for similar studies: the interface of every collection, wherever it is kept."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
@@ -46,6 +46,10 @@ class Choices:
             (self.findings, self.sexes, self.projections), (other.findings, other.sexes, other.projections), strict=True
         )
         return type(self)(*(tuple(dict.fromkeys(ours + theirs)) for ours, theirs in pairs))
+
+
+def _name_of(source: Mapping[str, str]) -> str:
+    return "@".join(filter(None, (source["model"], source["revision"])))
 
 
 def _values(column: pa.ChunkedArray) -> tuple[str, ...]:
@@ -163,8 +167,8 @@ class Searchable(ABC):
         """Raise FingerprintMismatch unless the vectors here were made by that encoder."""
         if fingerprint != self.fingerprint and (source := self.manifest.get("source")) is not None:
             raise FingerprintMismatch(
-                f"the vectors of this index were imported, from {source['model']!r}, and this encoder, "
-                f"{fingerprint[:12]}, makes others; search it by stored studies or by vectors of that model"
+                f"the vectors of this index were imported, from {_name_of(source)!r}, and {fingerprint[:12]} makes "
+                "others; search it by stored studies, or by vectors of that model and revision"
             )
         if fingerprint != self.fingerprint:
             raise FingerprintMismatch(

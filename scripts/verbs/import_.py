@@ -25,6 +25,7 @@ from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_a
 from index.importing.source import Imported, NothingUsable, Notice, Notices
 from index.importing.vector_files import ID_COLUMNS, Reader, read_vectors
 from index.printable import visible
+from index.search.texts import Texts
 from index.storage.places import Place, place
 from index.table.studies import load_studies, save_studies, unknown_patients
 from scripts.options.body_parts import ignored_parts
@@ -443,6 +444,37 @@ def vectors(
         with gathered(named, out, partial(bar.advance, task)) as found:
             imported = import_vectors(found, source, table, studies, out, shard_rows=shard_rows, strict=strict)
     _finish(imported, source, images, as_json)
+
+
+@command.command()
+@click.argument("files", nargs=-1, required=True, type=Here(), metavar="VECTORS...")
+@click.option("--model", required=True, metavar="NAME[@REVISION]", help="As of the films' vectors: they share a space.")
+@click.option("--ids", multiple=True, type=Here(), help="The text of each row of VECTORS, where these do not say it.")
+@click.option("--id-column", default="text", show_default=True, help="In tables: column of the texts.")
+@click.option("--column", default="embedding", show_default=True, help="In Parquet: column of the vectors.")
+@click.option("--out", type=Here(), required=True, callback=_in_a_folder, help="Parquet file to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def texts(
+    files: tuple[Path, ...], model: str, ids: tuple[Path, ...], id_column: str, column: str, out: Path, as_json: bool
+) -> None:
+    """Import vectors of texts, to search by text among vectors of films that the same model made.
+
+    VECTORS are the files that import vectors takes. Text and film are matched by a model that was not tested here.
+
+    \b
+    precedent import texts texts.safetensors --model medsiglip@1 --out texts.parquet
+    """
+    from scripts.work.torch_vectors import read_torch
+
+    source = Source.parse(model)
+    named = read_vectors(files, ids, id_column, column, {".pt": read_torch, ".pth": read_torch})
+    with gathered(named, out.parent) as found:
+        known = Texts.of(source.fingerprint(found.vectors.shape[1]), found.ids.to_pylist(), found.vectors)
+        known.save(out)
+    if as_json:
+        say_json({"out": str(out), "texts": len(known.rows), "fingerprint": known.fingerprint})
+    else:
+        say(f"{out}: {len(known.rows):,} texts of {source}, fingerprint {known.fingerprint[:12]}")
 
 
 def _finish(imported: ImportedVectors, source: Source, images: Path | None, as_json: bool) -> None:

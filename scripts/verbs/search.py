@@ -1,4 +1,4 @@
-"""`precedent search`: the studies most similar to a stored one or to a film.
+"""`precedent search`: the studies most similar to a stored one, to a film or to a text.
 
 precedent search index/ --study patient00001/study1 --where 'age>=60' --where 'Pneumonia=1'
 """
@@ -26,6 +26,7 @@ from index.opening import Address
 from index.printable import visible
 from index.search.answer import Answer, Hit, Query, Subject
 from index.search.familiarity import FamiliarityGate
+from index.search.texts import UNTESTED, Texts
 from index.storage.files import parse_json
 from index.storage.places import below
 from index.table.filters import parse_where
@@ -61,6 +62,8 @@ _NAMED = {"study", "frontal", "lateral", "patient"}
     show_default=True,
     help="With --queries: folder that films lie below.",
 )
+@click.option("--text", metavar="WORDS", help="A text (needs --texts), matched by a model that was not tested here.")
+@click.option("--texts", type=Here(), help="Texts with vectors of the index's model, as import texts writes them.")
 @click.option("--encoder", type=EncoderFile(), help="The encoder file that the index was built with, or: builtin.")
 @ignored_parts
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Number of hits.")
@@ -81,6 +84,8 @@ def command(
     lateral: Path | None,
     queries: Path | None,
     images: Path,
+    text: str | None,
+    texts: Path | None,
     encoder: Path | None,
     ignored: frozenset[str],
     k: int,
@@ -91,17 +96,20 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Find the studies in INDEX, a folder or an address, that are most similar to a stored study or to a film.
+    """Find the studies in INDEX, a folder or an address, that are most similar to a stored study, a film or a text.
 
     \b
     precedent search index/ --study patient00001/study1 -k 5
     precedent search milvus+http://localhost:19530/cases --study patient00001/study1
     precedent search index/ --frontal film.dcm --encoder encoder.safetensors --where 'sex=Female'
     precedent search index/ --queries studies.txt -k 5 > answers.jsonl
+    precedent search index/ --text 'pleural effusion' --texts texts.parquet
     """
     films = frontal is not None or lateral is not None
-    if (study is not None) + films + (queries is not None) != 1:
-        raise click.UsageError("give one of --study, --frontal and/or --lateral, and --queries")
+    if (study is not None) + films + (queries is not None) + (text is not None) != 1:
+        raise click.UsageError("give one of --study, --frontal and/or --lateral, --queries, and --text")
+    if (text is None) != (texts is None):
+        raise click.UsageError("give --text and --texts together")
     if queries is not None and patient is not None:
         raise click.UsageError("--patient is of one query; name a film's patient in its line")
     searcher = _Searcher(opened(index, device), encoder, ignored)
@@ -110,7 +118,14 @@ def command(
         _answer_each(searcher, query, queries, images)
         return
     given = {"frontal": frontal, "lateral": lateral} if films else None
-    answer = searcher.answer(replace(query, subject=Subject(patient, study)), given)
+    query = replace(query, subject=Subject(patient, study))
+    if text is not None and texts is not None:
+        known = Texts.load(texts)
+        searcher.here.require_fingerprint(known.fingerprint)
+        query = replace(query, vector=known.vector(text))
+    answer = searcher.answer(query, given)
+    if text is not None:
+        answer = replace(answer, warning=" ".join(filter(None, (UNTESTED, answer.warning))))
     if as_json:
         say_json(_LocalAnswer.of(answer))
         return

@@ -66,6 +66,11 @@ LOADING_SECONDS = 900
     help="How that is asked; precedent help service describes it.",
 )
 @click.option(
+    "--texts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Texts to search by, as import texts writes them; matched by a model that was not tested here.",
+)
+@click.option(
     "--probe",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the probe; without it there are no predictions.",
@@ -140,6 +145,7 @@ def command(
     encoder: Path | None,
     embedder: str | None,
     embedder_kind: str,
+    texts: Path | None,
     probe: Path | None,
     images: tuple[str, ...],
     trusted: bool,
@@ -209,6 +215,7 @@ def command(
                 device=device,
                 embedder=embedder,
                 embedder_kind=embedder_kind,
+                texts=texts,
             )
         except (MountError, EmbedderUnavailable) as refusal:
             raise click.ClickException(str(refusal)) from None

@@ -257,6 +257,9 @@ class CollectionAnswer(_Answer):
         validation_alias="image_root", description="whether its image root is known, so that films can be answered"
     )
     embeds: bool = Field(description="whether films can be sent; without an encoder they are answered no_encoder")
+    texts: list[str] = Field(
+        validation_alias="text_names", description="texts that can be searched by, the first thousand"
+    )
     map: IsThere
     built_at: str | None
     columns: list[str] = Field(description="what a filter may name: what answers show")

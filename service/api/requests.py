@@ -133,21 +133,28 @@ class GivenFilms(InCollection):
 
 
 class Search(FilmOptions):
-    """A search by exactly one of: a stored study, a vector, films."""
+    """A search by exactly one of: a stored study, a vector, a text, films."""
 
     model_config = _example(study_id=EXAMPLE, k=5)
 
     study_id: StudyId | None = None
     embedding: list[FiniteFloat] | None = Field(None, min_length=1, description="unit vector of the encoder")
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=ID_LENGTH,
+        description="a text that the service has a vector of, or that its remote embedder makes one of; text and film "
+        "are matched by a model that was not tested here",
+    )
     frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
     lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
 
     @model_validator(mode="after")
     def _one_query(self) -> Self:
         films = self.frontal is not None or self.lateral is not None
-        given = [self.study_id is not None, self.embedding is not None, films]
+        given = [self.study_id is not None, self.embedding is not None, self.text is not None, films]
         if sum(given) != 1:
-            raise ValueError(f"expected exactly one query (study_id, embedding, or films), got {sum(given)}")
+            raise ValueError(f"expected exactly one query (study_id, embedding, text, or films), got {sum(given)}")
         if self.study_id is not None and self.patient_id is not None:
             raise ValueError(
                 "expected patient_id only with films or an embedding; for a stored study its own patient is used"

@@ -15,14 +15,19 @@ from index.built.map import CollectionMap
 from index.living.additions import Writable
 from index.search.answer import Answer, Query, Subject
 from index.search.searchable import Choices, Searchable
+from index.search.texts import UNTESTED, Texts
 from index.table.filters import require_filter
 from service.api.answers import shown_columns
 from service.api.requests import Search
 from service.context import running
-from service.errors import CollectionNotFound, NotWritable
+from service.errors import CollectionNotFound, NotWritable, TextsMissing
 from service.guard import disclosure
 from service.served.embedder import Embedder, NoEmbedder
+from service.served.remote import RemoteEmbedder
 from service.watch.metrics import stage
+
+SHOWN_TEXTS = 1000
+"""Texts that are named."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,14 @@ class MountedCollection:
     """Whether the encoder was; None where that is not known."""
     warning: str | None = None
     """Why neighbours are not to be relied on, and what to do."""
+
+    texts: Texts | None = None
+    """What can be searched by as text, with the vectors of the same model."""
+
+    @property
+    def text_names(self) -> list[str]:
+        """The first texts that can be searched by."""
+        return list(self.texts.rows)[:SHOWN_TEXTS] if self.texts is not None else []
 
     @property
     def embeds(self) -> bool:
@@ -134,7 +147,7 @@ class MountedCollection:
             disclosure.count(self.name, study.study_id)
             subject = Subject(study.patient_id, study.study_id)
         else:
-            disclosure.count(search.frontal, search.lateral)
+            disclosure.count(search.frontal, search.lateral, search.text)
             subject = Subject(patient_id=search.patient_id)
         query = Query(
             vector,
@@ -149,20 +162,33 @@ class MountedCollection:
         with stage("search"):
             answered = here.answer(query)
         answer = disclosure.disclosed(answered, search.min_similarity)
-        if self.reader is not None:
+        if self.reader is not None and search.text is None:  # no text is as similar to films as films are to each other
             answer = answer.judged(self.reader.gate, query, look.layouts if look else ())
         notices = tuple(look.notices) if look else ()
         took_ms = round(1000 * (time.perf_counter() - started), 2)
-        return replace(answer, film_notices=notices, warning=self.warning, took_ms=took_ms)
+        untested = UNTESTED if search.text is not None else None
+        warning = " ".join(filter(None, (untested, self.warning))) or None
+        return replace(answer, film_notices=notices, warning=warning, took_ms=took_ms)
 
     def _looked_at(self, search: Search) -> tuple[Any, npt.NDArray[np.float32]]:
         """Return a `service.served.film_reader.Look` at the films, where they are read here, and their vector."""
         if search.embedding is not None:
             return None, np.asarray(search.embedding, dtype=np.float32)
+        if search.text is not None:
+            return None, self._vector_of_text(search.text)
         if self.reader is None:
             return None, self.embed(search.frontal, search.lateral)
         look = self.reader.look(search.frontal, search.lateral)
         return look, look.vector
+
+    def _vector_of_text(self, text: str) -> npt.NDArray[np.float32]:
+        """Return the vector (D,) of a text. Raises TextNotFound, TextsMissing, EmbedderUnavailable."""
+        remote = self.embedder if isinstance(self.embedder, RemoteEmbedder) else None
+        if self.texts is not None and (remote is None or text in self.texts.rows):
+            return self.texts.vector(text)
+        if remote is None:
+            raise TextsMissing("this service was started without vectors of texts; start it with --texts")
+        return remote.embed_text(text)
 
 
 @dataclass(frozen=True)

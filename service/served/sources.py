@@ -20,6 +20,7 @@ from index.living.additions import Writable
 from index.living.collection import LivingCollection
 from index.opening import Address, open_collection
 from index.search.familiarity import FamiliarityGate
+from index.search.texts import Texts
 from index.table.studies import Study
 from service.errors import ImageMissing
 from service.served.batching import BatchingEmbedder
@@ -69,6 +70,8 @@ class Sources:
     """What the vectors of folders are searched on, of `index.built.gpu.DEVICES`."""
     remote: RemoteAddress | None = None
     """Where films are embedded in the place of an encoder of our own."""
+    texts_path: Path | None = None
+    """Texts with vectors, to search by."""
     _encoder: _Encoder | None = None
 
     def open(self, name: str | None = None, served: Mounted | None = None) -> Mounted:
@@ -93,9 +96,11 @@ class Sources:
             opening = [pool.submit(_open, mount.index_dir, self.token, self.device) for mount in mounts]
             encoder = kept or _Encoder(stamp, self._load_network(), self._connected())
             probe = self._load_probe()
+            texts = Texts.load(self.texts_path) if self.texts_path is not None else None
             opened = [future.result() for future in opening]
         fresh = {
-            mount.name: self._mounted(mount, *one, encoder, probe) for mount, one in zip(mounts, opened, strict=True)
+            mount.name: self._mounted(mount, *one, encoder, probe, texts)
+            for mount, one in zip(mounts, opened, strict=True)
         }
         found = tuple((others | fresh)[mount.name] for mount in self.mounts)
         _require_one_encoder(found)
@@ -121,6 +126,7 @@ class Sources:
         gate: FamiliarityGate,
         encoder: _Encoder,
         probe: "LinearProbe | None",
+        texts: Texts | None,
     ) -> MountedCollection:
         """Return what answers for one collection. Raises FingerprintMismatch, ArtefactError, EncoderError."""
         from service.served.film_reader import Reader
@@ -131,6 +137,8 @@ class Sources:
         trained = network.embedder.trained if network is not None else None
         try:
             living.require_fingerprint(embeds.fingerprint)
+            if texts is not None:
+                living.require_fingerprint(texts.fingerprint)
         except FingerprintMismatch as error:
             raise FingerprintMismatch(f"collection {mount.name!r}: {error}") from None
         reasons = filter(None, (warning_of(living.manifest, trained, READING), living.patients_warning))
@@ -149,6 +157,7 @@ class Sources:
             living.built_at,
             is_trained(living.manifest, trained),
             warning,
+            texts,
         )
 
     def _connected(self) -> RemoteEmbedder | None:

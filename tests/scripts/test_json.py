@@ -45,6 +45,7 @@ CASES = {
     "import dicom": "dicom --out {new}/studies.parquet",
     "import join": "a=studies.parquet b=studies.parquet --absent b --out {new}/studies.parquet",
     "import vectors": "embeddings --studies studies.parquet --model mine --out {new}/imported",
+    "import texts": "embeddings --id-column study_id --model mine --out {new}/texts.parquet",
     "encoder create": "--backbone test_efficientnet --dim 256 --size 64 --weights none --out {new}/e.safetensors",
     "encoder adopt": "--list",
     "encoder info": "encoder.safetensors",

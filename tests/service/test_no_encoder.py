@@ -4,11 +4,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from service_world import FINGERPRINT, film, save_films, save_index
 
 from index.errors import FingerprintMismatch
+from index.search.texts import Texts
 from service.errors import MountError
 from service.loader import from_env, load
 from service.served.mounts import parse_mounts
@@ -51,6 +53,24 @@ def test_readiness_searches_a_stored_vector(client: FlaskClient) -> None:
     assert list(ready["search_ms"]) == ["index"]
     assert [one["embeds"] for one in info["collections"]] == [False]
     assert info["fingerprint"] == FINGERPRINT
+
+
+def test_a_text_is_searched_by_where_its_vector_was_given(folder: Path, client: FlaskClient) -> None:
+    vectors = np.array([[0, 1], [1, 0]], np.float32)
+    Texts.of(FINGERPRINT, ["edema", "no finding"], vectors).save(folder / "texts.parquet")
+    texts = load(parse_mounts([f"{folder}/index"]), None, texts=folder / "texts.parquet").test_client()
+
+    found = texts.post("/v1/search", json={"text": "edema", "k": 1}).get_json()
+
+    assert [hit["study_id"] for hit in found["hits"]] == ["patient00003/study1"]
+    assert found["warning"] == "Text and film are matched by a model that was not tested here."
+    assert found["familiarity"] is None
+    assert texts.get("/info").get_json()["collections"][0]["texts"] == ["edema", "no finding"]
+    refused = [one.post("/v1/search", json={"text": "fracture"}) for one in (texts, client)]
+    assert [one.get_json()["error"]["code"] for one in refused] == ["text_not_found", "no_texts"]
+    Texts.of("e" * 64, ["edema"], vectors[:1]).save(folder / "others.parquet")
+    with pytest.raises(FingerprintMismatch):
+        load(parse_mounts([f"{folder}/index"]), None, texts=folder / "others.parquet")
 
 
 FILM = {"study": f'{{"study_id": "{STUDY}x", "patient_id": "p"}}'}

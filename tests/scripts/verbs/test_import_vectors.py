@@ -261,3 +261,27 @@ def test_vectors_that_cannot_be_used_are_refused_in_a_sentence_and_leave_nothing
 
     assert said in refusal("import", "vectors", *words, "--studies", table, *MODEL, "--out", tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+def test_texts_of_the_same_model_are_searched_by(tmp_path: Path, table: Path, vectors: np.ndarray) -> None:
+    done(
+        "import", "vectors", write_parquet(tmp_path / "v", vectors), "--studies", table, *MODEL, "--out", tmp_path / "e"
+    )
+    done("index", tmp_path / "e", "--out", tmp_path / "index")
+    save_file({"pleural effusion": vectors[7], "no finding": vectors[11]}, tmp_path / "t.safetensors")
+    texts, words = (
+        tmp_path / "texts.parquet",
+        ("search", tmp_path / "index", "--texts", tmp_path / "texts.parquet", "--text"),
+    )
+    done("import", "texts", tmp_path / "t.safetensors", *MODEL, "--out", texts)
+
+    found = json_of(*words, "pleural effusion", "-k", "1")
+
+    assert [(hit["study_id"], hit["similarity"]) for hit in found["hits"]] == [(NAMES[7], 1.0)]
+    assert found["warning"].startswith("Text and film are matched by a model that was not tested here.")
+    assert found["familiarity"] is None
+    assert "no text 'edema' among 2, such as 'no finding'" in refusal(*words, "edema")
+    done("import", "texts", tmp_path / "t.safetensors", "--model", "another", "--out", texts)
+    assert "imported, from 'their-model@3'" in refusal(*words, "no finding")
+    texts.write_bytes(texts.read_bytes()[:-100] + b"x" * 100)
+    assert "run: precedent import texts" in refusal(*words, "no finding")

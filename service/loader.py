@@ -66,6 +66,8 @@ def load(
         MountError, EmbedderUnavailable: an address that is none, or where nothing answers as it should.
     """
     remote = None
+    if encoder_path is not None and embedder is not None:
+        raise MountError("expected an encoder's file or a remote embedder, got both; leave one of them out")
     if embedder is not None:
         remote = Address.parse(embedder, embedder_kind, os.environ.get("PRECEDENT_EMBEDDER_TOKEN", ""))
     limits = limits or Limits()

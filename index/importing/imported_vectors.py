@@ -285,7 +285,7 @@ def import_vectors(
     listed as failed.
 
     Args:
-        told: is given how many more studies are done.
+        told: is given how many more studies are done, first those that were there.
 
     Raises:
         VectorsError, StudiesError: as `matched`. FingerprintMismatch, ArtefactError: the folder holds another export.
@@ -302,7 +302,9 @@ def import_vectors(
         runtime=f"elsewhere, {found.sha256[:16]}",
     )
     folder = ShardFolder(out, plan)
-    for shard in folder.unfinished():
+    unfinished = folder.unfinished()
+    told(studies.num_rows - sum(part.stop - part.start for part in map(plan.slice_of, unfinished)))
+    for shard in unfinished:
         part = plan.slice_of(shard)
         _save(folder, shard, studies.slice(part.start, part.stop - part.start), match, found.vectors)
         told(part.stop - part.start)

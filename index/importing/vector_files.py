@@ -235,11 +235,11 @@ def _exactly(file: Opened, count: int, name: str) -> bytes:
 def _texts(file: Opened, name: str, size: int) -> list[str]:
     """Return the texts (N,) of an array of NumPy."""
     shape, kind = _header(file, name, size)
-    if len(shape) != 1 or kind.kind not in "US" or kind.itemsize > 4 * _MOST_ID:
+    if len(shape) != 1 or kind.kind not in "US" or not 0 < kind.itemsize <= 4 * _MOST_ID:
         raise VectorsError(f"expected an array of texts (N,) in {name!r}, got {kind} {shape}")
     content = _exactly(file, shape[0] * kind.itemsize, name)
     try:
-        texts = np.frombuffer(content, kind).tolist() if kind.itemsize else [""] * shape[0]
+        texts = np.frombuffer(content, kind).tolist()
     except ValueError as error:
         raise VectorsError(f"expected an array of texts in {name!r}, got no characters ({_line(error)})") from error
     return [_text(one) for one in texts]
@@ -398,7 +398,7 @@ def _require_groups(parquet: pq.ParquetFile, columns: Sequence[str], file: Path)
     allowed = min(_MOST_GROUP, FREE_BYTES + MOST_TIMES * _size_of(file))
     for group in map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups)):
         for chunk in map(group.column, range(group.num_columns)):
-            if chunk.path_in_schema.split(".")[0] not in columns:
+            if not any(f"{chunk.path_in_schema}.".startswith(f"{one}.") for one in columns):
                 continue
             if chunk.total_uncompressed_size > allowed or chunk.num_values > max(group.num_rows, 1) * MOST_DIM:
                 raise VectorsError(

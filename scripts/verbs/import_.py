@@ -438,11 +438,13 @@ def vectors(
     source = Source.parse(model)
     table = load_studies(studies)
     readers: dict[str, Reader] = {".pt": read_torch, ".pth": read_torch}
-    with progress_bar("vectors") as bar:
-        task = bar.add_task("Reading", total=None)
-        named = read_vectors(files, ids, id_column, column, readers)
-        with gathered(named, out, partial(bar.advance, task)) as found:
-            imported = import_vectors(found, source, table, studies, out, shard_rows=shard_rows, strict=strict)
+    with progress_bar("rows") as bar:
+        reading = partial(bar.advance, bar.add_task("Reading vectors", total=None))
+        with gathered(read_vectors(files, ids, id_column, column, readers), out, reading) as found:
+            writing = partial(bar.advance, bar.add_task("Writing studies", total=table.num_rows))
+            imported = import_vectors(
+                found, source, table, studies, out, shard_rows=shard_rows, strict=strict, told=writing
+            )
     _finish(imported, source, images, as_json)
 
 

@@ -177,9 +177,14 @@ def test_an_import_that_was_stopped_goes_on_and_another_is_refused(
     assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []
 
 
-def bad_npz(path: Path, shape: str = "(1000000000, 4096)") -> Path:
+def np_of(folder: Path, vectors: np.ndarray) -> Path:
+    np.savez(folder / "one.npz", b=vectors)
+    return folder / "one.npz"
+
+
+def bad_npz(path: Path, shape: str = "(1000000000, 4096)", kind: str = "<f4") -> Path:
     """Write an archive of one array whose header promises far more than there is."""
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", content)
@@ -213,6 +218,11 @@ def hostile(kind: str, folder: Path, vectors: np.ndarray) -> list[str | Path]:
         return [path, "--ids", write_ids(folder)]
     elif kind == "npz":
         return [bad_npz(folder / "v.npz")]
+    elif kind == "texts of nothing":
+        bad_npz(folder / "v.npz", "(1000000000000,)", "<U0")
+        with zipfile.ZipFile(folder / "v.npz", "a") as archive:
+            archive.writestr("b.npy", zipfile.ZipFile(np_of(folder, vectors)).read("b.npy"))
+        return [folder / "v.npz"]
     elif kind == "tokens":
         np.savez(folder / "v.npz", **{NAMES[0]: np.ones((32, 768))})
         return [folder / "v.npz"]
@@ -247,6 +257,7 @@ def write_ids(folder: Path) -> Path:
         ("short", "more bytes in 'v.npy', got 3,832; copy it again"),
         ("ids", "got more ids"),
         ("npz", "it is too small for that"),
+        ("texts of nothing", "expected an array of texts"),
         ("tokens", "got (32, 768); take the mean of its rows first"),
         ("pickle", "expected tensors alone"),
         ("endless", "that are all in 'v.pt'"),

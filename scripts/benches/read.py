@@ -24,6 +24,8 @@ from scripts.terminal import say, say_json
 from scripts.work.shard_writing import cores
 
 OURS, DECODER, PILLOW = "Precedent", "decoder alone", "Pillow or pydicom"
+_PARTS = 4
+"""Parts of the films that a thread reads: to hand over each film alone takes threads as long as a small film."""
 Read = Callable[[Path], object]
 
 
@@ -88,8 +90,9 @@ def _all(read: Read, paths: list[Path], threads: int) -> Callable[[], None]:
         if threads == 1:
             deque(map(read, paths), maxlen=0)
             return
+        parts = [paths[first :: _PARTS * threads] for first in range(_PARTS * threads)]
         with ThreadPoolExecutor(threads) as pool:
-            deque(pool.map(read, paths), maxlen=0)
+            deque(pool.map(lambda part: deque(map(read, part), maxlen=0), parts), maxlen=0)
 
     return run
 

@@ -29,7 +29,7 @@ from scripts.options.collection_address import CollectionAddress, opened
 from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere
 from scripts.terminal import FAILED_EXIT_CODE, progress_bar, say, say_json, say_warning
-from scripts.work.shard_writing import FilmReader, Prepared, in_order, one_torch_thread, threads_for
+from scripts.work.shard_writing import FilmReader, Prepared, one_torch_thread, threads_for
 
 
 @click.command()
@@ -170,7 +170,7 @@ def _prepared(reader: FilmReader, studies: int, batch: int) -> Iterator[list[Pre
     """Yield the studies with their films, so many at a time, while the next are being read."""
     with progress_bar("studies") as bar, ThreadPoolExecutor(threads_for(None)) as pool:
         task = bar.add_task("add", total=studies)
-        prepared = in_order(pool, reader.read, range(studies), ahead=2 * batch)
+        prepared = reader.ahead(pool, range(studies), 2 * batch)
         while group := list(islice(prepared, batch)):
             yield group
             bar.advance(task, len(group))

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from index.export.shards import Failure, ShardFolder
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 VIEWS = ("frontal", "lateral")
+_TOGETHER = 4  # studies that a thread reads at a time
 IN_FLIGHT = 2
 """Batches the encoder has at once, so that it need not wait for one to be fused and the next to be put together."""
 
@@ -63,6 +64,19 @@ class FilmReader:
         study = StudyFilms(films.get("frontal"), films.get("lateral"), self._projections[row].as_py())
         layouts = tuple(layout.tobytes() for layout in study_layouts(study))
         return Prepared(row, study, tuple(films), layouts)
+
+    def ahead(self, pool: ThreadPoolExecutor, rows: Iterable[int], most: int) -> Iterator[Prepared]:
+        """Yield the studies of rows, in their order, while the pool reads about `most` further ones.
+
+        Some at a time, as to hand over each alone takes threads as long as a small film; but the first, which may be
+        all, one by one.
+        """
+        rows = iter(rows)
+        groups = chain(([row] for row in islice(rows, _TOGETHER**2)), _groups(rows, _TOGETHER))
+        return chain.from_iterable(in_order(pool, self._read_all, groups, ahead=max(1, most // _TOGETHER)))
+
+    def _read_all(self, rows: Sequence[int]) -> list[Prepared]:
+        return [self.read(row) for row in rows]
 
     def _film(self, path: str) -> Film:
         return self._embedder.read_film(self._images / path, name=path)
@@ -121,7 +135,7 @@ def write_shards(
     plan = folder.plan
     rows = (row - first_row for shard in shards for row in range(*plan.slice_of(shard).indices(plan.rows)))
     with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(IN_FLIGHT) as lanes:
-        prepared = in_order(pool, reader.read, rows, ahead=4 * batch)
+        prepared = reader.ahead(pool, rows, 4 * batch)
         for shard, of_shard in groupby(prepared, key=lambda study: (study.row + first_row) // plan.shard_rows):
             done: list[Prepared] = []
             vectors: list[np.ndarray] = []
@@ -150,8 +164,8 @@ def in_order(
             future.cancel()
 
 
-def _groups(studies: Iterator[Prepared], batch: int) -> Iterator[list[Prepared]]:
-    while group := list(islice(studies, batch)):
+def _groups(items: Iterator[Item], most: int) -> Iterator[list[Item]]:
+    while group := list(islice(items, most)):
         yield group
 
 

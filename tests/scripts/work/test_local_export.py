@@ -1,6 +1,28 @@
-"""What an export says of how long it will take."""
+"""What an export says of how long it will take, and in which order its studies come."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from scripts.work.local_export import Pace
+from scripts.work.shard_writing import FilmReader, Prepared
+
+
+class Rows(FilmReader):
+    """A reader of no films."""
+
+    def __init__(self) -> None:
+        pass
+
+    def read(self, row: int) -> Prepared:
+        return Prepared(row)
+
+
+@pytest.mark.parametrize("count", [0, 1, 17, 100])
+@pytest.mark.parametrize("most", [1, 8, 64])
+def test_studies_come_in_their_order_however_many_a_thread_reads_at_a_time(count: int, most: int) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        assert [study.row for study in Rows().ahead(pool, range(count), most)] == list(range(count))
 
 
 def test_a_long_export_is_told_once_by_its_first_films_and_not_by_the_warming_up() -> None:

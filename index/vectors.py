@@ -9,6 +9,10 @@ from index.errors import VectorsError
 
 Embeddings = npt.NDArray[np.float32]
 """(N, D) float32, finite, rows of unit norm."""
+Rows = npt.NDArray[np.int64]
+"""Numbers of rows of a table, or of vectors that lie like one."""
+Mask = npt.NDArray[np.bool_]
+"""(N,) which rows."""
 
 NORM_TOLERANCE = 1e-3
 COLLAPSED_COSINE = 0.999

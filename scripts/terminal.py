@@ -142,6 +142,15 @@ def show(*tables: Table) -> None:
     console.print(*tables)
 
 
+@contextmanager
+def refused_for(*errors: type[Exception]) -> Iterator[None]:
+    """Have an error of these classes end the verb with its sentence."""
+    try:
+        yield
+    except errors as refusal:
+        raise click.ClickException(str(refusal)) from None
+
+
 def say_refusal(sentence: str) -> None:
     """Print why a verb was refused as JSON, {"error": {"message": ...}}, where it was asked for JSON."""
     if _json_is_asked_for():

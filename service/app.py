@@ -41,7 +41,7 @@ def create_app(state: State) -> OpenAPI:
             title="Precedent",
             version="1",
             description="Similar-case search for chest X-rays. Whoever accepts text/html rather than application/json "
-            "is told a refusal as a page.",
+            "gets a refusal as a page.",
         ),
         doc_ui=False,
         validation_error_status=400,

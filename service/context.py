@@ -23,7 +23,7 @@ class Call:
     scopes: tuple[str, ...] = ()
     """Of that token."""
     exact: bool = False
-    """Whether it may be told exact similarities: of a service without tokens, and with the scope `vectors`."""
+    """Whether it may see exact similarities: of a service without tokens, and with the scope `vectors`."""
     over_rate: bool = False
     """Whether it came without a valid token, beyond the rate of such requests."""
     fields: dict[str, Any] = field(default_factory=dict)

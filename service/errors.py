@@ -177,7 +177,7 @@ TABLE: dict[type[Exception], Refusal] = {
 }
 
 REQUEST_ID = "precedent.request_id"
-"""In a request's environment, where what fails after it can still be told by its number."""
+"""In a request's environment, where what fails after it can still be named by its number."""
 UNEXPECTED = Refusal(500, "internal_error", "the service failed on this request; its log holds the details")
 
 
@@ -187,7 +187,7 @@ def refusal_of(error: Exception) -> tuple[int, str, str]:
         code = error.name.lower().replace(" ", "_")
         return error.code or 500, code, (error.description or error.name)[:MAX_WORDS]
     row = _row_of(error)
-    return row.status, row.code, row.message or words_of(error) or "the reason cannot be told; see the log"
+    return row.status, row.code, row.message or words_of(error) or "the reason cannot be shown; see the log"
 
 
 def _row_of(error: Exception) -> Refusal:
@@ -259,7 +259,7 @@ class LastResort:
     def __init__(
         self, app: Callable[..., Iterable[bytes]], headers: dict[str, str], count: Callable[[int], object]
     ) -> None:
-        """Answer in the place of `app`, with these headers; `count` is told the status of each such answer."""
+        """Answer in the place of `app`, with these headers; `count` gets the status of each such answer."""
         self._app, self._headers, self._count = app, headers, count
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

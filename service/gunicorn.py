@@ -1,4 +1,4 @@
-"""What gunicorn makes of the application: which process may load it, and how a refusal at start is told.
+"""What gunicorn makes of the application: which process may load it, and how a refusal at start is shown.
 
 A process that has loaded it has threads, locks, an encoder's native threads and an audit log of its own. A fork has
 none of the threads: tried without the refusal, it answered searches of stored studies, and none with films within 25 s.

@@ -305,7 +305,7 @@ def _of_open_clip(state: State, stored: State) -> State:
 
 @dataclass(frozen=True)
 class _Naming:
-    """How a kind of file is told, and what makes timm's names of its own."""
+    """How a kind of file is recognised, and what turns its names into timm's."""
 
     anchor: str
     """Name of a tensor that only this kind has."""

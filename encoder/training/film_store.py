@@ -130,7 +130,9 @@ class FilmStore:
         settings = [READING, self._plane.digest(), sorted(str(part) for part in self._ignored_parts)]
         of_files = hashlib.sha256(repr(settings).encode())
         for path in self.paths:
-            status = path.stat() if isinstance(path, Path) and path.exists() else None  # an address is told by its name
+            status = (
+                path.stat() if isinstance(path, Path) and path.exists() else None
+            )  # an address is known by its name
             of_files.update(repr((str(path), status and (status.st_size, status.st_mtime_ns))).encode())
         return of_files.hexdigest()
 

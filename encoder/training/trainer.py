@@ -19,7 +19,7 @@ from encoder.runtime.normalize import Normalizer
 from encoder.training.augment import augment, draw, hide_positions, hide_views, mix_share
 from encoder.training.classifier import Classifier, build_classification_model
 from encoder.training.depthwise import speed_up_depthwise
-from encoder.training.film_store import FilmStore, TrainingStudies
+from encoder.training.film_store import FilmStore, Rows, TrainingStudies
 from encoder.training.losses import class_loss, label_weights, multilabel_loss, prefix_contrastive_loss
 from encoder.training.optimizer import (
     build_optimizer,
@@ -34,7 +34,6 @@ from encoder.training.processes import Processes
 from encoder.training.recipe import Recipe
 from encoder.training.validation import figures_of, monitored
 
-Rows = npt.NDArray[np.int64]
 OnStep = Callable[[int, int], None]
 """Batches done, batches of the epoch."""
 REST = {"cpu": 1, "cuda": 20}

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from index.built.effort import EFFORTS, Effort
 from index.built.kinds import KINDS, most_bytes, resolve_kind
-from index.built.vector_index import Rows, VectorIndex
+from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError, StudiesError
 from index.export.reliability import kept_facts
 from index.export.shards import FAILED, load_manifest, load_shards, sample_layouts
@@ -41,7 +41,7 @@ from index.storage.origin import is_root_ours, rooted
 from index.storage.parquet import read_parquet
 from index.storage.places import Place, place
 from index.table.studies import require_studies
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Rows
 
 FORMAT = "precedent-index"
 VERSION = 1

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index.errors import NoGpu
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Rows
 
-Rows = npt.NDArray[np.int64]
 Similar = npt.NDArray[np.floating[Any]]
 
 log = logging.getLogger(__name__)

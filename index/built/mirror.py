@@ -80,7 +80,7 @@ def _copy(source: Path, copy: Path) -> None:
         with written_whole(copy / name) as partial:
             partial.write_bytes(read_regular(source / name, MOST_JSON))
     written = (source / MANIFEST).stat().st_mtime
-    os.utime(copy / MANIFEST, (written, written))  # when the index was written is told by it
+    os.utime(copy / MANIFEST, (written, written))  # it says when the index was written
     for path in copy.iterdir():
         if path.name not in {*wanted, *said}:
             path.unlink()

@@ -17,11 +17,9 @@ from index.built.effort import EFFORTS, Effort
 from index.built.gpu import Scan, engine_for, scan_for
 from index.built.kinds import KINDS, Wanted, empty_store, lists_by_row, require_sound
 from index.errors import ArtefactError
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Mask, Rows
 
 Similarities = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 EXACT_SHARE = 0.05
 """Where fewer rows than this share pass a filter, scanning just those is both exact and quicker."""

@@ -32,6 +32,7 @@ from index.table.studies import (
     UNKNOWN,
     as_studies,
 )
+from index.vectors import Mask
 
 FILM_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 _FRONTAL, _LATERAL, _SKIPPED, _NO_VIEW = range(4)
@@ -49,7 +50,6 @@ _PAUSE = "\x1f"
 
 Ranks = npt.NDArray[np.int8]
 Numbers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 Watch = Callable[[Sequence[str]], Iterable[str]]
 
 
@@ -123,7 +123,7 @@ def import_table(
     `film.visit` where the mapping has it. Where no patient is named, each study stands for its own and column
     `Patients` says so. The sets whose films these are stand in the table's metadata.
 
-    Noted and got over, or refused when `strict`: a row whose study or path cannot be told, a view that is no word of
+    Noted and got over, or refused when `strict`: a row whose study or path is not known, a view that is no word of
     the mapping's or that two columns say differently, films without a row of a joined table, a word that is no
     finding, an age that is none, rows of one study that differ, an image that is not there or there twice, and a
     study that loses its last film by it.
@@ -426,11 +426,11 @@ def _majority(ranks: Ranks, codes: Numbers, kinds: int) -> Ranks:
 def _usable(
     mapping: Mapping, rows: _Rows, ranks: dict[str, Ranks], offered: int, notices: Notices
 ) -> tuple[_Rows, Numbers, dict[str, Ranks]]:
-    """Return the rows whose study, path and view can be told, with the views."""
+    """Return the rows whose study, path and view are known, with the views."""
     film = mapping.film
     at = rows.first(film.path or film.find)
     usable = np.asarray(pc.not_equal(rows.first(film.study), "")) & np.asarray(pc.not_equal(at, ""))
-    notices.add("path", "rows skipped, their study or path cannot be told", at.filter(pa.array(~usable)).to_pylist())
+    notices.add("path", "rows skipped, their study or path is not known", at.filter(pa.array(~usable)).to_pylist())
     views, words = _views(mapping, rows.take(np.flatnonzero(usable)), at.filter(pa.array(usable)), notices)
     shown = pc.binary_join_element_wise(at.filter(pa.array(usable)), words, " ")
     skipped, lost = views == _SKIPPED, views == _NO_VIEW
@@ -438,7 +438,7 @@ def _usable(
     notices.add("unknown view", "films left out, of no known view", shown.filter(lost).to_pylist())
     kept = np.flatnonzero(usable)[~(skipped | lost)]
     if not len(kept):
-        raise NothingUsable("expected rows whose study, path and view can be told, got not one", offered, notices.met)
+        raise NothingUsable("expected rows whose study, path and view are known, got none", offered, notices.met)
     return rows.take(kept), views[~(skipped | lost)], {name: rank[kept] for name, rank in ranks.items()}
 
 

@@ -6,11 +6,11 @@ import pyarrow as pa
 from index.errors import StudiesError
 from index.export.reliability import LEAST_QUERIES, Agreement, Interval, K
 from index.judging.bootstrap import estimates, patient_draws
-from index.judging.evaluation import Pool, Rows, judge, rank
+from index.judging.evaluation import Pool, judge, rank
 from index.judging.metrics import Values, chance_of_precision, precision_at
 from index.judging.relevance import Labels, collection_rules
 from index.table.labels import LabelPolicy, finding_targets, label_columns
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Rows
 
 _DRAWS = 300
 

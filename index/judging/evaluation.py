@@ -13,9 +13,8 @@ from index.judging.bootstrap import Draws, Estimate, estimates
 from index.judging.metrics import METRICS, Judged, chance_of_reciprocal_rank, reciprocal_rank
 from index.judging.relevance import Rule
 from index.search.retriever import SIMILARITY_DECIMALS
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Rows
 
-Rows = npt.NDArray[np.int64]
 Excluded = Literal["patient", "study"]
 _BLOCK_CELLS = 8_000_000
 _PART = 1 << 18

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 from index.built.collection import Collection, load_index_manifest, save_collection
 from index.built.kinds import resolve_kind
 from index.built.map import build_map, load_map, plane_of
-from index.built.vector_index import Rows, VectorIndex
+from index.built.vector_index import VectorIndex
 from index.errors import CollectionError, StaleMap
 from index.export.reliability import kept_facts
 from index.living.generation import Generation
 from index.storage.origin import ORIGIN, is_root_ours, rooted
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Rows
 
 _BLOCK = 1 << 14
 """Vectors read at a time: 32 MB of 512 dimensions."""

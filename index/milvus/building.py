@@ -44,7 +44,7 @@ KINDS = {"flat": "FLAT", "ivf": "IVF_FLAT"}
 to compare all of them, as an exact search must; a graph cannot."""
 KIND_NAMES = ("auto", *KINDS)
 _LEAST_LISTS = 128
-"""What Milvus Lite makes of any number; fewer could not be told apart from all."""
+"""What Milvus Lite makes of any number; fewer could not be distinguished from all."""
 SAMPLE = 1000
 """About so many studies stand for the collection where a new film's familiarity is judged; they are marked."""
 _ROWS_A_CALL = 500

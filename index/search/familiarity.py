@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from index.built.collection import Collection
 from index.built.kinds import EXACT_UP_TO
-from index.built.vector_index import Rows, VectorIndex
+from index.built.vector_index import VectorIndex
 from index.importing.pairing import FilmsByView, film_notices
+from index.vectors import Rows
 
 UNFAMILIAR_BELOW = 1.0
 """Percentile. About 1 in 100 studies of the collection's own kind falls below it too: by layout 0.5 to 1.4 of 100

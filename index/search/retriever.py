@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 from cachetools import LRUCache, cached
 
 from index.built.collection import Collection, load_collection
-from index.built.vector_index import Rows, Selection
+from index.built.vector_index import Selection
 from index.errors import StudyNotFound
 from index.search.answer import Answer, Hit, Query
 from index.search.searchable import Choices, Searchable, Stored
 from index.table.filters import Where, filter_mask
 from index.table.studies import Study, label_names
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Rows
 
 Similar = npt.NDArray[np.float64]
 SIMILARITY_DECIMALS = 6

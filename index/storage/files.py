@@ -61,10 +61,18 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def finite(content: Any) -> Any:
     """Return content for JSON, which has no NaN and no infinity (RFC 8259, section 6): null stands for each."""
+    try:
+        json.dumps(content, allow_nan=False)
+    except ValueError:  # a number that is not finite, which is rare
+        return _without_nan(content)
+    return content
+
+
+def _without_nan(content: Any) -> Any:
     if isinstance(content, dict):
-        return {name: finite(value) for name, value in content.items()}
+        return {name: _without_nan(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
+        return [_without_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 

@@ -9,18 +9,17 @@ from reprlib import Repr
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.errors import FilterError
+from index.vectors import Mask
 
 Where = Mapping[str, Any]
 """`{"must": [...], "should": [...], "must_not": [...]}`; each condition is `{"key", "match"}`, `{"key", "range"}` or
 again such a filter. All of `must`, at least one of `should` where it is given, and none of `must_not` hold. A null
 matches only `{"match": {"value": null}}`."""
 
-Mask = npt.NDArray[np.bool_]
 
 _CLAUSES = ("must", "should", "must_not")
 _BOUNDS: dict[str, Callable[[Any, Any], Any]] = {

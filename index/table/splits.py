@@ -10,8 +10,8 @@ import pyarrow as pa
 from index.errors import StudiesError
 from index.storage.files import load_json, save_json
 from index.storage.manifests import SPLIT_SHAPE
+from index.vectors import Rows
 
-Rows = npt.NDArray[np.int64]
 """Row numbers of the table, ascending."""
 _MOST_BYTES = 1 << 27
 """Of the file of a split: the ids of four million studies."""

@@ -10,10 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from index.vectors import Embeddings
-
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from index.vectors import Embeddings, Mask, Rows
 
 _SPECTRUM = 1.5
 """Variance along axis i falls as i^-1.5: 10 axes hold 73 % of it and 50 hold 91 %. Exports of trained encoders held 66

@@ -15,8 +15,8 @@ import numpy as np
 from index.built import gpu
 from index.built.effort import Effort
 from index.built.vector_index import VectorIndex
-from index.vectors import Embeddings
-from scripts.benches.drawn import Rows, share_found
+from index.vectors import Embeddings, Rows
+from scripts.benches.drawn import share_found
 
 ENOUGH = 0.995
 """Recall@10 that each has to reach."""

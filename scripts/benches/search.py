@@ -18,8 +18,8 @@ import numpy as np
 from index.built.collection import KIND_NAMES, with_enough_effort
 from index.built.kinds import resolve_kind
 from index.built.vector_index import VectorIndex
-from index.vectors import Embeddings
-from scripts.benches.drawn import Drawn, Mask, Rows, share_found, true_neighbours
+from index.vectors import Embeddings, Mask, Rows
+from scripts.benches.drawn import Drawn, share_found, true_neighbours
 from scripts.benches.measured import (
     Clocked,
     interleaved,

@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from index.printable import visible
-from index.storage.files import finite, save_json
+from index.storage.files import save_json
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
 from scripts.terminal import say, say_json, say_warning, show
 
@@ -22,7 +22,7 @@ def publish(out: Path, metrics: dict[str, Any], *, as_json: bool) -> None:
     """Write metrics.json and report.html; print the figures as tables or as JSON."""
     protocol, spaces, floors = metrics["protocol"], metrics["spaces"], metrics["floors"]
     out.mkdir(parents=True, exist_ok=True)
-    save_json(out / "metrics.json", finite(metrics))
+    save_json(out / "metrics.json", metrics)
     save_report(out / "report.html", protocol, spaces, floors)
     if as_json:
         say_json(metrics)

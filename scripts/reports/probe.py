@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from encoder.findings.scores import CALLED, RANKED, reliability
-from index.storage.files import finite, save_json
+from index.storage.files import save_json
 from scripts.reports.page import number, number_with_interval, picture, save_page, table
 from scripts.reports.probe_scores import POINTS, Columns, Predictions
 from scripts.terminal import say, say_json, say_warning, show
@@ -55,7 +55,7 @@ def publish(
     as_json: bool,
 ) -> None:
     """Write metrics.json, the facts first, and report.html; print the figures as a table or as JSON."""
-    metrics = finite({**facts, "protocol": protocol, **figures})
+    metrics = {**facts, "protocol": protocol, **figures}
     save_json(out / "metrics.json", metrics)
     save_report(out / "report.html", protocol, figures, predicted)
     if as_json:

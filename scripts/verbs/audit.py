@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from scripts.terminal import say, say_json
+from scripts.terminal import refused_for, say, say_json
 from service.audit.chain import Head, unfinished
 from service.audit.chain import verify as verified
 from service.errors import AuditError
@@ -51,11 +51,8 @@ def verify(path: Path, expect: Head | None, as_json: bool) -> None:
     \b
     precedent audit verify audit.jsonl
     """
-    try:
-        head = verified(path, expect)
-        left = unfinished(path)
-    except AuditError as fault:
-        raise click.ClickException(str(fault)) from None
+    with refused_for(AuditError):
+        head, left = verified(path, expect), unfinished(path)
     if as_json:
         say_json({"lines": head.lines, "head": str(head), "unfinished": left})
         return

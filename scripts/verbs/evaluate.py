@@ -13,10 +13,11 @@ import numpy as np
 
 from index.errors import StudiesError
 from index.judging.bootstrap import Draws, patient_draws
-from index.judging.evaluation import Pool, Rows, figures, rank, same_patient_first
+from index.judging.evaluation import Pool, figures, rank, same_patient_first
 from index.judging.relevance import Rule, class_rule, collection_rules, single_rules
 from index.storage.places import place
 from index.table.splits import parts_of, require_disjoint_patients
+from index.vectors import Rows
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import device_option
 from scripts.options.labelled_exports import Embedded, Wanted, label_options

@@ -24,7 +24,7 @@ from flask import Flask
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import device_option, trust_option
 from scripts.options.encoder_file import EncoderFile
-from scripts.terminal import say, say_json
+from scripts.terminal import refused_for, say, say_json
 from scripts.work.http_server import Server, closed_by_signals, tell_supervisor
 from service.served.activation import Activation
 from service.state import State, state_of
@@ -191,14 +191,12 @@ def command(
     tell_supervisor(f"EXTEND_TIMEOUT_USEC={LOADING_SECONDS}000000")
     give_memory_back()
     require_tokens(host, tokens, public_name, prefix)
-    try:
+    with refused_for(MountError, TokensError, AuditError):
         below, viewer = parse_prefix(prefix), parse_viewer(viewer_url)
         mounts = parse_mounts(indexes, images, trusted=trusted)
         known = TokenFile(tokens) if tokens is not None else None
         calls = AuditLog(audit) if audit is not None else None
-    except (MountError, TokensError, AuditError) as refusal:
-        raise click.ClickException(str(refusal)) from None
-    with bind(host, port) as listener:
+    with bind(host, port) as listener, refused_for(MountError, EmbedderUnavailable):
         configure(log_format or ("text" if sys.stderr.isatty() else "json"))
         hosts = (*Limits.hosts, host, *map(str.lower, public_name))
         limits = replace(limits_for(threads), hosts=hosts, queries_a_day=queries_a_day or Limits.queries_a_day)
@@ -217,8 +215,6 @@ def command(
                 embedder_kind=embedder_kind,
                 texts=texts,
             )
-        except (MountError, EmbedderUnavailable) as refusal:
-            raise click.ClickException(str(refusal)) from None
         except NotReady as fault:
             raise click.ClickException(f"{fault}: {fault.__cause__}") from None
         serve(app, listener, threads=threads, hung_up=hung_up, as_json=as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from scripts.terminal import say, say_json
+from scripts.terminal import refused_for, say, say_json
 from service.errors import TokensError
 from service.guard.tokens import SCOPES, create_token, now, read_tokens, revoke_token
 
@@ -51,10 +51,8 @@ def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path, as_
     \b
     precedent token create alice --scope read --scope vectors --days 365 --tokens tokens.json
     """
-    try:
+    with refused_for(TokensError):
         secret = create_token(path, name, scopes, lifetime=None if days is None else timedelta(days=days))
-    except TokensError as refusal:
-        raise click.ClickException(str(refusal)) from None
     say("This token is shown once. Send it as: Authorization: Bearer TOKEN", err=True)
     if as_json:
         say_json({"name": name, "scopes": scopes, "token": secret})
@@ -67,10 +65,8 @@ def create(name: str, scopes: tuple[str, ...], days: int | None, path: Path, as_
 @AS_JSON
 def list_(path: Path, as_json: bool) -> None:
     """List the tokens by name, with scopes and states."""
-    try:
+    with refused_for(TokensError):
         tokens = read_tokens(path)
-    except TokensError as refusal:
-        raise click.ClickException(str(refusal)) from None
     today = now()
     if as_json:
         shown = [{**token.model_dump(mode="json", exclude={"sha256"}), "state": token.state(today)} for token in tokens]
@@ -87,10 +83,8 @@ def list_(path: Path, as_json: bool) -> None:
 @AS_JSON
 def revoke(name: str, path: Path, as_json: bool) -> None:
     """Revoke a token at once. Its name cannot be used again, because the audit log refers to it."""
-    try:
+    with refused_for(TokensError):
         revoke_token(path, name)
-    except TokensError as refusal:
-        raise click.ClickException(str(refusal)) from None
     if as_json:
         say_json({"name": name, "state": "revoked"})
     else:

@@ -138,7 +138,7 @@ def ask(app: Application, environ: Environ) -> Answer:
 
 
 def _refusal(fault: h11.RemoteProtocolError) -> Answer:
-    """Return what is told of bytes that are no request."""
+    """Return the refusal of bytes that are no request."""
     status, number = HTTPStatus(fault.error_status_hint), secrets.token_hex(8)
     code = status.phrase.lower().replace(" ", "_")
     body = json.dumps(error_body(code, "expected a request of HTTP/1.1 within its limits", number)).encode()

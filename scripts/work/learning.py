@@ -7,7 +7,8 @@ import numpy as np
 from encoder.findings.calibration import Method
 from encoder.findings.logistic import ClassWeight
 from encoder.findings.probe import LinearProbe
-from index.table.splits import Rows, folds_by_patient
+from index.table.splits import folds_by_patient
+from index.vectors import Rows
 from scripts.options.labelled_exports import Embedded, Wanted
 
 INNER_FOLDS = 3

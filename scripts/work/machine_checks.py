@@ -186,7 +186,7 @@ def gpus() -> list[Gpu]:
 
 
 def gpu(cards: Sequence[Gpu], driver: bool) -> Check:
-    """Return which GPUs there are and what uses them; FAISS is told of beside its package.
+    """Return which GPUs there are and what uses them; FAISS is listed beside its package.
 
     Args:
         driver: whether NVIDIA's driver runs here.

@@ -17,8 +17,9 @@ from encoder.training.recipe import Recipe
 from index.errors import StudiesError
 from index.storage.files import sha256_of
 from index.table.labels import LabelPolicy
-from index.table.splits import OFFICIAL, Rows, parts_of, require_disjoint_patients, split_by_patient
+from index.table.splits import OFFICIAL, parts_of, require_disjoint_patients, split_by_patient
 from index.table.studies import load_studies
+from index.vectors import Rows
 from scripts.options.labelled_exports import Wanted
 
 Parts = dict[str, Rows]

@@ -26,10 +26,10 @@ _ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_worker_niceness": "0",
 }
-"""What Ray is told: to report nothing to its makers, to log nothing here, to hide no GPU, to upload no code, and not to
+"""How Ray is set: to report nothing to its makers, to log nothing here, to hide no GPU, to upload no code, and not to
 put its workers behind everything else that runs (its default), since they are what the user waits for."""
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
-"""What a cluster of this machine alone is told besides: to listen on loopback, as Ray does by itself where it knows no
+"""How a cluster of this machine alone is set besides: to listen on loopback, as Ray does by itself where it knows no
 cluster of several machines, and to let nobody in without the token. Given any other address of this machine, every
 process of Ray listens on all of them; `_node_ip_address`, where it says loopback, is replaced by such a one."""
 

@@ -70,7 +70,7 @@ class AuditTrail:
         return response
 
     def around(self, signal: str, change: Callable[[], int]) -> None:
-        """Make a change that a signal asks for, of every collection, announced and told as that of a request.
+        """Make a change that a signal asks for, of every collection, announced and recorded as that of a request.
 
         Args:
             change: makes it and returns what status a request would be answered with.
@@ -157,7 +157,7 @@ def _asked_about(most: int) -> tuple[str, list[str]]:
     studies = collection.retriever.now()
     try:
         return collection.name, [name if name in studies else UNKNOWN for name in names]
-    except CollectionError:  # nobody can tell now; the call is told all the same
+    except CollectionError:  # nobody can tell now; the call is recorded all the same
         return collection.name, [UNKNOWN for _ in names]
 
 

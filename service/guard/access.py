@@ -216,7 +216,7 @@ def _require_own_name() -> None:
 def _count(name: str) -> None:
     """Note whether the holder of a token that is valid no more, or all who show none together, keep to their rate.
 
-    Else they could fill the audit log: beyond it a request is counted there and not told. The way to the sign-in
+    Else they could fill the audit log: beyond it a request is counted there and not logged. The way to the sign-in
     page stays open however many ask, so that nobody can keep others from signing in.
     """
     call.over_rate = not access.rate.take(name)

@@ -1,4 +1,4 @@
-"""How exactly a token of the scope `read` is told how alike studies are, and of how many queries a day.
+"""How exactly a token of the scope `read` sees how similar studies are, and for how many queries a day.
 
 Similarities of one study to enough others tell its vector, which identifies its patient. So what such a token sees is
 rounded, and its queries are counted; the scope `vectors` opens the exact values, as does a service without tokens.
@@ -70,7 +70,7 @@ class Budget:
 
 
 def exact() -> bool:
-    """Return whether the running request may be told exact similarities; outside of a request there is none to hide."""
+    """Return whether the running request may see exact similarities; outside of a request there is none to hide."""
     return not has_request_context() or call.exact
 
 
@@ -110,14 +110,14 @@ def require_hits(k: int) -> None:
 
 
 def floor_of(min_similarity: float | None) -> float | None:
-    """Return the cosine from which on a hit may reach `min_similarity` as it is told."""
+    """Return the cosine from which on a hit may reach `min_similarity` as it is shown."""
     if min_similarity is None or exact():
         return min_similarity
     return min_similarity - 10.0**-SIMILARITY_DECIMALS
 
 
 def disclosed(answer: Answer, min_similarity: float | None = None) -> Answer:
-    """Return an answer as the running request may be told it; a bound on similarities means them as they are told."""
+    """Return an answer as the running request may see it; a bound on similarities means them as they are shown."""
     if exact():
         return answer
     hits = [replace(hit, similarity=round(hit.similarity, SIMILARITY_DECIMALS)) for hit in answer.hits]
@@ -125,7 +125,7 @@ def disclosed(answer: Answer, min_similarity: float | None = None) -> Answer:
 
 
 def rounded(answer: Any) -> Any:
-    """Return an answer as JSON holds it, its figures rounded where the running request may not be told more."""
+    """Return an answer as JSON holds it, its figures rounded where the running request may not see more."""
     return answer if exact() else _rounded(answer)
 
 
@@ -138,5 +138,5 @@ def _rounded(value: Any, name: str = "") -> Any:
 
 
 def coordinate(value: float) -> float:
-    """Return a coordinate of the map as the running request may be told it."""
+    """Return a coordinate of the map as the running request may see it."""
     return value if exact() else round(value, MAP_DECIMALS)

@@ -84,7 +84,7 @@ class Activation:
         """Return what a request to swap all would be answered with, once it is done."""
         try:
             self._swap(None)
-        except Exception as refusal:  # of whatever class: nobody else hears of it, and its result is to be told
+        except Exception as refusal:  # of whatever class: nobody else hears of it, and its result is to be reported
             log.error("nothing was activated: %s", refusal, exc_info=refusal)
             return refusal_of(refusal)[0]
         return 200

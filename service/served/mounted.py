@@ -128,7 +128,7 @@ class MountedCollection:
         return self.embedder.embed_study(frontal, lateral, *known)
 
     def answer(self, search: Search) -> Answer:
-        """Return the studies most similar to a stored one, to a vector or to films, and what is told beside them.
+        """Return the studies most similar to a stored one, to a vector or to films, and what is said beside them.
 
         Raises:
             FilterError: of a column that answers do not show, too. StudyNotFound, ImageError, VectorsError.

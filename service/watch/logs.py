@@ -28,7 +28,7 @@ Format = Literal["json", "text"]
 _LEFT_OUT = "(left out: words of another library)"
 _CANNOT_BE_TOLD = "(its words cannot be read)"
 _MOST_ERRORS, _MOST_CALLS = 8, 32
-"""Told of the first and as many of the last, of an error's causes and of each one's calls."""
+"""Logged of the first and as many of the last, of an error's causes and of each one's calls."""
 _MOST_FOLLOWED = 10_000
 _CAUSE, _CONTEXT, _SUPPRESSED, _TRACEBACK = (
     vars(BaseException)[name].__get__ for name in ("__cause__", "__context__", "__suppress_context__", "__traceback__")
@@ -78,7 +78,7 @@ class TextLines(logging.Formatter):
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what is told of a record; the request's part is missing outside of a request."""
+    """Return what is logged of a record; the request's part is missing outside of a request."""
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     facts: dict[str, Any] = {
         "time": time,

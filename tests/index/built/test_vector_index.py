@@ -9,9 +9,9 @@ import pytest
 
 from index.built.effort import Effort
 from index.built.kinds import KINDS
-from index.built.vector_index import Mask, Rows, VectorIndex
+from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Mask, Rows
 
 _DIM = 64
 LISTED = [name for name, kind in KINDS.items() if kind.codes]

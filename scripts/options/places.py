@@ -33,3 +33,12 @@ class Anywhere(click.Path):
         """Return a `Path`, or a `Place`, which stands where one does. Raises PlaceError."""
         where = place(value) if isinstance(value, str) else value
         return super().convert(value, param, ctx) if isinstance(where, Path) else where
+
+
+images_option = click.option(
+    "--images",
+    type=Anywhere(file_okay=False),
+    required=True,
+    help="Image root: the folder that the paths in the table start from.",
+)
+"""Of verbs that read the films of a table."""

@@ -28,7 +28,7 @@ from index.export.reliability import UNTRAINED
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.encoder_file import EncoderFile
-from scripts.options.places import Anywhere
+from scripts.options.places import Anywhere, images_option
 from scripts.terminal import progress_bar, say, say_json, show
 
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
@@ -225,12 +225,7 @@ def pack(path: Path, out: Path, sources: tuple[str, ...], as_json: bool) -> None
 @command.command("quantize")
 @click.argument("path", type=EncoderFile())
 @click.option("--studies", type=Anywhere(), required=True, help="Table of studies to calibrate on.")
-@click.option(
-    "--images",
-    type=Anywhere(file_okay=False),
-    required=True,
-    help="Image root: the folder that the paths in the table start from.",
-)
+@images_option
 @ignored_parts
 @click.option(
     "--count",

@@ -17,7 +17,7 @@ from index.export.reliability import warning_of
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.encoder_file import EncoderFile
-from scripts.options.places import Anywhere
+from scripts.options.places import Anywhere, images_option
 from scripts.terminal import FAILED_EXIT_CODE, say, say_json
 from scripts.work.local_export import ExportTask, export_here, finish
 from scripts.work.shard_writing import VIEWS
@@ -27,12 +27,7 @@ _FILMS_LOOKED_FOR = 20
 
 @click.command()
 @click.argument("studies", type=Anywhere())
-@click.option(
-    "--images",
-    type=Anywhere(file_okay=False),
-    required=True,
-    help="Image root: the folder that the paths in the table start from.",
-)
+@images_option
 @click.option("--encoder", type=EncoderFile(), required=True, help="Encoder file, or: builtin.")
 @click.option("--out", type=Anywhere(), required=True, help="Folder for the vectors.")
 @click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)

@@ -25,7 +25,7 @@ from index.storage.files import open_regular
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.encoder_file import EncoderFile
-from scripts.options.places import Anywhere, Here
+from scripts.options.places import Anywhere, Here, images_option
 from scripts.terminal import progress_bar, say_json, say_warning, show
 
 _PATH = Here()
@@ -44,12 +44,7 @@ class Tally:
 
 @click.command()
 @click.argument("studies", type=Anywhere())
-@click.option(
-    "--images",
-    type=Anywhere(file_okay=False),
-    required=True,
-    help="Image root: the folder that the paths in the table start from.",
-)
+@images_option
 @click.option(
     "--boxes", type=_PATH, required=True, help="CSV file with the columns Path, Finding, x0, y0, x1, y1 (pixels)."
 )

@@ -25,7 +25,7 @@ from index.storage.files import finite
 from index.table.splits import save_parts
 from index.table.studies import save_studies
 from scripts.options.body_parts import ignored_parts
-from scripts.options.places import Anywhere, Here
+from scripts.options.places import Anywhere, Here, images_option
 from scripts.terminal import progress_bar, say, say_json
 from scripts.work.cross_validation import Judged, deal
 from scripts.work.material import Material, Parts
@@ -49,12 +49,7 @@ class Machine:
 
 @click.command()
 @click.argument("studies", type=Anywhere())
-@click.option(
-    "--images",
-    type=Anywhere(file_okay=False),
-    required=True,
-    help="Image root: the folder that the paths in the table start from.",
-)
+@images_option
 @ignored_parts
 @click.option("--recipe", "name", default="dual_b0", show_default=True, help="Name of a recipe, or a TOML file.")
 @click.option(

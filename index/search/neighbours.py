@@ -54,7 +54,7 @@ def nearest_neighbours(
         return np.asarray(similar[:, min(k, similar.shape[1]) - 1] > lowest) & (similar.shape[1] >= k)
 
     for block in nearest.blocks(k + 1 + SLACK, settled, same_patient=same_patient):
-        yield nearest.table(*(np.concatenate(part) for part in zip(*(_first(k, *one) for one in block), strict=True)))
+        yield nearest.table(*(np.concatenate(part) for part in zip(*(_first(k, *each) for each in block), strict=True)))
 
 
 def near_duplicates(collection: Collection, at_least: float, *, most: int) -> Iterator[pa.Table]:
@@ -81,14 +81,14 @@ def near_duplicates(collection: Collection, at_least: float, *, most: int) -> It
             found, kept = np.take_along_axis(found, order, 1), np.take_along_axis(kept, order, 1)
             width = int((kept >= at_least).sum(axis=1).max(initial=0))
             parts.append(_first(width, rows, found, np.where(kept >= at_least, kept, -np.inf)))
-        one = nearest.table(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        pairs += one.num_rows
+        pairs_table = nearest.table(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        pairs += pairs_table.num_rows
         if pairs > most:
             raise CollectionError(
                 f"expected at most {most:,} pairs of a similarity of {at_least:g} or more, got more; ask for more "
                 "similar ones, or allow more pairs"
             )
-        yield one
+        yield pairs_table
 
 
 def _first(k: int, rows: Rows, found: Rows, similar: Similar) -> tuple[Rows, Rows, Rows, Similar]:
@@ -155,14 +155,14 @@ class _Nearest:
     def table(self, rows: Rows, found: Rows, ranks: Rows, similar: Similar) -> pa.Table:
         """Return pairs, in the order of the collection and of their ranks, as a table of PAIRS."""
         order = np.lexsort((ranks, rows))
-        one, other = pa.array(rows[order]), pa.array(found[order])
+        first, second = pa.array(rows[order]), pa.array(found[order])
         columns = [
-            self._ids.take(one),
-            self._ids.take(other),
+            self._ids.take(first),
+            self._ids.take(second),
             pa.array(ranks[order].astype(np.int32)),
             pa.array(similar[order]),
             pa.array(self._patients[rows[order]] == self._patients[found[order]]),
-            self._patient_ids.take(one),
-            self._patient_ids.take(other),
+            self._patient_ids.take(first),
+            self._patient_ids.take(second),
         ]
         return pa.Table.from_arrays(columns, schema=PAIRS)

@@ -85,7 +85,7 @@ def command(
     with writing as write:
         counts, first = _written(blocks, write, len(here))
     warning = " ".join(filter(None, (warning_of(here.manifest, None, READING), here.patients_warning))) or None
-    told = {
+    figures = {
         "studies": len(here),
         **counts,
         "exact": exact,
@@ -96,10 +96,10 @@ def command(
         "warning": warning,
     }
     if as_json:
-        say_json(told)
+        say_json(figures)
         return
     show(as_table(first))
-    how = "exact" if exact else f"approximate, recall@10 {told['recall_at_10']:.3f}"
+    how = "exact" if exact else f"approximate, recall@10 {figures['recall_at_10']:.3f}"
     say(
         f"{len(here):,} studies, {counts['pairs']:,} pairs, {counts['same_patient']:,} of the same patient ({how})"
         + (f"; wrote {out}" if out else f"; the {len(first)} most similar are shown, --out writes all")

@@ -191,11 +191,11 @@ def _answer_each(searcher: _Searcher, query: Query, queries: Path, images: Path)
     for line in _lines(queries):
         try:
             named, subject, films = _parse_query(line, images)
-            told = _LocalAnswer.of(searcher.answer(replace(query, subject=subject), films))
+            answered = _LocalAnswer.of(searcher.answer(replace(query, subject=subject), films))
         except (CollectionError, EncoderError, OSError) as refusal:
             failed += 1
-            named, told = line, {"error": {"message": visible(str(refusal))}}
-        say_json({"query": named, **told})
+            named, answered = line, {"error": {"message": visible(str(refusal))}}
+        say_json({"query": named, **answered})
     if failed:
         say(f"{failed:,} queries have no answer", err=True)
         sys.exit(FAILED_EXIT_CODE)

@@ -114,7 +114,7 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
 
     def whole(field: Any) -> Any:
         if isinstance(field, list):
-            return [whole(one) for one in field]
+            return [whole(item) for item in field]
         if not isinstance(field, dict):
             return field
         own = {name: whole(value) for name, value in field.items() if name != "$ref"}

@@ -179,9 +179,9 @@ class Searches(InCollection):
 
     @model_validator(mode="after")
     def _of_one_collection(self) -> Self:
-        if any(one.collection is not None for one in self.searches):
+        if any(search.collection is not None for search in self.searches):
             raise ValueError("expected the collection beside 'searches', got one in a search")
-        if (hits := sum(one.k for one in self.searches)) > MAX_HITS:
+        if (hits := sum(search.k for search in self.searches)) > MAX_HITS:
             raise ValueError(f"expected k of at most {MAX_HITS:,} in sum, got {hits:,}")
         return self
 

@@ -164,8 +164,8 @@ def _asked_about(most: int) -> tuple[str, list[str]]:
 def _study_names() -> list[str]:
     given = dict(request.view_args or {}) | call.fields
     several = given.get("searches")
-    each = [given, *(one for one in (several if isinstance(several, list) else []) if isinstance(one, dict))]
-    names = [one.get(field) for one in each for field in _STUDY_FIELDS]
+    each = [given, *(search for search in (several if isinstance(several, list) else []) if isinstance(search, dict))]
+    names = [search.get(field) for search in each for field in _STUDY_FIELDS]
     if request.method in SAFE:
         names += [name for field in ("study", "hit") for name in request.args.getlist(field)]
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))

@@ -48,11 +48,11 @@ def search() -> dict[str, Any]:
 def searches() -> dict[str, Any]:
     """The answers to several searches; each counts as one for the token's rate and its queries a day"""
     asked = parse_searches(request)
-    if any(one.embedding is not None for one in asked.searches):
+    if any(search.embedding is not None for search in asked.searches):
         require("vectors")
     require_rate(len(asked.searches) - 1)
     collection = current(asked.collection)
-    answers = [_answer_or_refusal(collection, one) for one in asked.searches]
+    answers = [_answer_or_refusal(collection, search) for search in asked.searches]
     answered: dict[str, Any] = rounded(SearchesAnswer.of({"answers": answers}))
     return answered
 

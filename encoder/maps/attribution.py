@@ -12,7 +12,7 @@ from torch import Tensor
 
 from encoder.errors import EncoderError
 from encoder.films.study import Positions
-from encoder.maps.cam import HeatMap, branch_views
+from encoder.maps.cam import Heat, branch_views
 from encoder.network.model import StudyEncoder
 
 STEPS = 24
@@ -34,7 +34,7 @@ def pixel_attribution(
     number: Callable[[Tensor], Tensor],
     method: str,
     positions: Positions = (0, 0),
-) -> dict[str, HeatMap]:
+) -> dict[str, Heat]:
     """Return one map a view, (S, S) float32 in [0, 1], peak at 1: the positive attributions, summed over channels.
 
     Args:
@@ -100,7 +100,7 @@ METHODS: dict[str, Callable[[Callable[..., Tensor], Views, Tensor], Views]] = {
 """Attributions (1, C, S, S) of each view by name."""
 
 
-def _smooth(attribution: Tensor) -> HeatMap:
+def _smooth(attribution: Tensor) -> Heat:
     heat = attribution.detach()[0].sum(0).relu().float().cpu().numpy()  # (S, S)
     heat = np.asarray(cv2.GaussianBlur(heat, (0, 0), max(1.0, heat.shape[0] * _SMOOTHING)), dtype=np.float32)
     peak = float(heat.max())

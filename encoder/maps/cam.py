@@ -14,7 +14,7 @@ from encoder.network.model import StudyEncoder
 
 Number = Callable[[Tensor], Tensor]
 """Embeddings (B, D) to numbers (B,)."""
-HeatMap = npt.NDArray[np.float32]
+Heat = npt.NDArray[np.float32]
 """A heat map from 0 up: (S, S) on the network's square, or (H, W) on the film's own pixels."""
 _LEAST_SHARE = 1e-4
 """A map that adds less than this to the number, signs aside, shows rounding: a cosine's gradient at the film itself."""
@@ -27,7 +27,7 @@ def cam_of(
     method: str,
     stage: int | None = None,
     positions: Positions = (0, 0),
-) -> dict[str, HeatMap]:
+) -> dict[str, Heat]:
     """Return one map a view, (S, S) float32 in [0, 1], its peak at 1; all 0 where no gradient is positive.
 
     A single film feeds both branches; its map is the sum of what both say.
@@ -45,7 +45,7 @@ def cam_of(
     branches = [_on_tape(encoder, films[view], branch, stage) for branch, view in enumerate(views)]
     value = number(encoder.forward_head(branches[0][0], branches[1][0], positions)).sum()
     gradients = torch.autograd.grad(value, [at for _, at in branches])
-    raw: dict[str, HeatMap] = {}
+    raw: dict[str, Heat] = {}
     for branch, (view, (_, at), gradient) in enumerate(zip(views, branches, gradients, strict=True)):
         at, gradient = (encoder.as_map(values, branch) for values in (at, gradient))
         if float((gradient * at.detach()).abs().sum()) < _LEAST_SHARE:
@@ -104,7 +104,7 @@ CAMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Maps by name, of feature maps (F, h, w) and the gradient on them (F, h, w), as (h, w) from 0 up."""
 
 
-def _scaled(heat: HeatMap, side: int) -> HeatMap:
+def _scaled(heat: Heat, side: int) -> Heat:
     """Return the heat on the network's square, its peak at 1."""
     peak = float(heat.max())
     if not np.isfinite(peak):

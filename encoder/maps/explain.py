@@ -20,7 +20,7 @@ from encoder.films.study import StudyFilms
 from encoder.findings.probe import LinearProbe
 from encoder.maps.attribution import METHODS as PIXEL_METHODS
 from encoder.maps.attribution import pixel_attribution
-from encoder.maps.cam import CAMS, HeatMap, cam_of, feature_map
+from encoder.maps.cam import CAMS, Heat, cam_of, feature_map
 from encoder.maps.trust import ChangedFilm, Trust, trust_of
 
 VIEWS = ("frontal", "lateral")
@@ -96,7 +96,7 @@ class Explanation:
 
     value: float
     """The logit, or the cosine between query and hit."""
-    maps: dict[str, HeatMap]
+    maps: dict[str, Heat]
     """By view, (H, W) in [0, 1] on the film's own pixels; all 0 where nothing speaks for the value."""
     trust: dict[str, Trust] = field(default_factory=dict)
     """By view; empty where it was not asked for."""
@@ -190,7 +190,7 @@ class Explainer:
         return torch.from_numpy(pixel)[None, :, None, None].to(self.embedder.device)
 
 
-def _peaked(heat: HeatMap) -> HeatMap:
+def _peaked(heat: Heat) -> Heat:
     """Return the map with its peak at 1; a peak in the network's borders is not on the film."""
     peak = float(heat.max())
     return np.asarray(heat / peak if peak > 0 else heat, dtype=np.float32)

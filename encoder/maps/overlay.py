@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from encoder.errors import EncoderError
 from encoder.films.plane import Image
-from encoder.maps.cam import HeatMap
+from encoder.maps.cam import Heat
 
 COLOURS: dict[str, int] = {
     "inferno": cv2.COLORMAP_INFERNO,  # even steps of heat look even, also in grey and to the colour-blind
@@ -16,7 +16,7 @@ COLOURS: dict[str, int] = {
 Picture = npt.NDArray[np.uint8]
 
 
-def overlay(image: Image, heat: HeatMap, *, alpha: float = 0.4, colours: str = "inferno") -> Picture:
+def overlay(image: Image, heat: Heat, *, alpha: float = 0.4, colours: str = "inferno") -> Picture:
     """Return the film (H, W, 3) uint8 RGB with the map over it; where the map is 0 the film is untouched.
 
     Args:
@@ -38,7 +38,7 @@ def overlay(image: Image, heat: HeatMap, *, alpha: float = 0.4, colours: str = "
     return np.rint(grey * (1 - share) + hot * share).astype(np.uint8)
 
 
-def as_png(picture: HeatMap | Picture) -> bytes:
+def as_png(picture: Heat | Picture) -> bytes:
     """Return a map (H, W) in [0, 1], or a picture (H, W, 3) uint8 RGB, as PNG of 8 bits."""
     pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else _as_bytes(picture)
     return cv2.imencode(".png", pixels)[1].tobytes()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from encoder.films.study import Normalized, Positions
-from encoder.maps.cam import HeatMap, branch_views
+from encoder.maps.cam import Heat, branch_views
 from encoder.network.model import StudyEncoder
 
 STEPS = 8
@@ -37,7 +37,7 @@ class Trust:
     random_insertion: float
 
 
-def trust_of(film: Normalized, heat: HeatMap, values: Callable[[Sequence[Normalized]], Values]) -> Trust:
+def trust_of(film: Normalized, heat: Heat, values: Callable[[Sequence[Normalized]], Values]) -> Trust:
     """Return deletion and insertion scores (Petsiuk et al., "RISE", BMVC 2018), with blur in the place of black.
 
     Each is the area under the curve of the number over the share of the film that is changed, from eight shares.
@@ -102,7 +102,7 @@ def _shares() -> Values:
     return (np.arange(STEPS) + 0.5) / STEPS
 
 
-def _hottest(heat: HeatMap, share: float) -> npt.NDArray[np.bool_]:
+def _hottest(heat: Heat, share: float) -> npt.NDArray[np.bool_]:
     """Return the hottest share of the map's pixels, (S, S); equal heat is taken in reading order."""
     order = np.argsort(-heat, axis=None, kind="stable")
     hot = np.zeros(heat.size, dtype=bool)
@@ -110,7 +110,7 @@ def _hottest(heat: HeatMap, share: float) -> npt.NDArray[np.bool_]:
     return hot.reshape(heat.shape)
 
 
-def _random_map(film: Normalized) -> HeatMap:
+def _random_map(film: Normalized) -> Heat:
     """Return a map (S, S) that is always the same for a film, and another for the next film."""
     rng = np.random.default_rng(zlib.crc32(film.tobytes()))
     grid = rng.random((_GRID, _GRID)).astype(np.float32)

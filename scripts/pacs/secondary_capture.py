@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from encoder.films.plane import Image
-from encoder.maps.cam import Map
+from encoder.maps.cam import Heat
 from encoder.maps.overlay import overlay
 from scripts.pacs.results import NOTICE, VERSION, SourceFilm, completed, equipment, plain_text, uid_of, uids_of
 
@@ -32,7 +32,7 @@ class HeatMap:
 
     image: Image
     """The film, (H, W) in [0, 1]."""
-    heat: Map
+    heat: Heat
     """(H, W) in [0, 1]."""
     finding: str
     probability: float

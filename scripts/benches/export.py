@@ -247,7 +247,7 @@ def _report(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> str:
             f"{figure['times_timm']:.1f}",
             *(f"{figure['films_per_second'][name]:.1f}" for name in (READING_ALONE, ENCODING_ALONE)),
             f"{figure['share_of_limit']:.0%} of {figure['limit']}",
-            f"{figure['cores_allow']:.1f}",
+            f"{figure['cores_allow']:.1f} ({figure['cores_allow'] / figure['films_per_second'][figure['limit']]:.0%})",
             f"{figure['share_of_cores']:.0%}",
             f"{figure['chexpert_hours']:.2f} h",
             f"{figure['chexpert_hours'] * facts['cores']:.2f} h",

@@ -103,9 +103,7 @@ def _send(port: int, films: Sequence[pydicom.Dataset]) -> float:
     entity = AE(ae_title="BENCH")
     entity.add_requested_context(films[0].SOPClassUID, films[0].file_meta.TransferSyntaxUID)
     association = entity.associate("127.0.0.1", port, ae_title=_TITLE)
-    statuses = (
-        [association.send_c_store(film).get("Status") for film in films] if association.is_established else [None]
-    )
+    statuses = {association.send_c_store(film).get("Status") for film in films if association.is_established}
     association.release()
     return perf_counter() if statuses == {0} else -1.0
 

@@ -12,7 +12,7 @@ from encoder.embedder import Embedder
 from encoder.network.checkpoint import save_encoder
 
 pytestmark = needs_orthanc
-SHORT, LONG = 15, 1000
+SHORT, LONG = 10, 1000
 
 
 def follow(folder: Path, address: str) -> None:

@@ -114,6 +114,11 @@ class LayoutGate:
             views = np.array([view or "" for view in sample["view"].to_pylist()])
         return cls(films, scale, patients, np.sort(_nearest(films, patients, films, patients)), views)
 
+    def distances_to(self, layouts: Sequence[Layout]) -> npt.NDArray[np.float64]:
+        """Return how far each film (q,) is from the nearest, all of them of other patients."""
+        asked, strangers = np.stack(layouts) * self.scale, np.full(len(layouts), "")
+        return _nearest(asked, strangers, self.films, self.patients).astype(np.float64)
+
     def view_of(self, layout: Layout, patient: str | None = None) -> str | None:
         """Return frontal or lateral, as the collection's films nearest to this one are; None where that is not known.
 

@@ -44,6 +44,8 @@ def predict() -> dict[str, Any]:
         reading = reader.predict(
             query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
         )
+    if asked.study_id is None:
+        collection.count_familiarity(reading.familiarity)
     answered: dict[str, Any] = disclosure.rounded(PredictAnswer.of(replace(reading, warning=collection.warning)))
     return answered
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from flask import has_app_context
 
 from index.built.map import CollectionMap
 from index.living.additions import Writable
 from index.search.answer import Answer, Query, Subject
+from index.search.familiarity import Familiarity
 from index.search.searchable import Choices, Searchable
 from index.search.texts import UNTESTED, Texts
 from index.table.filters import require_filter
@@ -164,11 +166,18 @@ class MountedCollection:
         answer = disclosure.disclosed(answered, search.min_similarity)
         if self.reader is not None and search.text is None:  # no text is as similar to films as films are to each other
             answer = answer.judged(self.reader.gate, query, look.layouts if look else ())
+            if look is not None:
+                self.count_familiarity(answer.familiarity)
         notices = tuple(look.notices) if look else ()
         took_ms = round(1000 * (time.perf_counter() - started), 2)
         untested = UNTESTED if search.text is not None else None
         warning = " ".join(filter(None, (untested, self.warning))) or None
         return replace(answer, film_notices=notices, warning=warning, took_ms=took_ms)
+
+    def count_familiarity(self, found: Familiarity | None) -> None:
+        """Count how familiar films that were asked about are, for who watches whether films have changed."""
+        if found is not None and has_app_context():
+            running.metrics.asked_about(self.name, found.percentile)
 
     def _looked_at(self, search: Search) -> tuple[Any, npt.NDArray[np.float32]]:
         """Return a `service.served.film_reader.Look` at the films, where they are read here, and their vector."""

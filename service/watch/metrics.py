@@ -23,6 +23,7 @@ STAGES = ("decode", "wait", "encode", "search", "predict", "explain")
 MIMETYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STUDIES = (1, 2, 4, 8, 12, 16)
+_PERCENTILES = (1, 5, 10, 25, 50, 75, 100)
 
 
 class Countable(Protocol):
@@ -75,17 +76,30 @@ class Metrics:
         self.batch = Histogram(
             "precedent_batch_studies", "Studies a batch of the encoder.", buckets=_STUDIES, registry=own
         )
+        self._familiarity = Histogram(
+            "precedent_query_familiarity_percentile",
+            "Films asked about: share of the collection's own, in percent, that are no more familiar than they.",
+            ("collection",),
+            buckets=_PERCENTILES,
+            registry=own,
+        )
         self.ready = Gauge("precedent_ready", "1 where the last check of readiness passed, else 0.", registry=own)
         ProcessCollector(registry=own)
 
     def tell_of(self, collections: Callable[[], Iterable[Countable]]) -> None:
         """Report at each scrape the collections that are served then."""
+        for one in collections():
+            self._familiarity.labels(one.name)  # told before the first film comes
         self._registry.register(_Held(collections, installed_version()))
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answer to a request whose route's rule, never its path, is given."""
         self._requests.labels(route, method, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def asked_about(self, collection: str, percentile: float) -> None:
+        """Record how familiar the films of a request are to a collection, 0 to 100."""
+        self._familiarity.labels(collection).observe(percentile)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

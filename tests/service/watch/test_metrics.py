@@ -3,6 +3,7 @@
 import json
 import re
 from io import BytesIO
+from types import SimpleNamespace
 
 import pytest
 from flask.testing import FlaskClient
@@ -10,6 +11,7 @@ from folders import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 from service_world import FINGERPRINT, FakeEmbedder, app_over, build_app, build_client, build_mounted, film
 
+from index.search.familiarity import Familiarity
 from service.served.batching import BatchingEmbedder
 from service.served.mounted import Mounted
 from service.state import state_of
@@ -95,6 +97,28 @@ def test_what_is_served_is_told_as_it_is_at_the_scrape() -> None:
     assert value(client, "precedent_rows", collection="other") == 4
 
 
+def test_films_asked_about_are_counted_by_how_familiar_they_are() -> None:
+    class Gate:
+        def judge(self, similarity: float | None, layouts: object, *, patient: str | None) -> Familiarity:
+            return Familiarity(similarity, 7.0, 100, "layout")
+
+    class Reader:
+        gate = Gate()
+
+        def look(self, frontal: bytes | None, lateral: bytes | None) -> SimpleNamespace:
+            vector = FakeEmbedder().embed_study(frontal, lateral)
+            return SimpleNamespace(vector=vector, layouts=(), notices=())
+
+    client = app_over(build_mounted(reader=Reader())).test_client()
+    name = "precedent_query_familiarity_percentile"
+    assert value(client, f"{name}_count", collection="main") == 0
+    client.post("/v1/search", data={"frontal": (BytesIO(film(0)), "f.png")})
+    client.post("/v1/search", json={"study_id": "patient00001/study1"})  # of the collection: no film has come
+
+    counted = [value(client, f"{name}_bucket", collection="main", le=bound) for bound in ("5.0", "10.0", "+Inf")]
+    assert counted == [0, 1, 1]
+
+
 def test_two_applications_count_apart() -> None:
     one, other = build_client(), build_client()
     one.get("/info")
@@ -109,6 +133,7 @@ def test_every_metric_of_the_grafana_board_is_scraped(client: FlaskClient) -> No
     board = json.loads(BOARD.read_text(encoding="utf-8"))
     shown = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     shown += [one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"]
+    shown += re.findall(r"precedent_\w+", (BOARD.parent / "alerts.yml").read_text(encoding="utf-8"))
     named = {name for expression in shown for name in re.findall(r"\b(?:precedent|process)_\w+", expression)}
 
     here = {name for name in named if not name.startswith(("precedent_follow_", "precedent_pacs_"))}

@@ -42,6 +42,8 @@ VERBS = {
     "return": "Return what is found in a study to a PACS, as DICOM.",
     "pointing": "Count how often the peak of a heat map lies on the finding.",
     "evaluate": "Measure how often similar studies of other patients share a finding.",
+    "audit-shortcuts": "Measure what vectors tell beside findings, such as sex or source.",
+    "drift": "Test whether arriving studies have left an index.",
     "serve": "Answer searches over HTTP and on a page.",
     "token": "Make, list and revoke access tokens of a service.",
     "audit": "Check the audit log of a service for edits.",
@@ -74,7 +76,8 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         # `import` and `return` are keywords of Python, so those verbs' modules have a trailing underscore.
-        module = importlib.import_module(f"scripts.verbs.{cmd_name}{'_' * keyword.iskeyword(cmd_name)}")
+        name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
+        module = importlib.import_module(f"scripts.verbs.{name}")
         command: click.Command = module.command
         return command
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from index.errors import StudiesError
 from index.export.reliability import LEAST_QUERIES, Agreement, Interval, K
-from index.judging.bootstrap import estimates, patient_draws
+from index.judging.bootstrap import dealt_anew, estimates, patient_draws
 from index.judging.evaluation import Pool, judge, rank
 from index.judging.metrics import Values, chance_of_precision, precision_at
 from index.judging.relevance import Labels, collection_rules
@@ -36,7 +36,7 @@ def agreement_of(studies: pa.Table, embeddings: Embeddings) -> Agreement | None:
     if np.count_nonzero(~np.isnan(values)) < LEAST_QUERIES:
         return None
     columns = [values]
-    if (by_layout := _layouts(studies)) is not None:
+    if (by_layout := looks_of(studies)) is not None:
         seen = pool.seen_by(by_layout)
         pixels = precision_at(judge(seen, rank(seen, K), rule)[1], K)
         columns += [pixels, values - pixels]
@@ -57,22 +57,15 @@ def _shuffled(labels: Labels, patients: Rows, ranked: Rows) -> Values:
     Args:
         ranked: (N, K) neighbours of each study, -1 where there is none.
     """
-    order = np.argsort(patients, kind="stable")
-    sizes = np.bincount(patients)
-    firsts = np.cumsum(sizes) - sizes
-    within = np.empty_like(order)
-    within[order] = np.arange(len(order)) - np.repeat(firsts, sizes)
-    rng = np.random.default_rng(0)
     shares = []
-    for _ in range(_DRAWS):
-        other = rng.permutation(len(sizes))[patients]
-        dealt = labels[order[firsts[other] + within % sizes[other]]]
+    for rows in dealt_anew(patients, _DRAWS, seed=0):
+        dealt = labels[rows]
         agrees = (np.einsum("nc,nkc->nk", dealt, dealt[ranked]) > 0) & (ranked >= 0)
         shares.append(agrees[dealt.any(axis=1)].mean())
     return np.array(shares)
 
 
-def _layouts(studies: pa.Table) -> Embeddings | None:
+def looks_of(studies: pa.Table) -> Embeddings | None:
     """Return the layout (N, W) of each study's first film, its frontal one where there is one, in unit length."""
     if "layouts" not in studies.column_names:
         return None

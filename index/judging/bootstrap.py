@@ -1,6 +1,6 @@
 """Bootstrap intervals, by drawing patients with replacement: how often each row counts in each draw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,25 @@ def patient_draws(patient_ids: Sequence[str], count: int, seed: int) -> Draws:
         taken = np.bincount(rng.integers(len(patients), size=len(patients)), minlength=len(patients))
         draw[:] = taken[patient_of_row]
     return draws
+
+
+def dealt_anew(patients: npt.NDArray[np.int64], count: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield, so many times, whose row each row (N,) is given when rows are dealt anew among the patients.
+
+    A patient gets the rows of one other, in their order, from the first again where it has more of them.
+
+    Args:
+        patients: (N,) a number for each, from 0.
+    """
+    order = np.argsort(patients, kind="stable")
+    sizes = np.bincount(patients)
+    firsts = np.cumsum(sizes) - sizes
+    within = np.empty_like(order)
+    within[order] = np.arange(len(order)) - np.repeat(firsts, sizes)
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        other = rng.permutation(len(sizes))[patients]
+        yield order[firsts[other] + within % sizes[other]]
 
 
 def estimates(values: Sequence[Values], chances: Sequence[Values], draws: Draws) -> list[Estimate]:

@@ -16,10 +16,9 @@ from index.built.collection import Collection
 from index.built.kinds import EXACT_UP_TO
 from index.errors import StudiesError
 from index.search.familiarity import Layout, LayoutGate
-from index.vectors import Embeddings
+from index.vectors import Embeddings, Rows
 
 Values = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 AXES = 8
 """Principal axes that are looked along: each further one makes all tests stricter."""
 DEALINGS = 1999

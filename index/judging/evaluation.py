@@ -33,6 +33,8 @@ class Pool:
     """(N,) position of each study in the order of study ids, which breaks ties."""
     queries: Rows
     candidates: Rows
+    groups: Rows | None = None
+    """(N,) a number for each group, of which no candidate of the query's own is its hit; None where there are none."""
     device: str = "cpu"
     """What neighbours are found on, of `index.built.gpu.DEVICES`; which they are does not depend on it."""
 
@@ -62,6 +64,10 @@ class Pool:
         """Return the same pool with other vectors of the same studies."""
         return replace(self, embeddings=embeddings)
 
+    def differing(self, groups: Rows) -> Self:
+        """Return the same pool, where a hit differs from its query in the group (N,)."""
+        return replace(self, groups=groups)
+
     def prefix(self, dim: int) -> Self:
         """Return the same pool with the first `dim` numbers of each vector, made unit again. Raises VectorsError."""
         short = self.embeddings[:, :dim]
@@ -77,7 +83,7 @@ def rank(pool: Pool, k: int, exclude: Excluded = "patient") -> Rows:
     As `Retriever.search` orders them: by cosine to six decimals, ties by study id; exact.
 
     Args:
-        exclude: patient leaves out all studies of the query's patient, study only the query itself.
+        exclude: patient leaves out all studies of the query's patient and group, study only the query itself.
 
     Raises:
         NoGpu: one is asked for and cannot be had.
@@ -219,7 +225,8 @@ def _barred(pool: Pool, queries: Rows, rows: Rows, exclude: Excluded) -> npt.NDA
     """Return which rows, (n,) or (q, n) of each query, may not be hits of the queries (q,)."""
     if exclude == "study":
         return queries[:, None] == rows
-    return pool.patients[queries][:, None] == pool.patients[rows]
+    barred = pool.patients[queries][:, None] == pool.patients[rows]
+    return barred if pool.groups is None else barred | (pool.groups[queries][:, None] == pool.groups[rows])
 
 
 def _nearest(order: Rows, similar: npt.NDArray[np.float64], lowest: np.float64, k: int) -> Rows:

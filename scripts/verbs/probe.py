@@ -5,7 +5,6 @@ precedent probe embeddings/ --out probe/ --findings 'Edema,Pleural Effusion'
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -18,7 +17,6 @@ from index.judging.bootstrap import patient_draws
 from index.table.splits import (
     OFFICIAL,
     Rows,
-    folds_by_patient,
     parts_of,
     require_disjoint_patients,
     split_by_patient,
@@ -30,8 +28,6 @@ from scripts.reports.probe_scores import Predictions, evidence_of, scored
 from scripts.work.learning import INNER_FOLDS, Learning
 
 SPLIT = {"train": 0.7, "valid": 0.1, "test": 0.2}
-VALID_SHARE = 0.125
-"""Share of the learning patients that calibrate, where no part of the split is for that."""
 _PATH = Here()
 
 
@@ -99,7 +95,7 @@ def command(
     if cv:
         probe, predicted, how = _cross_validated(export, wanted, learning, cv)
     else:
-        parts, how = _parts(export, wanted, split_seed, test_embeddings, splits)
+        parts, how = _parts(export, wanted, learning, test_embeddings, splits)
         require_disjoint_patients(export.patients, parts)
         probe = learning.probe(export, wanted, parts["train"], parts["valid"])
         predicted = Predictions.empty(export, wanted).filled(probe, parts["test"], 0)
@@ -122,13 +118,9 @@ def _cross_validated(
     export: Embedded, wanted: Wanted, learning: Learning, n: int
 ) -> tuple[LinearProbe, Predictions, str]:
     """Return a probe of all patients, and what probes of the other folds say of each fold."""
-    targets, every = wanted.targets(export.studies), np.arange(len(export.ids))
-    predicted = Predictions.empty(export, wanted)
-    for number, test in enumerate(folds_by_patient(export.patients, n, learning.split_seed, targets)):
-        train, valid = _carved(export, wanted, np.setdiff1d(every, test), learning.split_seed)
-        require_disjoint_patients(export.patients, {"train": train, "valid": valid, "test": test})
-        predicted = predicted.filled(learning.probe(export, wanted, train, valid), test, number)
-    probe = learning.probe(export, wanted, *_carved(export, wanted, every, learning.split_seed))
+    predicted = learning.judged_in_folds(export, wanted, n)
+    every = np.arange(len(export.ids))
+    probe = learning.probe(export, wanted, *learning.carved(export, wanted, every))
     how = f"judged in {n} folds by patient; the probe that is saved is trained on all patients, its thresholds are set "
     return _with_points(probe, predicted), predicted, how + "on what the folds say of all"
 
@@ -145,7 +137,7 @@ def _with_points(probe: LinearProbe, predicted: Predictions) -> LinearProbe:
 
 
 def _parts(
-    export: Embedded, wanted: Wanted, seed: int, test_embeddings: Path | None, splits: Path | None
+    export: Embedded, wanted: Wanted, learning: Learning, test_embeddings: Path | None, splits: Path | None
 ) -> tuple[dict[str, Rows], str]:
     """Return the rows of train, valid and test, and where they come from in words."""
     if test_embeddings:
@@ -155,21 +147,13 @@ def _parts(
         parts = parts_of(splits, export.studies)
         source = "split by the column 'split'" if str(splits) == OFFICIAL else "split by file"
     else:
-        parts = split_by_patient(export.patients, SPLIT, seed, wanted.targets(export.studies))
-        source = f"split by patient, seed {seed}"
+        parts = split_by_patient(export.patients, SPLIT, learning.split_seed, wanted.targets(export.studies))
+        source = f"split by patient, seed {learning.split_seed}"
     for name in ("train", "test"):
         if not len(parts.get(name, ())):
             raise StudiesError(f"expected studies of the part {name!r}, got none; name it in the split")
     if not len(parts.get("valid", ())):
-        parts["train"], parts["valid"] = _carved(export, wanted, parts["train"], seed)
+        parts["train"], parts["valid"] = learning.carved(export, wanted, parts["train"])
     patients = np.asarray(export.patients)
     counts = (f"{name} {len(rows):,} of {len(set(patients[rows])):,} patients" for name, rows in parts.items())
     return {name: parts[name] for name in SPLIT}, f"{source}: {', '.join(counts)}"
-
-
-def _carved(export: Embedded, wanted: Wanted, rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Return the rows parted by patient into those that teach and those that calibrate."""
-    targets = wanted.targets(export.studies.take(rows))
-    shares = {"train": 1 - VALID_SHARE, "valid": VALID_SHARE}
-    parts: dict[str, Any] = split_by_patient([export.patients[row] for row in rows], shares, seed, targets)
-    return rows[parts["train"]], rows[parts["valid"]]

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from command_line import done, verbs
+from export_files import save_drawn
 from film_files import dicom
 from folders import ROOT
 
@@ -71,6 +73,8 @@ CASES = {
     "return": "dicom index --encoder encoder.safetensors --probe probe --return sr --to {new}",
     "pointing": f"studies.parquet {FILMS} --boxes films/boxes.csv --probe probe --limit 1",
     "evaluate": "embeddings --draws 500 --out {new}/report",
+    "audit-shortcuts": "drawn --draws 500 --folds 2 --findings Pneumonia --out {new}/report",
+    "drift": "drawn-index arrived --out {new}/report",
     "token create": "bob --scope read --tokens {new}/tokens.json",
     "token list": "--tokens tokens.json",
     "token revoke": "alice --tokens {new}/tokens.json",
@@ -133,6 +137,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         for line in MADE:
             done(*line.split())
+        rng = np.random.default_rng(0)
+        save_drawn(Path("drawn"), rng, 100)
+        save_drawn(Path("arrived"), rng, 20, "new")
+        done("index", "drawn", "--out", "drawn-index")
         film = next(Path("films").rglob("*frontal.jpg"))
         shutil.copy(film, "film.jpg")
         Path("nih.csv").write_text(NIH)

@@ -48,7 +48,7 @@ def test_every_command_line_has_a_verb_and_options_that_exist(file: str) -> None
 
 
 def test_every_verb_stands_in_the_readme_and_has_an_example() -> None:
-    listed = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*? \|", text_of("README.md"), re.MULTILINE)))
+    listed = re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| `.*? \|", text_of("README.md"), re.MULTILINE)))
     shown = {words[0] for file in READMES for words in command_lines(file)}
 
     assert sorted(set(listed)) == sorted(VERBS)

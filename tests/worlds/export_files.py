@@ -1,13 +1,17 @@
 """Finished exports made of given vectors, for tests of what reads them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from encoder.films.image import READING
 from index.export.shards import ExportPlan, ShardFolder
+from index.table.studies import FINDINGS, studies_schema
 from index.vectors import Embeddings
+
+Values = np.ndarray[Any, np.dtype[Any]]
 
 
 def save_export(folder: Path, studies: pa.Table, vectors: Embeddings, fingerprint: str = "f") -> Path:
@@ -30,3 +34,32 @@ def planted(studies: pa.Table, finding: str, rng: np.random.Generator, strength:
     vectors = rng.normal(size=(studies.num_rows, 16))
     vectors[:, 0] += 4 * strength * np.array([label == 1 for label in studies[finding].to_pylist()])
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def drawn_studies(ill: Values, marked: Values, rng: np.random.Generator, patient: str = "p") -> pa.Table:
+    """Return a study a patient, of Pneumonia or not, and in the column Marker marked or not; sex and age are drawn."""
+    rows = [
+        {
+            "study_id": f"{patient}{row:04d}/study1",
+            "patient_id": f"{patient}{row:04d}",
+            "frontal_path": f"{row}.png",
+            "lateral_path": None,
+            "other_paths": [],
+            "projection": "PA",
+            "sex": ["Female", "Male"][int(rng.integers(2))],
+            "age": float(rng.integers(1, 95)),
+            "split": None,
+            **dict.fromkeys(FINDINGS),
+            "Pneumonia": int(ill[row]),
+            "Marker": "yes" if marked[row] else "no",
+        }
+        for row in range(len(ill))
+    ]
+    return pa.Table.from_pylist(rows, studies_schema([pa.field("Marker", pa.string())]))
+
+
+def save_drawn(folder: Path, rng: np.random.Generator, count: int, patient: str = "p", shift: float = 0.0) -> Path:
+    """Write an export of drawn studies and return its folder; their vectors are moved along the first axis."""
+    studies = drawn_studies(rng.random(count) < 0.4, rng.random(count) < 0.5, rng, patient)
+    vectors = rng.normal(size=(count, 16)) + shift * np.eye(16)[0]
+    return save_export(folder, studies, (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))

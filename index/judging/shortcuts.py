@@ -102,7 +102,7 @@ def attributes_of(studies: pa.Table, columns: Sequence[str] = ()) -> list[Attrib
 
 
 def _texts(studies: pa.Table, name: str) -> list[str | None]:
-    return [None if value is None or value == "" else str(value) for value in studies[name].to_pylist()]
+    return [None if value in (None, "", "Unknown") else str(value) for value in studies[name].to_pylist()]
 
 
 def _band(age: float | None) -> str | None:

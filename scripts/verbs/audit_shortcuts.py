@@ -13,6 +13,7 @@ import numpy as np
 
 from encoder.films.borders import border_share
 from index.errors import StudiesError
+from index.export.shards import load_layouts
 from index.judging.agreement import looks_of
 from index.judging.bootstrap import patient_draws
 from index.judging.evaluation import Pool
@@ -91,7 +92,9 @@ def command(
         reasons = "; ".join(f"{one.name}: {one.why_not}" for one in attributes)
         raise StudiesError(f"nothing to look at in {str(embeddings)!r}: {reasons}")
     weights = patient_draws(export.patients, draws, seed)
-    read = read_out(export, known, looks_of(export.studies), folds, seed, weights)
+    layouts = load_layouts(embeddings)
+    looks = None if layouts is None or layouts.num_rows != len(export.ids) else looks_of(layouts)
+    read = read_out(export, known, looks, folds, seed, weights)
     lost = {
         one.name: _losses(export, wanted, one, k, queries, draws, seed, device) for one in counted(known, "losses", "")
     }

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 import numpy as np
+import pyarrow as pa
 
 from encoder.films.image import READING
 from index.errors import FingerprintMismatch
 from index.export.reliability import warning_of
+from index.export.shards import load_layouts
 from index.judging.drift import AXES, DEALINGS, Arriving, Drift, drift_of
 from index.living.collection import LivingCollection
 from index.table.studies import load_studies
@@ -57,14 +59,14 @@ def command(
     if (images is None) != (encoder is None):
         raise click.UsageError("give --images and --encoder together, where NEW is a table of studies")
     collection = LivingCollection(index).collection
-    arrived = Embedded.load([new]) if images is None or encoder is None else _exported(new, images, encoder, ignored)
+    arrived, layouts = _loaded(new) if images is None or encoder is None else _exported(new, images, encoder, ignored)
     fingerprint = collection.manifest["fingerprint"]
     if arrived.fingerprint != fingerprint:
         raise FingerprintMismatch(
             f"{str(index)!r} was built with encoder {fingerprint[:12]}, {str(new)!r} was made by "
             f"{arrived.fingerprint[:12]}; export it with the encoder of the index"
         )
-    found = drift_of(collection, _arriving(arrived), alpha=alpha, seed=seed)
+    found = drift_of(collection, _arriving(arrived, layouts), alpha=alpha, seed=seed)
     protocol = [
         f"{found.patients:,} arriving patients, by one study each, compared with {found.held_back:,} patients of the "
         "collection that are held back from the rest of it",
@@ -83,20 +85,25 @@ def command(
     publish(out, metrics, found, as_json=json_wanted)
 
 
-def _exported(studies: Path, images: Path, encoder: Path, ignored: frozenset[str]) -> Embedded:
+def _loaded(export: Path) -> tuple[Embedded, pa.Table | None]:
+    """Return an export's studies, and their layouts where it has some of each."""
+    return Embedded.load([export]), load_layouts(export)
+
+
+def _exported(studies: Path, images: Path, encoder: Path, ignored: frozenset[str]) -> tuple[Embedded, pa.Table | None]:
     """Return the studies of a table, embedded by the way into a folder that is then removed."""
     with TemporaryDirectory(prefix="precedent-") as name:
         words = (load_studies(studies), studies, images, encoder, Path(name), "both", None, _SHARD_ROWS, None)
         folder, _ = export_here(ExportTask(*words, "auto", "auto", ignored_parts=ignored))
         finish(folder, images, None, quiet=True)
-        return Embedded.load([Path(name)])
+        return _loaded(Path(name))
 
 
-def _arriving(export: Embedded) -> Arriving:
+def _arriving(export: Embedded, table: pa.Table | None) -> Arriving:
     """Return an export's studies, with the looks of each one's first film where every study has some."""
     layouts = None
-    if "layouts" in export.studies.column_names:
-        films = [one[0] if one else b"" for one in export.studies["layouts"].to_pylist()]
+    if table is not None and table.num_rows == len(export.ids):
+        films = [one[0] if one else b"" for one in table["layouts"].to_pylist()]
         if all(films) and len({len(one) for one in films}) == 1:
             layouts = [np.frombuffer(one, dtype=np.int8) for one in films]
     return Arriving(export.embeddings, export.patients, layouts)

@@ -22,8 +22,6 @@ from index.table.studies import CORE_COLUMNS, FINDINGS, PATIENTS, SHARD_COLUMNS
 
 MOST_BYTES = 1 << 18
 """Of a mapping."""
-HEADER = ("PatientSex", "PatientAge", "PatientID", "StudyInstanceUID", "ViewPosition")
-"""What `header` may ask for of films that are DICOM."""
 FLAT = "flat"
 """The mapping of a table that has our own columns already."""
 _TABLES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")

@@ -25,7 +25,7 @@ from index.errors import VectorsError
 from index.importing.mapping import SourceTable
 from index.importing.source_files import read_files
 from index.storage.files import open_regular
-from index.storage.parquet import FREE_BYTES, LIMITS, MOST_TIMES
+from index.storage.parquet import FREE_BYTES, MOST_TIMES, streamed_parquet
 
 LEAST_DIM, MOST_DIM = 16, 4096
 """Numbers of a vector: of fewer neighbours say little, of more an index does not end."""
@@ -368,7 +368,7 @@ def _groups(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def _read_parquet(file: Path, id_column: str | None, column: str) -> Iterator[Block]:
     """Yield vectors of a Parquet file, whatever else is in it: two columns of it are read."""
     try:
-        with open_regular(file) as opened, pq.ParquetFile(opened, pre_buffer=False, **LIMITS) as parquet:
+        with streamed_parquet(file) as parquet:
             ids = _id_column(parquet.schema_arrow.names, id_column, file.name)
             kind = _require_list(parquet.schema_arrow, column, file.name)
             _require_groups(parquet, (ids, column), file)

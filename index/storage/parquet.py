@@ -107,6 +107,17 @@ def opened_parquet(source: Path | bytes, name: str, remedy: str) -> Iterator[Par
         ) from error
 
 
+@contextmanager
+def streamed_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    """Yield a Parquet file of any types, to be read some rows at a time once its row groups were looked at.
+
+    Raises:
+        pa.ArrowException, OSError: no Parquet, or no regular file.
+    """
+    with open_regular(file) as content, pq.ParquetFile(content, pre_buffer=False, **LIMITS) as parquet:
+        yield parquet
+
+
 def _content(source: Path | bytes) -> io.BufferedIOBase:
     return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
 

@@ -78,6 +78,8 @@ StudyId = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
 Finding = Annotated[str, Field(max_length=512)]
 Text = Annotated[str, Field(max_length=65_535)]
 """Of a study, in a column of the collection's own: every hit answers it whole. Milvus keeps no longer one."""
+Number = Annotated[FiniteFloat, Field(strict=True)]
+"""Neither a text nor true or false: a vector is never carried by a form."""
 EXAMPLE = "patient00001/study1"
 """A study of CheXpert and of the demo, so that the document's examples can be tried."""
 
@@ -138,7 +140,7 @@ class Search(FilmOptions):
     model_config = _example(study_id=EXAMPLE, k=5)
 
     study_id: StudyId | None = None
-    embedding: list[FiniteFloat] | None = Field(None, min_length=1, description="unit vector of the encoder")
+    embedding: list[Number] | None = Field(None, min_length=1, description="unit vector of the encoder")
     text: str | None = Field(
         None,
         min_length=1,

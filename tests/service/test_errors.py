@@ -46,6 +46,8 @@ BODIES = {
     "a list": ("[]", 400, "bad_request", "expected a JSON object, got list of length 0"),
     "nothing asked": ("{}", 400, "bad_request", "exactly one query"),
     "two queries": ('{"study_id": "a", "embedding": [1, 0]}', 400, "bad_request", "got 2"),
+    "vector of truths": ('{"embedding": [true, false]}', 400, "bad_request", "valid number"),
+    "vector of texts": ('{"embedding": ["1", "0"]}', 400, "bad_request", "valid number"),
     "k too large": (
         '{"study_id": "a", "k": 5000}',
         400,

@@ -142,7 +142,10 @@ def test_where_all_places_are_taken_a_film_is_refused_with_when_to_ask_again(hel
 
 
 def test_maps_wait_for_each_other_and_beyond_some_are_refused_while_searches_are_answered() -> None:
-    collection = build_mounted(reader=SimpleNamespace(probe=None, gate=SimpleNamespace(judge=lambda *_, **__: None)))
+    reader = SimpleNamespace(
+        probe=None, gate=SimpleNamespace(judge=lambda *_, **__: None), require_network=lambda: None
+    )
+    collection = build_mounted(reader=reader)
     app = app_over(collection, limits=Limits(readings=1, readings_waiting=0))
     body = {"study_id": "patient00001/study1"}
     with state_of(app).readings:

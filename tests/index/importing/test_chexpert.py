@@ -183,7 +183,7 @@ def test_a_missing_image_leaves_out_its_film_and_a_study_of_none(tmp_path: Path)
         ([a_film(), a_film()], "expected one row a film, got two for patient00001/study1 view 000000001 frontal"),
         ([a_film(), a_film(FRONTAL.replace(".jpg", ".png"))], "expected one row a film"),
         ([a_film(), a_film(LATERAL.replace("train", "valid"))], "one split, got patient00001/study1 in two"),
-        ([a_film("a.jpg")], "got not one of 1 files; rows skipped"),
+        ([a_film("a.jpg")], "got none of 1 files; rows skipped"),
         ([a_film("../" + FRONTAL)], "paths below the image root"),
         ([a_film(split="x")], "other names, got 'split'"),
     ],

@@ -300,7 +300,7 @@ def test_the_first_path_that_is_a_file_is_taken_and_missing_films_are_counted(tm
         ({"head": "parse.x = '(?P<y>.)'"}, "expected column 'x'"),
         ({"head": "parse.f = '(?P<p>.)'"}, "expected another name for the group 'p'"),
         ({"head": 'where = ["x=1"]'}, "no column 'x'"),
-        ({"head": 'where = ["p=ghost"]'}, "got not one of 2 files; rows left out"),
+        ({"head": 'where = ["p=ghost"]'}, "got none of 2 files; rows left out"),
         ({"head": 'further = ["f"]\nnames = { f = "age" }'}, "other names, got 'age'"),
         ({"film": 'path = "/{f}"'}, r"below the image root, got '/a.png' \(2 rows\)"),
     ],

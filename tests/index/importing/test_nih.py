@@ -122,7 +122,7 @@ def test_a_doubtful_row_is_noted_and_refused_when_strict(tmp_path: Path, films: 
     ("films", "header", "said"),
     [
         ([a_film(), a_film()], HEADER, "got two for 00000427_003.png"),
-        ([a_film("427.png")], HEADER, "got not one"),
+        ([a_film("427.png")], HEADER, "got none"),
         ([a_film()], HEADER.replace("Patient Age", "Age"), "expected column 'Patient Age'"),
         ([a_film()], HEADER.replace("Height]", "Mass"), "other names, got 'Mass'"),
         ([a_film()], HEADER.replace("Height]", "Patient ID"), "every column name once"),

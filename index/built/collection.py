@@ -285,10 +285,10 @@ def with_enough_effort(index: VectorIndex) -> tuple[VectorIndex, float]:
     return index, recall
 
 
-def _share_found(rows: Rows, truth: Rows, found: Rows) -> float:
+def _share_found(rows: Rows, truth: Rows, answered: Rows) -> float:
     """Return the mean share of each query's true neighbours that was found, the row itself left out."""
     shares = [
         len((set(expected) - {row}) & set(got)) / max(len(set(expected) - {row}), 1)
-        for row, expected, got in zip(rows, truth, found, strict=True)
+        for row, expected, got in zip(rows, truth, answered, strict=True)
     ]
     return float(np.mean(shares)) if truth.shape[1] > 1 else 1.0

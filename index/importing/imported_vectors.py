@@ -49,10 +49,10 @@ class Source:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the source that NAME or NAME@REVISION says. Raises VectorsError."""
-        found = _NAME.fullmatch(text)
-        if found is None or not is_visible(text):
+        match = _NAME.fullmatch(text)
+        if match is None or not is_visible(text):
             raise VectorsError(f"expected the name of a model, or NAME@REVISION, got {text[:80]!r}")
-        return cls(found[1].strip(), found[2] or "")
+        return cls(match[1].strip(), match[2] or "")
 
     def __str__(self) -> str:
         return f"{self.model}@{self.revision}" if self.revision else self.model
@@ -118,7 +118,7 @@ def gathered(named: Named, near: Path, told: Callable[[int], None] = lambda coun
     """
     ids, norms, bad, dim, digest = [], [], _Bad(), 0, hashlib.sha256()
     folders = () if isinstance(near, Place) else (near, *near.absolute().parents)
-    with TemporaryFile(dir=next((one for one in folders if one.is_dir()), None)) as file:
+    with TemporaryFile(dir=next((folder for folder in folders if folder.is_dir()), None)) as file:
         for names, block in named:
             units, lengths = _units(block)
             bad.look(names, lengths)
@@ -177,7 +177,7 @@ class _Bad:
 
 
 def _listed(ids: Sequence[str], count: int) -> str:
-    return ", ".join(repr(one[:100]) for one in ids[:SHOWN]) + (", ..." if count > SHOWN else "")
+    return ", ".join(repr(text[:100]) for text in ids[:SHOWN]) + (", ..." if count > SHOWN else "")
 
 
 def _require_once(ids: pa.Array) -> None:
@@ -201,9 +201,9 @@ def matched(ids: pa.Array, studies: pa.Table, notices: Notices) -> Matched:
         VectorsError: no id fits; StudiesError: `notices` are strict and there is one.
     """
     count = len(studies)
-    found = {what: _found(ids, keys) for what, keys in _ways(studies).items()}
-    by = max(found, key=lambda what: np.count_nonzero(found[what] >= 0))  # the first of equals
-    places = found[by]
+    places_by = {what: _found(ids, keys) for what, keys in _ways(studies).items()}
+    by = max(places_by, key=lambda what: np.count_nonzero(places_by[what] >= 0))  # the first of equals
+    places = places_by[by]
     if not (places >= 0).any():
         raise VectorsError(
             f"expected ids of studies or films, got {len(ids):,} of which none is in the table, such as "
@@ -251,8 +251,8 @@ def _found(ids: pa.Array, keys: pa.Array) -> Rows:
     counts = keys.value_counts()
     several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     unclear = pc.is_in(ids, several.drop_null())
-    found = pc.if_else(unclear, pa.scalar(None, pa.int32()), pc.index_in(ids, keys))
-    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), np.int64)
+    places = pc.if_else(unclear, pa.scalar(None, pa.int32()), pc.index_in(ids, keys))
+    return np.asarray(pc.fill_null(places, -1).to_numpy(zero_copy_only=False), np.int64)
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class ImportedVectors:
 
 
 def import_vectors(
-    found: Gathered,
+    vectors: Gathered,
     source: Source,
     studies: pa.Table,
     studies_file: Path,
@@ -291,24 +291,24 @@ def import_vectors(
         VectorsError, StudiesError: as `matched`. FingerprintMismatch, ArtefactError: the folder holds another export.
     """
     notices = Notices(strict)
-    match = matched(found.ids, studies, notices)
-    dim = found.vectors.shape[1]
+    match = matched(vectors.ids, studies, notices)
+    dim = vectors.vectors.shape[1]
     plan = ExportPlan(
         source.fingerprint(dim),
         dim,
         sha256_of(studies_file),
         studies.num_rows,
         shard_rows,
-        runtime=f"elsewhere, {found.sha256[:16]}",
+        runtime=f"elsewhere, {vectors.sha256[:16]}",
     )
     folder = ShardFolder(out, plan)
     unfinished = folder.unfinished()
     told(studies.num_rows - sum(part.stop - part.start for part in map(plan.slice_of, unfinished)))
     for shard in unfinished:
         part = plan.slice_of(shard)
-        _save(folder, shard, studies.slice(part.start, part.stop - part.start), match, found.vectors)
+        _save(folder, shard, studies.slice(part.start, part.stop - part.start), match, vectors.vectors)
         told(part.stop - part.start)
-    return ImportedVectors(folder, len(found.ids), found.norms, match.by, tuple(notices.met))
+    return ImportedVectors(folder, len(vectors.ids), vectors.norms, match.by, tuple(notices.met))
 
 
 def _save(folder: ShardFolder, shard: int, studies: pa.Table, match: Matched, vectors: Embeddings) -> None:
@@ -320,7 +320,9 @@ def _save(folder: ShardFolder, shard: int, studies: pa.Table, match: Matched, ve
     lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
     given = np.asarray((places >= 0).any(axis=1))
     kept = np.flatnonzero(given & (lengths > 1e-6))
-    views = [_views(one, place, match.of_films) for one, place in zip(_paths(studies, kept), places[kept], strict=True)]
+    views = [
+        _views(paths, place, match.of_films) for paths, place in zip(_paths(studies, kept), places[kept], strict=True)
+    ]
     failures = [
         Failure(studies["study_id"][int(row)].as_py(), _CANCEL if given[row] else NO_VECTOR)
         for row in np.setdiff1d(np.arange(len(studies)), kept)
@@ -337,4 +339,4 @@ def _paths(studies: pa.Table, rows: Rows) -> list[tuple[Any, ...]]:
 def _views(paths: Sequence[str | None], places: Rows, of_films: bool) -> list[str]:
     """Return the views that a vector was made of: of a study's own vector, which does not say, all that it has."""
     there = (places >= 0).tolist() if of_films else [path is not None for path in paths]
-    return [view for view, found in zip(VIEWS, there, strict=True) if found]
+    return [view for view, is_there in zip(VIEWS, there, strict=True) if is_there]

@@ -95,9 +95,9 @@ def read_vectors(
             if read is None:
                 raise VectorsError(f"expected vectors as {', '.join(known)}, got {path.name!r}; write one of these")
             for block in read(path):
-                found = _named(block, named, path)
-                dim = _checked_dim(block.vectors, dim, found, path)
-                yield found, block.vectors
+                names = _named(block, named, path)
+                dim = _checked_dim(block.vectors, dim, names, path)
+                yield names, block.vectors
         if named is not None and next(named, None) is not None:
             raise VectorsError(f"expected an id for each vector of {file.name!r}, got more ids; are they of this file?")
 
@@ -106,10 +106,10 @@ def _parts(file: Path) -> list[Path]:
     """Return a file, or the Parquet files that lie in a folder, in order of their names."""
     if not file.is_dir():
         return [file]
-    found = sorted(path for path in file.glob("*.parquet") if path.is_file())
-    if not found:
+    parts = sorted(path for path in file.glob("*.parquet") if path.is_file())
+    if not parts:
         raise VectorsError(f"expected files *.parquet in {str(file)!r}, got none")
-    return found
+    return parts
 
 
 def _named(block: Block, named: Iterator[str] | None, path: Path) -> list[str]:
@@ -117,23 +117,23 @@ def _named(block: Block, named: Iterator[str] | None, path: Path) -> list[str]:
         raise VectorsError(f"expected --ids with {path.name!r}, which says of no vector what it is of")
     if named is not None and block.ids is not None:
         raise VectorsError(f"expected no --ids with {path.name!r}, which has ids of its own")
-    found = list(block.ids) if block.ids is not None else list(islice(named or (), len(block.vectors)))
-    if len(found) < len(block.vectors):
+    ids = list(block.ids) if block.ids is not None else list(islice(named or (), len(block.vectors)))
+    if len(ids) < len(block.vectors):
         raise VectorsError(f"expected an id for each vector of {path.name!r}, got fewer ids; are they of this file?")
-    if not all(found):
+    if not all(ids):
         raise VectorsError(f"expected an id for each vector of {path.name!r}, got a blank")
-    return found
+    return ids
 
 
 def _checked_dim(vectors: Vectors, dim: int | None, ids: Sequence[str], path: Path) -> int:
-    found = int(vectors.shape[1])
-    if dim is not None and found != dim:
-        raise VectorsError(f"expected vectors of one dimension, {dim}, got one of {found}: {ids[0]!r} of {path.name!r}")
-    if not LEAST_DIM <= found <= MOST_DIM:
+    own = int(vectors.shape[1])
+    if dim is not None and own != dim:
+        raise VectorsError(f"expected vectors of one dimension, {dim}, got one of {own}: {ids[0]!r} of {path.name!r}")
+    if not LEAST_DIM <= own <= MOST_DIM:
         raise VectorsError(
-            f"expected vectors of {LEAST_DIM} to {MOST_DIM:,} numbers in {path.name!r}, got {found:,}: {ids[0]!r}"
+            f"expected vectors of {LEAST_DIM} to {MOST_DIM:,} numbers in {path.name!r}, got {own:,}: {ids[0]!r}"
         )
-    return found
+    return own
 
 
 def _ids_of(file: Path, id_column: str | None) -> Iterable[str]:
@@ -150,15 +150,15 @@ def _ids_of(file: Path, id_column: str | None) -> Iterable[str]:
 
 
 def _id_column(names: Sequence[str], asked: str | None, name: str) -> str:
-    found = [one for one in ([asked] if asked else ID_COLUMNS) if one in names]
-    if not found and not asked and len(names) == 1:
+    columns = [column for column in ([asked] if asked else ID_COLUMNS) if column in names]
+    if not columns and not asked and len(names) == 1:
         return names[0]
-    if not found:
+    if not columns:
         wanted = repr(asked) if asked else f"one of {', '.join(ID_COLUMNS)}"
         raise VectorsError(
             f"expected a column of ids, {wanted}, in {name!r}, got {', '.join(names)[:500]}; name it by --id-column"
         )
-    return found[0]
+    return columns[0]
 
 
 def _size_of(file: Path) -> int:
@@ -242,7 +242,7 @@ def _texts(file: Opened, name: str, size: int) -> list[str]:
         texts = np.frombuffer(content, kind).tolist()
     except ValueError as error:
         raise VectorsError(f"expected an array of texts in {name!r}, got no characters ({_line(error)})") from error
-    return [_text(one) for one in texts]
+    return [_text(value) for value in texts]
 
 
 def _text(value: str | bytes) -> str:
@@ -262,8 +262,10 @@ def _read_npz(file: Path) -> Iterator[Block]:
 
 
 def _members(archive: zipfile.ZipFile, file: Path) -> Iterator[Block]:
-    members = [one for one in archive.infolist() if one.filename.endswith(".npy")]
-    packed = {one.filename for one in members if one.file_size > FREE_BYTES + MOST_TIMES * one.compress_size}
+    members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+    packed = {
+        member.filename for member in members if member.file_size > FREE_BYTES + MOST_TIMES * member.compress_size
+    }
     if packed or not members:
         what = f"{packed.pop()!r} unpacks to far more" if packed else "there is none"
         raise VectorsError(f"expected arrays *.npy in {file.name!r} of a size like its own; {what}")
@@ -274,7 +276,9 @@ def _members(archive: zipfile.ZipFile, file: Path) -> Iterator[Block]:
                 yield Block(vectors, ids[start * BLOCK : start * BLOCK + len(vectors)])
         return
     for group in _groups(members, BLOCK):
-        yield from by_dim([(one.filename.removesuffix(".npy"), _one_vector(archive, one, file)) for one in group])
+        yield from by_dim(
+            [(member.filename.removesuffix(".npy"), _one_vector(archive, member, file)) for member in group]
+        )
 
 
 def _matrix_and_texts(
@@ -282,10 +286,10 @@ def _matrix_and_texts(
 ) -> tuple[zipfile.ZipInfo, list[str]] | None:
     """Return the member that is a matrix, and the texts of the other; None where they are something else."""
     kinds = {}
-    for one in members:
-        with archive.open(one) as opened:
-            shape, kind = _header(opened, f"{name}:{one.filename}", one.file_size)
-            kinds["ids" if kind.kind in "US" else "matrix" if len(shape) == 2 and shape[0] != 1 else "other"] = one
+    for member in members:
+        with archive.open(member) as opened:
+            shape, kind = _header(opened, f"{name}:{member.filename}", member.file_size)
+            kinds["ids" if kind.kind in "US" else "matrix" if len(shape) == 2 and shape[0] != 1 else "other"] = member
     if set(kinds) != {"ids", "matrix"}:
         return None
     with archive.open(kinds["ids"]) as opened:
@@ -398,7 +402,7 @@ def _require_groups(parquet: pq.ParquetFile, columns: Sequence[str], file: Path)
     allowed = min(_MOST_GROUP, FREE_BYTES + MOST_TIMES * _size_of(file))
     for group in map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups)):
         for chunk in map(group.column, range(group.num_columns)):
-            if not any(f"{chunk.path_in_schema}.".startswith(f"{one}.") for one in columns):
+            if not any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in columns):
                 continue
             if chunk.total_uncompressed_size > allowed or chunk.num_values > max(group.num_rows, 1) * MOST_DIM:
                 raise VectorsError(

@@ -83,7 +83,7 @@ class Drift:
     @property
     def moved(self) -> tuple[str, ...]:
         """Names of the measures in which arriving studies differ from the collection."""
-        return tuple(one.name for one in self.measures if one.adjusted <= self.alpha)
+        return tuple(measure.name for measure in self.measures if measure.adjusted <= self.alpha)
 
 
 class Arriving(NamedTuple):
@@ -115,13 +115,11 @@ def drift_of(collection: Collection, arriving: Arriving, *, alpha: float = 0.05,
     _require_patients(len(new), len(held))
     vectors = collection.vectors
     own = vectors.vectors(held)
-    figures = [
-        (name, one, other) for name, one, other in _figures(collection, own, arriving.embeddings[new], rest, rng)
-    ]
+    figures = list(_figures(collection, own, arriving.embeddings[new], rest, rng))
     if arriving.layouts is not None and collection.layouts is not None:
         looks = _looks(collection.layouts, [arriving.layouts[row] for row in new], set(arriving.patients), rng)
         figures += [] if looks is None else [("film looks", *looks)]
-    tested = [_tested(name, one, other, rng) for name, one, other in figures]
+    tested = [_tested(name, of_held, of_new, rng) for name, of_held, of_new in figures]
     first = tested[0][0]
     critical = float(np.quantile(tested[0][1], 1 - alpha / len(tested)))
     measures = _adjusted([measure for measure, _ in tested])
@@ -129,9 +127,9 @@ def drift_of(collection: Collection, arriving: Arriving, *, alpha: float = 0.05,
 
 
 def _require_patients(new: int, held: int) -> None:
-    for found, where in ((new, "arriving"), (held, "of the collection alone, in each half of it")):
-        if found < LEAST_PATIENTS:
-            raise StudiesError(f"expected at least {LEAST_PATIENTS} patients {where}, got {found}")
+    for count, where in ((new, "arriving"), (held, "of the collection alone, in each half of it")):
+        if count < LEAST_PATIENTS:
+            raise StudiesError(f"expected at least {LEAST_PATIENTS} patients {where}, got {count}")
 
 
 def _one_a_patient(patients: npt.NDArray[np.str_], rng: np.random.Generator) -> Rows:
@@ -157,13 +155,13 @@ def _figures(
     mask = np.zeros(len(vectors), dtype=bool)
     mask[rest] = True
     among, exact = vectors.select(mask), len(vectors) <= EXACT_UP_TO
-    nearest = [vectors.search(one, 1, among=among, exact=exact)[0][:, 0].astype(np.float64) for one in (own, new)]
+    nearest = [vectors.search(asked, 1, among=among, exact=exact)[0][:, 0].astype(np.float64) for asked in (own, new)]
     yield "familiarity", nearest[0], nearest[1]
     some = rest if len(rest) <= _AXES_OF else np.sort(rng.choice(rest, _AXES_OF, replace=False))
     whole = vectors.vectors(some).astype(np.float64)
     mean = whole.mean(axis=0)
     axes = np.linalg.eigh((whole - mean).T @ (whole - mean))[1][:, ::-1][:, :AXES]
-    places = [(one - mean) @ axes for one in (own, new)]
+    places = [(embeddings - mean) @ axes for embeddings in (own, new)]
     for axis in range(axes.shape[1]):
         yield f"axis {axis + 1}", places[0][:, axis], places[1][:, axis]
 
@@ -178,7 +176,7 @@ def _looks(
     if gate is None or len(held) < LEAST_PATIENTS:
         return None
     own = [np.frombuffer(sample["layout"][int(row)].as_py(), dtype=np.int8) for row in held]
-    if any(len(one) != len(own[0]) for one in layouts):
+    if any(len(layout) != len(own[0]) for layout in layouts):
         return None
     return gate.distances_to(own), gate.distances_to(layouts)
 
@@ -210,18 +208,18 @@ def _distances(arrived: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_]) -> V
     new = below[:, -1:]
     own = arrived.shape[1] - new
     others = np.arange(1, arrived.shape[1] + 1) - below
-    found: Values = np.abs(below / new - others / own)[:, ends].max(axis=1)
-    return found
+    distances: Values = np.abs(below / new - others / own)[:, ends].max(axis=1)
+    return distances
 
 
 def _adjusted(measures: Sequence[Measure]) -> tuple[Measure, ...]:
     """Return measures with p-values that hold for all together (Holm, Scandinavian Journal of Statistics 6, 1979)."""
-    order = np.argsort([one.p for one in measures], kind="stable")
+    order = np.argsort([measure.p for measure in measures], kind="stable")
     least, adjusted = 0.0, {}
     for rank, place in enumerate(order.tolist()):
         least = max(least, min((len(measures) - rank) * measures[place].p, 1.0))
         adjusted[place] = least
-    return tuple(replace(one, adjusted=adjusted[place]) for place, one in enumerate(measures))
+    return tuple(replace(measure, adjusted=adjusted[place]) for place, measure in enumerate(measures))
 
 
 def _power(own: Values, arriving: int, critical: float, rng: np.random.Generator) -> Power:
@@ -236,7 +234,7 @@ def _power(own: Values, arriving: int, critical: float, rng: np.random.Generator
     strange = own.min() - spread
     base = [(rng.choice(own, len(own)), rng.choice(own, arriving), rng.random(arriving)) for _ in range(_TRIALS)]
 
-    def found(shift: float, share: float) -> bool:
+    def is_found(shift: float, share: float) -> bool:
         hits = 0
         for first, second, luck in base:
             moved = np.where(luck < share, strange, second + shift * spread)
@@ -247,15 +245,15 @@ def _power(own: Values, arriving: int, critical: float, rng: np.random.Generator
         return hits >= _POWER * _TRIALS
 
     return Power(
-        _least(_SHIFTS, lambda shift: found(shift, 0.0)),
-        _least(_SHARES, lambda share: found(0.0, share)),
+        _least(_SHIFTS, lambda shift: is_found(shift, 0.0)),
+        _least(_SHARES, lambda share: is_found(0.0, share)),
     )
 
 
-def _least(steps: Values, found: Callable[[float], bool]) -> float | None:
+def _least(steps: Values, is_found: Callable[[float], bool]) -> float | None:
     """Return the least of ascending steps from which on something is found; None where it never is."""
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if found(float(steps[middle])) else (middle + 1, high)
+        low, high = (low, middle) if is_found(float(steps[middle])) else (middle + 1, high)
     return None if low == len(steps) else float(steps[low])

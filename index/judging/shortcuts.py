@@ -78,12 +78,15 @@ def attributes_of(studies: pa.Table, columns: Sequence[str] = ()) -> list[Attrib
     """
     patients = studies["patient_id"].to_pylist()
     devices = finding_targets(studies, [DEVICES], LabelPolicy("ignore", "ignore"))[:, 0]
-    found = [
+    attributes = [
         Attribute.of("sex", _texts(studies, "sex"), patients),
         Attribute.of("projection", _texts(studies, "projection"), patients),
         Attribute.of("age", [_band(age) for age in studies["age"].to_pylist()], patients),
         Attribute.of(
-            "support devices", [{1.0: "named", 0.0: "absent"}.get(float(one)) for one in devices], patients, DEVICES
+            "support devices",
+            [{1.0: "named", 0.0: "absent"}.get(float(device)) for device in devices],
+            patients,
+            DEVICES,
         ),
     ]
     further = [*([SOURCE] if SOURCE in studies.column_names else []), *columns]
@@ -93,12 +96,12 @@ def attributes_of(studies: pa.Table, columns: Sequence[str] = ()) -> list[Attrib
                 f"expected a column of the table, got {name!r}; there are: {', '.join(studies.column_names)}"
             )
         is_finding = name in label_columns(studies)
-        found.append(
+        attributes.append(
             Attribute.of(
                 "source" if name == SOURCE else name, _texts(studies, name), patients, name if is_finding else None
             )
         )
-    return found
+    return attributes
 
 
 def _texts(studies: pa.Table, name: str) -> list[str | None]:
@@ -151,9 +154,9 @@ def losses(
         value, third = precision_at(judged, k), precision_at(differing, k)
         chances = chance_of_precision(judged, k), chance_of_precision(differing, k)
         kept = np.stack([_share(differing.relevant, judged.relevant), _share(_others(differing), _others(judged))])
-        drawn = [_precision(judged.hits, _thinned(judged.hits, deep[asked], kept, one[asked]), k) for one in luck]
+        drawn = [_precision(judged.hits, _thinned(judged.hits, deep[asked], kept, lots[asked]), k) for lots in luck]
         known = ~np.isnan(third)  # a query counts where it has a relevant candidate in another group
-        figures = [np.where(known, one, np.nan) for one in (value, np.mean(drawn, axis=0), third)]
+        figures = [np.where(known, values, np.nan) for values in (value, np.mean(drawn, axis=0), third)]
         every, few, far = estimates(figures, [chances[0], chances[1], chances[1]], draws[:, asked])
         kept_by_group = _mean_by_group(kept, attribute.codes[pool.queries], asked)
         varied = [_drop(pool, rule.labels[rows], deep, apart, kept_by_group, luck[0], k) for rows in dealt]
@@ -177,14 +180,15 @@ def _thinned(relevant: Mask, ranked: Rows, kept: Floats, luck: Floats) -> Mask:
 
 def _precision(relevant: Mask, drawn: Mask, k: int) -> Floats:
     """Return the share (q,) of relevant ones among the first k of those drawn (q, n)."""
-    found: Floats = (relevant & drawn & (drawn.cumsum(axis=1) <= k)).sum(axis=1) / np.float32(k)
-    return found
+    precision: Floats = (relevant & drawn & (drawn.cumsum(axis=1) <= k)).sum(axis=1) / np.float32(k)
+    return precision
 
 
 def _mean_by_group(kept: Floats, codes: Rows, asked: Rows) -> Floats:
     """Return the shares (2, Q) that are kept of the candidates of a query of its group, on average over those asked."""
     sizes = np.maximum(np.bincount(codes[asked], minlength=codes.max() + 1), 1)
-    return np.stack([(np.bincount(codes[asked], one, len(sizes)) / sizes)[codes] for one in kept]).astype(np.float32)
+    means = [(np.bincount(codes[asked], shares, len(sizes)) / sizes)[codes] for shares in kept]
+    return np.stack(means).astype(np.float32)
 
 
 def _drop(pool: Pool, labels: Labels, deep: Rows, apart: Rows, kept: Floats, luck: Floats, k: int) -> float:

@@ -53,6 +53,6 @@ def _nearest(server: MilvusServer, name: str, asked: dict[str, Any], probes: int
     return [{hit[KEY] for hit in hits} - {own} for own, hits in zip(asked, answers, strict=True)]
 
 
-def _share(truth: list[set[str]], found: list[set[str]]) -> float:
-    shares = [len(true & got) / max(len(true), 1) for true, got in zip(truth, found, strict=True)]
+def _share(truth: list[set[str]], answered: list[set[str]]) -> float:
+    shares = [len(true & got) / max(len(true), 1) for true, got in zip(truth, answered, strict=True)]
     return sum(shares) / max(len(shares), 1)

@@ -75,12 +75,12 @@ def near_duplicates(collection: Collection, at_least: float, *, most: int) -> It
 
     for block in nearest.blocks(2 * SLACK, settled, same_patient=True):
         parts = []
-        for rows, found, similar in block:
-            kept = np.where((found > rows[:, None]), similar, -np.inf)
+        for rows, neighbours, similar in block:
+            kept = np.where((neighbours > rows[:, None]), similar, -np.inf)
             order = np.argsort(-kept, axis=1, kind="stable")
-            found, kept = np.take_along_axis(found, order, 1), np.take_along_axis(kept, order, 1)
+            neighbours, kept = np.take_along_axis(neighbours, order, 1), np.take_along_axis(kept, order, 1)
             width = int((kept >= at_least).sum(axis=1).max(initial=0))
-            parts.append(_first(width, rows, found, np.where(kept >= at_least, kept, -np.inf)))
+            parts.append(_first(width, rows, neighbours, np.where(kept >= at_least, kept, -np.inf)))
         pairs_table = nearest.table(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         pairs += pairs_table.num_rows
         if pairs > most:
@@ -91,12 +91,12 @@ def near_duplicates(collection: Collection, at_least: float, *, most: int) -> It
         yield pairs_table
 
 
-def _first(k: int, rows: Rows, found: Rows, similar: Similar) -> tuple[Rows, Rows, Rows, Similar]:
-    """Return the first k found of each row as flat columns: the row, what was found, its rank, its similarity."""
-    found, similar = found[:, :k], similar[:, :k]
+def _first(k: int, rows: Rows, neighbours: Rows, similar: Similar) -> tuple[Rows, Rows, Rows, Similar]:
+    """Return the first k neighbours of each row as flat columns: the row, the neighbour, its rank, its similarity."""
+    neighbours, similar = neighbours[:, :k], similar[:, :k]
     held = np.isfinite(similar)
-    ranks = np.broadcast_to(np.arange(1, found.shape[1] + 1), found.shape)
-    return np.repeat(rows, held.sum(axis=1)), found[held], ranks[held], similar[held]
+    ranks = np.broadcast_to(np.arange(1, neighbours.shape[1] + 1), neighbours.shape)
+    return np.repeat(rows, held.sum(axis=1)), neighbours[held], ranks[held], similar[held]
 
 
 class _Nearest:
@@ -112,7 +112,7 @@ class _Nearest:
     def blocks(
         self, start: int, settled: Callable[[Similar, Similar], Mask], *, same_patient: bool
     ) -> Iterator[list[tuple[Rows, Rows, Similar]]]:
-        """Yield, a block of rows at a time, each row's nearest: rows (n,), found (n, m), similarities (n, m).
+        """Yield, a block of rows at a time, each row's nearest: rows (n,), neighbours (n, m), similarities (n, m).
 
         Similarities descend, ties by study id, minus infinity for what may not be named: the row itself, and rows of
         its patient unless they are asked for. Ever more are fetched until nothing unfetched is wanted.
@@ -127,15 +127,16 @@ class _Nearest:
             while len(left):
                 unsettled = []
                 for asked in np.split(left, range(size := max(_PAIRS // count, 1), len(left), size)):
-                    found, similar = self._fetched(asked, count)
+                    neighbours, similar = self._fetched(asked, count)
                     lowest = similar.min(axis=1)  # minus infinity where an approximate index has no more
-                    own = self._patients[found] == self._patients[asked][:, None]
-                    barred = found == asked[:, None] if same_patient else own
+                    own = self._patients[neighbours] == self._patients[asked][:, None]
+                    barred = neighbours == asked[:, None] if same_patient else own
                     similar = np.where(barred, -np.inf, similar)
-                    order = np.lexsort((self._order[found], -similar))
-                    found, similar = np.take_along_axis(found, order, 1), np.take_along_axis(similar, order, 1)
+                    order = np.lexsort((self._order[neighbours], -similar))
+                    neighbours = np.take_along_axis(neighbours, order, 1)
+                    similar = np.take_along_axis(similar, order, 1)
                     done = settled(similar, lowest) | (count == rows) | np.isneginf(lowest)
-                    block.append((asked[done], found[done], similar[done]))
+                    block.append((asked[done], neighbours[done], similar[done]))
                     unsettled.append(asked[~done])
                 left, count = np.concatenate(unsettled), min(4 * count, rows)
             yield block
@@ -143,25 +144,25 @@ class _Nearest:
     def _fetched(self, asked: Rows, count: int) -> tuple[Rows, Similar]:
         """Return the nearest rows (n, count), and their similarities compared anew, minus infinity where none is."""
         queries = self._vectors.vectors(asked)
-        found = self._vectors.search(queries, count, exact=self._exact)[1]
-        pairs, similar = found.ravel(), np.empty(found.size)
+        neighbours = self._vectors.search(queries, count, exact=self._exact)[1]
+        pairs, similar = neighbours.ravel(), np.empty(neighbours.size)
         for begin in range(0, len(pairs), _COMPARED):
             part = slice(begin, begin + _COMPARED)
             others = self._vectors.vectors(np.maximum(pairs[part], 0)).astype(np.float64)
             own = queries[np.arange(len(pairs))[part] // count].astype(np.float64)
             similar[part] = np.round(np.einsum("nd,nd->n", own, others), SIMILARITY_DECIMALS)
-        return found, np.where(found < 0, -np.inf, similar.reshape(found.shape))
+        return neighbours, np.where(neighbours < 0, -np.inf, similar.reshape(neighbours.shape))
 
-    def table(self, rows: Rows, found: Rows, ranks: Rows, similar: Similar) -> pa.Table:
+    def table(self, rows: Rows, neighbours: Rows, ranks: Rows, similar: Similar) -> pa.Table:
         """Return pairs, in the order of the collection and of their ranks, as a table of PAIRS."""
         order = np.lexsort((ranks, rows))
-        first, second = pa.array(rows[order]), pa.array(found[order])
+        first, second = pa.array(rows[order]), pa.array(neighbours[order])
         columns = [
             self._ids.take(first),
             self._ids.take(second),
             pa.array(ranks[order].astype(np.int32)),
             pa.array(similar[order]),
-            pa.array(self._patients[rows[order]] == self._patients[found[order]]),
+            pa.array(self._patients[rows[order]] == self._patients[neighbours[order]]),
             self._patient_ids.take(first),
             self._patient_ids.take(second),
         ]

@@ -38,7 +38,7 @@ class Texts:
     def of(cls, fingerprint: str, texts: list[str], vectors: Embeddings) -> Self:
         """Return texts with their vectors. Raises StudiesError: one is there twice, or is none that can be typed."""
         rows = {text: row for row, text in enumerate(texts)}
-        wrong = next((one for one in rows if not 0 < len(one) <= ID_LENGTH or not is_visible(one)), None)
+        wrong = next((text for text in rows if not 0 < len(text) <= ID_LENGTH or not is_visible(text)), None)
         if wrong is not None or len(rows) < len(texts) or len(texts) > MOST_TEXTS:
             raise StudiesError(
                 f"expected at most {MOST_TEXTS:,} texts, each once, of 1 to {ID_LENGTH} characters that can be seen, "
@@ -49,7 +49,7 @@ class Texts:
     def vector(self, text: str) -> npt.NDArray[np.float32]:
         """Return the vector (D,) of a text. Raises TextNotFound."""
         if text not in self.rows:
-            some = ", ".join(repr(one) for one in list(self.rows)[:3])
+            some = ", ".join(repr(known) for known in list(self.rows)[:3])
             raise TextNotFound(f"no text {text[:80]!r} among {len(self.rows):,}, such as {some}")
         return self.vectors[self.rows[text]]
 

@@ -120,5 +120,5 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
         own = {name: whole(value) for name, value in field.items() if name != "$ref"}
         return whole(inner[field["$ref"].rsplit("/", 1)[-1]]) | own if "$ref" in field else own
 
-    found: dict[str, Any] = whole(schema)
-    return found
+    inlined: dict[str, Any] = whole(schema)
+    return inlined

@@ -174,10 +174,10 @@ class MountedCollection:
         warning = " ".join(filter(None, (untested, self.warning))) or None
         return replace(answer, film_notices=notices, warning=warning, took_ms=took_ms)
 
-    def count_familiarity(self, found: Familiarity | None) -> None:
+    def count_familiarity(self, familiarity: Familiarity | None) -> None:
         """Count how familiar films that were asked about are, for who watches whether films have changed."""
-        if found is not None and has_app_context():
-            running.metrics.asked_about(self.name, found.percentile)
+        if familiarity is not None and has_app_context():
+            running.metrics.asked_about(self.name, familiarity.percentile)
 
     def _looked_at(self, search: Search) -> tuple[Any, npt.NDArray[np.float32]]:
         """Return a `service.served.film_reader.Look` at the films, where they are read here, and their vector."""

@@ -36,7 +36,7 @@ class Golden:
 
 
 @dataclass(frozen=True)
-class Found:
+class NearestBefore:
     """What a search for the golden vector found in a collection as it was then."""
 
     searched: "weakref.ref[Searchable]"
@@ -65,7 +65,7 @@ class Readiness:
     verdict: dict[str, Any] | NotReady = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     golden: Golden | None = None
-    found: dict[str, Found] = field(default_factory=dict)
+    nearest: dict[str, NearestBefore] = field(default_factory=dict)
 
     def check(self, served: Mounted) -> dict[str, Any]:
         """Return how long an embedding and a search of each collection took, measured at most KEPT_SECONDS ago.
@@ -124,12 +124,14 @@ class Readiness:
         retriever = collection.retriever.now()
         if not (hits := retriever.answer(Query(vector, k=1)).hits):
             raise RuntimeError("expected a nearest study, got none")
-        before = self.found.get(collection.name)
+        before = self.nearest.get(collection.name)
         if before is not None and before.searched() is retriever:
             before.require(hits[0])
         else:
             nearest = hits[0]
-            self.found[collection.name] = Found(weakref.ref(retriever), nearest.study.study_id, nearest.similarity)
+            self.nearest[collection.name] = NearestBefore(
+                weakref.ref(retriever), nearest.study.study_id, nearest.similarity
+            )
 
 
 def stored_vector(collection: MountedCollection) -> Vector:

@@ -45,7 +45,7 @@ _CANDIDATES = 64
 Vector = npt.NDArray[np.float32]
 
 
-class Told(NamedTuple):
+class ParsedAnswer(NamedTuple):
     """What a server has answered: a vector, and which encoder made it."""
 
     embedding: Any
@@ -65,7 +65,7 @@ class Shape(Protocol):
     def text(self, words: str) -> tuple[bytes, str]:
         """Return those for a text's."""
 
-    def told(self, answer: Any, about: Any) -> Told:
+    def parsed(self, answer: Any, about: Any) -> ParsedAnswer:
         """Return what an answer says, beside what the server says of itself."""
 
 
@@ -86,10 +86,12 @@ class Own:
         """Return the words by name."""
         return _json({"text": words})
 
-    def told(self, answer: Any, about: Any) -> Told:
+    def parsed(self, answer: Any, about: Any) -> ParsedAnswer:
         """Return the three members."""
         fingerprint = answer.get("fingerprint")
-        return Told(answer["embedding"], Source.parse(answer["model"]) if not fingerprint else None, fingerprint)
+        return ParsedAnswer(
+            answer["embedding"], Source.parse(answer["model"]) if not fingerprint else None, fingerprint
+        )
 
 
 class Tei:
@@ -105,10 +107,10 @@ class Tei:
         """Return the words as they are."""
         return _json({"inputs": [words]})
 
-    def told(self, answer: Any, about: Any) -> Told:
+    def parsed(self, answer: Any, about: Any) -> ParsedAnswer:
         """Return the only vector, of the model that /info names."""
         [embedding] = answer
-        return Told(embedding, Source(about["model_id"], about.get("model_sha") or ""))
+        return ParsedAnswer(embedding, Source(about["model_id"], about.get("model_sha") or ""))
 
 
 class KServe:
@@ -124,9 +126,11 @@ class KServe:
         """Return the words as bytes."""
         return self._tensor("text", words)
 
-    def told(self, answer: Any, about: Any) -> Told:
+    def parsed(self, answer: Any, about: Any) -> ParsedAnswer:
         """Return the first output, of the model and version that the answer names."""
-        return Told(answer["outputs"][0]["data"], Source(answer["model_name"], answer.get("model_version") or ""))
+        return ParsedAnswer(
+            answer["outputs"][0]["data"], Source(answer["model_name"], answer.get("model_version") or "")
+        )
 
     def _tensor(self, name: str, value: str) -> tuple[bytes, str]:
         return _json({"inputs": [{"name": name, "shape": [1], "datatype": "BYTES", "data": [value]}]})
@@ -145,12 +149,12 @@ class Vertex:
         """Return the words by name."""
         return _json({"instances": [{"text": words}]})
 
-    def told(self, answer: Any, about: Any) -> Told:
+    def parsed(self, answer: Any, about: Any) -> ParsedAnswer:
         """Return the vector under any of the names that models give it, of the model that the answer names."""
-        found = answer["predictions"][0]
-        names = [name for name in ("embedding", "imageEmbedding", "textEmbedding") if name in found]
+        prediction = answer["predictions"][0]
+        names = [name for name in ("embedding", "imageEmbedding", "textEmbedding") if name in prediction]
         model = answer.get("model") or answer["deployedModelId"]
-        return Told(found[names[0]], Source(model, answer.get("modelVersionId") or ""))
+        return ParsedAnswer(prediction[names[0]], Source(model, answer.get("modelVersionId") or ""))
 
 
 SHAPES: dict[str, Callable[[], Shape]] = {"own": Own, "tei": Tei, "kserve": KServe, "vertex": Vertex}
@@ -241,9 +245,9 @@ class RemoteEmbedder:
         self._places = ConcurrencyLimit("studies to embed", places)
         about = address.shape.about
         self._about = None if about is None else address.ask(about, None, "application/json")
-        vector, told = self._vector(*address.shape.film(drawn_film()))
+        vector, parsed = self._vector(*address.shape.film(drawn_film()))
         self.embedding_dim = len(vector)
-        self.fingerprint = self._fingerprint_of(told, self.embedding_dim)
+        self.fingerprint = self._fingerprint_of(parsed, self.embedding_dim)
 
     def embed_study(self, frontal: bytes | None, lateral: bytes | None, projection: str | None = None) -> Vector:
         """Return the (D,) unit vector of one study: the mean direction of its films'.
@@ -256,7 +260,7 @@ class RemoteEmbedder:
             with self._films.slot(), self._metrics.stage("decode"):
                 pictures = [self._picture(film, view) for view, film in given.items()]
             with self._metrics.stage("encode"):
-                vectors = [self._known(*self._address.shape.film(one)) for one in pictures]
+                vectors = [self._known(*self._address.shape.film(picture)) for picture in pictures]
         return _unit(np.sum(vectors, axis=0))
 
     def embed_text(self, words: str) -> Vector:
@@ -270,36 +274,36 @@ class RemoteEmbedder:
 
     def _known(self, body: bytes, content_type: str) -> Vector:
         """Return a vector, of the encoder that it was at the start."""
-        vector, told = self._vector(body, content_type)
-        if len(vector) != self.embedding_dim or self._fingerprint_of(told, len(vector)) != self.fingerprint:
+        vector, parsed = self._vector(body, content_type)
+        if len(vector) != self.embedding_dim or self._fingerprint_of(parsed, len(vector)) != self.fingerprint:
             raise EmbedderUnavailable("the remote embedder is another than at the start; restart the service")
         return vector
 
-    def _vector(self, body: bytes, content_type: str) -> tuple[Vector, Told]:
+    def _vector(self, body: bytes, content_type: str) -> tuple[Vector, ParsedAnswer]:
         answer = self._address.ask(self._address.url.path or "/", body, content_type)
         try:
-            told = self._address.shape.told(answer, self._about)
-            return _unit(_numbers(told.embedding)), told
+            parsed = self._address.shape.parsed(answer, self._about)
+            return _unit(_numbers(parsed.embedding)), parsed
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise EmbedderUnavailable(
                 f"expected a vector and the name of its model from the remote embedder, got other JSON "
                 f"({type(error).__name__}); is it of the kind that --embedder-kind says?"
             ) from error
 
-    def _fingerprint_of(self, told: Told, dim: int) -> str:
-        if told.source is not None:
-            return told.source.fingerprint(dim)
-        if not isinstance(told.fingerprint, str) or len(told.fingerprint) != 64:
+    def _fingerprint_of(self, parsed: ParsedAnswer, dim: int) -> str:
+        if parsed.source is not None:
+            return parsed.source.fingerprint(dim)
+        if not isinstance(parsed.fingerprint, str) or len(parsed.fingerprint) != 64:
             raise EmbedderUnavailable("expected a fingerprint of 64 hex digits from the remote embedder, got another")
-        return told.fingerprint
+        return parsed.fingerprint
 
 
 def _numbers(values: Any) -> npt.NDArray[np.float64]:
     if not isinstance(values, list) or not 1 <= len(values) <= MOST_DIM:
         raise TypeError(f"expected a list of 1 to {MOST_DIM} numbers")
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise TypeError("expected numbers")
-    return np.array([float(one) for one in values], np.float64)
+    return np.array([float(value) for value in values], np.float64)
 
 
 def _unit(vector: npt.NDArray[Any]) -> Vector:
@@ -323,7 +327,7 @@ def require_same_vector(
     """
     middle = np.full(here.embedding_dim, here.embedding_dim**-0.5, np.float32)
     studies = [hit.study for hit in here.answer(Query(middle, k=_CANDIDATES)).hits]
-    for study in sorted(studies, key=lambda one: len(one.views) + len(one.other_paths)):
+    for study in sorted(studies, key=lambda stored: len(stored.views) + len(stored.other_paths)):
         if films := films_of(study):
             break
     else:

@@ -99,13 +99,13 @@ class Sources:
             texts = Texts.load(self.texts_path) if self.texts_path is not None else None
             opened = [future.result() for future in opening]
         fresh = {
-            mount.name: self._mounted(mount, *one, encoder, probe, texts)
-            for mount, one in zip(mounts, opened, strict=True)
+            mount.name: self._mounted(mount, living, gate, encoder, probe, texts)
+            for mount, (living, gate) in zip(mounts, opened, strict=True)
         }
-        found = tuple((others | fresh)[mount.name] for mount in self.mounts)
-        _require_one_encoder(found)
+        collections = tuple((others | fresh)[mount.name] for mount in self.mounts)
+        _require_one_encoder(collections)
         self._encoder = encoder
-        return Mounted(found)
+        return Mounted(collections)
 
     def _load_network(self) -> "Network | None":
         if self.encoder_path is None:
@@ -179,11 +179,11 @@ def _open(address: Address, token: str, device: str) -> tuple[Writable, Familiar
 def _require_one_encoder(collections: Sequence[MountedCollection]) -> None:
     """Refuse collections of several encoders, which no encoder that is here has told apart."""
     first = collections[0]
-    for one in collections:
-        if one.fingerprint != first.fingerprint:
+    for collection in collections:
+        if collection.fingerprint != first.fingerprint:
             raise FingerprintMismatch(
-                f"collection {one.name!r} holds vectors of encoder {one.fingerprint[:12]}, {first.name!r} of "
-                f"{first.fingerprint[:12]}; serve each by itself"
+                f"collection {collection.name!r} holds vectors of encoder {collection.fingerprint[:12]}, "
+                f"{first.name!r} of {first.fingerprint[:12]}; serve each by itself"
             )
 
 

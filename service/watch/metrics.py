@@ -88,8 +88,8 @@ class Metrics:
 
     def tell_of(self, collections: Callable[[], Iterable[Countable]]) -> None:
         """Report at each scrape the collections that are served then."""
-        for one in collections():
-            self._familiarity.labels(one.name)  # told before the first film comes
+        for collection in collections():
+            self._familiarity.labels(collection.name)  # told before the first film comes
         self._registry.register(_Held(collections, installed_version()))
 
     def count(self, route: str, method: str, status: int, seconds: float) -> None:

@@ -76,12 +76,12 @@ def test_a_collection_that_was_changed_is_compared_with_what_it_then_gave() -> N
     client = app.test_client()
     first = state_of(app).readiness
     assert client.get("/readyz").status_code == 200
-    before = first.found["main"]
+    before = first.nearest["main"]
 
     state_of(app).served.now = Mounted((build_mounted(retriever=build_retriever("x")),))
 
     assert client.get("/readyz").status_code == 200
-    assert first.found["main"].study_id == before.study_id + "x"
+    assert first.nearest["main"].study_id == before.study_id + "x"
 
 
 def test_a_service_that_is_busy_is_as_ready_as_it_was() -> None:

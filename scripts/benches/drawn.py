@@ -89,10 +89,10 @@ def _merged(similarities: Embeddings, rows: Rows, fresh: Embeddings, fresh_rows:
     return merged, merged_rows
 
 
-def share_found(truth: Rows, found: Rows) -> float:
+def share_found(truth: Rows, rows: Rows) -> float:
     """Return the mean share of each query's true neighbours among the rows found; -1 in the truth does not count."""
     shares = [
         len(set(expected) & set(got)) / max(len(expected), 1)
-        for expected, got in ((row[row >= 0], other) for row, other in zip(truth, found, strict=True))
+        for expected, got in ((row[row >= 0], other) for row, other in zip(truth, rows, strict=True))
     ]
     return float(np.mean(shares))

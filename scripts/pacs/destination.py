@@ -38,8 +38,8 @@ def parse_destination(text: str, our_aet: str = OUR_AET) -> Destination:
     """
     if text.lower().startswith(("http://", "https://")):
         return ByWeb(Pacs(text))
-    if (found := _AET.fullmatch(text)) and 0 < int(found[3]) < 1 << 16:
-        return ByDicom(found[1], found[2].strip("[]"), int(found[3]), our_aet)
+    if (match := _AET.fullmatch(text)) and 0 < int(match[3]) < 1 << 16:
+        return ByDicom(match[1], match[2].strip("[]"), int(match[3]), our_aet)
     if text and Path(text).is_dir():
         return Folder(Path(text))
     raise ResultError(
@@ -55,14 +55,14 @@ class Folder:
 
     def send(self, results: Sequence[Result]) -> list[str]:
         """Write what is not there yet, as UID.dcm."""
-        return [self._save(one) for one in results]
+        return [self._save(result) for result in results]
 
-    def _save(self, one: Result) -> str:
-        file = self.path / f"{one.uid}.dcm"
+    def _save(self, result: Result) -> str:
+        file = self.path / f"{result.uid}.dcm"
         if file.exists():
             return THERE
         with written_whole(file) as partial:
-            partial.write_bytes(as_bytes(one.dataset))
+            partial.write_bytes(as_bytes(result.dataset))
         return STORED
 
 
@@ -74,14 +74,14 @@ class ByWeb:
 
     def send(self, results: Sequence[Result]) -> list[str]:
         """Send what is not there yet, one after the other."""
-        return [self._send(one) for one in results]
+        return [self._send(result) for result in results]
 
-    def _send(self, one: Result) -> str:
-        study = str(one.dataset.StudyInstanceUID)
-        asked = {"SOPInstanceUID": one.uid, "limit": "1"}
+    def _send(self, result: Result) -> str:
+        study = str(result.dataset.StudyInstanceUID)
+        asked = {"SOPInstanceUID": result.uid, "limit": "1"}
         if self.pacs.json(f"/studies/{study}/instances", asked, "application/dicom+json"):
             return THERE
-        self.pacs.store(f"/studies/{study}", as_bytes(one.dataset))
+        self.pacs.store(f"/studies/{study}", as_bytes(result.dataset))
         return STORED
 
 
@@ -98,9 +98,9 @@ class ByDicom:
         """Send all over one association."""
         associate, syntaxes = self._prepared()
         with unquoted():
-            association = associate({str(one.dataset.SOPClassUID): syntaxes for one in results})
+            association = associate({str(result.dataset.SOPClassUID): syntaxes for result in results})
             try:
-                return [self._store(association, one) for one in results]
+                return [self._store(association, result) for result in results]
             finally:
                 if association.is_established:
                     association.release()
@@ -131,13 +131,13 @@ class ByDicom:
 
         return associate, [str(ExplicitVRLittleEndian)]
 
-    def _store(self, association: Any, one: Result) -> str:
+    def _store(self, association: Any, result: Result) -> str:
         try:
-            answer = association.send_c_store(one.dataset)
+            answer = association.send_c_store(result.dataset)
         except (ValueError, RuntimeError, AttributeError):
             raise ResultError(
-                f"the PACS {self.aet}@{self.host}:{self.port} takes no object of the kind {one.kind!r}; have it accept "
-                "the SOP class in Explicit VR Little Endian"
+                f"the PACS {self.aet}@{self.host}:{self.port} takes no object of the kind {result.kind!r}; have it "
+                "accept the SOP class in Explicit VR Little Endian"
             ) from None
         status = answer.get("Status") if answer else None
         if status is None:
@@ -146,7 +146,7 @@ class ByDicom:
             return THERE
         if status != 0 and status >> 12 != 0xB:  # a warning: it is stored
             raise ResultError(
-                f"the PACS {self.aet}@{self.host}:{self.port} refuses the object of the kind {one.kind!r}, "
+                f"the PACS {self.aet}@{self.host}:{self.port} refuses the object of the kind {result.kind!r}, "
                 f"status 0x{status:04X}"
             )
         return STORED

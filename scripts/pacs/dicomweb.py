@@ -76,8 +76,8 @@ def studies(pacs: Pacs, asked: Mapping[str, str]) -> Iterator[str]:
     offset = 0
     while page := _records(pacs, "/studies", others | {"limit": str(PAGE), "offset": str(offset)}):
         offset += len(page)
-        found = {(_uid(record, "StudyInstanceUID"), frozenset(_values(record, MODALITIES))) for record in page}
-        fresh = sorted(found - seen, key=lambda one: one[0])
+        listed = {(_uid(record, "StudyInstanceUID"), frozenset(_values(record, MODALITIES))) for record in page}
+        fresh = sorted(listed - seen, key=lambda pair: pair[0])
         if not fresh and len(page) < PAGE:
             return
         if not fresh:
@@ -99,9 +99,9 @@ def films(pacs: Pacs, study: str, modalities: Iterable[str] = FILM_MODALITIES) -
         said = _values(record, "Modality")
         if not series or (said and said.isdisjoint(modalities)):
             continue
-        for one in _listed(pacs, f"/studies/{study}/series/{series}/instances"):
-            if instance := _uid(one, "SOPInstanceUID"):
-                yield Instance(study, series, instance, _uid(one, "SOPClassUID"))
+        for entry in _listed(pacs, f"/studies/{study}/series/{series}/instances"):
+            if instance := _uid(entry, "SOPInstanceUID"):
+                yield Instance(study, series, instance, _uid(entry, "SOPClassUID"))
 
 
 def fetch(
@@ -111,7 +111,7 @@ def fetch(
     notices: Notices,
     *,
     threads: int = 4,
-    told: Callable[[int], None] = lambda studies: None,
+    advance: Callable[[int], None] = lambda studies: None,
     fetched: Callable[[str, int], None] = lambda study, films: None,
 ) -> int:
     """Write every film that a PACS finds to a folder, as STUDY/FILM.dcm; return how many were not there before.
@@ -119,7 +119,7 @@ def fetch(
     A film that is there is not asked for again, so what was interrupted goes on when it is called again.
 
     Args:
-        told: is given how many more studies are done.
+        advance: is given how many more studies are done.
         fetched: is given each study and how many films of it came, once they are on the disk.
 
     Raises:
@@ -128,22 +128,22 @@ def fetch(
     count, gone = 0, []
     with ThreadPoolExecutor(threads) as pool:
         for study in studies(pacs, asked):
-            missing = [one for one in films(pacs, study) if not (folder / one.path).exists()]
+            missing = [film for film in films(pacs, study) if not (folder / film.path).exists()]
             if missing:
                 (folder / study).mkdir(parents=True, exist_ok=True)
-            came = list(pool.map(lambda one: _save(pacs, one, folder), missing))
-            gone += [one.path for one, there in zip(missing, came, strict=True) if not there]
+            came = list(pool.map(lambda film: _save(pacs, film, folder), missing))
+            gone += [film.path for film, there in zip(missing, came, strict=True) if not there]
             if any(came):
                 fetched(study, sum(came))
             count += sum(came)
-            told(1)
+            advance(1)
     notices.add("gone", "films left out, the PACS lists them and has them not", gone)
     return count
 
 
-def _save(pacs: Pacs, one: Instance, folder: Path) -> bool:
+def _save(pacs: Pacs, film: Instance, folder: Path) -> bool:
     try:
-        pacs.save(f"/studies/{one.study}/series/{one.series}/instances/{one.instance}", folder / one.path, FILM)
+        pacs.save(f"/studies/{film.study}/series/{film.series}/instances/{film.instance}", folder / film.path, FILM)
     except NotThere:  # deleted since it was listed
         return False
     return True
@@ -164,19 +164,19 @@ def _listed(pacs: Pacs, path: str) -> Iterator[dict[str, Any]]:
 
 def _records(pacs: Pacs, path: str, asked: Mapping[str, str]) -> Sequence[dict[str, Any]]:
     """Return the records of one page. Raises PacsError: the answer is no list of records."""
-    found = pacs.json(path, asked, JSON)
-    if found is None:
+    records = pacs.json(path, asked, JSON)
+    if records is None:
         return []
-    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise PacsError(f"expected a list of DICOM records from the PACS {pacs.host}, got something else")
-    return found
+    return records
 
 
 def _values(record: Mapping[str, Any], keyword: str) -> set[str]:
     """Return the values of one element (PS3.18, section F.2.2) that are text, in capitals."""
     element = record.get(f"{tag_for_keyword(keyword):08X}")
     values = element.get("Value") if isinstance(element, dict) else None
-    return {one.upper() for one in values if isinstance(one, str)} if isinstance(values, list) else set()
+    return {value.upper() for value in values if isinstance(value, str)} if isinstance(values, list) else set()
 
 
 def _uid(record: Mapping[str, Any], keyword: str) -> str:

@@ -49,12 +49,12 @@ class Feed:
             self._next_listing = time.monotonic() + self._listing
         last, count = int(self._inbox.fact("last", "0")), 0
         for _ in range(MOST_PAGES):
-            told = self._object("/changes", {"since": str(last), "limit": str(PAGE)})
-            changes, newest = _list_in(told, "Changes"), told.get("Last")
+            answer = self._object("/changes", {"since": str(last), "limit": str(PAGE)})
+            changes, newest = _list_in(answer, "Changes"), answer.get("Last")
             if not isinstance(newest, int) or isinstance(newest, bool):
                 raise PacsError(f"expected changes from the PACS {self.host}, got something else; is it an Orthanc?")
-            arrived = [one.get("ID") for one in changes if one.get("ChangeType") == "NewInstance"]
-            places = {place for one in arrived if (place := self._study_of(one))}
+            arrived = [change.get("ID") for change in changes if change.get("ChangeType") == "NewInstance"]
+            places = {place for instance in arrived if (place := self._study_of(instance))}
             if newest <= last or not changes:
                 return count
             self._inbox.mark(((place, place) for place in sorted(places)), {"last": str(newest)})
@@ -72,27 +72,27 @@ class Feed:
             instances = self._pacs.json(f"/studies/{place}/instances")
         except NotThere:
             return None
-        modalities = {one.get("ID"): _tags(one).get("Modality") for one in _records(series)}
-        found: dict[str, str] = {}
+        modalities = {record.get("ID"): _tags(record).get("Modality") for record in _records(series)}
+        reasons: dict[str, str] = {}
         files: dict[str, Path] = {}
         try:
-            for one in _records(instances):
-                uid, number = _tags(one).get("SOPInstanceUID"), one.get("ID")
+            for record in _records(instances):
+                uid, number = _tags(record).get("SOPInstanceUID"), record.get("ID")
                 if not isinstance(uid, str) or not _UID.fullmatch(uid) or not _is_id(number):
                     continue
-                modality = modalities.get(one.get("ParentSeries"))
+                modality = modalities.get(record.get("ParentSeries"))
                 if modality is not None and modality not in FILM_MODALITIES:
-                    found[uid] = "refused: modality"
+                    reasons[uid] = "refused: modality"
                 elif len(files) >= MOST_FILMS:
-                    found[uid] = "refused: more films than a study has"
+                    reasons[uid] = "refused: more films than a study has"
                 else:
                     files[uid] = self._inbox.folder / "came" / f"{secrets.token_hex(16)}.coming"
-                    found |= self._write(number, uid, files[uid])
-            self._inbox.take(place, {uid: files[uid] for uid in files if uid in found}, of_its_own=False)
+                    reasons |= self._write(number, uid, files[uid])
+            self._inbox.take(place, {uid: files[uid] for uid in files if uid in reasons}, of_its_own=False)
         finally:
             for file in files.values():  # those that were taken are no longer there
                 file.unlink(missing_ok=True)
-        return found
+        return reasons
 
     def _write(self, number: Any, uid: str, to: Path) -> dict[str, str]:
         """Write a film to a file; return that it is there, or nothing where it was deleted since it was listed."""
@@ -122,7 +122,7 @@ class Feed:
         seen: set[str] = set()
         count = 0
         while page := self._pacs.json("/studies", {"since": str(count), "limit": str(PAGE)}):
-            fresh = [one for one in page if _is_id(one) and one not in seen] if isinstance(page, list) else []
+            fresh = [place for place in page if _is_id(place) and place not in seen] if isinstance(page, list) else []
             if not fresh:  # of a list that goes round, none could be said to be gone
                 raise PacsError(f"expected a list of studies from the PACS {self.host}, got another or a part again")
             yield from fresh
@@ -140,10 +140,10 @@ class Feed:
         return str(place) if _is_id(place) else ""
 
     def _object(self, path: str, asked: dict[str, str] | None = None) -> dict[str, Any]:
-        found = self._pacs.json(path, asked)
-        if not isinstance(found, dict):
+        answer = self._pacs.json(path, asked)
+        if not isinstance(answer, dict):
             raise PacsError(f"expected an object from the PACS {self.host}, got something else; is it an Orthanc?")
-        return found
+        return answer
 
 
 def _is_id(value: Any) -> bool:
@@ -151,14 +151,14 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
-def _tags(one: dict[str, Any]) -> dict[str, Any]:
-    tags = one.get("MainDicomTags")
+def _tags(record: dict[str, Any]) -> dict[str, Any]:
+    tags = record.get("MainDicomTags")
     return tags if isinstance(tags, dict) else {}
 
 
-def _list_in(told: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    return _records(told.get(name))
+def _list_in(answer: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return _records(answer.get(name))
 
 
-def _records(found: Any) -> list[dict[str, Any]]:
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+def _records(records: Any) -> list[dict[str, Any]]:
+    return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []

@@ -41,7 +41,7 @@ LOOK_EVERY = 1.0
 LONGEST_SILENCE = 60.0
 """Seconds between two looks at what has changed, and at a PACS that does not answer or a disk that is full."""
 _PAUSE = 0.05
-Told = Callable[[str, Sequence[str], Sequence[str]], None]
+Announce = Callable[[str, Sequence[str], Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,17 @@ class Follower:
         crosswalk: Crosswalk | None = None,
         keep_burned_in: bool = False,
         longest_wait: float = LONGEST_WAIT,
-        told: Told = lambda event, added, deleted: None,
+        announce: Announce = lambda event, added, deleted: None,
     ) -> None:
         """Take the parts.
 
         Args:
             images: the image root; films are kept below it as `index.living.added_films` says, pixels only.
-            told: is given an "intent" and, when it is "done", the same: which studies are added and which deleted.
+            announce: is given an "intent" and, when it is "done", the same: which studies are added and which deleted.
         """
         self._inbox, self._living, self._embedder, self._images = inbox, living, embedder, images
         self._feed, self._pseudonyms, self._crosswalk = feed, pseudonyms, crosswalk
-        self._keep_burned_in, self._longest_wait, self._told = keep_burned_in, longest_wait, told
+        self._keep_burned_in, self._longest_wait, self._announce = keep_burned_in, longest_wait, announce
         self._next_look = self._next_turn = 0.0
         self._silent = 0
         self._elsewhere = partial(is_elsewhere, ignored=embedder.ignored_parts)
@@ -123,23 +123,23 @@ class Follower:
             with ThreadPoolExecutor(min(len(group), threads_for(None))) as pool:
                 ready = list(pool.map(self._prepared, group))
             try:
-                if whole := [one for one in ready if one.fault is None]:
+                if whole := [arriving for arriving in ready if arriving.fault is None]:
                     self._bring(whole)
             except FingerprintMismatch:
                 raise
             except (CollectionError, OSError) as fault:
-                ready = [replace(one, fault=one.fault or fault) for one in ready]
-            for one in ready:
-                if one.fault is not None:
-                    self._put_off(one.due, one.fault)
+                ready = [replace(arriving, fault=arriving.fault or fault) for arriving in ready]
+            for arriving in ready:
+                if arriving.fault is not None:
+                    self._put_off(arriving.due, arriving.fault)
         return len(due)
 
-    def _put_off(self, one: Due, fault: CollectionError | OSError) -> None:
-        wait = min(self._longest_wait, 5.0 * 2**one.tries)
+    def _put_off(self, due: Due, fault: CollectionError | OSError) -> None:
+        wait = min(self._longest_wait, 5.0 * 2**due.tries)
         plain = isinstance(fault, BackendUnavailable | PacsError | WriteFailed)  # others may quote an id
         said = str(fault) if plain else type(fault).__name__
-        log.warning("a study waits %.0f s more after try %d: %s", wait, one.tries + 1, said)
-        self._inbox.put_off([one], wait)
+        log.warning("a study waits %.0f s more after try %d: %s", wait, due.tries + 1, said)
+        self._inbox.put_off([due], wait)
 
     def _prepared(self, due: Due) -> Ready:
         """Return a study with its films read, or why that cannot be done now."""
@@ -150,97 +150,102 @@ class Follower:
                 listed = (
                     {} if listed is None else {self._inbox.name_of("film", uid): why for uid, why in listed.items()}
                 )
-            films = [self._read(one) for one in _compared(self._inbox.films(due.study), listed)]
+            films = [self._read(film) for film in _compared(self._inbox.films(due.study), listed)]
             return self._as_studies(due, films)
         except (CollectionError, OSError) as fault:
             return Ready(due, fault=fault)
 
-    def _read(self, one: Kept) -> Kept:
+    def _read(self, film: Kept) -> Kept:
         """Return a film that waits as one whose pixels lie beside, or refused."""
-        if one.fate != WAITS:
-            return one
-        file = self._inbox.came(one.sha256)
+        if film.fate != WAITS:
+            return film
+        file = self._inbox.came(film.sha256)
         try:
             header = read_film(file, "", self._elsewhere)
         except OverBudget:
-            return replace(one, fate="refused: budget")
+            return replace(film, fate="refused: budget")
         reason = "no DICOM" if header is None else reason_against(header, self._keep_burned_in)
         if header is None or reason:
-            return replace(one, fate=f"refused: {reason}")
+            return replace(film, fate=f"refused: {reason}")
         try:
             content, _ = untagged(file.read_bytes(), ignored_parts=self._embedder.ignored_parts)
         except ImageError:
-            return replace(one, fate="refused: picture")
-        named = identified(replace(header, path=one.film))
+            return replace(film, fate="refused: picture")
+        named = identified(replace(header, path=film.film))
         if self._pseudonyms is not None:
             named = replace(under(self._pseudonyms, named), issuer="")
             if self._crosswalk is not None:
                 self._crosswalk.add({f"{named.patient}/{named.study}": header.study})
         elif id_fault(named.patient, "patient_id") or id_fault(f"{named.patient}/{named.study}", "study_id"):
-            return replace(one, fate="refused: id")
+            return replace(film, fate="refused: id")
         png = hashlib.sha256(content).hexdigest()
         self._inbox.put_beside(png, content)
-        return replace(one, fate=BESIDE, header=named, png=png, path=None)
+        return replace(film, fate=BESIDE, header=named, png=png, path=None)
 
     def _as_studies(self, due: Due, films: list[Kept]) -> Ready:
         """Return the studies that the films of one study of the PACS make: one, unless they are of several patients."""
-        for number, one in enumerate(films):
-            if one.fate in (SHOWN, BESIDE) and not self._has(one):  # a study that somebody deleted took it along
-                films[number] = replace(one, fate=GONE, png=None, path=None)
-        usable = {one.film: one for one in films if one.fate in (SHOWN, BESIDE)}
-        rows = rows_of([one.header for one in usable.values() if one.header], capped=self._pseudonyms is not None)
+        for number, film in enumerate(films):
+            if film.fate in (SHOWN, BESIDE) and not self._has(film):  # a study that somebody deleted took it along
+                films[number] = replace(film, fate=GONE, png=None, path=None)
+        usable = {film.film: film for film in films if film.fate in (SHOWN, BESIDE)}
+        rows = rows_of([film.header for film in usable.values() if film.header], capped=self._pseudonyms is not None)
         studies: list[tuple[Study, StudyFilms]] = []
         shown: dict[str, str] = {}
         for row in rows:
             given = {view: usable[row[f"{view}_path"]] for view in VIEWS if row[f"{view}_path"] is not None}
-            contents = {view: self._content(one) for view, one in given.items()}
+            contents = {view: self._content(film) for view, film in given.items()}
             paths = {view: self._living.film_path(content, ".png") for view, content in contents.items()}
-            shown |= {one.film: paths[view] for view, one in given.items()}
+            shown |= {film.film: paths[view] for view, film in given.items()}
             read = {view: self._embedder.read_film(content, name=view) for view, content in contents.items()}
             row |= {"other_paths": (), **{f"{view}_path": path for view, path in paths.items()}}
             studies.append((Study(**row), StudyFilms(read.get("frontal"), read.get("lateral"), row["projection"])))
-        settled = [self._placed(one, shown) for one in films]
+        settled = [self._placed(film, shown) for film in films]
         return Ready(due, tuple(settled), tuple(studies))
 
-    def _placed(self, one: Kept, shown: Mapping[str, str]) -> Kept:
+    def _placed(self, film: Kept, shown: Mapping[str, str]) -> Kept:
         """Return a film with its place: below the image root where a study shows it, else in the inbox."""
-        if one.film in shown:
-            return replace(one, fate=SHOWN, path=shown[one.film])
-        if one.fate == SHOWN and one.png is not None:  # another film has taken its view
-            self._inbox.put_beside(one.png, self._content(one))
-            return replace(one, fate=BESIDE, path=None)
-        return one
+        if film.film in shown:
+            return replace(film, fate=SHOWN, path=shown[film.film])
+        if film.fate == SHOWN and film.png is not None:  # another film has taken its view
+            self._inbox.put_beside(film.png, self._content(film))
+            return replace(film, fate=BESIDE, path=None)
+        return film
 
-    def _file(self, one: Kept) -> Path:
-        beside = self._inbox.beside(one.png or "")
-        return beside if one.path is None or beside.exists() else self._images / one.path
+    def _file(self, film: Kept) -> Path:
+        beside = self._inbox.beside(film.png or "")
+        return beside if film.path is None or beside.exists() else self._images / film.path
 
-    def _has(self, one: Kept) -> bool:
-        return self._file(one).is_file()
+    def _has(self, film: Kept) -> bool:
+        return self._file(film).is_file()
 
-    def _content(self, one: Kept) -> bytes:
-        return self._file(one).read_bytes()
+    def _content(self, film: Kept) -> bytes:
+        return self._file(film).read_bytes()
 
     def _bring(self, ready: Sequence[Ready]) -> None:
         """Add the studies, delete those that these are no more, and write down what became of the films."""
-        ids = {one.due.study: {study.study_id for study, _ in one.studies} for one in ready}
+        ids = {arriving.due.study: {study.study_id for study, _ in arriving.studies} for arriving in ready}
         there, now = set().union(*ids.values()), self._living.now()
-        gone = [name for one in ready for name in one.due.ids if name not in there and name in now]
-        self._inbox.intend({one.due.study: ids[one.due.study].union(one.due.ids) for one in ready})
-        self._told("intent", sorted(there), gone)
+        gone = [name for arriving in ready for name in arriving.due.ids if name not in there and name in now]
+        self._inbox.intend({arriving.due.study: ids[arriving.due.study].union(arriving.due.ids) for arriving in ready})
+        self._announce("intent", sorted(there), gone)
         if there:
             self._add(ready)
         for name in gone:
             with suppress(StudyNotFound):  # somebody else has deleted it
                 self._living.delete([name], self._images)
-        for one in ready:
-            self._inbox.settled(one.due, one.films, ids[one.due.study])
-        self._told("done", sorted(there), gone)
+        for arriving in ready:
+            self._inbox.settled(arriving.due, arriving.films, ids[arriving.due.study])
+        self._announce("done", sorted(there), gone)
 
     def _add(self, ready: Sequence[Ready]) -> None:
-        studies = [pair for one in ready for pair in one.studies]
+        studies = [pair for arriving in ready for pair in arriving.studies]
         vectors = self._embedder.embed([films for _, films in studies])
-        films = {film.path: film for one in ready for film in one.films if film.fate == SHOWN and film.path is not None}
+        films = {
+            film.path: film
+            for arriving in ready
+            for film in arriving.films
+            if film.fate == SHOWN and film.path is not None
+        }
         additions = [Addition(study, study.views, vector) for (study, _), vector in zip(studies, vectors, strict=True)]
         self._living.add(additions, replace=True, films=_Contents(films, self._content), image_root=self._images)
 
@@ -272,16 +277,16 @@ class _Contents(Mapping[str, bytes]):
 
 def _grouped(due: Sequence[Due]) -> Iterator[list[Due]]:
     """Yield those that were tried few times together, each other one alone."""
-    if fresh := [one for one in due if one.tries < ALONE_FROM]:
+    if fresh := [study for study in due if study.tries < ALONE_FROM]:
         yield fresh
-    yield from ([one] for one in due if one.tries >= ALONE_FROM)
+    yield from ([study] for study in due if study.tries >= ALONE_FROM)
 
 
 def _compared(films: Iterable[Kept], listed: Mapping[str, str] | None) -> list[Kept]:
     """Return the films of a study as the PACS lists them: those that it has no more are gone."""
-    known = {one.film: one for one in films}
+    known = {film.film: film for film in films}
     if listed is None:
         return list(known.values())
     refused = [Kept(name, "", why) for name, why in listed.items() if why]
-    gone = [replace(one, fate=GONE, png=None, path=None) for name, one in known.items() if name not in listed]
-    return [one for name, one in known.items() if name in listed and not listed[name]] + gone + refused
+    gone = [replace(film, fate=GONE, png=None, path=None) for name, film in known.items() if name not in listed]
+    return [film for name, film in known.items() if name in listed and not listed[name]] + gone + refused

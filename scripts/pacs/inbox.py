@@ -215,14 +215,14 @@ class Inbox:
         with self._database.writing() as connection:
             asked = "SELECT study, place, due, first, tries, ids FROM studies WHERE due <= ? ORDER BY due LIMIT ?"
             rows = connection.execute(asked, (time.time(), most)).fetchall()
-            found = [
+            studies = [
                 Due(study, place, due, first, tries, tuple(json.loads(ids)))
                 for study, place, due, first, tries, ids in rows
             ]
             connection.executemany(
-                "UPDATE studies SET tries = tries + 1 WHERE study = ?", [(one.study,) for one in found]
+                "UPDATE studies SET tries = tries + 1 WHERE study = ?", [(study.study,) for study in studies]
             )
-        return found
+        return studies
 
     def films(self, study: str) -> list[Kept]:
         """Return what is known of a study's films, by its name here."""
@@ -234,10 +234,10 @@ class Inbox:
     def intend(self, ids: Mapping[str, Iterable[str]]) -> None:
         """Write down which studies of the collection a study is about to have beside those that it has."""
         with self._database.writing() as connection:
-            told = [(json.dumps(sorted(some)), study) for study, some in ids.items()]
-            connection.executemany("UPDATE studies SET ids = ? WHERE study = ?", told)
+            rows = [(json.dumps(sorted(some)), study) for study, some in ids.items()]
+            connection.executemany("UPDATE studies SET ids = ? WHERE study = ?", rows)
 
-    def settled(self, one: Due, films: Iterable[Kept], ids: Iterable[str]) -> None:
+    def settled(self, due: Due, films: Iterable[Kept], ids: Iterable[str]) -> None:
         """Write down what became of a study's films, unless others have come meanwhile: then it is looked at again."""
         films = list(films)
         fresh = [film for film in films if film.fate == BESIDE and film.png is not None]
@@ -248,20 +248,20 @@ class Inbox:
         with self._database.writing() as connection:
             for film in films:
                 asked = "SELECT sha256, fate FROM films WHERE study = ? AND film = ?"
-                sha256, fate = connection.execute(asked, (one.study, film.film)).fetchone() or (film.sha256, "")
+                sha256, fate = connection.execute(asked, (due.study, film.film)).fetchone() or (film.sha256, "")
                 if sha256 != film.sha256 or (fate == GONE != film.fate):
                     continue  # other content has come meanwhile, or it has gone
                 if fate != film.fate:
-                    _log(connection, one.study, film.film, film.fate)
+                    _log(connection, due.study, film.film, film.fate)
                 connection.execute(
                     "INSERT OR REPLACE INTO films VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (one.study, film.film, film.sha256, film.fate, _facts(film.header), film.png, film.path),
+                    (due.study, film.film, film.sha256, film.fate, _facts(film.header), film.png, film.path),
                 )
             connection.execute(
                 "UPDATE studies SET ids = ?, tries = 0, "
                 "place = iif(due = ?, NULL, place), first = iif(due = ?, NULL, first), due = iif(due = ?, NULL, due) "
                 "WHERE study = ?",
-                (json.dumps(sorted(ids)), one.due, one.due, one.due, one.study),
+                (json.dumps(sorted(ids)), due.due, due.due, due.due, due.study),
             )
             connection.execute("DELETE FROM log WHERE number <= (SELECT max(number) FROM log) - ?", (MOST_LOG,))
         self._forget({film.sha256 for film in films}, {film.png for film in films if film.png is not None})
@@ -269,8 +269,8 @@ class Inbox:
     def put_off(self, studies: Iterable[Due], seconds: float) -> None:
         """Have studies that could not be dealt with now looked at later."""
         with self._database.writing() as connection:
-            told = [(time.time() + seconds, one.study, one.due) for one in studies]
-            connection.executemany("UPDATE studies SET due = ? WHERE study = ? AND due = ?", told)
+            rows = [(time.time() + seconds, study.study, study.due) for study in studies]
+            connection.executemany("UPDATE studies SET due = ? WHERE study = ? AND due = ?", rows)
 
     def tidy(self) -> None:
         """Remove what a kill has left: files of films that neither wait nor are beside others."""
@@ -315,7 +315,7 @@ class Inbox:
         age = 0.0 if first is None else max(0.0, time.time() - first)
         return {"films": fates, "studies_waiting": waiting, "oldest_seconds": round(age, 1), "most_tries": tries or 0}
 
-    def told(self, name: str = "", most: int = MOST_TOLD) -> Iterator[tuple[float, str, str, str]]:
+    def last_entries(self, name: str = "", most: int = MOST_TOLD) -> Iterator[tuple[float, str, str, str]]:
         """Yield the last entries of the log: time, study, film and fate.
 
         Args:
@@ -348,5 +348,5 @@ def _facts(header: Film | None) -> str | None:
 def _header(facts: str | None) -> Film | None:
     if facts is None:
         return None
-    said = dict.fromkeys((one.name for one in fields(Film)), "") | json.loads(facts)  # an older version wrote fewer
+    said = dict.fromkeys((field.name for field in fields(Film)), "") | json.loads(facts)  # an older version wrote fewer
     return Film(**(said | {"number": tuple(said["number"])}))

@@ -47,7 +47,7 @@ class Pacs:
     """The PACS at an address. Safe under threads."""
 
     def __init__(
-        self, url: str, *, retries: int = 3, threads: int = 4, told: Callable[[str], None] = lambda status: None
+        self, url: str, *, retries: int = 3, threads: int = 4, count: Callable[[str], None] = lambda status: None
     ) -> None:
         """Take an address and, from the environment, who asks.
 
@@ -57,7 +57,7 @@ class Pacs:
 
         Args:
             retries: of a call that was not answered, with waits of 0.5 s, 1 s, 2 s and so on between them.
-            told: is given the status of each answer, or "none" where there is none.
+            count: is given the status of each answer, or "none" where there is none.
 
         Raises:
             PlaceError: no http:// or https:// address, one with a password in it, or a password that would be sent
@@ -70,7 +70,7 @@ class Pacs:
         self._session.headers.update({"Accept-Encoding": "identity", "User-Agent": "precedent"})
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=threads))
-        self._retries, self._told = retries, told
+        self._retries, self._count = retries, count
         self._authenticate()
 
     def json(self, path: str, asked: Mapping[str, str] | None = None, accept: str = "application/json") -> Any:
@@ -173,18 +173,18 @@ class Pacs:
         try:
             yield
         except requests.exceptions.SSLError:
-            self._told("none")
+            self._count("none")
             raise PacsError(
                 f"the certificate of the PACS {self.host} is not one to trust for that name; name the file of the "
                 "authority that signed it in PRECEDENT_PACS_CA, or the PACS as its certificate does"
             ) from None
         except requests.exceptions.RequestException as fault:
-            self._told("none")
+            self._count("none")
             kind = "stopped in the middle of an answer" if _is_cut(fault) else "does not answer"
             raise BackendUnavailable(f"the PACS {self.host} {kind}; is it running?") from None
 
     def _require_success(self, answer: requests.Response) -> None:
-        self._told(str(answer.status_code))
+        self._count(str(answer.status_code))
         if (status := answer.status_code) < 300:
             return
         answer.close()
@@ -280,8 +280,8 @@ def _save_part(pieces: Iterator[bytes], boundary: bytes, file: BinaryIO) -> bool
     else:
         return False
     while True:
-        if (found := held.find(end)) >= 0:
-            file.write(held[:found])
+        if (at := held.find(end)) >= 0:
+            file.write(held[:at])
             return True
         keep = len(end) - 1
         file.write(held[:-keep])

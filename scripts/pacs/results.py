@@ -63,7 +63,7 @@ class SourceFilm:
     view: str
     reference: Dataset
     """Its UIDs and what a picture made of it inherits; what it says of patient and study is there, and empty."""
-    told: dict[str, str]
+    of_study: dict[str, str]
     """What results say of patient and study, by keyword."""
 
     @classmethod
@@ -93,10 +93,10 @@ class SourceFilm:
             setattr(reference, name, value)
         for name in _OF_PICTURE.keys() & fits.keys():
             setattr(reference, name, fits[name])
-        told = {name: fits.get(name, "") for name in _OF_STUDY} | {
+        of_study = {name: fits.get(name, "") for name in _OF_STUDY} | {
             name: fits[name] for name in _OF_STUDY_IF_THERE if name in fits
         }
-        return cls(view, reference, told)
+        return cls(view, reference, of_study)
 
     @classmethod
     def in_pacs(cls, instance: "Instance") -> Self:
@@ -146,7 +146,7 @@ def equipment(fingerprint: str, what: str) -> dict[str, Any]:
 
 def completed(result: Dataset, film: SourceFilm) -> Dataset:
     """Return a result with what its film says of patient and study."""
-    for name, value in film.told.items():
+    for name, value in film.of_study.items():
         setattr(result, name, value)
     return result
 

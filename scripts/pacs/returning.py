@@ -1,4 +1,4 @@
-"""What is found in a study, made into the results that return to it: by hand for one study, by rule for all that come.
+"""What is found in a study, made into the results that return to it: a report, heat maps and similar cases.
 
 highdicom, which makes the files, is imported only here, and only when a result is asked for.
 """
@@ -149,7 +149,7 @@ class ResultMaker:
         labelling, labels = Labelling.of_probe(probe.labels) if answer is not None else (None, None)
         manifest = {} if self._collection is None else self._collection.manifest
         return Reading(
-            read_findings([one.finding for one in predictions], predictions, answer, schema, labelling),
+            read_findings([prediction.finding for prediction in predictions], predictions, answer, schema, labelling),
             (self._embedder.fingerprint,),
             Options(),
             labels=labels,
@@ -165,7 +165,7 @@ class ResultMaker:
         assert self._probe is not None
         wanted = finding or reading.predictions[0].finding
         maps = Explainer(self._embedder).why_finding(study, self._probe, wanted).maps
-        chance = next(one.probability for one in reading.predictions if one.finding == wanted)
+        chance = next(prediction.probability for prediction in reading.predictions if prediction.finding == wanted)
         for number, film in enumerate(sources):
             heat = HeatMap(
                 study.images[film.view], maps[film.view], wanted, chance or 0.0, DEFAULT_METHOD, reading.fingerprint
@@ -260,7 +260,7 @@ def films_of(
     Raises:
         ResultError: nothing that can be used, or films of several studies.
     """
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "keep_burned_in": True,
         "pseudonyms": pseudonyms,
         "elsewhere": partial(is_elsewhere, ignored=ignored_parts),
@@ -269,21 +269,21 @@ def films_of(
         folder, patient = _linked(source, Path(own)), True
         try:
             try:
-                found = import_dicom(folder, **told)
+                imported = import_dicom(folder, **options)
             except NothingUsable as refusal:
                 if "identity" not in {notice.kind for notice in refusal.notices}:
                     raise
-                found, patient = import_dicom(folder, ids_from="{patient}/*", **told), False  # of nobody known
+                imported, patient = import_dicom(folder, ids_from="{patient}/*", **options), False  # of nobody known
         except NothingUsable as refusal:
             reasons = "; ".join(f"{notice.sentence}: {notice.count}" for notice in refusal.notices) or "no file"
             raise ResultError(
                 f"expected a study of chest films in {str(source)!r}, got none that can be used: {reasons}"
             ) from None
-        if len(found.table) > 1:
+        if len(imported.table) > 1:
             raise ResultError(
-                f"expected films of one study in {str(source)!r}, got of {len(found.table)}; name the folder of one"
+                f"expected films of one study in {str(source)!r}, got of {len(imported.table)}; name the folder of one"
             )
-        row = found.table.to_pylist()[0]
+        row = imported.table.to_pylist()[0]
         films = {view: folder / path for view in VIEWS if (path := row[f"{view}_path"]) is not None}
         known = Subject(row["patient_id"], row["study_id"]) if patient else Subject()
         yield GivenFilms(films, replace(known, projection=row["projection"], sex=row["sex"], age=row["age"]))

@@ -67,13 +67,13 @@ def structured_report(films: Sequence[SourceFilm], reading: Reading) -> Dataset:
         films: the study's, at least one; the report names them as its source.
         reading: with predictions.
     """
-    said = [one for one in reading.predictions if one.probability is not None]
-    inputs = [uids_of(films), list(reading.fingerprints), VERSION, [_summary(one) for one in said]]
+    said = [prediction for prediction in reading.predictions if prediction.probability is not None]
+    inputs = [uids_of(films), list(reading.fingerprints), VERSION, [_summary(prediction) for prediction in said]]
     uid = uid_of("sr", *inputs)
     report = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=device(reading.fingerprints)),
         procedure_reported=_PROCEDURE,
-        imaging_measurements=[_group(one, films, reading, uid) for one in said],
+        imaging_measurements=[_group(prediction, films, reading, uid) for prediction in said],
     )
     report[0].ContentSequence.append(
         TextContentItem(_COMMENT, ". ".join(filter(None, (NOTICE, reading.warning))), RelationshipTypeValues.CONTAINS)
@@ -111,25 +111,29 @@ def finding_code(finding: str) -> Code:
     return _FINDINGS.get(finding) or Code(own, SCHEME, plain_text(finding))
 
 
-def _summary(one: FindingReading) -> list[object]:
+def _summary(prediction: FindingReading) -> list[object]:
     """What tells two reports on the same films apart, without what another machine rounds otherwise."""
-    points = {} if one.thresholds is None else {name: f"{getattr(one.thresholds, name):.3f}" for name in _THRESHOLDS}
-    return [one.finding, one.call, f"{one.probability:.3f}", points]
+    thresholds = prediction.thresholds
+    points = {} if thresholds is None else {name: f"{getattr(thresholds, name):.3f}" for name in _THRESHOLDS}
+    return [prediction.finding, prediction.call, f"{prediction.probability:.3f}", points]
 
 
 def _group(
-    one: FindingReading, films: Sequence[SourceFilm], reading: Reading, report: str
+    prediction: FindingReading, films: Sequence[SourceFilm], reading: Reading, report: str
 ) -> MeasurementsAndQualitativeEvaluations:
-    measured = [Measurement(_PROBABILITY, _rounded(one.probability), _NUMBER)]
-    if one.spread is not None:
-        measured.append(Measurement(_SPREAD, _rounded(one.spread), _NUMBER))
-    if one.thresholds is not None:
+    measured = [Measurement(_PROBABILITY, _rounded(prediction.probability), _NUMBER)]
+    if prediction.spread is not None:
+        measured.append(Measurement(_SPREAD, _rounded(prediction.spread), _NUMBER))
+    if prediction.thresholds is not None:
         measured += [
-            Measurement(name, _rounded(getattr(one.thresholds, point)), _NUMBER) for point, name in _THRESHOLDS.items()
+            Measurement(name, _rounded(getattr(prediction.thresholds, point)), _NUMBER)
+            for point, name in _THRESHOLDS.items()
         ]
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid_of("finding", report, one.finding), plain_text(one.finding)),
-        finding_type=finding_code(one.finding),
+        tracking_identifier=TrackingIdentifier(
+            uid_of("finding", report, prediction.finding), plain_text(prediction.finding)
+        ),
+        finding_type=finding_code(prediction.finding),
         algorithm_id=AlgorithmIdentification(
             name="Linear probe on embeddings of the films",
             version=VERSION,
@@ -137,10 +141,10 @@ def _group(
             manufacturer=OUR_MANUFACTURER,
         ),
         measurements=measured,
-        qualitative_evaluations=[QualitativeEvaluation(_CALL, _CALLS[one.call])],
+        qualitative_evaluations=[QualitativeEvaluation(_CALL, _CALLS[prediction.call])],
         source_images=[SourceImageForMeasurementGroup(film.reference.SOPClassUID, film.uid) for film in films],
     )
-    if words := one.meaning or one.no_call:
+    if words := prediction.meaning or prediction.no_call:
         group[0].ContentSequence.append(TextContentItem(_COMMENT, words, RelationshipTypeValues.CONTAINS))
     return group
 

@@ -18,14 +18,14 @@ _HEADINGS = ("measure", "collection", "arriving", "shift (deviations)", "distanc
 _ACROSS = 3
 
 
-def publish(out: Path | None, metrics: dict[str, Any], found: Drift, *, as_json: bool) -> None:
+def publish(out: Path | None, metrics: dict[str, Any], drift: Drift, *, as_json: bool) -> None:
     """Write metrics.json and report.html where a folder is named; print the figures as a table or as JSON."""
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         save_json(out / "metrics.json", finite(metrics))
         sections = [
             ("At a glance", sentences(verdicts(metrics))),
-            ("Measures", table(_HEADINGS, _rows(metrics)) + _histograms(found)),
+            ("Measures", table(_HEADINGS, _rows(metrics)) + _histograms(drift)),
         ]
         save_page(out / "report.html", "Drift", metrics["protocol"], sections)
     if as_json:
@@ -57,25 +57,25 @@ def verdicts(metrics: dict[str, Any]) -> Iterator[str]:
 
 
 def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    for name, one in metrics["measures"].items():
+    for name, measure in metrics["measures"].items():
         ours, theirs = (
-            f"{one[whose]['mean']:.3f} +- {one[whose]['deviation']:.3f}" for whose in ("collection", "arriving")
+            f"{measure[whose]['mean']:.3f} +- {measure[whose]['deviation']:.3f}" for whose in ("collection", "arriving")
         )
-        shares = (number(one[figure]) for figure in ("shift", "distance"))
-        yield (name, ours, theirs, *shares, f"{one['p']:.4f}", f"{one['adjusted']:.4f}")
+        shares = (number(measure[figure]) for figure in ("shift", "distance"))
+        yield (name, ours, theirs, *shares, f"{measure['p']:.4f}", f"{measure['adjusted']:.4f}")
 
 
-def _histograms(found: Drift) -> str:
+def _histograms(drift: Drift) -> str:
     """Return a picture: how each measure spreads over the collection's studies and over those arriving."""
-    down = -(-len(found.measures) // _ACROSS)
+    down = -(-len(drift.measures) // _ACROSS)
     figure = Figure(figsize=(11, 0.4 + 2.1 * down))
     figure.subplots_adjust(left=0.04, right=0.99, bottom=0.4 / (0.4 + 2.1 * down), top=0.95, wspace=0.15, hspace=0.5)
-    for place, one in enumerate(found.measures):
+    for place, measure in enumerate(drift.measures):
         axes = figure.add_subplot(down, _ACROSS, place + 1)
-        bins = np.linspace(*_ends(np.concatenate([one.own, one.new])), 31).tolist()
-        axes.hist(one.own, bins, density=True, color="#b8c2ca", alpha=0.8, label="collection")
-        axes.hist(one.new, bins, density=True, color="#b3402a", alpha=0.6, label="arriving")
-        axes.set_title(one.name)
+        bins = np.linspace(*_ends(np.concatenate([measure.own, measure.new])), 31).tolist()
+        axes.hist(measure.own, bins, density=True, color="#b8c2ca", alpha=0.8, label="collection")
+        axes.hist(measure.new, bins, density=True, color="#b3402a", alpha=0.6, label="arriving")
+        axes.set_title(measure.name)
         axes.set_yticks([])
         if not place:
             axes.legend(frameon=False)

@@ -36,8 +36,8 @@ def print_tables(metrics: dict[str, Any]) -> None:
     """Print the protocol, a line an attribute, what the first rule loses, and the findings that lose most surely."""
     say(*(f"* {sentence}" for sentence in metrics["protocol"]))
     known = _known(metrics)
-    first = [(name, *next(iter(one["retrieval"].items()))) for name, one in known.items()]
-    surely = [(name, *one) for name, one in _findings(metrics) if one[1]["lost"]["low"] > 0]
+    first = [(name, *next(iter(attribute["retrieval"].items()))) for name, attribute in known.items()]
+    surely = [(name, *rule) for name, rule in _findings(metrics) if rule[1]["lost"]["low"] > 0]
     tables = [
         _grid("Read from the vectors, unseen patients", _READ, _read_rows(metrics)),
         _grid(f"Precision@{metrics['k']} where query and hit must differ", _LOST, map(_lost_cells, first)),
@@ -50,21 +50,23 @@ def print_tables(metrics: dict[str, Any]) -> None:
 
 def verdicts(metrics: dict[str, Any]) -> Iterator[str]:
     """Yield what each attribute comes to, in a sentence."""
-    for name, one in metrics["attributes"].items():
-        if "not_defined" in one:
-            yield f"{name}: {NOT_DEFINED}: {one['not_defined']}"
+    for name, attribute in metrics["attributes"].items():
+        if "not_defined" in attribute:
+            yield f"{name}: {NOT_DEFINED}: {attribute['not_defined']}"
             continue
-        read = "can be read from the vectors" if one["readable"] else "is not shown to be read from the vectors"
-        leans = "retrieval leans on it" if one["leaned_on"] else "retrieval is not shown to lean on it"
+        read = "can be read from the vectors" if attribute["readable"] else "is not shown to be read from the vectors"
+        leans = "retrieval leans on it" if attribute["leaned_on"] else "retrieval is not shown to lean on it"
         yield f"{name}: {read}; {leans}"
 
 
 def save_report(path: Path, metrics: dict[str, Any]) -> None:
     """Write the page that stands alone, whole or not at all."""
     known = _known(metrics)
-    rows = [(name, rule, loss) for name, one in known.items() for rule, loss in one["retrieval"].items()]
+    rows = [(name, rule, loss) for name, attribute in known.items() for rule, loss in attribute["retrieval"].items()]
     by_group = [
-        (f"{name}: {group}", _cell(area)) for name, one in known.items() for group, area in one["by_group"].items()
+        (f"{name}: {group}", _cell(area))
+        for name, attribute in known.items()
+        for group, area in attribute["by_group"].items()
     ]
     sections = [
         ("At a glance", sentences(verdicts(metrics)) + _glance(known, metrics["k"])),
@@ -76,23 +78,23 @@ def save_report(path: Path, metrics: dict[str, Any]) -> None:
 
 
 def _known(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: one for name, one in metrics["attributes"].items() if "not_defined" not in one}
+    return {name: attribute for name, attribute in metrics["attributes"].items() if "not_defined" not in attribute}
 
 
 def _findings(metrics: dict[str, Any]) -> Iterator[tuple[str, tuple[str, dict[str, Any]]]]:
     """Yield each attribute with each rule but the first, which is over all findings."""
-    for name, one in _known(metrics).items():
-        for rule in list(one["retrieval"].items())[1:]:
+    for name, attribute in _known(metrics).items():
+        for rule in list(attribute["retrieval"].items())[1:]:
             yield name, rule
 
 
 def _read_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    for name, one in metrics["attributes"].items():
-        groups = ", ".join(f"{group} ({count:,})" for group, count in one["groups"].items())
-        if "not_defined" in one:
+    for name, attribute in metrics["attributes"].items():
+        groups = ", ".join(f"{group} ({count:,})" for group, count in attribute["groups"].items())
+        if "not_defined" in attribute:
             yield (name, groups, NOT_DEFINED, "", "")
         else:
-            yield (name, groups, *map(_cell, (one["auroc"], one["floor"], one["above_floor"])))
+            yield (name, groups, *map(_cell, (attribute["auroc"], attribute["floor"], attribute["above_floor"])))
 
 
 def _lost_cells(row: tuple[str, str, dict[str, Any]]) -> tuple[str, ...]:
@@ -122,11 +124,11 @@ def _glance(known: dict[str, Any], k: int) -> str:
     figure = Figure(figsize=(11, 1 + 0.35 * len(known)))
     figure.subplots_adjust(left=0.14, right=0.98, bottom=0.62 / figure.get_figheight(), top=0.96, wspace=0.08)
     read, lost = figure.subplots(1, 2, sharey=True)
-    for place, one in enumerate(known.values()):
-        _draw(read, -place, one["auroc"])
-        if one["floor"] is not None:
-            read.plot(one["floor"]["value"], -place, "|", color=_RED, markersize=14, markeredgewidth=2)
-        _draw(lost, -place, next(iter(one["retrieval"].values()))["lost"])
+    for place, attribute in enumerate(known.values()):
+        _draw(read, -place, attribute["auroc"])
+        if attribute["floor"] is not None:
+            read.plot(attribute["floor"]["value"], -place, "|", color=_RED, markersize=14, markeredgewidth=2)
+        _draw(lost, -place, next(iter(attribute["retrieval"].values()))["lost"])
     read.axvline(0.5, color=_GREY)
     lost.axvline(0, color=_GREY)
     read.set_xlim(0.3, 1.01)
@@ -136,6 +138,6 @@ def _glance(known: dict[str, Any], k: int) -> str:
     return picture(figure, "how well each attribute is read, and what retrieval loses without it")
 
 
-def _draw(axes: Axes, place: int, one: dict[str, float]) -> None:
-    axes.plot([one["low"], one["high"]], [place, place], color=_PALE, linewidth=4, solid_capstyle="butt")
-    axes.plot(one["value"], place, "o", color=_BLUE)
+def _draw(axes: Axes, place: int, interval: dict[str, float]) -> None:
+    axes.plot([interval["low"], interval["high"]], [place, place], color=_PALE, linewidth=4, solid_capstyle="butt")
+    axes.plot(interval["value"], place, "o", color=_BLUE)

@@ -89,14 +89,15 @@ def command(
         attributes.append(Attribute.of("film border", words, export.patients))
     known = [attribute for attribute in attributes if attribute.why_not is None]
     if not known:
-        reasons = "; ".join(f"{one.name}: {one.why_not}" for one in attributes)
+        reasons = "; ".join(f"{attribute.name}: {attribute.why_not}" for attribute in attributes)
         raise StudiesError(f"nothing to look at in {str(embeddings)!r}: {reasons}")
     weights = patient_draws(export.patients, draws, seed)
     layouts = load_layouts(embeddings)
     looks = None if layouts is None or layouts.num_rows != len(export.ids) else looks_of(layouts)
     read = read_out(export, known, looks, folds, seed, weights)
     lost = {
-        one.name: _losses(export, wanted, one, k, queries, draws, seed, device) for one in counted(known, "losses", "")
+        attribute.name: _losses(export, wanted, attribute, k, queries, draws, seed, device)
+        for attribute in counted(known, "losses", "")
     }
     protocol = [
         wanted.sentence(),
@@ -114,7 +115,10 @@ def command(
         "fingerprint": export.fingerprint,
         "protocol": protocol,
         "k": k,
-        "attributes": {one.name: _told(one, read.get(one.name), lost.get(one.name)) for one in attributes},
+        "attributes": {
+            attribute.name: _entry(attribute, read.get(attribute.name), lost.get(attribute.name))
+            for attribute in attributes
+        },
         "warning": export.warning,
     }
     publish(out, metrics, as_json=json_wanted)
@@ -131,8 +135,8 @@ def _losses(
         asking = np.sort(np.random.default_rng(seed).choice(len(rows), queries, replace=False))
     pool = replace(Pool.of(part.embeddings, part.ids, part.patients, asking), device=device)
     weights = patient_draws([part.patients[row] for row in asking], draws, seed)
-    found = losses(pool, codes, _rules(part, wanted, attribute), k, weights)
-    return {rule.name: {name: vars(one) for name, one in vars(loss).items()} for rule, loss in found}
+    lost = losses(pool, codes, _rules(part, wanted, attribute), k, weights)
+    return {rule.name: {name: vars(figure) for name, figure in vars(loss).items()} for rule, loss in lost}
 
 
 def _rules(export: Embedded, wanted: Wanted, attribute: Attribute) -> Sequence[Rule]:
@@ -146,19 +150,19 @@ def _rules(export: Embedded, wanted: Wanted, attribute: Attribute) -> Sequence[R
     return [first, *single_rules(targets, names)]
 
 
-def _told(attribute: Attribute, read: Readout | None, lost: dict[str, Any] | None) -> dict[str, Any]:
+def _entry(attribute: Attribute, read: Readout | None, lost: dict[str, Any] | None) -> dict[str, Any]:
     """Return an attribute's entry of the report."""
     counts = {group: int((attribute.codes == code).sum()) for code, group in enumerate(attribute.groups)}
-    told: dict[str, Any] = {"groups": counts, "unknown": int((attribute.codes < 0).sum())}
+    entry: dict[str, Any] = {"groups": counts, "unknown": int((attribute.codes < 0).sum())}
     if read is None or lost is None:
-        return told | {"not_defined": attribute.why_not}
+        return entry | {"not_defined": attribute.why_not}
     first = next(iter(lost.values()))["lost"]
-    return told | {
+    return entry | {
         "auroc": vars(read.auroc),
         "chance": CHANCE,
         "floor": None if read.floor is None else vars(read.floor),
         "above_floor": None if read.above_floor is None else vars(read.above_floor),
-        "by_group": {group: vars(one) for group, one in read.groups.items()},
+        "by_group": {group: vars(area) for group, area in read.groups.items()},
         "readable": bool(read.auroc.low > CHANCE),
         "leaned_on": bool(first["low"] > 0),
         "retrieval": lost,

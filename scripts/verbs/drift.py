@@ -66,9 +66,9 @@ def command(
             f"{str(index)!r} was built with encoder {fingerprint[:12]}, {str(new)!r} was made by "
             f"{arrived.fingerprint[:12]}; export it with the encoder of the index"
         )
-    found = drift_of(collection, _arriving(arrived, layouts), alpha=alpha, seed=seed)
+    drift = drift_of(collection, _arriving(arrived, layouts), alpha=alpha, seed=seed)
     protocol = [
-        f"{found.patients:,} arriving patients, by one study each, compared with {found.held_back:,} patients of the "
+        f"{drift.patients:,} arriving patients, by one study each, compared with {drift.held_back:,} patients of the "
         "collection that are held back from the rest of it",
         f"familiarity: similarity to the nearest study of the rest; axes: the {AXES} along which it differs most; "
         "film looks: distance to the nearest film of the rest, without an encoder",
@@ -79,10 +79,10 @@ def command(
     metrics = {
         "fingerprint": fingerprint,
         "protocol": protocol,
-        **_told(found),
+        **_figures(drift),
         "warning": warning_of(collection.manifest, None, READING),
     }
-    publish(out, metrics, found, as_json=json_wanted)
+    publish(out, metrics, drift, as_json=json_wanted)
 
 
 def _loaded(export: Path) -> tuple[Embedded, pa.Table | None]:
@@ -103,30 +103,30 @@ def _arriving(export: Embedded, table: pa.Table | None) -> Arriving:
     """Return an export's studies, with the looks of each one's first film where every study has some."""
     layouts = None
     if table is not None and table.num_rows == len(export.ids):
-        films = [one[0] if one else b"" for one in table["layouts"].to_pylist()]
-        if all(films) and len({len(one) for one in films}) == 1:
-            layouts = [np.frombuffer(one, dtype=np.int8) for one in films]
+        films = [looks[0] if looks else b"" for looks in table["layouts"].to_pylist()]
+        if all(films) and len({len(film) for film in films}) == 1:
+            layouts = [np.frombuffer(film, dtype=np.int8) for film in films]
     return Arriving(export.embeddings, export.patients, layouts)
 
 
-def _told(found: Drift) -> dict[str, Any]:
+def _figures(drift: Drift) -> dict[str, Any]:
     """Return the figures as JSON."""
     measures = {
-        one.name: {
-            "collection": {"mean": float(one.own.mean()), "deviation": float(one.own.std())},
-            "arriving": {"mean": float(one.new.mean()), "deviation": float(one.new.std())},
-            "shift": one.shift,
-            "distance": one.distance,
-            "p": one.p,
-            "adjusted": one.adjusted,
+        measure.name: {
+            "collection": {"mean": float(measure.own.mean()), "deviation": float(measure.own.std())},
+            "arriving": {"mean": float(measure.new.mean()), "deviation": float(measure.new.std())},
+            "shift": measure.shift,
+            "distance": measure.distance,
+            "p": measure.p,
+            "adjusted": measure.adjusted,
         }
-        for one in found.measures
+        for measure in drift.measures
     }
     return {
-        "alpha": found.alpha,
-        "patients": found.patients,
-        "held_back": found.held_back,
-        "moved": list(found.moved),
+        "alpha": drift.alpha,
+        "patients": drift.patients,
+        "held_back": drift.held_back,
+        "moved": list(drift.moved),
         "measures": measures,
-        "power": {"shift": found.power.shift, "foreign": found.power.foreign},
+        "power": {"shift": drift.power.shift, "foreign": drift.power.foreign},
     }

@@ -208,7 +208,7 @@ def pack(path: Path, out: Path, sources: tuple[str, ...], as_json: bool) -> None
     """
     encoder, preprocessing = load_encoder(path)
     if sources:
-        named = dict(one.partition("=")[::2] for one in sources)
+        named = dict(source.partition("=")[::2] for source in sources)
         try:
             encoder.source = as_source({**(encoder.source or {}), **named})
         except ValueError as fault:

@@ -101,7 +101,7 @@ def command(
     status: bool,
     name: str,
     as_json: bool,
-    **told: Any,
+    **options: Any,
 ) -> None:
     """Follow a PACS: each study is embedded and added to INDEX once no more films of it come.
 
@@ -127,14 +127,14 @@ def command(
         pseudonyms = None if key_file is None else Pseudonyms(load_key(key_file))
         _say_status(Inbox(state, settle, pseudonyms), name, as_json)
         return
-    source, index = _parts(words, told["listen"])
-    images, encoder = told["images"], told["encoder"]
+    source, index = _parts(words, options["listen"])
+    images, encoder = options["images"], options["encoder"]
     if images is None or encoder is None:
         raise click.UsageError("expected --images and --encoder")
     folders = [state, images, *([index] if isinstance(index, Path) else [])]
     pseudonyms, way_back = _pseudonyms(key_file, new_key, crosswalk, folders)
     inbox = Inbox(state, settle, pseudonyms)
-    _run(inbox, source, index, way_back, pseudonyms, as_json=as_json, **told)
+    _run(inbox, source, index, way_back, pseudonyms, as_json=as_json, **options)
 
 
 def _parts(words: tuple[str, ...], listen: str | None) -> tuple[str | None, Address]:
@@ -221,7 +221,7 @@ def _run(
     configure(log_format or ("text" if sys.stderr.isatty() else "json"))
     counts = FollowMetrics(inbox)
     where = _listening(**listen) if source is None else None
-    feed = None if source is None else Feed(Pacs(source, told=counts.answered), inbox, listing=list_every)
+    feed = None if source is None else Feed(Pacs(source, count=counts.answered), inbox, listing=list_every)
     with ExitStack() as stack:
         stack.enter_context(held_alone(inbox.folder))
         inbox.tidy()
@@ -235,7 +235,7 @@ def _run(
         except AuditError as refusal:
             raise CollectionError(str(refusal)) from None
 
-        def told(event: str, added: Sequence[str], deleted: Sequence[str]) -> None:
+        def announce(event: str, added: Sequence[str], deleted: Sequence[str]) -> None:
             if event == "done":
                 counts.brought(len(added), len(deleted))
             if lines is not None and (added or deleted):
@@ -256,7 +256,7 @@ def _run(
             pseudonyms=pseudonyms,
             crosswalk=way_back,
             keep_burned_in=keep_burned_in,
-            told=told,
+            announce=announce,
         )
         port = None if where is None else stack.enter_context(listening(where, inbox, counts.sent))
         watched = None if metrics is None else counts.serve("127.0.0.1", metrics)
@@ -282,8 +282,8 @@ def _say_following(
 
 
 def _say_status(inbox: "Inbox", name: str, as_json: bool) -> None:
-    counts, log = inbox.counts(), list(inbox.told(name, MOST_SHOWN))
-    told = [
+    counts, log = inbox.counts(), list(inbox.last_entries(name, MOST_SHOWN))
+    entries = [
         {
             "time": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
             "study": study,
@@ -293,9 +293,9 @@ def _say_status(inbox: "Inbox", name: str, as_json: bool) -> None:
         for at, study, film, fate in log
     ]
     if as_json:
-        say_json(counts | {"log": told})
+        say_json(counts | {"log": entries})
         return
     oldest = f", the first for {counts['oldest_seconds']:,.0f} s" if counts["studies_waiting"] else ""
     say(f"{counts['studies_waiting']:,} studies wait{oldest}")
     say(*(f"{count:,} films {fate}" for fate, count in counts["films"].items()))
-    say(*(f"{one['time']}  {one['study']}  {one['film']}  {one['fate']}" for one in told))
+    say(*(f"{entry['time']}  {entry['study']}  {entry['film']}  {entry['fate']}" for entry in entries))

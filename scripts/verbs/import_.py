@@ -118,7 +118,7 @@ def table(
     precedent import table films.csv . --out studies.parquet
     """
     flat = is_table(mapping)
-    found = import_table(
+    imported = import_table(
         load_mapping(FLAT if flat else mapping),
         folder,
         images=images,
@@ -127,7 +127,7 @@ def table(
         check_images=not no_check_images,
         watch=_headers_watched,
     )
-    _save(found, out, as_json)
+    _save(imported, out, as_json)
 
 
 @command.command()
@@ -145,8 +145,10 @@ def chexpert(
     \b
     precedent import chexpert train.csv valid.csv --images . --out studies.parquet
     """
-    found = import_table(load_mapping("chexpert"), images, tables=csv, strict=strict, check_images=not no_check_images)
-    _save(found, out, as_json)
+    imported = import_table(
+        load_mapping("chexpert"), images, tables=csv, strict=strict, check_images=not no_check_images
+    )
+    _save(imported, out, as_json)
 
 
 @command.command()
@@ -162,10 +164,10 @@ def nih(csv: Path, images: Path, no_check_images: bool, out: Path, strict: bool,
     \b
     precedent import nih Data_Entry_2017.csv --images . --out studies.parquet
     """
-    found = import_table(
+    imported = import_table(
         load_mapping("nih"), csv.parent, images=images, tables=[csv], strict=strict, check_images=not no_check_images
     )
-    _save(found, out, as_json)
+    _save(imported, out, as_json)
 
 
 def _film_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -215,7 +217,7 @@ def _film_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_film_options
 @_add_shared_options
-def dicom(folder: Path, ids_from: str | None, out: Path, strict: bool, as_json: bool, **told: Any) -> None:
+def dicom(folder: Path, ids_from: str | None, out: Path, strict: bool, as_json: bool, **options: Any) -> None:
     """Import every DICOM film below FOLDER, grouped by PatientID and StudyInstanceUID.
 
     If a header names the issuer of the patient's id, the patient is called ID^^^ISSUER.
@@ -225,7 +227,7 @@ def dicom(folder: Path, ids_from: str | None, out: Path, strict: bool, as_json: 
     precedent import dicom nameless/ --out studies.parquet --ids-from '{patient}/{study}/**'
     precedent import dicom films/ --out table/studies.parquet --pseudonymise keys/site.key --new-key --copy-to copies/
     """
-    _import_films(folder, _pseudonymised(folder, out, **told), out, as_json, ids_from=ids_from, strict=strict)
+    _import_films(folder, _pseudonymised(folder, out, **options), out, as_json, ids_from=ids_from, strict=strict)
 
 
 @command.command()
@@ -254,7 +256,7 @@ def dicomweb(
     out: Path,
     strict: bool,
     as_json: bool,
-    **told: Any,
+    **options: Any,
 ) -> None:
     """Fetch films from the PACS at URL, the address of its DICOMweb, and import all in their folder as `dicom` does.
 
@@ -272,11 +274,11 @@ def dicomweb(
         from scripts.pacs.rest import Pacs
     pacs, asked = Pacs(url), parse_where(where, since)
     folder.mkdir(exist_ok=True)
-    settled = _pseudonymised(folder, out, **told)
+    settled = _pseudonymised(folder, out, **options)
     notices = Notices(strict, shown=3 if settled["pseudonyms"] is None else 0)
     with progress_bar("studies") as bar:
         task = bar.add_task("Fetching films", total=None)
-        fetched = fetch(pacs, asked, folder, notices, told=partial(bar.advance, task))
+        fetched = fetch(pacs, asked, folder, notices, advance=partial(bar.advance, task))
     say(f"{folder}: {fetched:,} films fetched", err=True)
     _import_films(folder, settled, out, as_json, further=notices.met, strict=strict)
 
@@ -291,10 +293,10 @@ def _pseudonymised(
     copy_to: Path | None,
     keep_paths: bool,
     crosswalk: Path | None,
-    **told: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """What `import_dicom` is told, the pseudonyms ready and all refused that would be refused after the long work."""
-    told |= {
+    options |= {
         "elsewhere": partial(is_elsewhere, ignored=ignored),
         "remarks": partial(_remarks, ignored),
         "watch": _watched,
@@ -305,33 +307,33 @@ def _pseudonymised(
             raise click.UsageError(
                 "expected --pseudonymise KEYFILE with --new-key, --copy-to, --keep-paths and --crosswalk"
             )
-        return told
+        return options
     if (copy_to is None) != keep_paths:
         raise click.UsageError(
             "expected one of --copy-to and --keep-paths: names of files and folders can name patients"
         )
-    told["pseudonyms"] = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
+    options["pseudonyms"] = _pseudonyms(key_file, new_key, folder, out.parent, copy_to)
     if copy_to is not None:
-        told["copies"] = partial(_copies, copy_to, ignored)
+        options["copies"] = partial(_copies, copy_to, ignored)
     if crosswalk is not None:
         require_apart(crosswalk, [folder, out.parent, *([copy_to] if copy_to else [])])
-        told["origins"] = Crosswalk.open(crosswalk, load_key(key_file), make=True).add
-    return told
+        options["origins"] = Crosswalk.open(crosswalk, load_key(key_file), make=True).add
+    return options
 
 
 def _import_films(
-    folder: Path, told: dict[str, Any], out: Path, as_json: bool, *, further: Sequence[Notice] = (), **more: Any
+    folder: Path, options: dict[str, Any], out: Path, as_json: bool, *, further: Sequence[Notice] = (), **more: Any
 ) -> None:
     """Import the films of a folder and save their table; `further` notices stand before those of the import."""
     try:
-        found = import_dicom(folder, **told, **more)
+        imported = import_dicom(folder, **options, **more)
     except NothingUsable as refusal:
         if not as_json:
             raise
         _say_json(None, {"images": refusal.images, "studies": 0}, None, (*further, *refusal.notices), str(refusal))
         say(f"precedent: {refusal}", err=True)
         sys.exit(1)
-    _save(replace(found, notices=(*further, *found.notices)), out, as_json)
+    _save(replace(imported, notices=(*further, *imported.notices)), out, as_json)
 
 
 def _remarks(parts: frozenset[str], file: Path) -> list[str]:
@@ -440,10 +442,10 @@ def vectors(
     readers: dict[str, Reader] = {".pt": read_torch, ".pth": read_torch}
     with progress_bar("rows") as bar:
         reading = partial(bar.advance, bar.add_task("Reading vectors", total=None))
-        with gathered(read_vectors(files, ids, id_column, column, readers), out, reading) as found:
+        with gathered(read_vectors(files, ids, id_column, column, readers), out, reading) as gathering:
             writing = partial(bar.advance, bar.add_task("Writing studies", total=table.num_rows))
             imported = import_vectors(
-                found, source, table, studies, out, shard_rows=shard_rows, strict=strict, told=writing
+                gathering, source, table, studies, out, shard_rows=shard_rows, strict=strict, told=writing
             )
     _finish(imported, source, images, as_json)
 
@@ -470,8 +472,8 @@ def texts(
 
     source = Source.parse(model)
     named = read_vectors(files, ids, id_column, column, {".pt": read_torch, ".pth": read_torch})
-    with gathered(named, out.parent) as found:
-        known = Texts.of(source.fingerprint(found.vectors.shape[1]), found.ids.to_pylist(), found.vectors)
+    with gathered(named, out.parent) as gathering:
+        known = Texts.of(source.fingerprint(gathering.vectors.shape[1]), gathering.ids.to_pylist(), gathering.vectors)
         known.save(out)
     if as_json:
         say_json({"out": str(out), "texts": len(known.rows), "fingerprint": known.fingerprint})
@@ -510,19 +512,19 @@ def _headers_watched(paths: Sequence[str]) -> Iterable[str]:
     return counted(paths, "Reading headers", "files")
 
 
-def _save(found: Imported, out: Path, as_json: bool) -> None:
-    save_studies(found.table, out)
-    counts = _counts(found)
+def _save(imported: Imported, out: Path, as_json: bool) -> None:
+    save_studies(imported.table, out)
+    counts = _counts(imported)
     if as_json:
-        _say_json(str(out), counts, found.layout, found.notices)
+        _say_json(str(out), counts, imported.layout, imported.notices)
         return
-    for notice in found.notices:
+    for notice in imported.notices:
         say(f"warning: {notice}", err=True)
-    told = {what.replace("_", " "): f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items()}
+    phrases = {what.replace("_", " "): f"{count:,} {what.replace('_', ' ')}" for what, count in counts.items()}
     if counts["patients_unknown"] == counts["studies"]:
-        told["patients"] = "patients unknown"
-    figures = ", ".join(said for what, said in told.items() if what != "patients unknown")
-    say(f"{out}: {figures}, {len(found.notices)} warnings; {found.layout}")
+        phrases["patients"] = "patients unknown"
+    figures = ", ".join(said for what, said in phrases.items() if what != "patients unknown")
+    say(f"{out}: {figures}, {len(imported.notices)} warnings; {imported.layout}")
 
 
 def _say_json(
@@ -533,13 +535,13 @@ def _say_json(
     say_json({"out": out, **counts, "layout": layout, "warnings": warnings, **error})
 
 
-def _counts(found: Imported) -> dict[str, int]:
-    frontal, lateral = found.table["frontal_path"].is_valid(), found.table["lateral_path"].is_valid()
+def _counts(imported: Imported) -> dict[str, int]:
+    frontal, lateral = imported.table["frontal_path"].is_valid(), imported.table["lateral_path"].is_valid()
     return {
-        "images": found.images,
-        "patients": len(found.table["patient_id"].unique()),
-        "patients_unknown": unknown_patients(found.table),
-        "studies": len(found.table),
+        "images": imported.images,
+        "patients": len(imported.table["patient_id"].unique()),
+        "patients_unknown": unknown_patients(imported.table),
+        "studies": len(imported.table),
         "with_both_views": pc.sum(pc.and_(frontal, lateral)).as_py() or 0,
         "lateral_only": pc.sum(pc.invert(frontal)).as_py() or 0,
     }

@@ -118,15 +118,18 @@ def command(
     with _folder_of(study) as source, films_of(source, ignored, None if key is None else Pseudonyms(key)) as given:
         results = maker.make(given, kinds, finding)
     fates = destination.send(results)
-    told = [
-        {"kind": one.kind, "sop_instance_uid": one.uid, "fate": fate, "note": one.note}
-        for one, fate in zip(results, fates, strict=True)
+    entries = [
+        {"kind": result.kind, "sop_instance_uid": result.uid, "fate": fate, "note": result.note}
+        for result, fate in zip(results, fates, strict=True)
     ]
     if as_json:
-        say_json({"to": to, "results": told})
+        say_json({"to": to, "results": entries})
         return
-    for one in told:
-        say(f"{one['kind']}: {one['fate']}, {one['sop_instance_uid']}" + (f"; {one['note']}" if one["note"] else ""))
+    for entry in entries:
+        say(
+            f"{entry['kind']}: {entry['fate']}, {entry['sop_instance_uid']}"
+            + (f"; {entry['note']}" if entry["note"] else "")
+        )
 
 
 def _base(text: str) -> str | None:

@@ -327,13 +327,13 @@ def serve(
 def _say_serving(state: State, address: str, held: str, *, as_json: bool) -> None:
     asked, collections = state.access.tokens is not None, state.served.now.collections
     if as_json:
-        found = {one.name: len(one.retriever) for one in collections}
-        warnings = {one.name: one.warning for one in collections if one.warning is not None}
-        embeds = all(one.embeds for one in collections)
-        say_json({"url": address, "collections": found, "embeds": embeds, "tokens": asked, "warnings": warnings})
+        sizes = {collection.name: len(collection.retriever) for collection in collections}
+        warnings = {collection.name: collection.warning for collection in collections if collection.warning is not None}
+        embeds = all(collection.embeds for collection in collections)
+        say_json({"url": address, "collections": sizes, "embeds": embeds, "tokens": asked, "warnings": warnings})
         return
     say(f"serving {held} on {address}")
-    if not all(one.embeds for one in collections):
+    if not all(collection.embeds for collection in collections):
         say("no encoder: stored studies and vectors are answered, films are refused (no_encoder)")
     if not asked:
         say("no tokens: every program on this machine may use the service; --tokens FILE requires a token")

@@ -116,9 +116,9 @@ class ShardWorker:
         return ShardFolder(place(self._order.out), self._order.plan, looked_over=True)
 
 
-def _require_same(expected: str, found: str, what: str, remedy: str) -> None:
-    if found != expected:
-        raise RayRefused(f"expected {what} {expected}, as where the export was started, got {found}; {remedy}")
+def _require_same(expected: str, got: str, what: str, remedy: str) -> None:
+    if got != expected:
+        raise RayRefused(f"expected {what} {expected}, as where the export was started, got {got}; {remedy}")
 
 
 class Tries:

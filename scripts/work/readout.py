@@ -49,18 +49,18 @@ def read_out(
     """
     by_vectors = _areas(export, attributes, folds, seed, draws)
     by_looks = None if looks is None else _areas(replace(export, embeddings=looks), attributes, folds, seed, draws)
-    found = {}
+    readouts = {}
     for attribute in attributes:
         areas = by_vectors[attribute.name]
         whole = np.mean(list(areas.values()), axis=0)
         floor = None if by_looks is None else np.mean(list(by_looks[attribute.name].values()), axis=0)
-        found[attribute.name] = Readout(
+        readouts[attribute.name] = Readout(
             {group: interval(area) for group, area in areas.items()},
             interval(whole),
             None if floor is None else interval(floor),
             None if floor is None else _signed(whole - floor),
         )
-    return found
+    return readouts
 
 
 def _areas(

@@ -19,22 +19,22 @@ def read_torch(file: Path) -> Iterator[Block]:
     Raises:
         VectorsError: anything else, or a file that an older torch or another program wrote.
     """
-    found = _loaded(file)
-    if isinstance(found, torch.Tensor):
-        yield from _rows(found, None, file)
+    loaded = _loaded(file)
+    if isinstance(loaded, torch.Tensor):
+        yield from _rows(loaded, None, file)
         return
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise VectorsError(f"expected a tensor, or tensors by id, in {file.name!r}, got {type(found).__name__}")
-    lists = [one for one in found.values() if isinstance(one, list | tuple)]
-    tensors = [one for one in found.values() if isinstance(one, torch.Tensor)]
-    if len(lists) == len(tensors) == 1 and len(found) == 2:
-        yield from _rows(tensors[0], [str(one) for one in lists[0]], file)
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+        raise VectorsError(f"expected a tensor, or tensors by id, in {file.name!r}, got {type(loaded).__name__}")
+    lists = [value for value in loaded.values() if isinstance(value, list | tuple)]
+    tensors = [value for value in loaded.values() if isinstance(value, torch.Tensor)]
+    if len(lists) == len(tensors) == 1 and len(loaded) == 2:
+        yield from _rows(tensors[0], [str(name) for name in lists[0]], file)
         return
-    names = list(found)
+    names = list(loaded)
     for start in range(0, len(names), BLOCK):
         pairs = []
         for name in names[start : start + BLOCK]:
-            tensor = _plain(found[name], file)
+            tensor = _plain(loaded[name], file)
             require_one(tensor.shape, f"{file.name}:{name}")
             pairs.append((name, tensor.float().reshape(-1).numpy()))
         yield from by_dim(pairs)
@@ -45,7 +45,7 @@ def _loaded(file: Path) -> Any:
         with open_regular(file) as opened:
             require_directory(opened, file)
             with zipfile.ZipFile(opened) as archive:
-                if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                     raise VectorsError(f"expected a file of torch.save, {file.name!r} is packed; save it again")
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:

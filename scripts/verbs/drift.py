@@ -20,6 +20,7 @@ from index.living.collection import LivingCollection
 from index.table.studies import load_studies
 from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress
+from scripts.options.encoder_file import EncoderFile
 from scripts.options.labelled_exports import Embedded
 from scripts.options.places import Anywhere, Here
 from scripts.reports.drift import publish
@@ -33,7 +34,11 @@ _SHARD_ROWS = 2048
 @click.argument("new", type=Anywhere())
 @click.option("--out", type=Here(), help="Folder for metrics.json and report.html.")
 @click.option("--images", type=Anywhere(), help="Where NEW is a table of studies: its image root.")
-@click.option("--encoder", type=Here(), help="Where NEW is a table of studies: the encoder that INDEX was built with.")
+@click.option(
+    "--encoder",
+    type=EncoderFile(),
+    help="Where NEW is a table of studies: the encoder file that INDEX was built with, or: builtin.",
+)
 @ignored_parts
 @click.option(
     "--alpha", type=click.FloatRange(0.001, 0.5), default=0.05, show_default=True, help="Rate of false alarms."

@@ -19,38 +19,65 @@ from index.printable import visible
 from scripts.terminal import at_work, json_alone, say_refusal, show_libraries_words, take_any_terminal
 from service.process import disable_telemetry, keep_files_private
 
-VERBS = {
-    "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
-    "import": "Turn a data set or DICOM films into one table of studies; take vectors of another encoder.",
-    "encoder": "Create and inspect encoder files.",
-    "train": "Train an encoder by a recipe.",
-    "export": "Turn every study of a table into a vector, in Parquet files.",
-    "index": "Make the vectors of an export searchable.",
-    "add": "Turn further studies into vectors and add them to an index.",
-    "follow": "Bring the films of a PACS into an index as they come.",
-    "delete": "Delete studies from an index.",
-    "compact": "Rebuild an index with all that was added and deleted since.",
-    "snapshot": "Copy a collection as it is at this moment.",
-    "restore": "Bring a snapshot back as an index.",
-    "verify": "Check every byte of an index.",
-    "map": "Compute a two-dimensional map of an index, for the page.",
-    "search": "Find the studies most similar to a stored one, to a film or to a text.",
-    "neighbours": "Find the nearest studies of every study, or all pairs that are nearly the same.",
-    "probe": "Learn findings from the vectors of an export, and judge how well.",
-    "predict": "Give the probabilities of findings on a film, and what similar cases had.",
-    "explain": "Show as a heat map why a finding is named, or why two studies are alike.",
-    "return": "Return what is found in a study to a PACS, as DICOM.",
-    "pointing": "Count how often the peak of a heat map lies on the finding.",
-    "evaluate": "Measure how often similar studies of other patients share a finding.",
-    "audit-shortcuts": "Measure what vectors tell beside findings, such as sex or source.",
-    "drift": "Test whether arriving studies have left an index.",
-    "serve": "Answer searches over HTTP and on a page.",
-    "token": "Make, list and revoke access tokens of a service.",
-    "audit": "Check the audit log of a service for edits.",
-    "doctor": "Check an installation and say what to do.",
-    "help": "Print the guide to one part: encoder, index, service, verbs, benches, deploy, pacs.",
-    "bench": "Measure speed on this machine and compare it with other programs.",
+SECTIONS = {
+    "preparing": (
+        "From films to vectors",
+        {
+            "phantom": "Make a collection of simulated chest films in CheXpert's layout.",
+            "import": "Turn a data set or DICOM films into one table of studies; take vectors of another encoder.",
+            "encoder": "Create and inspect encoder files.",
+            "train": "Train an encoder by a recipe.",
+            "export": "Turn every study of a table into a vector, in Parquet files.",
+        },
+    ),
+    "collection": (
+        "A collection",
+        {
+            "index": "Make the vectors of an export searchable.",
+            "add": "Turn further studies into vectors and add them to an index.",
+            "follow": "Bring the films of a PACS into an index as they come.",
+            "delete": "Delete studies from an index.",
+            "compact": "Rebuild an index with all that was added and deleted since.",
+            "snapshot": "Copy a collection as it is at this moment.",
+            "restore": "Bring a snapshot back as an index.",
+            "verify": "Check every byte of an index.",
+            "map": "Compute a two-dimensional map of an index, for the page.",
+        },
+    ),
+    "asking": (
+        "Questions to it",
+        {
+            "search": "Find the studies most similar to a stored one, to a film or to a text.",
+            "neighbours": "Find the nearest studies of every study, or all pairs that are nearly the same.",
+            "predict": "Give the probabilities of findings on a film, and what similar cases had.",
+            "explain": "Show as a heat map why a finding is named, or why two studies are alike.",
+            "return": "Return what is found in a study to a PACS, as DICOM.",
+        },
+    ),
+    "judging": (
+        "How good it is",
+        {
+            "probe": "Learn findings from the vectors of an export, and judge how well.",
+            "pointing": "Count how often the peak of a heat map lies on the finding.",
+            "evaluate": "Measure how often similar studies of other patients share a finding.",
+            "audit-shortcuts": "Measure what vectors tell beside findings, such as sex or source.",
+            "drift": "Test whether arriving studies have left an index.",
+        },
+    ),
+    "running": (
+        "Service and installation",
+        {
+            "serve": "Answer searches over HTTP and on a page.",
+            "token": "Make, list and revoke access tokens of a service.",
+            "audit": "Check the audit log of a service for edits.",
+            "doctor": "Check an installation and say what to do.",
+            "help": "Print the guide to one part: encoder, index, service, verbs, benches, deploy, pacs.",
+            "bench": "Measure speed on this machine and compare it with other programs.",
+        },
+    ),
 }
+"""For each folder of `scripts/verbs`, its heading in the help, and its verbs with a line each."""
+VERBS = {verb: folder for folder, (_, lines) in SECTIONS.items() for verb in lines}
 
 
 @contextmanager
@@ -77,7 +104,7 @@ class Verbs(click.Group):
             return None
         # `import` and `return` are keywords of Python, so those verbs' modules have a trailing underscore.
         name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
-        module = importlib.import_module(f"scripts.verbs.{name}")
+        module = importlib.import_module(f"scripts.verbs.{VERBS[cmd_name]}.{name}")
         command: click.Command = module.command
         return command
 
@@ -93,8 +120,9 @@ class Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their one line each, without importing any."""
-        with formatter.section("Verbs, in the order of the pipeline"):
-            formatter.write_dl(list(VERBS.items()))
+        for heading, lines in SECTIONS.values():
+            with formatter.section(heading):
+                formatter.write_dl(list(lines.items()))
 
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

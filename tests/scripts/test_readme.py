@@ -21,7 +21,7 @@ from encoder.network import builtin
 from encoder.network.checkpoint import fingerprint_of, load_encoder
 from index.search.retriever import Retriever
 from scripts.cli import VERBS, precedent
-from scripts.verbs.help import GUIDES
+from scripts.verbs.running.help import GUIDES
 
 NUMBER = r"\d+(?:[.,]\d+)*"
 

@@ -11,7 +11,7 @@ from training_films import save_collection
 
 from index.export.reliability import UNTRAINED
 from index.table.studies import PATIENTS, PATIENTS_UNKNOWN, load_studies, save_studies
-from scripts.verbs.doctor import training
+from scripts.verbs.running.doctor import training
 
 
 @pytest.fixture(scope="module")

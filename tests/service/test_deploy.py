@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from folders import ROOT
 
-from scripts.verbs.serve import command
+from scripts.verbs.running.serve import command
 
 DEPLOY = ROOT / "service" / "deploy"
 UNIT = (DEPLOY / "precedent.service").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from index.built.collection import build_collection
 from index.export.shards import ExportPlan, ShardFolder
 from scripts.benches.clients import film_request
 from scripts.benches.films import as_jpeg
-from scripts.verbs.serve import bind
+from scripts.verbs.running.serve import bind
 from scripts.work.http_server import Server
 from service.limits import Limits
 from service.loader import load

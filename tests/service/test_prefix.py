@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 from service_world import build_app, build_client, with_tokens
 
-from scripts.verbs.serve import require_tokens
+from scripts.verbs.running.serve import require_tokens
 from service.errors import MountError
 from service.guard.access import COOKIE, SECURE_COOKIE, SECURE_COOKIE_BELOW
 from service.guard.tokens import create_token

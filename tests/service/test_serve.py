@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 from folders import ROOT, WORLDS
 
-from scripts.verbs.serve import bind, command, require_tokens
+from scripts.verbs.running.serve import bind, command, require_tokens
 
 RUN = """
-from scripts.verbs.serve import bind, serve
+from scripts.verbs.running.serve import bind, serve
 from service_world import build_app
 serve(build_app(), bind("127.0.0.1", 0))
 """

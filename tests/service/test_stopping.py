@@ -21,7 +21,7 @@ from service.state import state_of
 RUN = """
 import sys, time
 from scripts.work import http_server as listening
-from scripts.verbs.serve import bind, serve
+from scripts.verbs.running.serve import bind, serve
 from service_world import FakeEmbedder, app_over, build_mounted
 
 class Slow(FakeEmbedder):

@@ -13,7 +13,7 @@ from flask import Flask, Response, request
 from service_world import build_app, with_log
 
 from index.errors import BackendUnavailable, CollectionError
-from scripts.verbs.serve import bind, serve
+from scripts.verbs.running.serve import bind, serve
 from service.audit.log import AuditLog
 from service.guard import access
 from service.watch.logs import configure

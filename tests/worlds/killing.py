@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["index.built.collection", "scripts.cli", "scripts.verbs.export", "service.app"])
+_CONTEXT.set_forkserver_preload(
+    ["index.built.collection", "scripts.cli", "scripts.verbs.preparing.export", "service.app"]
+)
 
 
 class Killer:

@@ -17,7 +17,7 @@ RUN = """
 import sys
 from pathlib import Path
 from scripts.work import http_server as listening
-from scripts.verbs.serve import bind, serve
+from scripts.verbs.running.serve import bind, serve
 from service.guard import access
 from service.guard.tokens import TokenFile
 from service_world import build_app, with_tokens

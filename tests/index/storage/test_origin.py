@@ -29,7 +29,7 @@ from index.storage import origin
 from index.storage.files import load_json, save_json
 from index.storage.origin import remembered_root, rooted
 from index.vectors import Embeddings
-from scripts.verbs.doctor import index_checks
+from scripts.verbs.running.doctor import index_checks
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from index.built.vector_index import VectorIndex
 from scripts.benches.drawn import Drawn, share_found, true_neighbours
 from scripts.benches.measured import interleaved, markdown_table, medians, resident_bytes
 from scripts.benches.other_indexes import ENOUGH, ways_of
-from scripts.verbs import bench
+from scripts.verbs.running import bench
 
 SMALL = ["search", "--rows", "2000", "--dim", "16", "--queries", "10", "--batch", "20", "--repeat", "1"]
 

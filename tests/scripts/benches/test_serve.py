@@ -14,7 +14,7 @@ from encoder.network.model import DualEfficientNetEncoder
 from scripts.benches.clients import Load, film_request, vector_request
 from scripts.benches.drawn import Drawn
 from scripts.benches.serve import build_index, by_clients, command, write_films
-from scripts.verbs.serve import THREADS, limits_for
+from scripts.verbs.running.serve import THREADS, limits_for
 
 
 @pytest.mark.slow  # a server in a process of its own

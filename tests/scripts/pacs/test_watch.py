@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 
 from scripts.pacs.inbox import Inbox
 from scripts.pacs.watch import FollowMetrics
-from scripts.verbs.follow import command
+from scripts.verbs.collection.follow import command
 
 DEPLOY = ROOT / "service" / "deploy"
 NAMES = re.compile(r"\bprecedent_(?:follow|pacs)_[a-z_]+")

@@ -16,7 +16,7 @@ from encoder.findings.probe import LinearProbe
 from index.judging.bootstrap import Draws, patient_draws
 from index.table.splits import require_disjoint_patients
 from scripts.reports.probe_scores import POINTS
-from scripts.verbs import evaluate, probe
+from scripts.verbs.judging import evaluate, probe
 from scripts.work.learning import Learning
 
 FAST = ("--findings", "Pneumonia,Edema", "--draws", "500")

@@ -16,7 +16,7 @@ from index.built.gpu import Seen
 from index.export.shards import ExportPlan, ShardFolder
 from index.vectors import Embeddings
 from scripts.cli import precedent
-from scripts.verbs import doctor
+from scripts.verbs.running import doctor
 from scripts.work import machine_checks as checks
 from scripts.work.machine_checks import Gpu, disk, memory, packages
 

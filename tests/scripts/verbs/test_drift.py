@@ -14,7 +14,7 @@ from index.built.collection import load_collection
 from index.errors import FingerprintMismatch
 from index.judging import drift as tests
 from index.table.studies import save_studies
-from scripts.verbs import drift
+from scripts.verbs.judging import drift
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from index.errors import FingerprintMismatch, StudiesError
 from index.table.splits import save_parts
 from index.table.studies import PATIENTS, PATIENTS_UNKNOWN
 from index.vectors import Embeddings
-from scripts.verbs import evaluate
+from scripts.verbs.judging import evaluate
 
 PARTS = {"train": False, "test": True}
 

@@ -16,7 +16,7 @@ from index.living.collection import LivingCollection
 from index.search.neighbours import PAIRS
 from index.table.studies import PATIENTS, PATIENTS_UNKNOWN
 from index.vectors import Embeddings
-from scripts.verbs import neighbours
+from scripts.verbs.asking import neighbours
 
 
 @pytest.fixture

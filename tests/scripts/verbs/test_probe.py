@@ -17,7 +17,8 @@ from index.errors import FingerprintMismatch, StudiesError
 from index.table.labels import Labelling, LabelPolicy
 from index.table.splits import save_parts
 from index.table.studies import PATIENTS, PATIENTS_UNKNOWN
-from scripts.verbs import bench, probe
+from scripts.verbs.judging import probe
+from scripts.verbs.running import bench
 
 CLASSES = ("--class", "viral:Etiology=virus", "--class", "bacterial:Etiology=bacteria")
 

@@ -11,7 +11,7 @@ from encoder.errors import EncoderError
 from encoder.network.checkpoint import load_encoder
 from index.errors import CollectionError
 from index.table.studies import FINDINGS, load_studies, save_studies, studies_schema
-from scripts.verbs.train import command
+from scripts.verbs.preparing.train import command
 
 SMALL = [
     "encoder.backbone=test_efficientnet",

@@ -16,7 +16,7 @@ from training_films import load_metrics, save_collection, train_words
 from encoder.training import run_curves
 from encoder.training.recipe import Recipe
 from index.storage.files import sha256_of
-from scripts.verbs import train
+from scripts.verbs.preparing import train
 
 CURVE = ("loss", "label_loss", "neighbour_loss", "lr", "valid_loss", "valid_auroc", "valid_precision_at_5")
 

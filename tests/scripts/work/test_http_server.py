@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from raw_requests import SEARCH, Served, answers, message, serving, status
 
-from scripts.verbs.serve import bind
+from scripts.verbs.running.serve import bind
 from scripts.work import http_server as listening
 from service.guard.tokens import create_token
 

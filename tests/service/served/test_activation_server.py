@@ -31,7 +31,7 @@ from scripts.benches.clients import Asked, film_request, vector_request
 RUN = """
 import sys
 from pathlib import Path
-from scripts.verbs.serve import bind, serve
+from scripts.verbs.running.serve import bind, serve
 from service.loader import load
 from service.served.mounts import parse_mounts
 folder = Path(sys.argv[1])

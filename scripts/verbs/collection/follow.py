@@ -211,7 +211,7 @@ def _run(
     from scripts.pacs.listener import listening
     from scripts.pacs.rest import Pacs
     from scripts.pacs.watch import FollowMetrics
-    from scripts.verbs.add import require_image_root
+    from scripts.verbs.collection.add import require_image_root
     from scripts.work.http_server import closed_by_signals, tell_supervisor
     from scripts.work.shard_writing import one_torch_thread
     from service.audit.log import AuditLog

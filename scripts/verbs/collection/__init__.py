@@ -1,0 +1,1 @@
+"""How is a collection made, changed, copied and checked?"""

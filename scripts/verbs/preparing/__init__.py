@@ -1,0 +1,1 @@
+"""How do films become vectors? Studies, encoders, exports."""

@@ -1,0 +1,1 @@
+"""How is the service run, and the installation looked after?"""

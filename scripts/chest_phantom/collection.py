@@ -35,7 +35,13 @@ class CollectionSummary:
 
 
 def write_collection(
-    out: Path, patients: int, seed: int, jobs: int, on_progress: Callable[[int], None] | None = None
+    out: Path,
+    patients: int,
+    seed: int,
+    jobs: int,
+    on_progress: Callable[[int], None] | None = None,
+    *,
+    dicom: bool = False,
 ) -> CollectionSummary:
     """Return the counts of the collection it writes to `out`.
 
@@ -47,6 +53,7 @@ def write_collection(
         patients: at least 1.
         jobs: processes; 1 works in this one.
         on_progress: called with the number of patients done so far.
+        dicom: films as DICOM in the place of JPEG.
 
     Raises:
         FileExistsError: `out` holds something else than this collection.
@@ -55,18 +62,19 @@ def write_collection(
     if patients < 1 or jobs < 1 or seed < 0:
         raise ValueError(f"expected patients, jobs >= 1, seed >= 0; got {patients}, {jobs}, {seed}")
     report = on_progress or (lambda done: None)
-    _claim(out, {"version": VERSION, "seed": seed, "patients": patients})
+    order: dict[str, int | str] = {"version": VERSION, "seed": seed, "patients": patients}
+    _claim(out, order | ({"films": "DICOM"} if dicom else {}))
     if not _is_whole(out):
         missing = [n for n in range(1, patients + 1) if not _part(out, n).exists()]
         report(patients - len(missing))
-        for done, _ in enumerate(_take_all(out, seed, missing, jobs), start=patients - len(missing) + 1):
+        for done, _ in enumerate(_take_all(out, seed, missing, jobs, dicom), start=patients - len(missing) + 1):
             report(done)
         _join(out, patients)
     report(patients)
     return _summary(out)
 
 
-def _claim(out: Path, order: dict[str, int]) -> None:
+def _claim(out: Path, order: dict[str, int | str]) -> None:
     """Make `out` this collection's folder, or refuse it."""
     note = out / _ORDER
     if note.exists():
@@ -85,22 +93,22 @@ def _is_whole(out: Path) -> bool:
     return all((out / row["Path"]).exists() for row in _rows(out / "train.csv"))
 
 
-def _take_all(out: Path, seed: int, numbers: list[int], jobs: int) -> Iterator[int]:
+def _take_all(out: Path, seed: int, numbers: list[int], jobs: int, dicom: bool) -> Iterator[int]:
     """Yield each patient's number once its films and rows are on disk."""
     if jobs == 1 or len(numbers) < 2:
-        yield from (_take(out, seed, number) for number in numbers)
+        yield from (_take(out, seed, number, dicom) for number in numbers)
         return
     context = multiprocessing.get_context("spawn")  # forking under other libraries' threads can hang
     pool = ProcessPoolExecutor(min(jobs, len(numbers)), context, initializer=cv2.setNumThreads, initargs=(1,))
     try:
-        for future in as_completed([pool.submit(_take, out, seed, number) for number in numbers]):
+        for future in as_completed([pool.submit(_take, out, seed, number, dicom) for number in numbers]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _take(out: Path, seed: int, number: int) -> int:
-    patient = take_patient(seed, number)
+def _take(out: Path, seed: int, number: int, dicom: bool) -> int:
+    patient = take_patient(seed, number, dicom=dicom)
     for path, data in patient.films.items():
         _replace(out / path, data)
     rows = {"train": patient.film_rows, "boxes": patient.box_rows, "ground_truth": patient.truth_rows}

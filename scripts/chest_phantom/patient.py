@@ -1,4 +1,4 @@
-"""All studies of one simulated patient: films as JPEG bytes, CheXpert's rows, boxes and the ground truth.
+"""All studies of one simulated patient: films as JPEG or DICOM bytes, CheXpert's rows, boxes and the ground truth.
 
 Everything is drawn from one generator, seeded by collection and patient alone.
 """
@@ -9,6 +9,7 @@ import numpy as np
 
 from index.table.studies import FINDINGS
 from scripts.chest_phantom.anatomy import Chest, Pose, draw_chest, draw_pose
+from scripts.chest_phantom.dicom import Header, encode_dicom
 from scripts.chest_phantom.film import Exposure, develop, draw_exposure, encode
 from scripts.chest_phantom.findings import SIMULATED_FINDINGS, Abnormality, draw_findings, follow_up
 from scripts.chest_phantom.labels import Labels, draw_labels
@@ -57,8 +58,12 @@ def plan_patient(seed: int, number: int) -> tuple[Chest, list[StudyPlan]]:
     return chest, plans
 
 
-def take_patient(seed: int, number: int) -> PatientFilms:
-    """Return films and rows of patient `number` of the collection `seed`."""
+def take_patient(seed: int, number: int, *, dicom: bool = False) -> PatientFilms:
+    """Return films and rows of patient `number` of the collection `seed`.
+
+    Args:
+        dicom: films as DICOM in the place of JPEG.
+    """
     chest, plans = plan_patient(seed, number)
     taken = PatientFilms({}, [], [], [])
     for plan in plans:
@@ -66,8 +71,12 @@ def take_patient(seed: int, number: int) -> PatientFilms:
         taken.truth_rows.append([plan.study_id, *(str(int(name in present)) for name in SIMULATED_FINDINGS)])
         scene = Scene(chest, plan.pose, plan.abnormalities)
         for index, (view, exposure) in enumerate(zip(plan.views, plan.exposures, strict=True), start=1):
-            path = f"train/{plan.study_id}/view{index}_{view}.jpg"
-            taken.films[path] = encode(develop(scene.absorption(view), exposure))
+            path = f"train/{plan.study_id}/view{index}_{view}.{'dcm' if dicom else 'jpg'}"
+            film = develop(scene.absorption(view), exposure)
+            position = plan.pose.projection if view == "frontal" else "LL"
+            spacing = 10 * scene.view(view).cm_per_pixel
+            header = Header(seed, plan.study_id, index, position, chest.sex, chest.age, spacing)
+            taken.films[path] = encode_dicom(film, header) if dicom else encode(film)
             taken.film_rows.append(_film_row(path, chest, plan, view))
             for abnormality in plan.abnormalities:
                 boxes = scene.boxes(view, abnormality.finding)

@@ -21,6 +21,7 @@ from scripts.terminal import progress_bar, say_json, show
 @click.option("--patients", type=click.IntRange(1, 99_999), default=300, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (default: one for each core).")
+@click.option("--dicom", is_flag=True, help="Write the films as DICOM with whole headers, as a device would send them.")
 @click.option(
     "--contact-sheet",
     "sheet",
@@ -34,6 +35,7 @@ def command(
     patients: int,
     seed: int,
     jobs: int | None,
+    dicom: bool,
     sheet: Path | None,
     boxes: bool,
     as_json: bool,
@@ -48,7 +50,7 @@ def command(
         raise click.UsageError("expected --out FOLDER or --contact-sheet FILE.png, got neither")
     if sheet is not None:
         _write_sheet(sheet, seed, boxes)
-    summary = None if out is None else _write(out, patients, seed, jobs or os.cpu_count() or 1)
+    summary = None if out is None else _write(out, patients, seed, jobs or os.cpu_count() or 1, dicom)
     if as_json:
         pictures = {"contact_sheet": str(sheet)} if sheet is not None else {}
         say_json({**(asdict(summary) if summary is not None else {}), **pictures})
@@ -56,10 +58,12 @@ def command(
         show(_table(summary))
 
 
-def _write(out: Path, patients: int, seed: int, jobs: int) -> CollectionSummary:
+def _write(out: Path, patients: int, seed: int, jobs: int, dicom: bool) -> CollectionSummary:
     with progress_bar("patients") as progress:
         task = progress.add_task("phantoms", total=patients)
-        return write_collection(out, patients, seed, jobs, lambda done: progress.update(task, completed=done))
+        return write_collection(
+            out, patients, seed, jobs, lambda done: progress.update(task, completed=done), dicom=dicom
+        )
 
 
 def _write_sheet(path: Path, seed: int, boxes: bool) -> None:

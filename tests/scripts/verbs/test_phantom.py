@@ -3,12 +3,17 @@
 import csv
 import dataclasses
 import hashlib
+import subprocess
 from pathlib import Path
+from shutil import which
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from command_line import json_of
 
+from index.importing.dicom import import_dicom
 from index.importing.mapped import import_table
 from index.importing.mapping import load_mapping
 from index.table.studies import FINDINGS
@@ -146,3 +151,29 @@ def test_an_enlarged_heart_grows_most_to_the_patients_left(seed: int) -> None:
     change = shown.absorption("frontal") - shown.absorption("frontal", without="Cardiomegaly")
     left, right = np.array_split(np.maximum(change, 0), 2, axis=1)
     assert right.sum() > left.sum()
+
+
+def test_its_films_can_be_dicom_without_a_fault_that_an_import_takes_for_the_same_studies(tmp_path: Path) -> None:
+    written = json_of("phantom", "--patients", 2, "--seed", SEED, "--jobs", 1, "--dicom", "--out", tmp_path / "films")
+    films = sorted((tmp_path / "films").rglob("*.dcm"))
+    imported = import_dicom(tmp_path / "films").table.to_pylist()
+
+    assert len(films) == written["films"]
+    assert {row["patient_id"] for row in imported} == {"patient00001", "patient00002"}
+    table = import_table(load_mapping("chexpert"), tmp_path / "films", tables=[tmp_path / "films" / "train.csv"])
+    assert sorted(map(shown, imported)) == sorted(map(shown, table.table.to_pylist()))
+    write_collection(tmp_path / "again", 2, SEED, jobs=1, dicom=True)
+    assert digests(tmp_path / "again") == digests(tmp_path / "films")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        write_collection(tmp_path / "films", 2, SEED, jobs=1)
+    if which("dciodvfy") is None or which("dcmftest") is None:
+        pytest.skip("no dciodvfy or dcmftest; run: apt-get install --no-install-recommends dicom3tools dcmtk")
+    for film in films:
+        told = subprocess.run(["dciodvfy", "-new", film], capture_output=True, text=True, check=False)
+        assert (told.stdout + told.stderr).split() == ["DXImageForPresentation"], film
+        subprocess.run(["dcmftest", film], check=True, capture_output=True)
+
+
+def shown(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what both forms of a collection say of a study."""
+    return (row["frontal_path"], row["lateral_path"] or "", row["projection"], row["sex"], row["age"])

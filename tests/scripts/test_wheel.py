@@ -16,7 +16,7 @@ import pytest
 from folders import ROOT
 
 ROOMS = ("encoder", "index", "service", "scripts")
-FOR_THE_TREE = {"scripts/demo", "scripts/test", "scripts/lock", "scripts/venv.sh"}
+FOR_THE_TREE = {"scripts/demo", "scripts/pacs-demo", "scripts/test", "scripts/lock", "scripts/venv.sh"}
 """What works on the tree itself and is not installed, and so are the lists in scripts/locks."""
 PHANTOM = "phantom --patients 4 --jobs 1 --out films"
 PIPELINE = [

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from index.built.effort import EFFORTS, Effort
-from index.built.kinds import KINDS, most_bytes, resolve_kind
+from index.built.kinds import KINDS, kinds_for, most_bytes
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError, StudiesError
 from index.export.reliability import kept_facts
@@ -87,7 +87,7 @@ def build_collection(
         raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its {FAILED}")
     tables: list[pa.Table] = []
     rows = export["rows"]
-    index = VectorIndex.build(_blocks(embeddings, tables), resolve_kind(kind, rows), rows, device)
+    index = build_vectors(_blocks(embeddings, tables), kind, rows, device)
     studies = pa.concat_tables(tables, promote_options="default").combine_chunks()
     if pc.count_distinct(studies["study_id"]).as_py() < len(studies):
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")
@@ -99,6 +99,23 @@ def build_collection(
     with _held_to_write(out) as folder:
         _require_no_changes(out)
         return save_collection(folder, index, studies, sample_layouts(embeddings), **facts)
+
+
+def build_vectors(blocks: Iterator[Embeddings], kind: str, rows: int, device: str = "cpu") -> VectorIndex:
+    """Return an index over unit vectors, N in sum.
+
+    `auto` is the first kind for this size that finds enough with the least effort, or the last.
+
+    Raises:
+        NoGpu: one is asked for and cannot be had.
+    """
+    first, *others = kinds_for(rows) if kind == "auto" else (kind,)
+    index = VectorIndex.build(blocks, first, rows, device)
+    for other in others:
+        if with_enough_effort(index)[0].effort == EFFORTS[0]:
+            break
+        index = index.as_kind(other, device)
+    return index
 
 
 @contextmanager

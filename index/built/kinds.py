@@ -228,16 +228,22 @@ KINDS = {
     "codes": _LISTED("as ivf, but every code is read", parameters=_every_list),
     "hnsw": Kind("a graph of neighbours", build=_build_hnsw, parameters=_hnsw_parameters, refined=False),
 }
-"""Every way to search there is; `resolve_kind` picks one by size."""
+"""Every way to search there is; `kinds_for` picks by size."""
+
+
+def kinds_for(rows: int) -> tuple[str, ...]:
+    """Return the kinds that `auto` stands for at this size: the one to build, and one for where it finds too little.
+
+    Four bits are for directions in which vectors differ, and lose those that differ alike in all.
+    """
+    if rows <= EXACT_UP_TO:
+        return ("flat",)
+    return ("ivf-pq4", "ivf") if rows <= FP32_UP_TO else ("ivf-pq4-half", "ivf-half")
 
 
 def resolve_kind(kind: str, rows: int) -> str:
     """Return the kind that `auto` stands for at this size; any other stays itself."""
-    if kind != "auto":
-        return kind
-    if rows <= EXACT_UP_TO:
-        return "flat"
-    return "ivf" if rows <= FP32_UP_TO else "ivf-half"
+    return kinds_for(rows)[0] if kind == "auto" else kind
 
 
 def empty_store(kind: str, dim: int, room: int = 0) -> faiss.Index:

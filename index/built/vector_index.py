@@ -108,6 +108,15 @@ class VectorIndex:
         build = KINDS[kind].build
         return cls(exact, None if build is None else build(exact, engine), kind)
 
+    def as_kind(self, kind: str, device: str = "cpu") -> "VectorIndex":
+        """Return the same vectors, kept as they are, with the second way of another kind.
+
+        Raises:
+            NoGpu: one is asked for and cannot be had.
+        """
+        build = KINDS[kind].build
+        return VectorIndex(self._exact, None if build is None else build(self._exact, engine_for(device)), kind)
+
     def with_effort(self, effort: Effort) -> "VectorIndex":
         """Return the same vectors, searched with that effort."""
         other = copy(self)

@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.built.collection import Collection, load_index_manifest, save_collection
-from index.built.kinds import resolve_kind
+from index.built.collection import Collection, build_vectors, load_index_manifest, save_collection
+from index.built.kinds import kinds_for
 from index.built.map import build_map, load_map, plane_of
-from index.built.vector_index import VectorIndex
 from index.errors import CollectionError, StaleMap
 from index.export.reliability import kept_facts
 from index.living.generation import Generation
@@ -37,7 +36,7 @@ def save_generation(folder: Path, generation: Generation) -> None:
     rows = np.flatnonzero(pc.invert(_among(built.studies["study_id"], generation.moved)).to_numpy())
     studies = pa.concat_tables([built.studies.take(pa.array(rows)), generation.added]).combine_chunks()
     count = len(studies)
-    index = VectorIndex.build(_blocks(generation, rows), _kind_of(built, count), count)
+    index = build_vectors(_blocks(generation, rows), _kind_of(built), count)
     facts = {name: built.manifest.get(name) for name in ("fingerprint", "image_root", ORIGIN)}
     facts |= kept_facts(built.manifest)
     if is_root_ours(folder, built.manifest):
@@ -57,10 +56,10 @@ def mend_map(folder: Path) -> None:
         build_map(folder, plane_of(folder, load_index_manifest(folder)["fingerprint"]))
 
 
-def _kind_of(built: Collection, count: int) -> str:
-    """Return the kind of index to build: the one that was asked for, or what suits the new size."""
+def _kind_of(built: Collection) -> str:
+    """Return the kind of index to build: the one that was asked for, or auto, which suits the new size."""
     kind: str = built.manifest["kind"]
-    return resolve_kind("auto", count) if kind == resolve_kind("auto", len(built.vectors)) else kind
+    return "auto" if kind in kinds_for(len(built.vectors)) else kind
 
 
 def _blocks(generation: Generation, rows: Rows) -> Iterator[Embeddings]:

@@ -15,8 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from index.built.collection import KIND_NAMES, with_enough_effort
-from index.built.kinds import resolve_kind
+from index.built.collection import KIND_NAMES, build_vectors, with_enough_effort
 from index.built.vector_index import VectorIndex
 from index.vectors import Embeddings, Mask, Rows
 from scripts.benches.drawn import Drawn, share_found, true_neighbours
@@ -152,14 +151,14 @@ def _measure(
 def _built(drawn: Drawn, kind: str, place: Path) -> tuple[VectorIndex, dict[str, Any]]:
     """Return the index as a service holds it, mapped from files, and what it took to get there."""
     start = perf_counter()
-    built, estimate = with_enough_effort(VectorIndex.build(drawn.blocks(), resolve_kind(kind, drawn.rows), drawn.rows))
+    built, estimate = with_enough_effort(build_vectors(drawn.blocks(), kind, drawn.rows))
     seconds = perf_counter() - start
     exact, codes = place / "exact.faiss", place / "codes.faiss"
     built.save(exact, codes)
-    effort = built.effort
+    effort, kind = built.effort, built.kind
     del built
     before, start = resident_bytes(), perf_counter()
-    index = VectorIndex.load(exact, codes if codes.exists() else None, resolve_kind(kind, drawn.rows), effort)
+    index = VectorIndex.load(exact, codes if codes.exists() else None, kind, effort)
     sizes = {path.stem: path.stat().st_size for path in (exact, codes) if path.exists()}
     return index, {
         "rows": drawn.rows,

@@ -39,7 +39,8 @@ from scripts.terminal import progress_bar, say, say_json, say_warning
     type=click.Choice(KIND_NAMES),
     default="auto",
     show_default=True,
-    help=f"auto: flat up to {EXACT_UP_TO:,} studies, ivf up to {FP32_UP_TO:,}, ivf-half beyond. "
+    help=f"auto: flat up to {EXACT_UP_TO:,} studies, ivf-pq4 up to {FP32_UP_TO:,}, ivf-pq4-half beyond, and where "
+    "four bits find too little, ivf and ivf-half. "
     + "; ".join(f"{name}: {kind.says}" for name, kind in KINDS.items())
     + ".",
 )

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from unit_vectors_world import DIM
 
-from index.built.collection import build_collection, load_collection, with_enough_effort
+from index.built import kinds
+from index.built.collection import build_collection, build_vectors, load_collection, with_enough_effort
 from index.built.effort import EFFORTS, Effort
 from index.built.kinds import KINDS, resolve_kind
 from index.built.vector_index import VectorIndex
@@ -52,7 +53,9 @@ def test_auto_is_exact_for_a_small_collection(embeddings: Path, tmp_path: Path) 
     assert (manifest["kind"], manifest["recall_at_10"]) == ("flat", 1.0)
 
 
-@pytest.mark.parametrize(("rows", "kind"), [(1, "flat"), (50_000, "flat"), (50_001, "ivf"), (500_001, "ivf-half")])
+@pytest.mark.parametrize(
+    ("rows", "kind"), [(1, "flat"), (50_000, "flat"), (50_001, "ivf-pq4"), (500_001, "ivf-pq4-half")]
+)
 def test_auto_leaves_exactness_beyond_fifty_thousand_rows(rows: int, kind: str) -> None:
     assert resolve_kind("auto", rows) == kind
     assert resolve_kind("flat", rows) == "flat"
@@ -146,6 +149,19 @@ def test_a_build_takes_the_least_effort_that_finds_enough(rng: np.random.Generat
     assert with_enough_effort(index)[0].effort in EFFORTS[1:]  # nearest among the shapeless need a long shortlist
     chosen, recall = with_enough_effort(VectorIndex.build(index.vectors(np.arange(150)), "ivf"))
     assert (chosen.effort, recall) == (EFFORTS[0], 1.0)
+
+
+def test_auto_takes_one_bit_codes_where_four_bits_find_too_little(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "EXACT_UP_TO", 1000)
+    shapeless = rng.normal(size=(4000, 256)).astype(np.float32)
+    shaped = shapeless[:, :8] @ rng.normal(size=(8, 256)).astype(np.float32)
+    for vectors, kind in ((shapeless, "ivf"), (shaped, "ivf-pq4")):
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        index = build_vectors(iter([vectors]), "auto", len(vectors))
+        assert index.kind == kind
+        assert np.array_equal(index.vectors(np.arange(9)), vectors[:9])
 
 
 def test_the_manifest_names_each_file_with_its_digest(embeddings: Path, tmp_path: Path) -> None:

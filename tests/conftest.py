@@ -152,6 +152,8 @@ def visitor(
 def reader(visitor: "Reader") -> Iterator["Reader"]:
     """Yield the reader, in front of a page whose console must stay silent; what the page before still loads is given up."""
     visitor.chrome.get("about:blank")
+    kept = {"origin": visitor.address, "storageTypes": "local_storage"}  # how the reader before liked films to hang
+    visitor.chrome.execute_cdp_cmd("Storage.clearDataForOrigin", kept)
     visitor.screen(1280, 800)
     visitor.complaints()
     yield visitor

@@ -5,6 +5,7 @@ No name leaves it: what a header says of the patient is never read, and no value
 
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from pydicom.uid import UID_dictionary
 
 from encoder.errors import ImageError
 from encoder.films.body_part import DESCRIPTIONS, is_elsewhere, part_elsewhere, stated_part
-from encoder.films.dicom_display import Ends, Stored, display_table, ends_of, palette, transform_notes
+from encoder.films.dicom_display import (
+    Ends,
+    Stored,
+    display_table,
+    ends_of,
+    palette,
+    transform_notes,
+    viewed_film,
+)
 from encoder.films.dicom_elements import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -31,6 +40,7 @@ from encoder.films.dicom_elements import (
 from encoder.films.dicom_frame import decode_frame, is_known_frame, is_lossy
 from encoder.films.grey import as_grey
 from encoder.films.plane import as_deep_plane, mapped, mapped_half, resized
+from encoder.films.viewing import ViewedFilm
 
 _KEYWORDS = (
     "Modality",
@@ -60,8 +70,10 @@ _KEYWORDS = (
     "VOILUTSequence",
     "LUTDescriptor",
     "LUTData",
+    "LUTExplanation",
     "WindowCenter",
     "WindowWidth",
+    "WindowCenterWidthExplanation",
     "VOILUTFunction",
     "PresentationLUTShape",
     *PALETTE,
@@ -111,21 +123,41 @@ def read_dicom(
     notes = [] if notes is None else notes
     film = _parsed(data)
     shape = _check_header(film, check_size, notes, ignored_parts)
-    header = film.header
     try:
-        polarity = header.text("PhotometricInterpretation").upper()
-        if polarity in _GREY:
-            stored, ends = _stored_values(film, notes)
-        else:
-            colours = _colours(film, notes) if polarity in _COLOUR else palette(header)[_stored_values(film, notes)[0]]
-            stored, header = _grey(colours), Elements({})  # the values are those of a screen already
-            ends = ends_of(stored)
+        header, stored, ends = _values(film, notes)
         table = as_deep_plane(display_table(header, stored, ends, notes))
         if shape == stored.shape and least_side and min(shape) // 2 >= least_side:
             return mapped_half(stored, table)
         return np.asarray(resized(mapped(stored, table), shape), np.uint16)
     except MemoryError:
         raise ImageError("expected a film that fits the memory, got a larger one; reduce it first") from None
+
+
+def view_dicom(data: bytes, check_size: CheckSize, ignored_parts: Container[str] = ()) -> ViewedFilm:
+    """Return the film that `read_dicom` reads as a viewer has it: its values as they are stored, and its presets.
+
+    Raises:
+        ImageError: as `read_dicom` does, but not for a window that shows one value everywhere.
+    """
+    film = _parsed(data)
+    _check_header(film, check_size, [], ignored_parts)
+    try:
+        header, stored, _ = _values(film, [])
+        viewed = viewed_film(header, stored, [])
+    except MemoryError:
+        raise ImageError("expected a film that fits the memory, got a larger one; reduce it first") from None
+    return replace(viewed, aspect=_pixel_ratio(film.header)[0])
+
+
+def _values(film: DicomFile, notes: list[str]) -> tuple[Elements, Stored, Ends]:
+    """Return the header of how a film is shown, its grey values (H, W), and their ends."""
+    header = film.header
+    polarity = header.text("PhotometricInterpretation").upper()
+    if polarity in _GREY:
+        return header, *_stored_values(film, notes)
+    colours = _colours(film, notes) if polarity in _COLOUR else palette(header)[_stored_values(film, notes)[0]]
+    stored = _grey(colours)
+    return Elements({}), stored, ends_of(stored)  # the values are those of a screen already
 
 
 def film_notes(source: Path | bytes, ignored_parts: Container[str] = ()) -> list[str]:
@@ -245,18 +277,23 @@ def _expect(header: Elements, keyword: str, allowed: tuple[int, ...] | range, de
 
 def _square(header: Elements, rows: int, columns: int, notes: list[str]) -> tuple[int, int]:
     """Return the height and width of a film whose pixels are made square, the finer side kept (C.7.6.3.1.7)."""
+    ratio, keyword = _pixel_ratio(header)
+    if ratio == 1:
+        return rows, columns
+    if not 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH:
+        raise ImageError(f"expected pixels about as high as wide, got {ratio:g} to 1 in {keyword}; correct it")
+    notes.append(f"pixels are not square ({keyword}); the film is made of square ones")
+    return (round(rows * ratio), columns) if ratio > 1 else (rows, round(columns / ratio))
+
+
+def _pixel_ratio(header: Elements) -> tuple[float, str]:
+    """Return a pixel's height over its width, 1 where they are about alike, and the keyword that says so."""
     for keyword in _SPACINGS:
         down, across = [*header.numbers(keyword), None, None][:2]
-        if down is None or across is None or min(down, across) <= 0:
-            continue
-        ratio = down / across
-        if abs(ratio - 1) <= _SQUARE:
-            break
-        if not 1 / _MAX_STRETCH <= ratio <= _MAX_STRETCH:
-            raise ImageError(f"expected pixels about as high as wide, got {ratio:g} to 1 in {keyword}; correct it")
-        notes.append(f"pixels are not square ({keyword}); the film is made of square ones")
-        return (round(rows * ratio), columns) if ratio > 1 else (rows, round(columns / ratio))
-    return rows, columns
+        if down is not None and across is not None and min(down, across) > 0:
+            ratio = down / across
+            return (1.0 if abs(ratio - 1) <= _SQUARE else ratio), keyword
+    return 1.0, ""
 
 
 def _stored_values(film: DicomFile, notes: list[str]) -> tuple[Stored, Ends]:

@@ -5,7 +5,7 @@ The steps are those of PS3.3: padding (C.7.5.1.1.2), modality transform (C.11.1)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from encoder.errors import ImageError
 from encoder.films.dicom_elements import Elements
+from encoder.films.viewing import Curve, Spacing, ViewedFilm, Window, whole_range
 
 Stored = npt.NDArray[np.uint16]
 Ends = tuple[int, int]
@@ -25,6 +26,13 @@ _LEAST = 1e-9  # of a slope or of a window's width: what is less is 0
 _SPARSE, _STRETCH = 0.005, 0.25
 """Of a film without a window: so many of its pixels, at either end, are clipped where they alone would widen the range
 by more than a quarter, as hot pixels and markers do."""
+_PRESETS = 8  # windows, and tables, of a film that a viewer is offered; films have one to three
+_KNOWN = ("NORMAL", "HARD", "HARDER", "SOFT", "SOFTER", "LUNG", "BONE", "MEDIASTINUM")
+"""Words that the name of a preset may have: any other of a header may be a patient's."""
+_MOST_SPACING = 10.0
+"""Millimetres from pixel to pixel, beyond which a header is wrong."""
+_CALIBRATED = 0.001
+"""How far a calibrated spacing differs from that of the detector, as a share of it."""
 
 
 def display_table(header: Elements, stored: Stored, ends: Ends, notes: list[str]) -> Table:
@@ -84,13 +92,19 @@ def _modality(header: Elements, values: npt.NDArray[np.int64], signed: bool, not
     given = _Input(values.astype(np.float64), signed)
     for lut in _luts(header, "ModalityLUTSequence", notes):
         return _Input(lut.of(given), signed=False)
-    slope, intercept = _rescale(header, "RescaleSlope", 1), _rescale(header, "RescaleIntercept", 0)
-    if abs(slope) < _LEAST:
-        notes.append("RescaleSlope is 0, which no film has; the rescale is left out")
-        return given
+    slope, intercept = _rescaling(header, notes)
     bits = header.integer("BitsStored") or 16
     ends = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     return _Input(given.values * slope + intercept, min(end * slope + intercept for end in ends) < 0)
+
+
+def _rescaling(header: Elements, notes: list[str]) -> tuple[float, float]:
+    """Return slope and intercept of the rescale, 1 and 0 where there is none."""
+    slope, intercept = _rescale(header, "RescaleSlope", 1), _rescale(header, "RescaleIntercept", 0)
+    if abs(slope) >= _LEAST:
+        return slope, intercept
+    notes.append("RescaleSlope is 0, which no film has; the rescale is left out")
+    return 1.0, 0.0
 
 
 def _rescale(header: Elements, keyword: str, default: float) -> float:
@@ -107,50 +121,122 @@ def _voi(header: Elements, given: _Input, shown: npt.NDArray[np.bool_], notes: l
     """Return the output of the first VOI LUT, else of the first window (C.11.2), and whether there is any."""
     for lut in _luts(header, "VOILUTSequence", notes):
         return lut.of(given, shown), True
-    window = _window(header, notes)
-    if window is None:
-        return given.values, False
-    return window(given.values), True
+    for window in _windows(header, notes)[:1]:
+        return window.brightness(given.values), True
+    return given.values, False
 
 
-@dataclass(frozen=True)
-class _Window:
-    """One window: its centre, its width, and its function (C.11.2.1.2 and C.11.2.1.3)."""
-
-    center: float
-    width: float
-    function: str
-
-    def __call__(self, values: Table) -> Table:
-        """Return the brightness of each value in [0, 1]; it grows with the value."""
-        if self.function == "SIGMOID":
-            steepness = np.clip(-4 * (values - self.center) / self.width, -700, 700)
-            return np.asarray(1 / (1 + np.exp(steepness)))
-        exact = self.function == "LINEAR_EXACT"
-        center, width = (self.center, self.width) if exact else (self.center - 0.5, self.width - 1)
-        if width == 0:
-            return np.asarray(values > center, np.float64)
-        return np.asarray(np.clip((values - center) / width + 0.5, 0, 1))
-
-
-def _window(header: Elements, notes: list[str]) -> _Window | None:
-    """Return the first window; None where there is none that can be used."""
+def _windows(header: Elements, notes: list[str]) -> list[Window]:
+    """Return the windows that can be used, the first of which counts; what is said of the others is not noted."""
     if "WindowCenter" not in header or "WindowWidth" not in header:
-        return None
+        return []
     pairs = zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False)
     usable = [(center, width) for center, width in pairs if center is not None and width is not None and width > _LEAST]
     function = header.text("VOILUTFunction").upper() or "LINEAR"
     if not usable:
         notes.append("the window is no centre and width above 0; the film is shown over its whole range")
-        return None
-    center, width = usable[0]
+        return []
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         notes.append("VOILUTFunction is none of the standard; the window is taken as LINEAR")
         function = "LINEAR"
-    if function == "LINEAR" and width < 1:
+    if function == "LINEAR" and usable[0][1] < 1:
         notes.append("WindowWidth is below 1, the least of a LINEAR window; it is taken as LINEAR_EXACT")
-        function = "LINEAR_EXACT"
-    return _Window(center, width, function)
+    words = header.text("WindowCenterWidthExplanation").split("\\")
+    named = (_name("Window", number, words) for number in range(len(usable)))
+    return [
+        Window(name, center, width, "LINEAR_EXACT" if function == "LINEAR" and width < 1 else function)
+        for name, (center, width) in zip(named, usable, strict=True)
+    ]
+
+
+def _name(kind: str, number: int, words: list[str]) -> str:
+    """Return what a preset is called: by its number, and by its word where that is one of those known."""
+    word = words[number].strip().upper() if number < len(words) else ""
+    return f"{kind} {number + 1}{f': {word.lower()}' if word in _KNOWN else ''}"
+
+
+def viewed_film(header: Elements, stored: Stored, notes: list[str]) -> ViewedFilm:
+    """Return a film as a viewer has it: its values as codes from 0 on, and the presets of its header.
+
+    A VOI LUT goes before a window, as `display_table` has it, but no brightness is stretched. Behind a modality LUT,
+    which no line describes, each preset is a curve.
+
+    Args:
+        stored: (H, W), signed values as their two's complement of 16 bits.
+
+    Raises:
+        ImageError: all pixels that are not padding are alike, or a rescale that is no number.
+    """
+    signed = header.integer("PixelRepresentation") == 1
+    first = _CODES // 2 if signed else 0
+    codes = np.arange(_CODES, dtype=np.uint16) ^ np.uint16(first)  # of each pattern of bits, and the other way round
+    values = np.arange(_CODES, dtype=np.int64) - first
+    padding = _padding(header, values[codes])
+    counts, padding = _counts(stored, padding)[codes], padding[codes]
+    present = np.flatnonzero(counts)
+    if present.size < 2:
+        raise ImageError("expected a film with contrast, got one value everywhere but in its padding")
+    ends = int(present[0]), int(present[-1])
+    given = _modality(header, values, signed, notes)
+    straight = not any(_luts(header, "ModalityLUTSequence", []))
+    slope, intercept = _rescaling(header, []) if straight else (1.0, -float(first))
+    shown = given.values if straight else values.astype(np.float64)
+    padded = np.flatnonzero(padding)
+    return ViewedFilm(
+        codes=stored ^ np.uint16(first),
+        bits=header.integer("BitsStored") or 16,
+        presets=[*_presets(header, given, ends, straight=straight), *_ranges(shown, counts, ends)],
+        slope=slope,
+        intercept=intercept - slope * first if straight else intercept,
+        inverted=header.text("PhotometricInterpretation").upper() == "MONOCHROME1",
+        padding=(int(padded[0]), int(padded[-1])) if padded.size else None,
+        spacing=_spacing(header),
+        ends=ends,
+    )
+
+
+def _presets(header: Elements, given: "_Input", ends: Ends, *, straight: bool) -> Iterator[Window | Curve]:
+    """Yield the tables and then the windows of a header, as windows where values are on a line with codes."""
+    within = _Input(given.values[ends[0] : ends[1] + 1], given.signed)
+    items = header.items("VOILUTSequence")
+    luts = [_lut(item, "LUTDescriptor", "LUTData") for item in items[:_PRESETS]]
+    words = [item.text("LUTExplanation") for item in items]
+    for number, lut in enumerate(luts):
+        if lut is not None and (white := lut.entries.max()) > 0:
+            entries = np.rint(lut.of(within) * (65535 / white)).astype(np.uint16)
+            yield Curve(_name("VOI LUT", number, words), ends[0], entries)
+    for window in _windows(header, [])[:_PRESETS]:
+        if straight:
+            yield window
+        else:
+            entries = np.rint(window.brightness(within.values) * 65535).astype(np.uint16)
+            yield Curve(window.name, ends[0], entries)
+
+
+def _ranges(values: Table, counts: npt.NDArray[np.int64], ends: Ends) -> Iterator[Window]:
+    """Yield the window that leaves out what few pixels alone stretch a film by, where there is any, and the whole."""
+    low, high = sorted(float(values[end]) for end in ends)
+    inner = _robust_ends(values, counts, low, high)
+    if inner != (low, high) and inner[0] < inner[1]:
+        yield replace(whole_range(*inner), name="Range without outliers")
+    yield whole_range(low, high)
+
+
+def _spacing(header: Elements) -> Spacing | None:
+    """Return the millimetres from pixel to pixel, in the patient where the header was calibrated (PS3.3, 10.7.1.3)."""
+
+    def stated(keyword: str) -> tuple[float, float] | None:
+        down, across = [*header.numbers(keyword), None, None][:2]
+        sound = down is not None and across is not None and 0 < min(down, across) <= max(down, across) <= _MOST_SPACING
+        return (down, across) if sound and down is not None and across is not None else None
+
+    pixel, imager, scanned = map(stated, ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"))
+    if pixel and imager and abs(pixel[0] / imager[0] - 1) > _CALIBRATED:
+        return Spacing(*pixel, "patient")
+    for pair, place in ((imager, "detector"), (pixel, "stated"), (scanned, "film")):
+        if pair:
+            return Spacing(*pair, place)
+    return None
 
 
 @dataclass(frozen=True)

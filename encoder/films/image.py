@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngImageFile
 
 from encoder.errors import ImageError, NotAnImage
-from encoder.films.dicom import read_dicom
+from encoder.films.dicom import read_dicom, view_dicom
 from encoder.films.dicom_elements import is_dicom
 from encoder.films.grey import as_grey
 from encoder.films.jpeg import decode_jpeg
@@ -32,6 +32,7 @@ from encoder.films.picture_header import (
     parse_png,
 )
 from encoder.films.plane import Image, Plane, as_deep_plane, as_image, stretched
+from encoder.films.viewing import ViewedFilm, picture
 
 Pixels = npt.NDArray[Any] | Pillow.Image
 Source = str | os.PathLike[str] | bytes | Pixels
@@ -117,6 +118,27 @@ def read_plane(
 def read_image(source: Source, **options: Any) -> Image:
     """Return the film as (H, W) float32 in [0, 1], bone bright: what `read_plane` gives, with its arguments."""
     return as_image(read_plane(source, **options))
+
+
+def view_film(data: bytes, *, name: str, ignored_parts: Container[str] = ()) -> ViewedFilm:
+    """Return a film as a viewer has it: its pixels at their own depth, as they are stored, and how they are shown.
+
+    Args:
+        data, name, ignored_parts: as `read_plane` has them, and refused as there.
+
+    Raises:
+        ImageError: the film cannot be used; NotAnImage where the bytes are no JPEG, PNG or DICOM.
+    """
+    try:
+        if data.startswith(PNG_SIGNATURE) and len(data) <= MAX_FILE_BYTES:
+            codes, orientation = _png_pixels(data, MAX_PIXELS)
+            _require_contrast(codes.min(), codes.max())
+            return picture(_turned(codes, orientation).astype(np.uint8 if codes.dtype == np.uint8 else np.uint16))
+        if is_dicom(data) and not data.startswith(JPEG_SIGNATURE) and len(data) <= MAX_FILE_BYTES:
+            return view_dicom(data, _admission(data, MAX_PIXELS), ignored_parts)
+        return picture(_read(data, MAX_PIXELS, None, ignored_parts))
+    except ImageError as error:
+        raise type(error)(f"{name!r}: {error}") from error
 
 
 def is_unnamed(source: Source) -> bool:
@@ -210,13 +232,19 @@ def _read(data: bytes, max_pixels: int, least_side: int | None, ignored_parts: C
     if data.startswith(PNG_SIGNATURE):
         return _read_png(data, max_pixels)
     if is_dicom(data):
-
-        def admit(width: int, height: int) -> None:
-            check_size(width, height, max_pixels)
-            _admit(width * height, data)
-
+        admit = _admission(data, max_pixels)
         return read_dicom(data, admit, ignored_parts=ignored_parts, least_side=least_side)
     raise NotAnImage(f"expected a JPEG, PNG or DICOM file, got {_kind(data)}")
+
+
+def _admission(data: bytes, max_pixels: int) -> Callable[[int, int], None]:
+    """Return what is called with the width and height of a film before it is decoded."""
+
+    def admit(width: int, height: int) -> None:
+        check_size(width, height, max_pixels)
+        _admit(width * height, data)
+
+    return admit
 
 
 def _kind(data: bytes) -> str:
@@ -273,6 +301,11 @@ def _scale(header: PictureHeader, least_side: int | None) -> int:
 
 
 def _read_png(data: bytes, max_pixels: int) -> Plane:
+    return _upright(*_png_pixels(data, max_pixels))
+
+
+def _png_pixels(data: bytes, max_pixels: int) -> tuple[npt.NDArray[Any], int]:
+    """Return the grey pixels of a PNG as they are stored, and how it is turned."""
     header, essence = parse_png(data)
     check_size(header.width, header.height, max_pixels)
     _admit(header.pixels, data)
@@ -282,7 +315,7 @@ def _read_png(data: bytes, max_pixels: int) -> Plane:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"expected a whole picture, got a damaged one ({error or type(error).__name__})") from error
-    return _upright(pixels, header.orientation)
+    return pixels, header.orientation
 
 
 def _is_plain_grey(header: PictureHeader, essence: bytes) -> bool:
@@ -308,15 +341,8 @@ def _opened(essence: bytes) -> npt.NDArray[Any]:
 
 
 def _upright(pixels: npt.NDArray[Any], orientation: int) -> Plane:
-    """Return pixels as stored, turned as EXIF says (Exif 2.32, 4.6.4 A); those of more than 8 bits stretched to 16."""
-    if orientation in (2, 3, 6, 7):  # the first column is at the right, or at the top of a right side
-        pixels = pixels[:, ::-1] if orientation in (2, 3) else pixels[::-1]
-    if orientation in (3, 4):
-        pixels = pixels[::-1]
-    if orientation in (7, 8):
-        pixels = pixels[:, ::-1]
-    if orientation >= 5:
-        pixels = pixels.T
+    """Return pixels as stored, turned as EXIF says; those of more than 8 bits stretched to 16."""
+    pixels = _turned(pixels, orientation)
     shallow = pixels.dtype == np.uint8
     if shallow and (pixels[len(pixels) // 2] != pixels[0, 0]).any():  # one row of a film tells its contrast
         return np.ascontiguousarray(pixels)
@@ -325,6 +351,17 @@ def _upright(pixels: npt.NDArray[Any], orientation: int) -> Plane:
     if not shallow and (pixels.dtype != np.uint16 or (low, high) != (0, 65535)):
         pixels = stretched(pixels, float(low), float(high))
     return np.ascontiguousarray(pixels)
+
+
+def _turned(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Return pixels turned as EXIF says (Exif 2.32, 4.6.4 A)."""
+    if orientation in (2, 3, 6, 7):  # the first column is at the right, or at the top of a right side
+        pixels = pixels[:, ::-1] if orientation in (2, 3) else pixels[::-1]
+    if orientation in (3, 4):
+        pixels = pixels[::-1]
+    if orientation in (7, 8):
+        pixels = pixels[:, ::-1]
+    return pixels.T if orientation >= 5 else pixels
 
 
 def _require_contrast(low: float, high: float) -> None:

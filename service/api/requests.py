@@ -312,6 +312,16 @@ class ImageQuery(InCollection):
     view: Literal["frontal", "lateral"] = "frontal"
 
 
+class FilmQuery(ImageQuery):
+    """Which film of a study, and at which depth."""
+
+    depth: Literal["8", "own"] = Field(
+        "8",
+        description="own: the stored values, without loss and in their own 8 or 16 bits, with presets and spacing "
+        "of the header as deflated JSON in a chunk viEw of the PNG",
+    )
+
+
 class InMemory(Request):
     """A request whose files are kept in memory, where they are read from in any case; none is written out here."""
 

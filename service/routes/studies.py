@@ -21,7 +21,7 @@ from service.api.answers import SearchAnswer, StudyAnswer
 from service.api.openapi import STUDIES, content, film_body, refusals
 from service.api.requests import (
     AddStudy,
-    ImageQuery,
+    FilmQuery,
     InCollection,
     Search,
     SearchOptions,
@@ -55,11 +55,11 @@ def study(path: StudyPath, query: InCollection) -> dict[str, Any]:
     "/v1/studies/<path:study_id>/image",
     responses={200: content("image/png"), **refusals(415, 422, 429)},
 )
-def image(path: StudyPath, query: ImageQuery) -> Response:
-    """One film of a study, as the encoder reads it: a PNG of 8 bits"""
+def image(path: StudyPath, query: FilmQuery) -> Response:
+    """One film of a study: a PNG of 8 bits as the encoder reads it, or its own values"""
     collection = current(query.collection)
     film = film_path(collection.image_root, collection.retriever.study(path.study_id), query.view)
-    return film_response(film, query.view)
+    return film_response(film, query.view, whole=query.depth == "own")
 
 
 @api.get("/v1/studies/<path:study_id>/similar", responses={200: SearchAnswer})

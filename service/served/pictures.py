@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from flask import Response, make_response
 
 from encoder.errors import ImageError
-from encoder.films.image import MAX_FILE_BYTES, read_image
+from encoder.films.image import MAX_FILE_BYTES, read_image, view_film
 from index.errors import PlaceError
 from index.storage.places import below
 from index.table.studies import Study
@@ -72,15 +72,24 @@ def film_path(image_root: Path | None, study: Study, view: str) -> Path:
     raise ImageMissing(f"the {view} film of study {study.study_id!r} is not in the image root")
 
 
-def film_response(path: Path, view: str) -> Response:
+def film_response(path: Path, view: str, *, whole: bool = False) -> Response:
     """Return a film as the encoder reads it, as a PNG of 8 bits: what is beside the pixels may name a patient.
+
+    Args:
+        whole: give the values that are stored instead, with how they are shown, in numbers alone.
 
     Raises:
         ImageError: a file that is no film. Busy: too many pictures are being made.
     """
+    return picture_response(film_png(read_film(path, view), view, whole=whole), "image/png")
+
+
+def film_png(film: bytes, view: str, *, whole: bool) -> bytes:
+    """Return a film as a PNG, of its own values where it is to be `whole`. Raises ImageError, Busy."""
     with decoding().picture():
-        picture = as_png(read_image(read_film(path, view), name=view, ignored_parts=decoding().ignored_parts))
-    return picture_response(picture, "image/png")
+        if whole:
+            return view_film(film, name=view, ignored_parts=decoding().ignored_parts).as_png()
+        return as_png(read_image(film, name=view, ignored_parts=decoding().ignored_parts))
 
 
 def read_film(path: Path, view: str) -> bytes:

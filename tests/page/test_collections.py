@@ -40,7 +40,8 @@ def test_films_predictions_and_likeness_are_those_of_the_chosen_collection(reade
     reader.press("s")
     reader.wait("document.querySelectorAll('#trust li').length === 2")
 
-    assert "collection=few" in reader.find(".stage img").get_attribute("src")
+    own = "performance.getEntriesByType('resource').map((one) => one.name).find((name) => name.includes('depth=own'))"
+    assert "collection=few" in reader.wait(own)
 
 
 def test_films_that_are_sent_are_searched_in_the_chosen_collection(reader: Reader) -> None:

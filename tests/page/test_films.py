@@ -1,6 +1,7 @@
 """A reader looks at films: side by side, zoomed, windowed and inverted together, with heat maps, all kept in the URL."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,22 +17,40 @@ def compare(reader: Reader, study: str = QUERY, words: str = "") -> str:
     reader.open(f"/?study={study}{words}")
     reader.find(".hit")
     reader.press("1")
-    reader.wait(
-        f"document.querySelector('{HIT_FILM} img')?.naturalWidth > 0 "
-        f"&& document.querySelector('{QUERY_FILM} img').naturalWidth > 0"
-    )
+    drawn(reader)
     return reader.hits()[0]
+
+
+def drawn(reader: Reader) -> None:
+    """Wait until every film that is open is drawn."""
+    reader.wait(
+        "document.querySelector('.stage') && "
+        "[...document.querySelectorAll('.stage:not(.empty-stage)')].every((one) => one.dataset.bits)"
+    )
+
+
+def lens(reader: Reader, side: str, what: str) -> Any:
+    """Return what a script says of the `lens` of a side's first film, or of its `stage`."""
+    found = (
+        f"const stage = shown.stages.find((one) => one.side === arguments[0]); const {{ lens }} = stage; done({what})"
+    )
+    return reader.later(f"const {{ shown }} = await import('/static/viewer/compare.js'); {found}", side)
 
 
 def placed(reader: Reader, side: str) -> str:
     """Return how a side's film is moved and scaled."""
-    return str(reader.wait("document.querySelector(arguments[0] + ' img').style.transform", side))
+    return str(lens(reader, side, "lens.matrix().toString()"))
+
+
+def zoomed(reader: Reader, stage: str, before: str) -> None:
+    """Wait until a film's readout is another."""
+    reader.wait("document.querySelector(`${arguments[0]} .scale-readout`).textContent !== arguments[1]", stage, before)
 
 
 def window(reader: Reader, side: str) -> tuple[float, float]:
-    """Return slope and intercept of a side's window."""
-    function = f"document.querySelector('#lens-{side} feFuncG')"
-    return tuple(float(reader.ask(f"return {function}.getAttribute('{name}')")) for name in ("slope", "intercept"))
+    """Return the slope and the intercept of a side's window, from black to white both in [0, 1]."""
+    slope, intercept = lens(reader, side, "[lens.tone.line[0] * 255, lens.tone.line[1]]")
+    return slope, intercept
 
 
 def test_a_hit_opens_beside_the_query_with_the_same_view(reader: Reader) -> None:
@@ -46,79 +65,78 @@ def test_a_hit_opens_beside_the_query_with_the_same_view(reader: Reader) -> None
 
 def test_zoom_and_pan_are_linked_until_they_are_parted(reader: Reader) -> None:
     compare(reader)
-    before = placed(reader, QUERY_FILM)
+    before, readout = placed(reader, "query"), reader.text(f"{QUERY_FILM} .scale-readout")
     reader.wheel(QUERY_FILM, -400)
-    reader.wait("document.querySelector(arguments[0] + ' img').style.transform !== arguments[1]", QUERY_FILM, before)
+    zoomed(reader, QUERY_FILM, readout)
     reader.press("g")
     reader.drag(HIT_FILM, 40, 25)
-    query, hit = placed(reader, QUERY_FILM), placed(reader, HIT_FILM)
-    assert query.rpartition(" ")[2] == hit.rpartition(" ")[2]
+    query, hit = placed(reader, "query"), placed(reader, "hit")
+    where = "[lens.zoom, lens.x, lens.y]"
+    assert lens(reader, "query", where) == pytest.approx(lens(reader, "hit", where))
 
-    reader.press("k")
+    reader.press("kk")
+    assert reader.text("[data-do=link]").startswith("Not linked")
     reader.drag(HIT_FILM, -60, 0)
-    assert placed(reader, QUERY_FILM) == query
-    assert placed(reader, HIT_FILM) != hit
+    assert placed(reader, "query") == query
+    assert placed(reader, "hit") != hit
     reader.press("kwr")
-    assert placed(reader, QUERY_FILM) == before
+    assert placed(reader, "query") == before
 
 
 def test_a_film_is_zoomed_without_the_other_view(reader: Reader) -> None:
     compare(reader)
     reader.press("b")
     frontal, lateral = (f'.stage[data-side="query"][data-view="{view}"]' for view in ("frontal", "lateral"))
-    before = placed(reader, frontal), placed(reader, lateral)
+    drawn(reader)
+    before = reader.text(f"{frontal} .scale-readout"), reader.text(f"{lateral} .scale-readout")
     reader.wheel(frontal, -300)
-    reader.wait("document.querySelector(arguments[0] + ' img').style.transform !== arguments[1]", frontal, before[0])
+    zoomed(reader, frontal, before[0])
 
-    assert placed(reader, lateral) == before[1]
+    assert reader.text(f"{lateral} .scale-readout") == before[1]
     reader.press("r")
-    assert placed(reader, frontal) == before[0]
+    assert reader.text(f"{frontal} .scale-readout") == before[0]
 
 
 def test_a_drag_changes_the_window_and_a_key_inverts_it(reader: Reader) -> None:
     compare(reader)
-    assert window(reader, "query") == (1.0, 0.0)
+    assert window(reader, "query") == pytest.approx((1.0, 0.0))
     reader.drag(QUERY_FILM, -100, 60)
     slope, intercept = window(reader, "query")
 
     assert slope > 1.2
-    assert window(reader, "hit") == (slope, intercept)
+    assert window(reader, "hit") == pytest.approx((slope, intercept))
     assert float(str(reader.find("#width").get_attribute("value"))) == pytest.approx(255 / slope, abs=1)
     reader.press("i")
-    assert window(reader, "query")[0] == pytest.approx(-slope)
+    assert lens(reader, "hit", "lens.tone.inverted")
     assert reader.find("[data-do=invert]").get_attribute("aria-pressed") == "true"
 
 
 def test_parted_sides_keep_windows_of_their_own_and_are_inverted_together(reader: Reader) -> None:
     compare(reader)
-    reader.press("k")
+    reader.press("kk")
     reader.drag(HIT_FILM, -100, 0)
-    assert window(reader, "query") == (1.0, 0.0)
+    assert window(reader, "query") == pytest.approx((1.0, 0.0))
     assert window(reader, "hit")[0] > 1.2
     assert reader.text("#window-title") == "Window of the query"
 
     reader.press("i")
-    assert window(reader, "query")[0] == -1
-    assert window(reader, "hit")[0] < -1.2
-    reader.press("k")
+    assert lens(reader, "query", "lens.tone.inverted")
+    assert lens(reader, "hit", "lens.tone.inverted")
 
 
 def test_a_film_stays_in_its_place_at_the_end_of_the_zoom(reader: Reader) -> None:
     compare(reader)
     for _ in range(8):
         reader.wheel(QUERY_FILM, -800)
-    reader.wait(
-        "document.querySelector('.stage[data-side=query] img').style.transform.includes('scale(') "
-        "&& Number(document.querySelector('.scale-readout').textContent.split(' ')[0]) > 2000"
-    )
-    end = placed(reader, QUERY_FILM)
+    reader.wait("Number(document.querySelector('.scale-readout').textContent.split(' ')[0]) > 2000")
+    end = placed(reader, "query")
     reader.ask("""
         const stage = document.querySelector('.stage[data-side="query"]');
         const { left, top } = stage.getBoundingClientRect();
         stage.dispatchEvent(new WheelEvent("wheel", { deltaY: -800, clientX: left + 20, clientY: top + 20 }));
     """)
 
-    assert placed(reader, QUERY_FILM) == end
+    assert placed(reader, "query") == end
 
 
 def test_a_heat_map_says_on_both_sides_why_two_studies_are_alike(reader: Reader) -> None:
@@ -126,11 +144,10 @@ def test_a_heat_map_says_on_both_sides_why_two_studies_are_alike(reader: Reader)
     reader.press("s")
     reader.wait("document.querySelectorAll('#trust li').length >= 2")
 
-    assert reader.wait("document.querySelector('.stage canvas')")
-    film, heat = (
-        reader.ask(f"return document.querySelector('.stage {kind}').style.transform") for kind in ("img", "canvas")
-    )
-    assert film == heat
+    heat = reader.wait("document.querySelector('.heat-layer canvas').style.transform")
+    where = "(({ a, d, e, f }) => [a, d, e, f])"
+    film = lens(reader, "query", f"{where}(lens.matrix())")
+    assert film == pytest.approx(lens(reader, "query", f"{where}(new DOMMatrix('{heat}'))"), rel=1e-4)
     assert any(
         one in reader.text("#trust") for one in ("upported: ", "Not supported: ", "Empty map: ", "Cannot be checked: ")
     )
@@ -169,7 +186,7 @@ def test_a_map_that_is_not_to_be_relied_on_is_grey_and_striped(reader: Reader, t
     look = "const {filter, maskImage} = getComputedStyle(document.querySelector('.heat-layer')); return [filter, maskImage]"
     compare(reader)
     reader.press("s")
-    reader.wait("document.querySelector('.stage canvas')")
+    reader.wait("document.querySelector('.heat-layer canvas')")
     assert reader.ask(look) == ["none", "none"]
 
     stripes(reader, tmp_path)
@@ -262,7 +279,7 @@ def test_a_finding_is_explained_from_its_prediction(reader: Reader) -> None:
     reader.open(f"/?study={QUERY}")
     reader.click('[data-finding="Pleural Effusion"] .actions button')
 
-    assert reader.wait("document.querySelector('.stage canvas')?.width") > 100
+    assert reader.wait("document.querySelector('.heat-layer canvas')?.width") > 100
     assert reader.find("#why-finding").get_attribute("value") == "Pleural Effusion"
     assert len(reader.all(".stage")) == 1
     reader.wait("document.querySelectorAll('#trust li').length === 1")
@@ -297,7 +314,7 @@ def test_a_url_opens_the_same_films_with_the_same_map(reader: Reader) -> None:
     hit = compare(reader)
     reader.press("ls")
     reader.wait("location.search.includes('why=similar') && location.search.includes('view=lateral')")
-    reader.wait("document.querySelector('.stage canvas') || document.querySelector('#trust li')")
+    reader.wait("document.querySelector('.heat-layer canvas') || document.querySelector('#trust li')")
     reader.chrome.refresh()
 
     assert reader.text("#compare-title") == f"Query and {hit}"

@@ -289,7 +289,7 @@ def test_the_page_works_below_a_prefix(
         visitor.find("#predictions .rows")
         visitor.wait("[...document.querySelectorAll('.hit img')].some((film) => film.naturalWidth > 0)")
         visitor.press("1")
-        visitor.wait("document.querySelector('.stage[data-side=\"hit\"] img')?.naturalWidth > 0")
+        visitor.wait("document.querySelector('.stage[data-side=\"hit\"]')?.dataset.bits")
         visitor.chrome.get(f"{address}/nowhere")
         visitor.click("main.login a")
         visitor.wait("location.pathname === '/precedent/'")

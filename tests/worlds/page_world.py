@@ -36,6 +36,7 @@ FLAGS = (
     "headless=new",
     "no-sandbox",
     "disable-gpu",
+    "enable-unsafe-swiftshader",  # WebGL without a graphics card
     "disable-quic",
     "no-first-run",
     "disable-background-networking",
@@ -168,6 +169,11 @@ class Reader:
         """Return what a script of the page returns."""
         return self.chrome.execute_script(script, *values)
 
+    def later(self, script: str, *values: Any) -> Any:
+        """Return what a script that may await gives `done`."""
+        whole = f"const done = arguments[arguments.length - 1]; (async () => {{ {script} }})()"
+        return self.chrome.execute_async_script(whole, *values)
+
     def wait(self, script: str, *values: Any) -> Any:
         """Return what a script returns as soon as that is true."""
         return self._until(lambda: self.ask(f"return {script}", *values), script)
@@ -218,8 +224,9 @@ class Reader:
         return [str(card.get_attribute("data-study")) for card in self.all(".hit")]
 
     def complaints(self) -> list[str]:
-        """Return what the console has said since the last call, but for friendly remarks."""
-        return [entry["message"] for entry in self.chrome.get_log("browser") if entry["level"] != "INFO"]
+        """Return what the console has said since the last call, but for friendly remarks and what drawing costs."""
+        said = [entry["message"] for entry in self.chrome.get_log("browser") if entry["level"] != "INFO"]
+        return [message for message in said if "GL Driver Message (OpenGL, Performance" not in message]
 
     def _until(self, found: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + PATIENCE

@@ -31,8 +31,11 @@ const PAGE = {
 
 const FILMS = {
   f: () => compare.choose("frontal"), l: () => compare.choose("lateral"), b: () => compare.choose("both"),
-  w: () => compare.drag("window"), g: () => compare.drag("pan"),
+  w: () => compare.drag("window"), g: () => compare.drag("pan"), z: () => compare.drag("loupe"),
+  d: () => compare.drag("length"), a: () => compare.drag("angle"), c: () => compare.drag("ratio"),
   r: () => compare.act("reset"), i: () => compare.act("invert"), k: () => compare.act("link"),
+  0: () => compare.act("fit"), 1: () => compare.act("actual"), t: () => compare.act("rotate"), x: () => compare.act("flip"),
+  Enter: () => compare.act("point"), Backspace: () => compare.act("undo"),
   "+": () => compare.act("in"), "=": () => compare.act("in"), "-": () => compare.act("out"),
   ",": () => compare.act("previous"), ".": () => compare.act("next"),
   ArrowLeft: () => compare.pan(1, 0), ArrowRight: () => compare.pan(-1, 0),
@@ -57,6 +60,7 @@ function pressed(event) {
   if (key === "Escape") target.closest?.(".menu[open]")?.removeAttribute("open");
   if (!switched.checked || event.ctrlKey || event.metaKey || event.altKey || target.matches(TYPING)) return null;
   if (key.startsWith("Arrow") && target.matches("input")) return null;
+  if (key === "Enter" && target.matches("button, a, summary, input")) return null;
   const open = Object.keys(dialogs).find((name) => dialogs[name].open);
   const table = { ...(open ? {} : PAGE), ...(open === "compare" ? FILMS : {}), ...(open === "help" ? {} : ANYWHERE) };
   if (!(key in table)) return null;

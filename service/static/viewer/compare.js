@@ -4,17 +4,24 @@ import { read } from "../page/api.js";
 import { asked, studyAddress } from "../page/asked.js";
 import { byId, element, press, similarityWords } from "../page/elements.js";
 import { factsLine, findingsList } from "./findings.js";
-import { Lenses } from "./lens.js";
+import { LINKS, Lenses } from "./lens.js";
+import { spacingWords } from "./measures.js";
 import { Stage } from "./stage.js";
+import { TOOLS } from "./tools.js";
 
 const VIEWS = ["frontal", "lateral"];
 const PAN_STEP = 60;
 const ZOOM_STEP = 1.25;
+/** What a reader prefers is kept under this name: views, tool and link, never anything of a study. */
+const HANGING = "precedent.hanging";
+const LINK_WORDS = { anatomy: "Linked", pixel: "Linked by pixel", "": "Not linked" };
 
 const dialog = byId("compare");
-const lenses = new Lenses({ query: byId("lens-query"), hit: byId("lens-hit") });
+const lenses = new Lenses();
+const narrow = window.matchMedia("(max-width: 820px)");
 /** What is open: the hit's id or null, its films by view, the view, the stages, and the map that is asked for. */
 export const shown = { hit: null, films: {}, view: "frontal", tool: "window", stages: [], why: null };
+const hanging = recalled();
 
 let told = () => {};
 let turns = 0;
@@ -52,8 +59,10 @@ function put(hit, study, { view = null, why = null }) {
   dialog.dispatchEvent(new CustomEvent("opened", { detail: { why } }));
 }
 
-/** A large screen has room for both views of both studies. */
+/** Returns the views that the reader chose last, where the films are there; a large screen has room for both of both. */
 function firstView() {
+  const has = (view) => VIEWS.includes(view) && view in shown.films.query;
+  if (has(hanging.view) || (hanging.view === "both" && VIEWS.every(has))) return hanging.view;
   const both = VIEWS.every((view) => view in shown.films.query || view in shown.films.hit);
   if (both && window.innerHeight >= 1300) return "both";
   return VIEWS.find((view) => view in shown.films.query) ?? "frontal";
@@ -71,16 +80,33 @@ export function choose(view, told = true) {
   stages.dataset.sides = sides.length;
   stages.dataset.rows = rows.length;
   stages.replaceChildren(...shown.stages.map((stage) => stage.box));
+  front("query");
+  byId("sides").hidden = sides.length < 2;
+  listMeasures();
+  if (told) hang({ view });
   if (told && shown.hit) remember({ view }, false);
   dialog.dispatchEvent(new CustomEvent("staged"));
+}
+
+/** Brings a side to the front, where there is room for one. */
+function front(side) {
+  byId("stages").dataset.front = side;
+  press(byId("sides"), "side", side);
 }
 
 function staged(side, view) {
   const stage = new Stage(side, view, lenses, () => shown.tool);
   const rank = cardOf(shown.hit)?.dataset.rank;
   const name = side === "query" ? "Query" : `${rank ? `Hit ${rank}` : "Study"} · ${shown.hit}`;
-  stage.show(shown.films[side][view] ?? null, `${name} · ${view}`, `This study has no ${view} film.`);
+  const address = shown.films[side][view] ?? null;
+  queueMicrotask(() => stage.show(address, `${name} · ${view}`, `This study has no ${view} film.`, smallOf(side, view)));
   return stage;
+}
+
+/** Returns the small picture of a film that the page shows already. */
+function smallOf(side, view) {
+  const place = side === "query" ? byId("query") : cardOf(shown.hit);
+  return place?.querySelector(`.film[data-view="${view}"] img`) ?? null;
 }
 
 const cardOf = (hit) => hit && byId("results").querySelector(`[data-study="${CSS.escape(hit)}"]`);
@@ -130,10 +156,29 @@ function closed() {
 
 const main = () => lenses.of("query", "frontal");
 
-/** Returns one stage a view that has a film: the query's, or else the hit's. */
+/** Returns one stage a view that has a film: that of the side in front where only that is seen, or else the query's. */
 function leading() {
-  const filmed = shown.stages.filter((stage) => !stage.film.hidden);
+  const front = narrow.matches ? byId("stages").dataset.front : "query";
+  const filmed = shown.stages.filter((stage) => stage.film);
+  filmed.sort((one, other) => (other.side === front) - (one.side === front));
   return filmed.filter((stage, at) => filmed.findIndex((one) => one.view === stage.view) === at);
+}
+
+/** Returns what a reader preferred last, where it is one of what there is. */
+function recalled() {
+  let kept;
+  try {
+    kept = JSON.parse(window.localStorage.getItem(HANGING)) ?? {};
+  } catch {
+    kept = {};
+  }
+  const one = (name, all) => (all.includes(kept[name]) ? { [name]: kept[name] } : {});
+  return { ...one("view", [...VIEWS, "both"]), ...one("tool", Object.keys(TOOLS)), ...one("link", LINKS) };
+}
+
+function hang(choice) {
+  Object.assign(hanging, choice);
+  window.localStorage.setItem(HANGING, JSON.stringify(hanging));
 }
 
 /** Inverts both sides, linked or parted. */
@@ -141,31 +186,82 @@ function invert(inverted) {
   for (const side of ["query", "hit"]) lenses.change(side, "frontal", { inverted });
 }
 
+/** Changes the leading films by what `values` returns of each one's lens. */
+const changeAll = (values) => leading().forEach(({ lens, side, view }) => lenses.change(side, view, values(lens)));
+
 const ACTIONS = {
-  in: () => leading().forEach(({ lens, side, view }) => lenses.change(side, view, { zoom: lens.zoom * ZOOM_STEP })),
-  out: () => leading().forEach(({ lens, side, view }) => lenses.change(side, view, { zoom: lens.zoom / ZOOM_STEP })),
+  in: () => changeAll(({ zoom }) => ({ zoom: zoom * ZOOM_STEP })),
+  out: () => changeAll(({ zoom }) => ({ zoom: zoom / ZOOM_STEP })),
   reset: () => lenses.reset(),
+  fit: () => lenses.fit(),
+  actual: () => lenses.actual(),
+  rotate: () => changeAll(({ turn }) => ({ turn: turn + 1 })),
+  flip: () => changeAll(({ flipped }) => ({ flipped: !flipped })),
   invert: () => invert(!main().inverted),
-  link: () => lenses.link(!lenses.linked),
+  link: () => link(LINKS[(LINKS.indexOf(lenses.linked) + 1) % LINKS.length]),
+  point: () => setPoint(),
+  undo: () => removeLast(),
   previous: () => step(-1),
   next: () => step(1),
   close: () => dialog.close(),
 };
 
+function link(way) {
+  lenses.link(way);
+  hang({ link: way });
+}
+
 /** Does what a button or a key of the films asks for. */
 export function act(name) {
   const done = ACTIONS[name]();
-  dialog.querySelector("[data-do=invert]").setAttribute("aria-pressed", main().inverted);
-  dialog.querySelector("[data-do=link]").setAttribute("aria-pressed", lenses.linked);
-  byId("window-title").textContent = lenses.linked ? "Window" : "Window of the query";
+  showState();
   return done;
 }
 
-/** Says what a plain drag does. */
-export function drag(tool) {
+/** Shows on the buttons how the films are looked at. */
+function showState() {
+  dialog.querySelector("[data-do=invert]").setAttribute("aria-pressed", main().inverted);
+  const linked = dialog.querySelector("[data-do=link]");
+  linked.setAttribute("aria-pressed", lenses.linked !== "");
+  linked.firstChild.textContent = `${LINK_WORDS[lenses.linked]} `;
+  byId("window-title").textContent = lenses.linked ? "Window" : "Window of the query";
+}
+
+/** Says what a plain drag does, one of TOOLS; the reader's own choice is kept. */
+export function drag(tool, chosen = true) {
+  TOOLS[shown.tool].cancel?.();
+  for (const stage of shown.stages) stage.magnify(tool === "loupe" && stage.film ? stage.middle : null);
   shown.tool = tool;
+  if (chosen) hang({ tool });
   press(byId("tools"), "tool", tool);
   byId("stages").dataset.tool = tool;
+}
+
+/** Sets a point of a measure in the middle of the leading film, as a click there would. */
+function setPoint() {
+  const tool = TOOLS[shown.tool];
+  const [stage] = leading();
+  if (!tool.points || !stage) return;
+  tool.press(stage, stage.middle);
+  tool.release(stage, stage.middle);
+}
+
+function removeLast() {
+  const stage = leading().find(({ measures }) => measures.length);
+  if (stage) stage.remove(stage.measures.at(-1));
+}
+
+/** Lists the measures of the films in view, each with a button that removes it. */
+function listMeasures() {
+  const rows = shown.stages.flatMap((stage) => stage.told.map(({ measure, words }) => {
+    const name = `${stage.side === "query" ? "Query" : "Hit"}, ${stage.view}`;
+    const out = element("button", { type: "button", className: "quiet", "aria-label": `Remove ${words}` }, "\u00d7");
+    out.addEventListener("click", () => stage.remove(measure));
+    return element("li", {}, element("span", {}, element("strong", {}, `${name}: `), words), out);
+  }));
+  byId("measures").replaceChildren(...rows);
+  const [first] = leading();
+  byId("spacing").textContent = first ? spacingWords(first.film) : "";
 }
 
 /** Moves the films by steps of the keyboard. */
@@ -173,30 +269,49 @@ export function pan(across, down) {
   for (const stage of leading()) stage.pan(PAN_STEP * across, PAN_STEP * down);
 }
 
-/** Makes the window's sliders and the films follow each other. */
+/** Makes the window's sliders, the presets and the films follow each other, in values of the leading film. */
 function slide() {
-  const sliders = { width: byId("width"), level: byId("level") };
-  const lens = main();
-  for (const [name, slider] of Object.entries(sliders)) {
-    slider.addEventListener("input", () => lenses.change("query", "frontal", { [name]: Number(slider.value) }));
+  const inputs = { width: byId("width"), center: byId("level") };
+  const presets = byId("preset");
+  for (const [name, slider] of Object.entries(inputs)) {
+    slider.addEventListener("input", () => changeAll(({ stated }) => (
+      name === "width" ? { wide: slider.value / stated.width } : { shift: (slider.value - stated.center) / stated.width }
+    )));
   }
-  lens.watchers.add(() => {
-    for (const [name, slider] of Object.entries(sliders)) {
-      slider.value = lens[name];
-      slider.nextElementSibling.textContent = Math.round(lens[name]);
+  presets.addEventListener("change", () => changeAll(() => ({ preset: presets.value, wide: 1, shift: 0 })));
+  const follow = () => {
+    const [stage] = leading();
+    if (!stage) return;
+    const { lens: { window: now, shown: preset }, film } = stage;
+    const [low, high] = film.ends.map((end) => film.slope * end + film.intercept).sort((a, b) => a - b);
+    Object.assign(inputs.width, { min: 1, max: 2 * (high - low), step: "any", value: now.width });
+    Object.assign(inputs.center, { min: low, max: high, step: "any", value: now.center });
+    for (const [name, slider] of Object.entries(inputs)) slider.nextElementSibling.textContent = Math.round(now[name]);
+    const names = film.presets.map((one) => one.name);
+    if (names.join() !== [...presets.options].map((one) => one.value).join()) {
+      presets.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
     }
-  });
+    presets.value = preset.name;
+  };
+  for (const lens of lenses.all) lens.watchers.add(follow);
+  dialog.addEventListener("shown", follow);
 }
 
 /** Wires the dialog; `tell` says what failed. */
 export function prepare(tell) {
   told = tell;
   slide();
+  lenses.link(hanging.link ?? LINKS[0]);
+  showState();
+  drag(hanging.tool ?? (narrow.matches ? "pan" : "window"), false);
   dialog.addEventListener("close", closed);
+  dialog.addEventListener("measured", listMeasures);
+  dialog.addEventListener("swiped", ({ detail }) => shown.hit && front(detail.by > 0 ? "hit" : "query"));
   dialog.addEventListener("click", (event) => {
-    const { view, tool, do: action } = event.target.closest("button")?.dataset ?? {};
+    const { view, tool, side, do: action } = event.target.closest("button")?.dataset ?? {};
     if (view) choose(view);
     if (tool) drag(tool);
+    if (side) front(side);
     if (action) act(action);
   });
 }

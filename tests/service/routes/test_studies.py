@@ -1,13 +1,18 @@
 """Stored studies over HTTP: their facts, their films, and nothing outside the image root."""
 
 import io
+import json
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from film_files import RAMP, dicom
 from flask.testing import FlaskClient
 from service_world import ANGLES, build_client, film, save_films
+
+from encoder.films.viewing import CHUNK
 
 FIRST = "patient00001/study1"
 FRONTAL = f"{FIRST}/view1_frontal.png"
@@ -80,6 +85,21 @@ def test_a_dicom_film_is_served_as_png(client: FlaskClient, root: Path, shared_d
 
     assert response.mimetype == "image/png"
     assert cv2.imdecode(np.frombuffer(response.data, np.uint8), cv2.IMREAD_UNCHANGED).ndim == 2
+
+
+def test_a_film_is_served_at_its_own_depth_with_how_it_is_shown(client: FlaskClient, root: Path) -> None:
+    header = {"WindowCenter": 2000, "WindowWidth": 3000, "PatientName": "DOE^JANE", "PatientID": "4711"}
+    (root / FRONTAL).write_bytes(dicom(BitsStored=12, HighBit=11, ImagerPixelSpacing=[0.2, 0.2], **header))
+    response = client.get(f"/v1/studies/{FIRST}/image?depth=own", buffered=True)
+
+    assert (response.mimetype, response.headers["Cache-Control"]) == ("image/png", "no-store")
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(response.data, np.uint8), cv2.IMREAD_UNCHANGED), RAMP)
+    chunk = response.data[response.data.index(CHUNK) + 4 :]
+    described = json.loads(zlib.decompressobj().decompress(chunk))
+    assert described["presets"][0]["center"] == 2000
+    assert described["spacing"] == {"across": 0.2, "down": 0.2, "place": "detector"}
+    assert not any(word in json.dumps(described) for word in ("DOE", "4711"))
+    assert client.get(f"/v1/studies/{FIRST}/image?depth=16").status_code == 400
 
 
 def test_a_link_that_leaves_the_image_root_is_not_followed(client: FlaskClient, root: Path) -> None:

@@ -23,6 +23,7 @@ from index.vectors import Embeddings
 
 if TYPE_CHECKING:
     from page_world import Reader
+    from postgres_world import Postgres
 
     from index.milvus.address import MilvusAddress
 
@@ -115,6 +116,15 @@ def address(milvus_folder: Path, request: pytest.FixtureRequest) -> "MilvusAddre
     from milvus_world import address_in
 
     return address_in(milvus_folder, f"c{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]}")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """Yield the PostgreSQL server that tests share which leave it running."""
+    from postgres_world import postgres_server  # skips where there is none
+
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

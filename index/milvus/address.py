@@ -3,8 +3,10 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
+from index.engines.address import ServerAddress
 from index.errors import CollectionError
 
 SCHEME = "milvus+"
@@ -13,8 +15,11 @@ _EXPECTED = "milvus+http://HOST:19530/COLLECTION, or milvus+file:///FOLDER/NAME.
 
 
 @dataclass(frozen=True)
-class MilvusAddress:
+class MilvusAddress(ServerAddress):
     """Where a collection is."""
+
+    engine: ClassVar[str] = "Milvus"
+    backend: ClassVar[str] = "milvus"
 
     uri: str
     """As pymilvus wants it: http://HOST:PORT, https://HOST:PORT, or the path of a file."""
@@ -25,11 +30,6 @@ class MilvusAddress:
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.uri if self.file is None else self.file.as_uri()}/{self.collection}"
-
-    @property
-    def name(self) -> str:
-        """The collection's name, as a folder has one."""
-        return self.collection
 
 
 def is_milvus(text: str) -> bool:
@@ -43,14 +43,14 @@ def parse_milvus(text: str) -> MilvusAddress:
     Raises:
         CollectionError: it is none, or holds a password.
     """
+    if set(text) & set("@?#"):  # wherever it stands, what is beside it may be secret
+        raise CollectionError("expected an address without a password or query; put the token into MILVUS_TOKEN")
     try:
         parts = urlsplit(text.removeprefix(SCHEME))
         server, path = parts.netloc, parts.path
         valid = parts.port is None or parts.port > 0
     except ValueError:
         raise CollectionError(f"expected an address such as {_EXPECTED}, got {text!r}") from None
-    if "@" in server or parts.query or parts.fragment:
-        raise CollectionError("expected an address without a password or query; put the token into MILVUS_TOKEN")
     where, _, collection = path.rpartition("/")
     if valid and _COLLECTION.fullmatch(collection):
         if parts.scheme in ("http", "https") and parts.hostname and not where:

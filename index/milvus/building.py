@@ -4,49 +4,38 @@ What it is made of names it, its manifest is written last and the alias is moved
 where it stopped and no search ever sees half of one.
 """
 
-import base64
 import json
-import secrets
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from index.built.effort import lists_of
-from index.built.kinds import resolve_kind
+from index.engines.building import Marked, export_to_build, manifest_for, name_of
+from index.engines.columns import KEY, VECTOR
 from index.errors import ArtefactError, CollectionError
-from index.export.reliability import kept_facts
-from index.export.shards import FAILED, load_layouts, load_manifest, load_shards
+from index.export.shards import load_shards
 from index.milvus.address import MilvusAddress
 from index.milvus.client import BUILD_SECONDS, MilvusServer
-from index.milvus.columns import KEY, VECTOR, Columns
+from index.milvus.columns import Fields
 from index.milvus.manifest import (
     BUILDING,
     CHANGED,
     CONSISTENCIES,
     CONSISTENCY,
-    FILMS_ORIGIN,
-    FORMAT,
     MANIFEST,
-    VERSION,
     consistency_of,
     property_of,
 )
 from index.milvus.recall import with_enough_probes
-from index.storage.origin import is_root_ours, origin_of, rooted
 from index.vectors import Embeddings
 
 KINDS = {"flat": "FLAT", "ivf": "IVF_FLAT"}
 """What our kinds are called there. Of its approximate ones the inverted file alone keeps whole vectors and can be told
 to compare all of them, as an exact search must; a graph cannot."""
-KIND_NAMES = ("auto", *KINDS)
 _LEAST_LISTS = 128
 """What Milvus Lite makes of any number; fewer could not be distinguished from all."""
-SAMPLE = 1000
-"""About so many studies stand for the collection where a new film's familiarity is judged; they are marked."""
 _ROWS_A_CALL = 500
 """One of 512 dimensions and a study's columns is some 3 kB; Milvus takes 64 MB a call."""
 
@@ -64,7 +53,7 @@ def build_on_milvus(
     """Fill a collection from an export, point the address to it and return its manifest.
 
     Args:
-        kind: of KIND_NAMES.
+        kind: auto, or of KINDS.
         consistency: of CONSISTENCIES: of which changes a search is sure to know. A collection that is there takes it.
         drop_old: remove what the address meant before, and what it meant before that.
         advance: called with the number of rows that were added, for a progress bar.
@@ -74,17 +63,12 @@ def build_on_milvus(
             is unknown, the server is too old, or the address means something else. BackendUnavailable: the server was
             lost; the same call goes on.
     """
-    export = load_manifest(embeddings)
-    if not export["rows"]:
-        raise CollectionError(f"{str(embeddings)!r} holds no embedded study; see its {FAILED}")
-    if kind not in KIND_NAMES:
-        raise CollectionError(f"expected an index kind of {', '.join(KIND_NAMES)} on Milvus, got {kind!r}")
+    export, kind = export_to_build(embeddings, kind, tuple(KINDS), address.engine)
     if consistency not in CONSISTENCIES:
         raise CollectionError(f"expected a consistency of {', '.join(CONSISTENCIES)}, got {consistency!r}")
-    kind = _resolved(kind, export["rows"])
     server = MilvusServer(address, token, make=True)
     server.require_version()
-    name = _name_of(address, export, kind)
+    name = name_of(address, export, kind)
     _require_no_changes(server, name)
     described = server.describe(name)
     manifest = None if described is None else property_of(described, MANIFEST)
@@ -97,18 +81,6 @@ def build_on_milvus(
     if drop_old:
         _drop_others(server, name)
     return manifest
-
-
-def _resolved(kind: str, rows: int) -> str:
-    chosen = resolve_kind(kind, rows)
-    return chosen if chosen in KINDS else "ivf"
-
-
-def _name_of(address: MilvusAddress, export: dict[str, Any], kind: str) -> str:
-    """Return the name of what is built: that of its content, so that the same command goes on with it."""
-    shards = [shard["sha256"] for shard in export["shards"]]
-    content = json.dumps([FORMAT, VERSION, kind, export["fingerprint"], shards, export.get("image_root")])
-    return f"{address.collection}_{sha256(content.encode()).hexdigest()[:12]}"
 
 
 def _require_no_changes(server: MilvusServer, name: str) -> None:
@@ -139,27 +111,26 @@ def _fill(
     consistency: str,
 ) -> dict[str, Any]:
     """Insert what is not there yet, index it, and write the manifest."""
-    layouts = _sampled_layouts(embeddings, export["rows"])
+    marked = Marked(embeddings, export["rows"])
     done = 0 if described is None else int(property_of(described, BUILDING) or 0)
-    columns: Columns | None = None
+    columns: Fields | None = None
     for number, (studies, vectors) in enumerate(load_shards(embeddings)):
-        columns = columns or Columns(studies.schema.remove_metadata())
+        columns = columns or Fields(studies.schema.remove_metadata())
         if described is None:
             described = _create(server, name, columns, export["embedding_dim"], kind, consistency)
         if number >= done:
-            for rows in _entities(columns, studies, vectors, layouts, export["rows"]):
+            for rows in _entities(columns, studies, vectors, marked):
                 server.call("upsert", name, rows)
                 advance(len(rows))
             _write(server, name, {BUILDING: number + 1})
         else:
             advance(len(studies))
     assert columns is not None  # an empty export is refused before
-    root_ours = is_root_ours(embeddings, export)
-    return _finish(server, name, columns, export, kind, root_ours, consistency)
+    return _finish(server, name, columns, embeddings, export, kind, consistency)
 
 
 def _create(
-    server: MilvusServer, name: str, columns: Columns, embedding_dim: int, kind: str, consistency: str
+    server: MilvusServer, name: str, columns: Fields, embedding_dim: int, kind: str, consistency: str
 ) -> dict[str, Any]:
     import pymilvus
 
@@ -175,46 +146,24 @@ def _create(
 
 
 def _entities(
-    columns: Columns, studies: pa.Table, vectors: Embeddings, layouts: dict[str, list[bytes]], count: int
+    columns: Fields, studies: pa.Table, vectors: Embeddings, marked: Marked
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the studies of a shard as Milvus keeps them, so many at a time."""
     for start in range(0, len(studies), _ROWS_A_CALL):
         rows = studies.slice(start, _ROWS_A_CALL).to_pylist()
         yield [
-            columns.as_entity(row, vector, _sample_of(row[KEY], layouts, count))
+            columns.as_entity(row, vector, marked.sample_of(row[KEY]))
             for row, vector in zip(rows, vectors[start : start + _ROWS_A_CALL], strict=True)
         ]
-
-
-def _sampled_layouts(embeddings: Path, count: int) -> dict[str, list[bytes]]:
-    """Return the layouts of the films of the studies that are marked, where the export has any."""
-    table = load_layouts(embeddings)
-    if table is None:
-        return {}
-    ids = table[KEY].to_pylist()
-    rows = [row for row, study_id in enumerate(ids) if _is_sampled(study_id, count)]
-    layouts_of = table["layouts"].take(pa.array(rows, pa.int64())).to_pylist()
-    return {ids[row]: layouts or [] for row, layouts in zip(rows, layouts_of, strict=True)}
-
-
-def _is_sampled(study_id: str, count: int) -> bool:
-    """A study's id decides, as if by chance: the same studies are marked however often a build is begun."""
-    return int.from_bytes(sha256(study_id.encode()).digest()[:8]) < 2**64 * SAMPLE // max(count, SAMPLE)
-
-
-def _sample_of(study_id: str, layouts: dict[str, list[bytes]], count: int) -> str | None:
-    if not _is_sampled(study_id, count):
-        return None
-    return " ".join(base64.b64encode(layout).decode() for layout in layouts.get(study_id, []))
 
 
 def _finish(
     server: MilvusServer,
     name: str,
-    columns: Columns,
+    columns: Fields,
+    embeddings: Path,
     export: dict[str, Any],
     kind: str,
-    root_ours: bool,
     consistency: str,
 ) -> dict[str, Any]:
     server.call("flush", name, seconds=BUILD_SECONDS)
@@ -229,29 +178,8 @@ def _finish(
             "try again when it has finished"
         )
     probes, recall = with_enough_probes(server, name, rows, lists) if kind == "ivf" else (0, 1.0)
-    films = secrets.token_hex(8)
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "address": server.address.collection,
-        "kind": kind,
-        "precision": "fp32",
-        "rows": rows,
-        "embedding_dim": export["embedding_dim"],
-        "fingerprint": export["fingerprint"],
-        "image_root": export.get("image_root"),
-        "lists": lists,
-        "probes": probes,
-        "recall_at_10": recall,
-        "films": films,
-        CONSISTENCY: consistency,
-        FILMS_ORIGIN: origin_of(server.address, films),
-        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "columns": columns.as_json(),
-    }
-    manifest |= kept_facts(export)
-    if root_ours:
-        manifest |= rooted(server.address, manifest)
+    facts = {"kind": kind, "lists": lists, "probes": probes, "recall_at_10": recall, CONSISTENCY: consistency}
+    manifest = manifest_for(server.address, embeddings, export, columns, **facts)
     _write(server, name, {MANIFEST: manifest})
     return manifest
 

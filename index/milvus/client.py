@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
-from index.errors import ArtefactError, BackendLoading, BackendUnavailable, CollectionError
+from index.engines.availability import Availability, Silence
+from index.engines.manifest import NotThere
+from index.errors import BackendLoading, BackendUnavailable, CollectionError
 from index.milvus.address import MilvusAddress
 
 CALL_SECONDS = 10.0
@@ -20,11 +22,7 @@ FILE_SECONDS = 60.0
 """That a call to Milvus Lite may take, which counts what passes a filter by reading all of it."""
 BUILD_SECONDS = 3600.0
 """That Milvus may take to index or load what was inserted."""
-AT_ONCE = 32
-"""Calls to a server at a time: one that stalls keeps no more threads than these until CALL_SECONDS have passed."""
-_TURN_SECONDS, _LOOK_SECONDS = 1.0, 0.05
-RETRY_SECONDS = 5.0
-"""After a call that got no answer: others are refused at once, then one tries."""
+_LOOK_SECONDS = 0.05
 LEAST_VERSION = (2, 5)
 """Of a server: the first that keeps nulls."""
 _NO_CONNECTION, _NOT_FOUND, _NOT_LOADED, _NO_ALIAS = 2, 100, 101, 1600
@@ -36,7 +34,7 @@ _LOST = ("MilvusException", "ConnectError", "MilvusUnavailableException", "Conne
 """Names of pymilvus' classes for what a server says, or does not; the others are of what it does not ask a server."""
 
 
-class NotOnMilvus(ArtefactError):
+class NotOnMilvus(NotThere):
     """A collection that the server does not have."""
 
 
@@ -58,16 +56,11 @@ class MilvusServer:
         self._client: Any = None
         self._failure: Exception | None = None
         self._failed_at = 0.0
-        self._loss: BackendUnavailable | None = None
-        self._lost_at, self._answered_at, self._tries = 0.0, 0.0, False
-        self._hope = threading.Lock()
-        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._availability = Availability(self._lost, forgives=address.file is not None)
         self._loading = threading.Lock()
         self._pymilvus = _pymilvus()
         if address.file is not None and not (address.file.exists() or make):
-            raise NotOnMilvus(
-                f"no file {str(address.file)!r}; run: precedent index EMBEDDINGS --backend milvus --uri URI"
-            )
+            raise NotOnMilvus(f"no file {str(address.file)!r}; run: {address.build_command}")
 
     def call(self, method: str, *arguments: Any, seconds: float | None = None, **named: Any) -> Any:
         """Return what a method of pymilvus' client gives; a collection that a restart has unloaded is loaded first.
@@ -127,7 +120,7 @@ class MilvusServer:
                 raise
             self.close()
             raise self._lost(
-                _said(error), _Silence if isinstance(error, grpc.RpcError) else BackendUnavailable
+                _said(error), Silence if isinstance(error, grpc.RpcError) else BackendUnavailable
             ) from error
 
     def _load(self, name: str, seconds: float | None) -> None:
@@ -149,49 +142,8 @@ class MilvusServer:
             self._loading.release()
 
     def _try(self, method: str, *arguments: Any, seconds: float | None, **named: Any) -> Any:
-        tries, began = self._require_hope(), monotonic()
-        try:
-            if not self._turns.acquire(timeout=_TURN_SECONDS):
-                raise self._lost(f"{AT_ONCE} calls wait for its answers")
-            try:
-                return self._answer(method, *arguments, timeout=seconds or self._patience, **named)
-            finally:
-                self._turns.release()
-        except _Silence as loss:
-            self._lose(loss, began)
-            raise BackendUnavailable(str(loss)) from loss.__cause__
-        finally:
-            if tries:
-                self._tries = False
-
-    def _answer(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """Return what a server gives, and remember that it answered, whatever it says."""
-        try:
-            with self.telling():
-                answer = getattr(self._connected(), method)(*arguments, **named)
-        except _Silence:
-            raise
-        except CollectionError:
-            self._loss, self._answered_at = None, monotonic()
-            raise
-        self._loss, self._answered_at = None, monotonic()
-        return answer
-
-    def _require_hope(self) -> bool:
-        """Raise the last loss where it is recent or another call tries; return whether this call is the one to try."""
-        with self._hope:
-            if self._loss is None:
-                return False
-            if self._tries or monotonic() - self._lost_at < RETRY_SECONDS:
-                raise BackendUnavailable(str(self._loss))
-            self._tries = True
-            return True
-
-    def _lose(self, loss: BackendUnavailable, began: float) -> None:
-        """Take the server for lost, unless it answered somebody meanwhile: then one call alone was too slow for it."""
-        with self._hope:
-            if self.address.file is None and self._answered_at < began:
-                self._loss, self._lost_at = loss, monotonic()
+        with self._availability.asking(), self.telling():
+            return getattr(self._connected(), method)(*arguments, timeout=seconds or self._patience, **named)
 
     def _connected(self) -> Any:
         """Return the connection. Whoever waited while another failed to make it fails as well, at once."""
@@ -212,8 +164,7 @@ class MilvusServer:
     def _refusal(self, error: Any) -> CollectionError:
         if error.code in (_NOT_FOUND, _NO_ALIAS):
             return NotOnMilvus(
-                f"no collection {self.address.collection!r} on {self._where}; run: precedent index EMBEDDINGS "
-                f"--backend milvus --uri {self.address}"
+                f"no collection {self.address.collection!r} on {self._where}; run: {self.address.build_command}"
             )
         if error.code == _NOT_LOADED:
             return _NotLoaded(f"collection {self.address.collection!r} is not loaded")
@@ -226,7 +177,7 @@ class MilvusServer:
             return CollectionError(f"Milvus on {self._where} does not take this: {_said(error)}")
         if not isinstance(error.code, int) or error.code == _NO_CONNECTION:
             self.close()
-            return self._lost(_said(error), _Silence)
+            return self._lost(_said(error), Silence)
         return self._lost(_said(error))
 
     def _lost(self, said: str, kind: type[BackendUnavailable] = BackendUnavailable) -> BackendUnavailable:
@@ -247,10 +198,6 @@ class MilvusServer:
     @property
     def _where(self) -> str:
         return self.address.uri if self.address.file is None else repr(str(self.address.file))
-
-
-class _Silence(BackendUnavailable):
-    """A server that did not answer in time, or cannot be connected to."""
 
 
 class _NotLoaded(CollectionError):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.milvus.columns import KEY, Columns
+from index.engines.columns import KEY, Columns
 from index.table.filters import Where, require_filter
 
 ALL = f'{KEY} != ""'

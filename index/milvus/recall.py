@@ -4,8 +4,8 @@ from typing import Any
 
 from index.built.collection import ENOUGH_RECALL
 from index.built.effort import EFFORTS
+from index.engines.columns import KEY, SAMPLE, VECTOR
 from index.milvus.client import BUILD_SECONDS, MilvusServer
-from index.milvus.columns import KEY, SAMPLE, VECTOR
 
 _ASKED = 100
 _NEAREST = 11

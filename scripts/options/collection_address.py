@@ -10,26 +10,26 @@ from typing import Any
 import click
 
 from index.built.gpu import DEVICES
+from index.engines.address import ServerAddress
 from index.errors import CollectionError
 from index.living.additions import Writable
-from index.milvus.address import MilvusAddress
 from index.opening import Address, address_of, open_collection
 
 
 class CollectionAddress(click.ParamType):
-    """A folder, s3://BUCKET/INDEX, or milvus+http://HOST:PORT/COLLECTION."""
+    """A folder, s3://BUCKET/INDEX, milvus+http://HOST:PORT/COLLECTION, or postgresql://HOST/DATABASE/COLLECTION."""
 
     name = "index"
 
     def __init__(self, instead: str | None = None) -> None:
-        """Take all addresses; or none on Milvus, where `instead` says what to do in place of this."""
+        """Take all addresses; or none on a server, where `instead` says what to do in place of this."""
         self._instead = instead
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
         """Return the address, which is about to be read. Raises CollectionError: it is none, or one not taken here."""
         address: Address = address_of(value) if isinstance(value, str) else value
-        if self._instead is not None and isinstance(address, MilvusAddress):
-            raise CollectionError(f"expected an index in a folder, got one on Milvus; {self._instead}")
+        if self._instead is not None and isinstance(address, ServerAddress):
+            raise CollectionError(f"expected an index in a folder, got one on {address.engine}; {self._instead}")
         return address
 
 

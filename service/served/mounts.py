@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from index.errors import CollectionError
-from index.milvus.address import MilvusAddress, is_milvus, parse_milvus
+from index.opening import Address, is_on_server, parse_server
 from index.storage.places import place
 from service.errors import MountError
 
@@ -23,7 +23,7 @@ class Mount:
     """An index, in a folder or at an address, and the name it is asked by."""
 
     name: str
-    index_dir: Path | MilvusAddress
+    index_dir: Address
     image_root: Path | None = None
     """The folder that the studies' paths are relative to; None takes the one named in the index."""
     trusted: bool = False
@@ -35,7 +35,7 @@ def parse_mounts(indexes: Sequence[str], images: Sequence[str] = (), *, trusted:
 
     Args:
         indexes: NAME=FOLDER, or FOLDER, whose own name is then taken: in lower case, with - for other characters. A
-            folder may be an address such as s3://bucket/index or milvus+http://host:19530/collection.
+            folder may be an address such as s3://bucket/index or postgresql://host/database/collection.
         images: NAME=ROOT for one collection, or ROOT for all that have none of their own.
         trusted: take the roots that indexes name for themselves, wherever those come from.
 
@@ -63,8 +63,8 @@ def _split(word: str, *, index: bool = False) -> tuple[str | None, Any]:
             f"expected a name of a-z, 0-9, _ and - before '=', at most 64 characters, got {name!r}; write NAME=FOLDER"
         )
     try:
-        if index and is_milvus(folder):
-            return name or None, parse_milvus(folder)
+        if index and is_on_server(folder):
+            return name or None, parse_server(folder)
         where = place(folder) if folder else None
         if where is not None and where.is_dir():
             return name or None, where
@@ -73,9 +73,9 @@ def _split(word: str, *, index: bool = False) -> tuple[str | None, Any]:
     raise MountError(f"expected an existing folder, or NAME=FOLDER, got {word!r}; there is no folder {folder!r}")
 
 
-def _name_of(folder: Path | MilvusAddress) -> str:
+def _name_of(folder: Address) -> str:
     """A folder may be called anything, and served alone it needs no name."""
-    name = folder.name if isinstance(folder, MilvusAddress) else folder.resolve().name
+    name = folder.resolve().name if isinstance(folder, Path) else folder.name
     return _NOT_OF_A_NAME.sub("-", name.lower()).strip("-")[:64] or "main"
 
 

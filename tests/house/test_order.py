@@ -23,7 +23,18 @@ WINGS = ("encoder", "index", "service", "scripts")
 ORDER = {
     "encoder": ["maps training", "findings", "embedder", "runtime", "network", "films", "files", "errors"],
     "index": [
-        *("opening", "milvus", "living judging", "search", "built", "importing", "export", "table", "storage"),
+        *(
+            "opening",
+            "milvus postgres",
+            "engines",
+            "living judging",
+            "search",
+            "built",
+            "importing",
+            "export",
+            "table",
+            "storage",
+        ),
         *("vectors", "errors printable"),
     ],
     "service": [
@@ -39,7 +50,9 @@ TELLING_FOLDERS = {
     "scripts/benches": "a file is called as its subject is typed",
     "scripts/reports": "a file is called as what it reports",
     "service/routes": "a file is called as the path that it answers",
+    "index/engines": "a file is called as the one whose part it plays over any server",
     "index/milvus": "a file is called as the one whose part it plays over a server",
+    "index/postgres": "a file is called as the one whose part it plays over a server",
 }
 """Folders whose files need the names that they have, which other folders may have too."""
 TWICE = {

@@ -1,4 +1,6 @@
-"""The same questions to every backend: in memory, a folder that lives, the same on a GPU, and a file of Milvus Lite."""
+"""The same questions to every backend: in memory, a folder that lives, the same on a GPU, a file of Milvus Lite, and a real
+PostgreSQL.
+"""
 
 import re
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from gpu_world import play_gpu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from milvus_world import HOSTILE, address_in, collection_of, hostile_studies, tied_vectors
+from postgres_world import Postgres, postgres_of
 from unit_vectors_world import DIM
 
 from index.built.collection import build_collection, load_collection
@@ -18,12 +21,15 @@ from index.errors import CollectionError, FilterError, StudyNotFound, VectorsErr
 from index.living.additions import Writable
 from index.living.collection import LivingCollection
 from index.milvus.collection import MilvusCollection
+from index.postgres.building import build_on_postgres
+from index.postgres.collection import PostgresCollection
 from index.search.retriever import Retriever
 from index.search.searchable import Searchable
 from index.table.filters import filter_mask
 from index.vectors import Embeddings
 
-BACKENDS = ("folder", "gpu", "milvus")
+BACKENDS = ("folder", "gpu", "milvus", "postgres", "graph")
+ENGINES = ("milvus", "postgres")
 
 
 class World(NamedTuple):
@@ -34,12 +40,15 @@ class World(NamedTuple):
     gpu: LivingCollection
     """What plays the GPU is on the processor, and rounds and disregards filters as one does."""
     milvus: MilvusCollection
+    postgres: PostgresCollection
+    graph: PostgresCollection
+    """The same with pgvector's graph, which few studies are not looked up in."""
     studies: pa.Table
     vectors: Embeddings
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[World]:
     """Yield 150 studies with hostile texts and tied vectors, in memory and in every backend."""
     rng = np.random.default_rng(7)
     studies, vectors = hostile_studies(rng, 150), tied_vectors(rng, 150)
@@ -51,10 +60,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         play_gpu(patch)
         on_gpu = LivingCollection(folder / "index", "gpu")
-    yield World(Retriever(built), living, on_gpu, milvus, built.studies, vectors)
-    on_gpu.close()
-    living.close()
-    milvus.close()
+    table = postgres_of(postgres.address(), folder, studies, vectors)
+    build_on_postgres(folder / "export", postgres.address("graph"), kind="hnsw")
+    graph = PostgresCollection(postgres.address("graph"))
+    yield World(Retriever(built), living, on_gpu, milvus, table, graph, built.studies, vectors)
+    for opened in (on_gpu, living, milvus, table, graph):
+        opened.close()
 
 
 @pytest.fixture(params=BACKENDS)
@@ -134,13 +145,14 @@ def test_every_backend_refuses_a_query_of_another_length_and_a_study_it_lacks(ba
 
 
 def test_an_export_without_layouts_has_the_same_gate_in_every_backend(world: World) -> None:
-    assert world.milvus.gate().layouts is None
-    ours, theirs = world.folder.gate().similarities, world.milvus.gate().similarities
-    assert len(ours) == len(theirs) == 40
-    assert world.milvus.gate().judge(1.0) is not None
+    for engine in (world.milvus, world.postgres):
+        assert engine.gate().layouts is None
+        ours, theirs = world.folder.gate().similarities, engine.gate().similarities
+        assert len(ours) == len(theirs) == 40
+        assert engine.gate().judge(1.0) is not None
 
 
-def test_every_text_means_itself_to_milvus_and_nothing_else(world: World) -> None:
+def test_every_text_means_itself_to_an_engine_and_nothing_else(world: World) -> None:
     for text in HOSTILE:
         _same_rows(world, {"must": [{"key": "sex", "match": {"value": text}}]})
         _same_rows(world, {"must_not": [{"key": 'we"ird \\ näme\n', "match": {"any": [text, None]}}]})
@@ -180,25 +192,27 @@ FILTERS = st.recursive(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(where=FILTERS)
-def test_milvus_passes_the_rows_that_the_mask_passes(world: World, where: dict[str, Any]) -> None:
+def test_an_engine_passes_the_rows_that_the_mask_passes(world: World, where: dict[str, Any]) -> None:
     _same_rows(world, where)
 
 
 @pytest.mark.long
 @settings(max_examples=5_000, suppress_health_check=list(HealthCheck))
 @given(where=FILTERS)
-def test_milvus_passes_the_rows_that_the_mask_passes_at_length(world: World, where: dict[str, Any]) -> None:
+def test_an_engine_passes_the_rows_that_the_mask_passes_at_length(world: World, where: dict[str, Any]) -> None:
     _same_rows(world, where)
 
 
 def _same_rows(world: World, where: dict[str, Any]) -> None:
-    try:
-        mask = filter_mask(where, world.studies)
-    except FilterError as refusal:
-        with pytest.raises(FilterError, match=re.escape(str(refusal))):
-            world.milvus.search(world.vectors[0], where=where)
-        return
-    expected = sorted(world.studies.filter(pa.array(mask))["study_id"].to_pylist())
-    answer = world.milvus.search(world.vectors[0], 400, where=where)
-    assert sorted(hit.study.study_id for hit in answer.hits) == expected
-    assert answer.matched_total == len(expected)
+    for name in ENGINES:
+        engine: Writable = getattr(world, name)
+        try:
+            mask = filter_mask(where, world.studies)
+        except FilterError as refusal:
+            with pytest.raises(FilterError, match=re.escape(str(refusal))):
+                engine.search(world.vectors[0], where=where)
+            continue
+        expected = sorted(world.studies.filter(pa.array(mask))["study_id"].to_pylist())
+        answer = engine.search(world.vectors[0], 400, where=where)
+        assert sorted(hit.study.study_id for hit in answer.hits) == expected
+        assert answer.matched_total == len(expected)

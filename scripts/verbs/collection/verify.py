@@ -8,9 +8,7 @@ from pathlib import Path
 
 import click
 
-from index.living.verification import Verdict, verify
-from index.milvus.address import MilvusAddress
-from index.opening import Address
+from index.opening import Address, verify_collection
 from scripts.options.collection_address import CollectionAddress, token, trust_option
 from scripts.options.places import Anywhere
 from scripts.terminal import say, say_json
@@ -27,7 +25,7 @@ def command(index: Address, images: Path | None, trusted: bool, as_json: bool) -
     \b
     precedent verify index/
     """
-    verdict = _verified(index, images, trusted)
+    verdict = verify_collection(index, images, token=token(), trusted=trusted)
     if as_json:
         say_json(vars(verdict))
     else:
@@ -38,12 +36,3 @@ def command(index: Address, images: Path | None, trusted: bool, as_json: bool) -
         say(f"{index}: {verdict.studies:,} studies, {len(verdict.faults)} faults")
     if verdict.faults:
         sys.exit(1)
-
-
-def _verified(index: Address, images: Path | None, trusted: bool) -> Verdict:
-    if not isinstance(index, MilvusAddress):
-        return verify(index, images, trusted=trusted)
-    from index.milvus.collection import MilvusCollection
-    from index.milvus.verification import verify_on_milvus
-
-    return verify_on_milvus(MilvusCollection(index, token()), images, trusted=trusted)

@@ -12,6 +12,7 @@ from milvus_world import COUNT, collection_of
 from unit_vectors_world import DIM, retriever_of
 
 from index.built.collection import build_collection
+from index.engines.verification import verify_on_server
 from index.errors import (
     ArtefactError,
     CollectionError,
@@ -23,7 +24,6 @@ from index.milvus.address import MilvusAddress
 from index.milvus.building import build_on_milvus
 from index.milvus.client import MilvusServer
 from index.milvus.collection import MilvusCollection
-from index.milvus.verification import verify_on_milvus
 from index.vectors import Embeddings
 
 
@@ -60,7 +60,7 @@ def test_a_build_that_was_killed_goes_on_where_it_stopped(
 
     whole = MilvusCollection(address)
     assert whole.search(vectors[0], COUNT) == retriever_of(studies, vectors).search(vectors[0], COUNT)
-    assert verify_on_milvus(whole).faults == []
+    assert verify_on_server(whole).faults == []
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_build_that_was_killed_between_any_two_steps_goes_on(
             build_on_milvus(export, address)
     build_on_milvus(export, address)
 
-    assert verify_on_milvus(MilvusCollection(address)).faults == []
+    assert verify_on_server(MilvusCollection(address)).faults == []
 
 
 def test_building_again_keeps_what_was_added(tmp_path: Path, collection: MilvusCollection) -> None:
@@ -137,7 +137,7 @@ def test_columns_beyond_what_milvus_types_become_dynamic_fields(
         {"should": [{"key": "not in", "range": {"gte": -1, "lt": 7}}, {"key": "Etiology", "match": {"value": ""}}]},
     ):
         assert found.search(vectors[1], COUNT, where=where) == memory.search(vectors[1], COUNT, where=where)
-    assert verify_on_milvus(found).faults == []
+    assert verify_on_server(found).faults == []
 
 
 def test_an_inverted_file_answers_exactly_where_it_is_asked_to(

@@ -22,6 +22,8 @@ from pymilvus.client.types import LoadState
 from pymilvus.exceptions import DataNotMatchException, ParamError
 from unit_vectors_world import DIM, retriever_of
 
+from index.engines.availability import AT_ONCE
+from index.engines.verification import verify_on_server
 from index.errors import (
     ArtefactError,
     BackendLoading,
@@ -36,10 +38,9 @@ from index.errors import (
 from index.living.additions import Addition
 from index.milvus.address import MilvusAddress, parse_milvus
 from index.milvus.building import build_on_milvus
-from index.milvus.client import AT_ONCE, MilvusServer
+from index.milvus.client import MilvusServer
 from index.milvus.collection import MilvusCollection
 from index.milvus.manifest import consistency_of
-from index.milvus.verification import verify_on_milvus
 from index.opening import open_collection
 from index.vectors import Embeddings
 
@@ -55,7 +56,7 @@ def test_added_studies_are_found_at_once_and_by_others(
 
     assert other.search(given.embedding, 1).hits[0].study == given.study
     assert len(other) == other.search(given.embedding).matched_total == COUNT + 1
-    assert verify_on_milvus(other).faults == []
+    assert verify_on_server(other).faults == []
 
 
 def test_other_content_replaces_a_study_only_where_it_is_asked_to(
@@ -95,13 +96,13 @@ def test_films_that_were_added_leave_with_their_study(
     for number, path in enumerate([paths[0], paths[0], paths[1]]):
         given = _addition(f"patient00009/study{number}", rng, frontal_path=path)
         collection.add([given], films={path: [b"one", b"two"][path == paths[1]]}, image_root=tmp_path)
-    assert verify_on_milvus(collection, tmp_path).faults == []
+    assert verify_on_server(collection, tmp_path).faults == []
 
     collection.delete(["patient00009/study0", "patient00009/study2"], tmp_path)
 
     assert [(tmp_path / path).exists() for path in paths] == [True, False]
     (tmp_path / paths[0]).write_bytes(b"damaged")
-    assert verify_on_milvus(collection, tmp_path).faults == [f"{paths[0]}: the film is missing or has changed"]
+    assert verify_on_server(collection, tmp_path).faults == [f"{paths[0]}: the film is missing or has changed"]
 
 
 def test_verify_names_a_row_that_was_changed_and_studies_that_are_gone(
@@ -111,9 +112,9 @@ def test_verify_names_a_row_that_was_changed_and_studies_that_are_gone(
     entity = collection._entity(study_id)
     server.call("upsert", collection._name, [entity | {"embedding": np.eye(DIM)[0].tolist()}])
 
-    assert verify_on_milvus(collection).faults == [f"{study_id!r} is not what was written; delete it and add it again"]
+    assert verify_on_server(collection).faults == [f"{study_id!r} is not what was written; delete it and add it again"]
     server.call("delete", collection._name, filter='study_id != ""')
-    assert verify_on_milvus(collection).faults == ["expected 30 studies, found 0; index the export anew"]
+    assert verify_on_server(collection).faults == ["expected 30 studies, found 0; index the export anew"]
 
 
 def test_what_milvus_cannot_hold_or_give_is_refused_by_name(
@@ -317,7 +318,7 @@ def test_after_a_call_without_an_answer_others_are_refused_at_once_and_then_one_
 ) -> None:
     silence, now = pymilvus.MilvusException(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer"), [100.0]
     server, client = scripted(monkeypatch, silence, silence, ["found"], ["found"])
-    monkeypatch.setattr("index.milvus.client.monotonic", lambda: now[0])
+    monkeypatch.setattr("index.engines.availability.monotonic", lambda: now[0])
     for passed, calls in ((0, 1), (4, 1), (5, 2), (9, 2)):
         now[0] = 100.0 + passed
         with pytest.raises(BackendUnavailable, match="does not answer"):
@@ -347,9 +348,9 @@ def test_one_call_that_is_too_slow_for_a_server_that_answers_others_shuts_nobody
 
 def test_a_server_that_stalls_keeps_no_more_threads_than_may_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     server, _ = scripted(monkeypatch)
-    monkeypatch.setattr("index.milvus.client._TURN_SECONDS", 0.01)
+    monkeypatch.setattr("index.engines.availability._TURN_SECONDS", 0.01)
     for _ in range(AT_ONCE):
-        server._turns.acquire()
+        server._availability._turns.acquire()
     with pytest.raises(BackendUnavailable, match=f"{AT_ONCE} calls wait for its answers"):
         server.call("query", "cases")
 

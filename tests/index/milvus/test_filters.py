@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import FilterError
-from index.milvus.columns import Columns
+from index.milvus.columns import Fields
 from index.milvus.filters import ALL, NONE, as_expression, literal
 
 parser = pytest.importorskip("milvus_lite.search.filter.parser", reason="needs the extra milvus")
-COLUMNS = Columns(pa.schema([("study_id", pa.string()), ("No Finding", pa.int8()), ("dose", pa.float32())]))
+COLUMNS = Fields(pa.schema([("study_id", pa.string()), ("No Finding", pa.int8()), ("dose", pa.float32())]))
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 

@@ -1,24 +1,27 @@
-"""Checks what can be wrong with a collection on Milvus: each row, vector, digest and id, and the added films.
+"""Checks what can be wrong with a collection on a server: each row, vector, digest and id, and the added films.
 
 Nothing is repaired.
 """
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from index.engines.collection import EngineCollection
 from index.errors import UntrustedRoot
 from index.living.added_films import changed_films, unnamed_films
 from index.living.verification import Verdict, refusals
-from index.milvus.collection import MilvusCollection
 from index.table.studies import SHARD_COLUMNS, as_studies
 from index.vectors import as_embeddings
 
 _ROWS_CHECKED_AT_ONCE = 1000
 
 
-def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = None, *, trusted: bool = False) -> Verdict:
+def verify_on_server(
+    collection: EngineCollection[Any], image_root: Path | None = None, *, trusted: bool = False
+) -> Verdict:
     """Return what is wrong with a collection, after reading all of it.
 
     Args:
@@ -32,6 +35,9 @@ def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = Non
     rows: list[dict[str, object]] = []
     for row, vector, digest in collection.entities():
         study_id = row["study_id"]
+        if (column := collection.fault_of(row)) is not None:
+            verdict.faults.append(f"{study_id!r} has something else than its type in column {column!r}")
+            continue
         if study_id in seen:
             verdict.faults.append(f"{study_id!r} is there twice; index the export anew, under another name")
         if collection.digest(row, vector) != digest:
@@ -55,14 +61,14 @@ def verify_on_milvus(collection: MilvusCollection, image_root: Path | None = Non
     return verdict
 
 
-def _of_rows(rows: list[dict[str, object]], collection: MilvusCollection) -> list[str]:
+def _of_rows(rows: list[dict[str, object]], collection: EngineCollection[Any]) -> list[str]:
     table = pa.Table.from_pylist(rows, collection.schema)
     apart = [name for name in SHARD_COLUMNS if name in table.column_names]
     return refusals(partial(as_studies, table.drop_columns(apart)))
 
 
 def _look_at_films(
-    collection: MilvusCollection, films: set[str], image_root: Path | None, trusted: bool, verdict: Verdict
+    collection: EngineCollection[Any], films: set[str], image_root: Path | None, trusted: bool, verdict: Verdict
 ) -> None:
     try:
         root = image_root or collection.remembered_root(trusted=trusted)

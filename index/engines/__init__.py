@@ -1,0 +1,1 @@
+"""What collections on database servers have in common, whichever engine keeps them."""

@@ -69,12 +69,12 @@ class PlaceError(CollectionError):
 
 
 class BackendUnavailable(CollectionError):
-    """A store or Milvus server that does not answer, or refuses to, at present."""
+    """A store or database server that does not answer, or refuses to, at present."""
 
 
 class BackendLoading(BackendUnavailable):
-    """A Milvus server that is still loading the collection into memory."""
+    """A database server that is starting, or still loading the collection."""
 
 
 class BeyondBackend(CollectionError):
-    """A search that Milvus cannot do exactly, and that is not approximated."""
+    """A search that a server cannot do exactly, and that is not approximated."""

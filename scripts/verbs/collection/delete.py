@@ -18,7 +18,7 @@ def command(index: Address, study_ids: tuple[str, ...], as_json: bool) -> None:
     """Delete studies from the folder or address INDEX, all or none. From then on no search finds them.
 
     The next `precedent compact` removes their vectors from the disk, and the films of those that had been added. On
-    Milvus the films are removed at once, and the vectors when Milvus compacts.
+    a server the films are removed at once, and the vectors when the server compacts or vacuums.
 
     \b
     precedent delete index/ patient00001/study1 patient00001/study2

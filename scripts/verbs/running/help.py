@@ -31,7 +31,7 @@ def command(topic: str, as_json: bool) -> None:
 
     \b
     precedent help encoder      films, training, judging, recipes, maps
-    precedent help index        tables, exports, searching, changes, object stores, Milvus
+    precedent help index        tables, exports, searching, changes, object stores, Milvus, PostgreSQL
     precedent help service      HTTP, tokens, audit, what is refused
     precedent help verbs        every verb with an example
     precedent help benches      how speed is measured, and the figures

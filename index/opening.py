@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from index.engines.address import ServerAddress
 from index.engines.collection import EngineCollection
 from index.engines.verification import verify_on_server
 from index.errors import NoGpu
@@ -42,7 +43,7 @@ def open_collection(address: Address, token: str = "", device: str = "cpu") -> W
         ArtefactError: none is there, or it is damaged or half filled. BackendUnavailable: its server does not answer.
         NoGpu: one is asked for and cannot be had.
     """
-    if isinstance(address, Path):
+    if not isinstance(address, ServerAddress):
         return LivingCollection(address, device)
     if device == "gpu":
         raise NoGpu(
@@ -56,7 +57,7 @@ def verify_collection(
     address: Address, image_root: Path | None = None, *, token: str = "", trusted: bool = False
 ) -> Verdict:
     """Return what is wrong with the collection at an address, after reading all of it; arguments as of `verify`."""
-    if isinstance(address, Path):
+    if not isinstance(address, ServerAddress):
         return verify(address, image_root, trusted=trusted)
     return verify_on_server(_open_on_server(address, token), image_root, trusted=trusted)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from index.engines.address import ServerAddress
 from index.errors import CollectionError
 from index.opening import Address, is_on_server, parse_server
 from index.storage.places import place
@@ -75,7 +76,7 @@ def _split(word: str, *, index: bool = False) -> tuple[str | None, Any]:
 
 def _name_of(folder: Address) -> str:
     """A folder may be called anything, and served alone it needs no name."""
-    name = folder.resolve().name if isinstance(folder, Path) else folder.name
+    name = folder.name if isinstance(folder, ServerAddress) else folder.resolve().name
     return _NOT_OF_A_NAME.sub("-", name.lower()).strip("-")[:64] or "main"
 
 

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from command_line import done, refusal, save_tiny_encoder
 from killing import started
 from s3_world import BUCKET, Gate, s3_server
@@ -98,6 +99,9 @@ def test_the_pipeline_gives_there_what_it_gives_on_the_disk(films: Path, away: s
     there, here = (json.loads(done("search", index, *words).stdout) for index in (away, films / "index"))
     assert there | {"took_ms": None} == here | {"took_ms": None}
     assert json.loads(done("verify", away, "--json").stdout) == {"studies": PATIENTS, "faults": [], "notes": []}
+    checked = CliRunner().invoke(precedent, ["doctor", away, "--encoder", str(films / "encoder.safetensors")]).stdout
+    assert f"index       {PATIENTS} studies, every SHA-256 as written" in checked
+    assert "the index was built with this encoder" in checked
     manifest = place(f"{away}/manifest.json").read_text()
     assert json.loads(manifest)["image_root"] == f"{AWAY}/films"
     assert "hush" not in manifest

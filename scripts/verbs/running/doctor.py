@@ -4,17 +4,22 @@ precedent doctor index/ --encoder encoder.safetensors
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from encoder.errors import EncoderError
-from index.errors import ArtefactError
-from scripts.options.collection_address import trust_option
+from index.built.mirror import cache_folder
+from index.engines.address import ServerAddress
+from index.errors import ArtefactError, BackendUnavailable, CollectionError
+from index.opening import Address
+from scripts.options.collection_address import CollectionAddress, opened, token, trust_option
 from scripts.options.encoder_file import EncoderFile
-from scripts.options.places import Here
+from scripts.options.places import Anywhere
 from scripts.terminal import say, say_json
 from scripts.work.machine_checks import NEEDED_DISK, Check, disk, gpus, machine_checks
 
@@ -23,15 +28,17 @@ LEAST_COSINE = 0.99
 
 
 @click.command()
-@click.argument("index", required=False, type=Here())
+@click.argument("index", required=False, type=CollectionAddress())
 @click.option(
     "--encoder", type=EncoderFile(), help="Encoder file to check, or: builtin, and to check the index against."
 )
-@click.option("--images", type=Here(), help="Image root of the index, if it is not the one stored in it.")
+@click.option("--images", type=Anywhere(), help="Image root of the index, if it is not the one stored in it.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-def command(index: Path | None, encoder: Path | None, images: Path | None, trusted: bool, as_json: bool) -> None:
-    """Check this installation and, if named, an index and its encoder; exit with 1 if a check fails.
+def command(index: Address | None, encoder: Path | None, images: Path | None, trusted: bool, as_json: bool) -> None:
+    """Check this installation and, if named, the index in a folder or at an address, and its encoder.
+
+    The exit code is 1 if a check fails.
 
     \b
     precedent doctor
@@ -51,43 +58,57 @@ def command(index: Path | None, encoder: Path | None, images: Path | None, trust
 
 
 def _all(
-    index: Path | None, encoder: Path | None, images: Path | None = None, trusted: bool = False
+    index: Address | None, encoder: Path | None, images: Path | None = None, trusted: bool = False
 ) -> Iterator[Check]:
     """Yield the checks as they are made: the machine's, then the index's, then the encoder's."""
     yield from machine_checks()
-    if index is not None and not index.is_dir():
-        yield Check(
-            "index", "fault", f"there is no folder {str(index)!r}", f"run: precedent index EMBEDDINGS --out {index}"
-        )
-        index = None
     if index is not None:
-        yield disk(index, max(NEEDED_DISK, 2 * _bytes_of(index)))
-        yield from index_checks(index, images, trusted)
+        try:
+            yield from _index_checks(index, images, trusted)
+        except BackendUnavailable as refusal:
+            yield Check("index", "fault", str(refusal))
+            index = None
     if encoder is not None:
         yield from encoder_checks(encoder, index)
+
+
+def _index_checks(index: Address, images: Path | None, trusted: bool) -> Iterator[Check]:
+    if not isinstance(index, ServerAddress):
+        if not index.is_dir():
+            remedy = f"run: precedent index EMBEDDINGS --out {index}"
+            yield Check("index", "fault", f"there is no folder {str(index)!r}", remedy)
+            return
+        beside = index if isinstance(index, Path) else cache_folder()  # what lies in a store is searched in a copy
+        yield disk(beside, max(NEEDED_DISK, 2 * _bytes_of(index)))
+    yield from index_checks(index, images, trusted)
 
 
 def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def index_checks(folder: Path, images: Path | None = None, trusted: bool = False) -> Iterator[Check]:
+def index_checks(index: Address, images: Path | None = None, trusted: bool = False) -> Iterator[Check]:
     """Yield what is wrong with an index, every byte of which is read."""
-    from index.living.verification import verify
+    from index.opening import verify_collection
 
-    verdict = verify(folder, images, trusted=trusted)
+    remedy = "restore a snapshot, or run: precedent index EMBEDDINGS --out ANOTHER_FOLDER"
+    if isinstance(index, ServerAddress):
+        remedy = f"restore a backup, or run: {index.build_command}"
+    try:
+        verdict = verify_collection(index, images, token=token(), trusted=trusted)
+    except ArtefactError as refusal:
+        yield Check("index", "fault", str(refusal), remedy)
+        return
     for sentence in verdict.faults:
-        yield Check(
-            "index", "fault", sentence, "restore a snapshot, or run: precedent index EMBEDDINGS --out ANOTHER_FOLDER"
-        )
+        yield Check("index", "fault", sentence, remedy)
     for sentence in verdict.notes:
         yield Check("index", "warning", sentence)
     if not verdict.faults:
         yield Check("index", "ok", f"{verdict.studies:,} studies, every SHA-256 as written")
-        yield from neighbours(folder)
+        yield from neighbours(index)
 
 
-def encoder_checks(path: Path, index: Path | None) -> Iterator[Check]:
+def encoder_checks(path: Path, index: Address | None) -> Iterator[Check]:
     """Yield whether an encoder loads, what runs it and why, and whether the index is of its making."""
     from encoder.embedder import Embedder
 
@@ -121,15 +142,14 @@ def training(trained: bool | None) -> Check:
     return Check("training", "ok", "trained" if trained else "not known of this file")
 
 
-def neighbours(folder: Path) -> Iterator[Check]:
+def neighbours(index: Address) -> Iterator[Check]:
     """Yield how an index's neighbours agree and its films were read; nothing of one that cannot be read."""
     from encoder.films.image import READING
-    from index.built.collection import load_index_manifest
     from index.export.reliability import NOT_MEASURED, agreement_in, other_reading, warning_of
 
     try:
-        manifest = load_index_manifest(folder)
-    except ArtefactError:
+        manifest = _manifest(index)
+    except CollectionError:
         return
     measured, warning = agreement_in(manifest), warning_of(manifest)
     if warning is not None:
@@ -140,6 +160,16 @@ def neighbours(folder: Path) -> Iterator[Check]:
         yield Check("reading", "warning", other, "run: precedent export, then precedent index")
     else:
         yield Check("reading", "ok", f"version {READING}, as films are read now")
+
+
+def _manifest(index: Address) -> Mapping[str, Any]:
+    """Return what an index says of itself. Raises CollectionError: it cannot be read."""
+    from index.built.collection import load_index_manifest
+
+    if not isinstance(index, ServerAddress):
+        return load_index_manifest(index)
+    with closing(opened(index)) as collection:
+        return collection.manifest
 
 
 def _film() -> bytes:
@@ -162,14 +192,11 @@ def agreement(cosine: float, where: str = "") -> Check:
     return Check("agreement", "ok", sentence)
 
 
-def _fingerprint(index: Path, fingerprint: str) -> Iterable[Check]:
+def _fingerprint(index: Address, fingerprint: str) -> Iterable[Check]:
     """Yield whether the index was built with that encoder; nothing where it cannot be said, which is said already."""
-    from index.built.collection import MANIFEST
-    from index.storage.files import load_json
-
     try:
-        built = str(load_json(index / MANIFEST, "index manifest", "").get("fingerprint"))
-    except ArtefactError:
+        built = str(_manifest(index)["fingerprint"])
+    except CollectionError:
         return
     if built == fingerprint:
         yield Check("fingerprint", "ok", "the index was built with this encoder")

@@ -41,7 +41,7 @@ def open_collection(address: Address, token: str = "", device: str = "cpu") -> W
 
     Raises:
         ArtefactError: none is there, or it is damaged or half filled. BackendUnavailable: its server does not answer.
-        NoGpu: one is asked for and cannot be had.
+        NoGpu: one is asked for and cannot be had. CollectionError: what a server needs is not installed.
     """
     if not isinstance(address, ServerAddress):
         return LivingCollection(address, device)

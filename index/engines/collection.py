@@ -33,6 +33,11 @@ class EngineCollection(EngineSearch[Passing], Writable):
 
     @property
     @abstractmethod
+    def server_version(self) -> str:
+        """The engine's name and version, as the server says them."""
+
+    @property
+    @abstractmethod
     def changed(self) -> bool:
         """Whether studies were added or deleted since it was built."""
 

@@ -41,6 +41,11 @@ class MilvusCollection(MilvusSearch, EngineCollection[str]):
         self.films = self._films_folder()
 
     @property
+    def server_version(self) -> str:
+        """The engine's name and version, as the server says them."""
+        return f"Milvus {str(self._server.call('get_server_version'))[:40]}"
+
+    @property
     def changed(self) -> bool:
         """Whether studies were added or deleted since it was built."""
         return bool(property_of(self._server.describe(self._name) or {}, CHANGED))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from psycopg import sql
 
 from index.built.collection import ENOUGH_RECALL
 from index.engines.building import Marked, export_to_build, manifest_for, name_of
@@ -21,7 +20,7 @@ from index.errors import ArtefactError, CollectionError
 from index.export.shards import load_shards
 from index.postgres.address import PostgresAddress
 from index.postgres.catalogue import Entry, current_entry, entries_of, entry_of, make_catalogue, save_entry
-from index.postgres.client import BUILD_SECONDS, Asking, PostgresServer, Statement
+from index.postgres.client import BUILD_SECONDS, Asking, PostgresServer, Statement, sql
 from index.postgres.columns import TableColumns, as_bytes, as_text
 from index.postgres.search import BEAM, nearness
 from index.search.familiarity import SAMPLE as GATE_SAMPLE

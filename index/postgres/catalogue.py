@@ -7,12 +7,10 @@ Whoever changes a collection holds its row meanwhile, so that two processes chan
 import json
 from typing import Any, NamedTuple
 
-from psycopg import sql
-
 from index.engines.manifest import require_manifest
 from index.errors import ArtefactError
 from index.postgres.address import PostgresAddress
-from index.postgres.client import LEAST_PGVECTOR, Asking, PostgresServer, Statement
+from index.postgres.client import LEAST_PGVECTOR, Asking, PostgresServer, Statement, sql
 
 _MAKE = """CREATE TABLE IF NOT EXISTS precedent_collections (
     name text COLLATE "C" PRIMARY KEY, collection text COLLATE "C" NOT NULL, current boolean NOT NULL DEFAULT false,

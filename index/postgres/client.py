@@ -1,7 +1,6 @@
 """Every statement to a PostgreSQL server: within a time limit, on few connections, its errors put into our words.
 
-psycopg is imported when it is first needed. What a server answers is read row by row and no further than was asked
-for, since it may be anybody's.
+What a server answers is read row by row and no further than was asked for, since it may be anybody's.
 """
 
 import selectors
@@ -16,6 +15,16 @@ from index.engines.availability import Availability, Silence
 from index.engines.manifest import NotThere
 from index.errors import ArtefactError, BackendLoading, BackendUnavailable, CollectionError, WriteFailed
 from index.postgres.address import PostgresAddress
+
+try:
+    import psycopg
+    from psycopg import sql, waiting
+except ImportError as error:
+    raise CollectionError(
+        "expected psycopg to be installed for collections in PostgreSQL; run: pip install 'cxr-precedent[postgres]'"
+    ) from error
+
+__all__ = ["Asking", "PostgresServer", "Statement", "sql"]
 
 CALL_SECONDS = 10.0
 """That a statement may take, and connecting."""
@@ -117,9 +126,8 @@ class PostgresServer:
     """A database. Safe under threads; connects with the first question."""
 
     def __init__(self, address: PostgresAddress) -> None:
-        """Take an address. Raises CollectionError: the extra is not installed."""
+        """Take an address."""
         self.address = address
-        self._psycopg = _psycopg()
         self._availability = Availability(self._lost)
         self._idle: LifoQueue[Any] = LifoQueue(CONNECTIONS)
         weakref.finalize(self, _close_all, self._idle)
@@ -163,7 +171,6 @@ class PostgresServer:
     @contextmanager
     def telling(self, connection: Any = None, seconds: float | None = None) -> Iterator[None]:
         """Raise our errors for those of psycopg, and give a connection so long to answer."""
-        psycopg = self._psycopg
         if connection is not None:
             connection.wait_from_now(seconds)
         try:
@@ -181,7 +188,7 @@ class PostgresServer:
                 return connection
             connection.close()
         with self.telling():
-            return _connection_class().connect(
+            return PatientConnection.connect(
                 **self.address.parameters,
                 autocommit=True,
                 prepare_threshold=None,  # each filter has a plan of its own, and a pooler may change servers
@@ -191,7 +198,7 @@ class PostgresServer:
             )
 
     def _give_back(self, connection: Any) -> None:
-        idle = self._psycopg.pq.TransactionStatus.IDLE
+        idle = psycopg.pq.TransactionStatus.IDLE
         if connection.closed or connection.pgconn.transaction_status != idle or self._idle.full():
             connection.close()  # which takes back what was begun
         else:
@@ -219,7 +226,7 @@ class PostgresServer:
             return self._lost(said)
         if code and not code.startswith(("28", "3D")):
             return CollectionError(f"PostgreSQL on {self.where} does not take this: {said}")
-        if isinstance(error, self._psycopg.OperationalError) or connection is None or connection.closed:
+        if isinstance(error, psycopg.OperationalError) or connection is None or connection.closed:
             return self._lost(said, BackendUnavailable if code else Silence)
         return CollectionError(f"PostgreSQL on {self.where} does not take this: {said}")
 
@@ -242,45 +249,29 @@ def _close_all(idle: LifoQueue[Any]) -> None:
         connection.close()
 
 
-def _psycopg() -> Any:
-    try:
-        import psycopg
-    except ImportError as error:
-        raise CollectionError(
-            "expected psycopg to be installed for collections in PostgreSQL; run: pip install 'cxr-precedent[postgres]'"
-        ) from error
-    return psycopg
+class PatientConnection(psycopg.Connection[Any]):
+    """Waits no longer than until a moment."""
 
+    _until = 0.0
 
-def _connection_class() -> Any:
-    """Return psycopg's connection with an end to its patience; a class, made when psycopg is there."""
-    from psycopg import Connection, waiting
+    def wait_from_now(self, seconds: float | None) -> None:
+        """Give the server so many seconds from now, CALL_SECONDS where none are named."""
+        self._until = monotonic() + (seconds or CALL_SECONDS)
 
-    class PatientConnection(Connection[Any]):
-        """Waits no longer than until a moment."""
-
-        _until = 0.0
-
-        def wait_from_now(self, seconds: float | None) -> None:
-            """Give the server so many seconds from now, CALL_SECONDS where none are named."""
-            self._until = monotonic() + (seconds or CALL_SECONDS)
-
-        def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
-            """Return what a generator of psycopg comes to. Raises TimeoutError."""
-            try:
-                wanted = next(gen)
-                with selectors.DefaultSelector() as selector:
-                    while True:
-                        key = selector.register(self.pgconn.socket, int(wanted))
-                        ready = selector.select(max(self._until - monotonic(), 0))
-                        selector.unregister(key.fd)
-                        if not ready:
-                            raise TimeoutError
-                        wanted = gen.send(waiting.Ready(ready[0][1]))
-            except StopIteration as done:
-                return done.value
-
-    return PatientConnection
+    def wait(self, gen: Any, *_: Any, **__: Any) -> Any:
+        """Return what a generator of psycopg comes to. Raises TimeoutError."""
+        try:
+            wanted = next(gen)
+            with selectors.DefaultSelector() as selector:
+                while True:
+                    key = selector.register(self.pgconn.socket, int(wanted))
+                    ready = selector.select(max(self._until - monotonic(), 0))
+                    selector.unregister(key.fd)
+                    if not ready:
+                        raise TimeoutError
+                    wanted = gen.send(waiting.Ready(ready[0][1]))
+        except StopIteration as done:
+            return done.value
 
 
 def _is_quiet(connection: Any) -> bool:

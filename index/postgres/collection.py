@@ -11,14 +11,13 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from psycopg import sql
 
 from index.engines.collection import EngineCollection
 from index.engines.columns import DIGEST, KEY, VECTOR
 from index.engines.search import Entity
 from index.postgres.address import PostgresAddress
 from index.postgres.catalogue import save_entry
-from index.postgres.client import Statement
+from index.postgres.client import Statement, sql
 from index.postgres.columns import as_text
 from index.postgres.search import Narrowed, PostgresSearch
 from index.vectors import Embeddings
@@ -37,6 +36,14 @@ class PostgresCollection(PostgresSearch, EngineCollection[Narrowed]):
         super().__init__(address)
         self._writing = threading.Lock()
         self.films = self._films_folder()
+
+    @property
+    def server_version(self) -> str:
+        """The engine's name and version, as the server says them."""
+        text = "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
+        with self._at_one_moment() as now:
+            [(version, pgvector)] = now._open.rows(Statement(text), 1)
+        return f"PostgreSQL {str(version)[:40]}, pgvector {str(pgvector)[:40]}"
 
     @property
     def changed(self) -> bool:

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from psycopg import sql
 
-from index.postgres.client import Statement
+from index.postgres.client import Statement, sql
 from index.postgres.columns import TableColumns, escaped
 from index.table.filters import Where, require_filter
 

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from psycopg import sql
 
 from index.engines.columns import VECTOR
 from index.engines.manifest import NotThere
 from index.engines.search import EngineSearch, Entity
 from index.postgres.address import PostgresAddress
 from index.postgres.catalogue import Entry, current_entry, entry_of, manifest_of
-from index.postgres.client import Asking, PostgresServer, Statement
+from index.postgres.client import Asking, PostgresServer, Statement, sql
 from index.postgres.columns import TableColumns, as_text, vector_in
 from index.postgres.filters import all_of, any_of, as_condition, is_not, opposite
 from index.search.answer import Answer, Query

@@ -78,7 +78,7 @@ def command(rows: int, dim: int, changes: int, kills: int, repeat: int, folder: 
 
 def _measured(drawn: Drawn, folder: Path, changes: int, kills: int, repeat: int) -> dict[str, Any]:
     """Return the figures of one collection's life."""
-    fresh = _additions(drawn)
+    fresh = additions(drawn)
     with closing(LivingCollection(folder / "index")) as living:
         states = {"as built": _turns(living, drawn, fresh, repeat, folder)}
         living.add([next(fresh) for _ in range(changes)])
@@ -176,12 +176,12 @@ def _heard(pipe: Connection, most: int | None = None) -> list[str]:
 def _add(drawn: Drawn, index: Path, seed: int, pipe: Connection) -> None:
     """Add a study after the other, and tell each id once it is acknowledged; the child of `kill_and_open`."""
     with closing(LivingCollection(index)) as living:
-        for addition in _additions(drawn, f"kill{seed}-"):
+        for addition in additions(drawn, f"kill{seed}-"):
             living.add([addition])
             pipe.send(addition.study.study_id)
 
 
-def _additions(drawn: Drawn, prefix: str = "added") -> Iterator[Addition]:
+def additions(drawn: Drawn, prefix: str = "added") -> Iterator[Addition]:
     """Yield studies that no index of this bench holds, one film each."""
     vectors = drawn.queries(_VECTORS)
     for number in count():

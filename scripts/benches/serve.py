@@ -99,14 +99,25 @@ def command(
 
 def build_index(drawn: Drawn, fingerprint: str, kind: str, folder: Path) -> Retriever:
     """Return the retriever of `folder`/index, made of drawn vectors as an export would have left them."""
+    save_drawn(drawn, fingerprint, folder / "embeddings")
+    build_collection(folder / "embeddings", folder / "index", kind=kind)
+    return Retriever.load(folder / "index")
+
+
+def save_drawn(drawn: Drawn, fingerprint: str, folder: Path) -> None:
+    """Write drawn vectors as an export would have left them."""
     plan = ExportPlan(fingerprint, drawn.dim, "0" * 64, drawn.rows, _SHARD_ROWS, "frontal")
-    shards, start = ShardFolder(folder / "embeddings", plan), 0
+    shards, start = ShardFolder(folder, plan), 0
     for number, block in enumerate(drawn.blocks()):
         shards.save_shard(number, _studies(start, len(block)), [["frontal"]] * len(block), block, [])
         start += len(block)
     shards.finish(image_root="")
-    build_collection(folder / "embeddings", folder / "index", kind=kind)
-    return Retriever.load(folder / "index")
+
+
+def row_of(study_id: str) -> int:
+    """Return the row of a drawn study."""
+    patient, number = study_id.removeprefix("patient").split("/study")
+    return 2 * int(patient) + int(number) - 1
 
 
 def _studies(start: int, count: int) -> pa.Table:

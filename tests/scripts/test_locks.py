@@ -65,6 +65,7 @@ EXTRAS = {
     "nncf": "fast",
     "ray": "ray",
     "pymilvus": "milvus",
+    "psycopg": "postgres",
     "s3fs": "s3",
     "cryptography": "pacs",
     "highdicom": "pacs",

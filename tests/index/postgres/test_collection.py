@@ -303,8 +303,10 @@ def test_a_wrong_password_is_told_without_it_and_a_missing_package_by_its_extra(
         PostgresCollection(collection.address)
     assert "another-secret" not in f"{refusal.value!r} {refusal.value.__cause__!r}"
     monkeypatch.setitem(sys.modules, "psycopg", None)
+    for name in [name for name in sys.modules if name.startswith("index.postgres.") and "address" not in name]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(CollectionError, match=r"pip install 'cxr-precedent\[postgres\]'"):
-        PostgresServer(collection.address)
+        open_collection(collection.address)
 
 
 def test_a_filter_never_becomes_part_of_a_statement(

@@ -13,6 +13,7 @@ import torch
 from encoder.errors import EncoderError
 from encoder.films.body_part import as_parts
 from encoder.films.image import Source, is_unnamed, read_plane
+from encoder.films.plane import Plane
 from encoder.films.preprocess import Preprocessing
 from encoder.films.study import Film, StudyFilms, position_code, stack_films
 from encoder.network.builtin import encoder_path
@@ -105,9 +106,12 @@ class Embedder:
         A large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, never to less than three times the side of the network's
         square, short side: the embedding stays within a cosine of 0.995 of the whole film's.
         """
+        return self.preprocessing(self.read_plane(source, name=name))
+
+    def read_plane(self, source: Source, *, name: str | None = None) -> Plane:
+        """Return one file or upload as `read_film` decodes it, (H, W), before it is put in the square."""
         least_side = round(_LEAST_SIDE * (self.preprocessing.size + 2 * self.preprocessing.margin))
-        plane = read_plane(source, name=name, least_side=least_side, ignored_parts=self.ignored_parts)
-        return self.preprocessing(plane)
+        return read_plane(source, name=name, least_side=least_side, ignored_parts=self.ignored_parts)
 
     def read_films(self, frontal: Source | None, lateral: Source | None, projection: str | None = None) -> StudyFilms:
         """Return the films of one study, the frontal's projection known or not.

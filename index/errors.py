@@ -52,6 +52,14 @@ class WriteFailed(CollectionError):
     """A change that could not be written to disk; nothing was changed."""
 
 
+class RegionError(CollectionError):
+    """A part of a film that cannot be searched by."""
+
+
+class RegionsMissing(CollectionError):
+    """Feature maps of films that a search by region needs and that were not kept."""
+
+
 class StaleMap(ArtefactError):
     """A map of an earlier state of its collection, which a build or a killed compaction has left."""
 

@@ -59,6 +59,7 @@ SECTIONS = {
         {
             "probe": "Learn findings from the vectors of an export, and judge how well.",
             "pointing": "Count how often the peak of a heat map lies on the finding.",
+            "regions": "Measure how often a search by a part of a film finds the same finding.",
             "evaluate": "Measure how often similar studies of other patients share a finding.",
             "audit-shortcuts": "Measure what vectors tell beside findings, such as sex or source.",
             "drift": "Test whether arriving studies have left an index.",

@@ -137,6 +137,12 @@ class Preprocessing:
         base = min(shape) if self.fit == "crop" else max(shape)
         return (base * self.size / (self.size + 2 * self.margin),) * 2
 
+    def square_in(self, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+        """Return x0, y0, x1, y1 of the network's square in shares of a film (H, W); with borders beyond 0 to 1."""
+        (height, width), (square_height, square_width) = shape, self.square_on_film(shape)
+        across, down = square_width / width / 2, square_height / height / 2
+        return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
+
     def _overlap(self, film: tuple[int, ...]) -> tuple[Box, Box]:
         """Return what the square and the scaled film share, as a box of the film and as one of the square."""
         offsets = [(side - self.size) // 2 for side in film]

@@ -15,16 +15,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from index.built.effort import EFFORTS, Effort
 from index.built.kinds import KINDS, kinds_for, most_bytes
+from index.built.regions import RegionMaps
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError, StudiesError
 from index.export.reliability import kept_facts
-from index.export.shards import FAILED, load_manifest, load_shards, sample_layouts
+from index.export.shards import FAILED, load_manifest, load_regions, load_shards, sample_layouts
 from index.storage.files import (
     MOST_BYTES,
     load_json,
@@ -46,7 +48,13 @@ from index.vectors import Embeddings, Rows
 FORMAT = "precedent-index"
 VERSION = 1
 MANIFEST = "manifest.json"
-_SUFFIXES = {"exact": ".faiss", "approximate": ".faiss", "studies": ".parquet", "layouts": ".parquet"}
+_SUFFIXES = {
+    "exact": ".faiss",
+    "approximate": ".faiss",
+    "studies": ".parquet",
+    "layouts": ".parquet",
+    "regions": ".maps",
+}
 INDEX_FILE = re.compile("|".join(rf"{role}-[0-9a-f]{{16}}\{suffix}" for role, suffix in _SUFFIXES.items()))
 _LEFT = re.compile(rf"\.({INDEX_FILE.pattern})\.partial")
 KIND_NAMES = ("auto", *KINDS)
@@ -65,6 +73,8 @@ class Collection:
     vectors: VectorIndex
     layouts: pa.Table | None = None
     """Layouts of a sample of its films, by patient; None where the export has none."""
+    regions: RegionMaps | None = None
+    """Feature maps of its films; None where the export has none."""
 
 
 def build_collection(
@@ -98,7 +108,8 @@ def build_collection(
         facts |= rooted(out, facts)
     with _held_to_write(out) as folder:
         _require_no_changes(out)
-        return save_collection(folder, index, studies, sample_layouts(embeddings), **facts)
+        maps = load_regions(embeddings) if export.get("regions") else None
+        return save_collection(folder, index, studies, sample_layouts(embeddings), maps, **facts)
 
 
 def build_vectors(blocks: Iterator[Embeddings], kind: str, rows: int, device: str = "cpu") -> VectorIndex:
@@ -145,11 +156,17 @@ def _put(folder: Path, out: Place) -> None:
 
 
 def save_collection(
-    out: Path, index: VectorIndex, studies: pa.Table, layouts: pa.Table | None, **facts: Any
+    out: Path,
+    index: VectorIndex,
+    studies: pa.Table,
+    layouts: pa.Table | None,
+    maps: Iterable[npt.NDArray[Any]] | None = None,
+    **facts: Any,
 ) -> Collection:
     """Write a collection to the folder `out`, which the caller holds alone, in place of one that is there.
 
     Args:
+        maps: records of the films' feature maps, in the order of the studies, in blocks (n, 2).
         facts: what else the manifest has to say.
     """
     index, recall = with_enough_effort(index)
@@ -164,10 +181,16 @@ def save_collection(
         **facts,
         "recall_at_10": recall,
     }
-    manifest["files"] = _save_files(out, index, studies, layouts)
+    manifest["files"] = _save_files(out, index, studies, layouts, maps)
     save_json(out / MANIFEST, manifest, sealed=True)
     _remove_unnamed(out, manifest)
-    return Collection(manifest, studies, index, layouts)
+    return Collection(manifest, studies, index, layouts, _regions_of(out, manifest))
+
+
+def _regions_of(folder: Path, manifest: dict[str, Any]) -> RegionMaps | None:
+    """Return the maps that a manifest names. Raises ArtefactError: they are of another shape than it says."""
+    entry = manifest["files"].get("regions")
+    return RegionMaps.load(folder / entry["name"], manifest.get("regions", ""), manifest["rows"]) if entry else None
 
 
 def _require_no_changes(out: Path) -> None:
@@ -202,6 +225,8 @@ def read_collection(folder: Path, device: str) -> Collection:
     paths = {role: folder / require_own_name(entry["name"], remedy) for role, entry in manifest["files"].items()}
     vectors_take, second_way_takes = most_bytes(manifest["kind"], manifest["rows"], manifest["embedding_dim"])
     most = {"exact": vectors_take, "approximate": second_way_takes}
+    if "regions" in paths:
+        most["regions"] = RegionMaps.bytes_of(manifest.get("regions", ""), manifest["rows"])
     for role, entry in manifest["files"].items():
         require_unchanged(paths[role], entry["sha256"], remedy, most.get(role, MOST_BYTES))
     effort = Effort(**manifest.get("effort", {}))
@@ -212,7 +237,7 @@ def read_collection(folder: Path, device: str) -> Collection:
         raise ArtefactError(f"{str(folder)!r} holds {len(vectors)} vectors for {rows} studies; {remedy}")
     require_studies(studies, paths["studies"].name)
     layouts = read_parquet(paths["layouts"], paths["layouts"].name, remedy) if "layouts" in paths else None
-    return Collection(manifest, studies, vectors.on(device), layouts)
+    return Collection(manifest, studies, vectors.on(device), layouts, _regions_of(folder, manifest))
 
 
 def require_own_name(name: Any, remedy: str) -> str:
@@ -242,7 +267,11 @@ def _remedy(folder: Path) -> str:
 
 
 def _save_files(
-    out: Path, index: VectorIndex, studies: pa.Table, layouts: pa.Table | None
+    out: Path,
+    index: VectorIndex,
+    studies: pa.Table,
+    layouts: pa.Table | None,
+    maps: Iterable[npt.NDArray[Any]] | None,
 ) -> dict[str, dict[str, str]]:
     fresh = {role: out / f".{role}.new" for role in _SUFFIXES}
     _remove(fresh.values())  # of a build that was killed, and perhaps of another kind
@@ -251,6 +280,9 @@ def _save_files(
         pq.write_table(studies, fresh["studies"], compression="zstd")
         if layouts is not None:
             pq.write_table(layouts, fresh["layouts"], compression="zstd")
+        if maps is not None:
+            with fresh["regions"].open("wb") as file:
+                file.writelines(block.tobytes() for block in maps)
         return {role: _named(out, role, path) for role, path in fresh.items() if path.exists()}
     finally:
         _remove(fresh.values())

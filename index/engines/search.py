@@ -12,6 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from index.built.regions import require_maps
 from index.engines.address import ServerAddress
 from index.engines.columns import KEY, PATIENT, Columns
 from index.errors import ArtefactError, StudyNotFound, VectorsError
@@ -88,6 +89,8 @@ class EngineSearch(Searchable, Generic[Passing]):
         Raises, beside that, BeyondBackend: more studies would have to be fetched than the server gives.
         """
         query, vector = self.resolved(query)
+        if query.region is not None:
+            require_maps(None)
         patient = query.subject.patient_id if query.exclude_same_patient else None
         excluded = {PATIENT: patient, KEY: query.subject.study_id}
         left = {field: value for field, value in excluded.items() if value is not None and is_text(value)}

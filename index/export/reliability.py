@@ -80,9 +80,11 @@ def facts_of(trained: bool | None, agreement: Agreement | None) -> dict[str, Any
 
 
 def kept_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those facts of another manifest, and by which version its films were read or who else made the vectors."""
-    kept = ("encoder_trained", "agreement", "reading", "source")
-    return {name: manifest[name] for name in kept if name in manifest}
+    """Return those facts of another manifest, by which version its films were read, what maps of them are kept, and who
+    else made the vectors.
+    """
+    kept = ("encoder_trained", "agreement", "reading", "regions", "source")
+    return {name: manifest[name] for name in kept if manifest.get(name, "") != ""}
 
 
 def agreement_in(manifest: Mapping[str, Any]) -> Agreement | None:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.errors import ArtefactError, FingerprintMismatch, StudiesError
+from index.export.film_maps import VIEWS, RegionFormat
 from index.storage.files import (
     SEAL,
     UNSEALED,
@@ -76,6 +78,9 @@ class ExportPlan:
     reading: int = 1
     """Version of how films are read: another's pictures of some DICOM films differ."""
 
+    regions: str = ""
+    """Version and shape of the feature maps that are kept, as `index.export.film_maps` has them; "" keeps none."""
+
     @property
     def shard_count(self) -> int:
         """Number of shards; the last may be shorter."""
@@ -131,14 +136,20 @@ class ShardFolder:
         embeddings: Embeddings,
         failures: Sequence[Failure],
         layouts: Sequence[Sequence[bytes]] | None = None,
+        regions: Sequence[Sequence[bytes]] | None = None,
     ) -> None:
-        """Write one finished shard: the (n,) embedded studies, the views and layouts each had, and who failed."""
+        """Write one finished shard: the (n,) embedded studies, the views each had, what else of these, and who failed.
+
+        Args:
+            layouts, regions: of each study's films, in the order of its views.
+        """
         vectors = as_embeddings(embeddings, self.plan.embedding_dim) if len(studies) else embeddings
         flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
         column = pa.FixedSizeListArray.from_arrays(flat, self.plan.embedding_dim)
         table = studies.append_column("views", pa.array(list(map(list, views)), pa.list_(pa.string())))
-        if layouts is not None:
-            table = table.append_column("layouts", pa.array(list(map(list, layouts)), pa.list_(pa.binary())))
+        for name, of_films in (("layouts", layouts), ("regions", regions)):
+            if of_films is not None:
+                table = table.append_column(name, pa.array(list(map(list, of_films)), pa.list_(pa.binary())))
         table = table.append_column("embedding", column).replace_schema_metadata(
             {_KEY: json.dumps(_shard_metadata(self.plan, failures)), SEAL: UNSEALED}
         )
@@ -157,7 +168,8 @@ class ShardFolder:
             table = read_parquet(path := self.path_of(shard), str(path), _REMEDY)
             rows = pa.array(np.arange(0, len(table), step))
             vectors.append(_vectors_of(table.take(rows), self.plan.embedding_dim, path, _REMEDY))
-            tables.append(table.drop_columns(["embedding"]).take(rows))
+            apart = [name for name in ("embedding", "regions") if name in table.column_names]
+            tables.append(table.drop_columns(apart).take(rows))
         return (pa.concat_tables(tables, promote_options="default") if tables else None), np.concatenate(vectors)
 
     def finish(self, **facts: Any) -> dict[str, Any]:
@@ -212,7 +224,7 @@ def load_shards(folder: str | os.PathLike[str]) -> Iterator[tuple[pa.Table, Embe
     for shard in manifest["shards"]:
         path = folder / _own_name(shard["file"])
         table = read_parquet(read_unchanged(path, shard["sha256"], remedy), str(path), remedy, rows=shard["rows"])
-        apart = [name for name in ("embedding", "layouts") if name in table.column_names]
+        apart = [name for name in ("embedding", "layouts", "regions") if name in table.column_names]
         studies = require_studies(table.drop_columns(apart), str(path))
         yield studies, _vectors_of(table, manifest["embedding_dim"], path, remedy)
 
@@ -256,6 +268,30 @@ def sample_layouts(embeddings: Path, *, sample: int = LAYOUT_SAMPLE, seed: int =
         for view in (named if len(named) == len(films) else [None] * len(films))
     ]
     return pa.table({"patient_id": patients, "view": pa.array(views, pa.string()), "layout": column.flatten()})
+
+
+def load_regions(folder: str | os.PathLike[str]) -> Iterator[npt.NDArray[Any]]:
+    """Yield the records (n, 2) of each shard's films, frontal and lateral, as `index.export.film_maps` has them.
+
+    Raises:
+        ArtefactError: a shard has none, or of another shape.
+    """
+    manifest = load_manifest(folder)
+    record = RegionFormat(manifest.get("regions", "")).record
+    for shard in manifest["shards"]:
+        path = place(folder) / _own_name(shard["file"])
+        table = _read_columns(path, ["views", "regions"])
+        records = np.zeros((len(table), len(VIEWS)), record)
+        for row, (views, films) in enumerate(
+            zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+        ):
+            for view, film in zip(views, films or (), strict=True):
+                if view not in VIEWS or len(film) != record.itemsize:
+                    raise ArtefactError(
+                        f"expected feature maps of {record.itemsize:,} bytes in {str(path)!r}; {_REMEDY}"
+                    )
+                records[row, VIEWS.index(view)] = np.frombuffer(film, record)[0]
+        yield records
 
 
 def _own_name(name: Any) -> str:
@@ -321,7 +357,7 @@ def _require_same_plan(path: Path, plan: ExportPlan) -> None:
             f"{str(path.parent)!r} holds embeddings of encoder {facts['fingerprint'][:12]}, this one is "
             f"{plan.fingerprint[:12]}; export to another folder or remove that one"
         )
-    facts = {"reading": 1} | facts  # shards from before there was a second
+    facts = {"reading": 1, "regions": ""} | facts  # shards from before there was another
     other = [f"{name} ({str(facts[name])[:16]})" for name, ours in vars(plan).items() if facts.get(name, ours) != ours]
     if other:
         raise ArtefactError(

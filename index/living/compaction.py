@@ -41,7 +41,8 @@ def save_generation(folder: Path, generation: Generation) -> None:
     facts |= kept_facts(built.manifest)
     if is_root_ours(folder, built.manifest):
         facts |= rooted(folder, built.manifest)
-    save_collection(folder, index, studies, _layouts_of(built, studies), **facts, applied=generation.sequence)
+    maps = None if built.regions is None else built.regions.blocks(rows, further=len(generation.added))
+    save_collection(folder, index, studies, _layouts_of(built, studies), maps, **facts, applied=generation.sequence)
 
 
 def mend_map(folder: Path) -> None:

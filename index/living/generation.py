@@ -118,6 +118,8 @@ class Generation(Searchable):
         if len(self._parts) == 1:
             return self._built.answer(query)
         query, _ = self.resolved(query)
+        if query.region is not None:
+            return self._by_region(query)
         answers = [part.answer(query) for part in self._parts]
         hits = _ordered(chain.from_iterable(answer.hits for answer in answers))
         if query.group_by == "patient":
@@ -126,6 +128,13 @@ class Generation(Searchable):
         ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: query.k], start=1)]
         matched, exact = sum(answer.matched_total for answer in answers), all(answer.exact for answer in answers)
         return Answer(ranked, matched, exact, self.fingerprint)
+
+    def _by_region(self, query: Query) -> Answer:
+        """Return what was built, ranked by a region; of what was added since no maps are kept."""
+        answer = self._built.answer(query)
+        added = sum(part.answer(replace(query, region=None, k=1)).matched_total for part in self._parts[1:])
+        matched, missing = answer.matched_total + added, answer.regions_missing + added
+        return replace(answer, matched_total=matched, exact=answer.exact and not added, regions_missing=missing)
 
 
 def _ordered(hits: Iterable[Hit]) -> list[Hit]:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 import numpy.typing as npt
 
+from index.built.regions import Region, RegionPlace
 from index.errors import CollectionError
 from index.search.familiarity import Familiarity, FamiliarityGate, Layout
 from index.table.filters import Where
@@ -55,6 +56,9 @@ class Query:
     """Hits below this cosine are dropped."""
     exact: bool = False
     """Compare every study even where an approximate index would do."""
+    region: Region | None = None
+    """Part of a film: the studies most similar by the whole film, of `exact` all, are ranked by their most similar
+    place and, beside it, the whole film."""
 
     def __post_init__(self) -> None:
         try:
@@ -78,6 +82,8 @@ class Hit:
     rank: int
     similarity: float
     study: Study
+    place: RegionPlace | None = None
+    """Where a region was searched by: what is most like it, by which hits are ranked then."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class Answer:
     """What a reader should know of the films that were searched by, each in a sentence."""
     warning: str | None = None
     """Why the collection's neighbours are not to be relied on."""
+    regions_missing: int = 0
+    """Studies that could not be ranked by a region, having no such film or no map of it, as those added later."""
     took_ms: float = 0.0
     """Milliseconds that it took, where they were measured."""
 
@@ -108,6 +116,6 @@ class Answer:
         Args:
             gate: of the collection. layouts: of the query's films, where they are at hand.
         """
-        whole = query.exclude_same_patient and not query.where
+        whole = query.exclude_same_patient and not query.where and query.region is None
         nearest = self.hits[0].similarity if self.hits and whole else None
         return replace(self, familiarity=gate.judge(nearest, layouts, patient=query.subject.patient_id))

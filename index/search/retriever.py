@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from collections.abc import Collection as Several
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
 from threading import Lock
@@ -19,8 +20,9 @@ import pyarrow.compute as pc
 from cachetools import LRUCache, cached
 
 from index.built.collection import Collection, load_collection
+from index.built.regions import CANDIDATES, WHOLE_WEIGHT, Region, RegionPlace, require_maps
 from index.built.vector_index import Selection
-from index.errors import StudyNotFound
+from index.errors import RegionError, StudyNotFound
 from index.search.answer import Answer, Hit, Query
 from index.search.searchable import Choices, Searchable, Stored
 from index.table.filters import Where, filter_mask
@@ -87,7 +89,7 @@ class Retriever(Searchable):
     def __init__(self, collection: Collection) -> None:
         self._studies = collection.studies
         self._labels = label_names(collection.studies.schema)
-        self._vectors = collection.vectors
+        self._vectors, self._regions = collection.vectors, collection.regions
         self.manifest = collection.manifest
         self.fingerprint: str = collection.manifest["fingerprint"]
         self.embedding_dim = collection.vectors.embedding_dim
@@ -158,15 +160,26 @@ class Retriever(Searchable):
         excluded = self._excluded(query)
         passing = self._studies.num_rows if among is None else among.passing
         matched = passing - (len(excluded) if among is None else int(among.mask[excluded].sum()))
-        rows, similarities, exact = self._nearest(query, vector[None], among, excluded, passing)
+        region = None if query.region is None else self.filled(query.region, query.subject.study_id)
+        if region is None:
+            asked = query
+        else:  # a patient's first by the whole film need not be the first by the region
+            asked = replace(query, k=max(passing, 1) if query.exact else max(CANDIDATES, query.k), group_by=None)
+        rows, similarities, exact = self._nearest(asked, vector[None], among, excluded, passing)
         if query.min_similarity is not None:
             rows = rows[similarities >= query.min_similarity]
+        places: list[RegionPlace] = []
+        similarities, missing = similarities[: len(rows)], 0
+        if region is not None:
+            exact = exact and len(rows) == matched
+            order, places, missing = self._by_region(query, region, rows, similarities)
+            rows, similarities = rows[order], similarities[order]
         studies = Study.from_table(self._studies.take(rows), self._labels)
         hits = [
-            Hit(rank, float(similarity), study)
-            for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=False), start=1)
+            Hit(rank, float(similarity), study, places[rank - 1] if places else None)
+            for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=True), start=1)
         ]
-        return Answer(hits, matched, exact, self.fingerprint)
+        return Answer(hits, matched, exact, self.fingerprint, regions_missing=missing)
 
     def _nearest(
         self, query: Query, vector: Embeddings, among: Selection | None, excluded: Rows, passing: int
@@ -182,6 +195,39 @@ class Retriever(Searchable):
 
         start = query.k + len(excluded) - len(self._left_out) + SLACK
         return first_k(fetch, query, start=start, passing=passing)
+
+    def filled(self, region: Region, study_id: str | None) -> Region:
+        """Return a region with its film's map, that of a stored study where it has none.
+
+        Raises:
+            RegionsMissing: none is kept, of any film or of that one. RegionError: it is of no film. StudyNotFound.
+        """
+        maps = require_maps(self._regions)
+        if region.film_map is not None:
+            return region
+        if study_id is None:
+            raise RegionError("expected a film or a stored study with a region, got a vector or a text")
+        return maps.of_row(region, self._row(study_id))
+
+    def _by_region(
+        self, query: Query, region: Region, rows: Rows, similarities: Similar
+    ) -> tuple[Rows, list[RegionPlace], int]:
+        """Return the positions of the first k of `rows` by their most similar place, the places, and how many had none.
+
+        Args:
+            similarities: (n,) of the whole films.
+        """
+        near, boxes = require_maps(self._regions).places(region, rows)
+        scores = np.round(near + WHOLE_WEIGHT * similarities, SIMILARITY_DECIMALS)
+        order = np.lexsort((self._id_order[rows], -scores))
+        order = order[~np.isnan(scores[order])]
+        if query.group_by == "patient":
+            order = order[_first_of_patients(self._patients[rows[order]])]
+        first = order[: query.k]
+        places = [
+            RegionPlace(region.view, tuple(boxes[position].tolist()), float(near[position])) for position in first
+        ]
+        return first, places, int(np.isnan(scores).sum())
 
     def _ordered(
         self, vector: Embeddings, rows: npt.NDArray[np.int64]

@@ -16,6 +16,8 @@ Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Dim = Annotated[int, Field(ge=1, le=MOST_DIM)]
 Text = Annotated[str, Field(max_length=4096)]
 Reading = Annotated[StrictInt, Field(ge=1, le=1 << 16)]
+Regions = Annotated[str, Field(pattern=r"^([1-9]\d{0,3}:[1-9]\d{0,1}x[1-9]\d{0,1}x[1-9]\d{0,2})?$")]
+"""Version and shape of the films' feature maps; "" where none are kept."""
 Sequence = Annotated[int, Field(ge=0, lt=1 << 62)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1)]
 
@@ -60,6 +62,7 @@ class _Export(TypedDict):
     encoder_trained: NotRequired[StrictBool | None]
     agreement: NotRequired[_Agreement | None]
     reading: NotRequired[Reading]
+    regions: NotRequired[Regions]
     source: NotRequired[_Source]
 
 
@@ -75,6 +78,7 @@ class _IndexFiles(TypedDict):
     studies: _Named
     approximate: NotRequired[_Named]
     layouts: NotRequired[_Named]
+    regions: NotRequired[_Named]
 
 
 class _Effort(TypedDict):
@@ -97,6 +101,7 @@ class _Index(TypedDict):
     encoder_trained: NotRequired[StrictBool | None]
     agreement: NotRequired[_Agreement | None]
     reading: NotRequired[Reading]
+    regions: NotRequired[Regions]
     source: NotRequired[_Source]
     applied: NotRequired[Sequence]
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from encoder.embedder import Embedder
 from encoder.films.image import READING
+from encoder.maps.region_maps import regions_of
 from encoder.runtime.runtimes import Runtime
 from index.export.reliability import NOT_MEASURED, facts_of, warning_of
 from index.export.shards import FAILED, ExportPlan, ShardFolder
@@ -44,6 +45,8 @@ class ExportTask:
     runtime: str
     retry_failed: bool = False
     ignored_parts: frozenset[str] = frozenset()
+    regions: bool = False
+    """Whether the feature maps of films are kept, to search by a part of one."""
 
     def folder_for(self, embedder: Embedder) -> ShardFolder:
         """Return the folder of the shards. Raises what `ShardFolder` does."""
@@ -57,6 +60,7 @@ class ExportTask:
             self.views,
             embedder.runtime.name,
             READING,
+            regions_of(embedder) if self.regions else "",
         )
         return ShardFolder(self.out, plan)
 

@@ -19,7 +19,9 @@ import torch
 from encoder.embedder import Embedder
 from encoder.errors import ImageError
 from encoder.films.layout import study_layouts
-from encoder.films.study import Film, StudyFilms
+from encoder.films.study import StudyFilms
+from encoder.maps.region_maps import RegionMap, region_maps
+from index.export.film_maps import as_record
 from index.export.shards import Failure, ShardFolder
 
 Item = TypeVar("Item")
@@ -38,6 +40,9 @@ class Prepared:
     films: StudyFilms | None = None
     views: tuple[str, ...] = ()
     layouts: tuple[bytes, ...] = ()
+    squares: tuple[tuple[float, ...], ...] = ()
+    """Where the network's square lies on each film, in shares of it."""
+    regions: tuple[bytes, ...] = ()
     failure: Failure | None = None
 
 
@@ -53,17 +58,20 @@ class FilmReader:
 
     def read(self, row: int) -> Prepared:
         """Return the study's films, or the reason why one of them cannot be used."""
+        preprocessing = self._embedder.preprocessing
         given = {view: column[row].as_py() for view, column in self._paths.items()}
         paths = {view: path for view, path in given.items() if path is not None}
         if not paths:
             return self._failed(row, f"the study has no {' or '.join(self._paths)} film")
         try:
-            films = {view: self._film(path) for view, path in paths.items()}
+            planes = {view: self._embedder.read_plane(self._images / path, name=path) for view, path in paths.items()}
+            films = {view: preprocessing(plane) for view, plane in planes.items()}
         except (ImageError, OSError) as refusal:
             return self._failed(row, str(refusal))
         study = StudyFilms(films.get("frontal"), films.get("lateral"), self._projections[row].as_py())
         layouts = tuple(layout.tobytes() for layout in study_layouts(study))
-        return Prepared(row, study, tuple(films), layouts)
+        squares = tuple(preprocessing.square_in(plane.shape) for plane in planes.values())
+        return Prepared(row, study, tuple(films), layouts, squares)
 
     def ahead(self, pool: ThreadPoolExecutor, rows: Iterable[int], most: int) -> Iterator[Prepared]:
         """Yield the studies of rows, in their order, while the pool reads about `most` further ones.
@@ -77,9 +85,6 @@ class FilmReader:
 
     def _read_all(self, rows: Sequence[int]) -> list[Prepared]:
         return [self.read(row) for row in rows]
-
-    def _film(self, path: str) -> Film:
-        return self._embedder.read_film(self._images / path, name=path)
 
     def _failed(self, row: int, reason: str) -> Prepared:
         return Prepared(row, failure=Failure(self._ids[row].as_py(), reason))
@@ -139,7 +144,7 @@ def write_shards(
         for shard, of_shard in groupby(prepared, key=lambda study: (study.row + first_row) // plan.shard_rows):
             done: list[Prepared] = []
             vectors: list[np.ndarray] = []
-            embed = partial(_embedded, embedder)
+            embed = partial(_embedded, embedder, plan.regions)
             for group, embedded in in_order(lanes, embed, _groups(of_shard, batch), ahead=IN_FLIGHT):
                 vectors.extend(embedded)
                 done.extend(group)
@@ -169,10 +174,24 @@ def _groups(items: Iterator[Item], most: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _embedded(embedder: Embedder, group: Sequence[Prepared]) -> tuple[list[Prepared], list[np.ndarray]]:
-    """Return the studies without their films, which the shard has no use for, and the vectors of those that had any."""
+def _embedded(embedder: Embedder, regions: str, group: Sequence[Prepared]) -> tuple[list[Prepared], list[np.ndarray]]:
+    """Return the studies without their films, which the shard has no use for, and the vectors of those that had any.
+
+    Args:
+        regions: as an export's plan has it; where it is not "", the studies come with the maps of their films.
+    """
     films = [study.films for study in group if study.films is not None]
-    return [replace(study, films=None) for study in group], list(embedder.embed(films)) if films else []
+    maps = iter(region_maps(embedder, films) if regions and films else ())
+    done = [
+        replace(study, films=None, regions=_records(regions, study, next(maps)) if regions and study.films else ())
+        for study in group
+    ]
+    return done, list(embedder.embed(films)) if films else []
+
+
+def _records(regions: str, study: Prepared, maps: dict[str, RegionMap]) -> tuple[bytes, ...]:
+    squares = zip(study.views, study.squares, strict=True)
+    return tuple(as_record(regions, square, maps[view]).tobytes() for view, square in squares)
 
 
 def _save(
@@ -187,4 +206,5 @@ def _save(
         matrix,
         [study.failure for study in done if study.failure is not None],
         [study.layouts for study in embedded],
+        [study.regions for study in embedded] if folder.plan.regions else None,
     )

@@ -27,8 +27,8 @@ InViewer = Annotated[str | None, BeforeValidator(viewer_url)]
 
 
 def _of_hit(field: str) -> str | AliasPath:
-    """Return where a field of a hit lies: all but two are its study's."""
-    return field if field in ("rank", "similarity") else AliasPath("study", field)
+    """Return where a field of a hit lies: all but three are its study's."""
+    return field if field in ("rank", "similarity", "place") else AliasPath("study", field)
 
 
 class _Answer(BaseModel):
@@ -202,6 +202,16 @@ class ExplainAnswer(_Answer):
     )
 
 
+class RegionPlaceAnswer(_Answer):
+    """The place of a hit's film that is most like the region searched by."""
+
+    view: Literal["frontal", "lateral"]
+    box: tuple[float, float, float, float] = Field(
+        description="x0, y0, x1, y1 in shares of the film's width and height, from its upper left corner"
+    )
+    similarity: float = Field(description="cosine of the two places' features, each less what is usual there")
+
+
 class HitAnswer(StudyAnswer):
     """One similar study."""
 
@@ -209,6 +219,7 @@ class HitAnswer(StudyAnswer):
 
     rank: int
     similarity: float = Field(description="cosine, higher is nearer")
+    place: RegionPlaceAnswer | None = Field(None, description="where a region was searched by; it ranks the hits then")
 
 
 class SearchAnswer(_Answer):
@@ -223,6 +234,9 @@ class SearchAnswer(_Answer):
         None, description="how similar the query is to the collection; null if a filter hides the nearest studies"
     )
     film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
+    regions_missing: int = Field(
+        0, description="studies that could not be ranked by a region: no such film, or no map of it is kept"
+    )
     warning: str | None = Field(
         None, description="why results of this encoder and collection are unreliable; else null"
     )

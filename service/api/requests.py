@@ -113,6 +113,13 @@ class SearchOptions(InCollection):
     group_by: Literal["patient"] | None = Field(None, description="one hit a patient, the most similar")
     min_similarity: FiniteFloat | None = Field(None, ge=-1, le=1, description="cosine")
     exact: bool = Field(False, description="whether to compare every vector, even in an approximate index")
+    region: str | None = Field(
+        None,
+        max_length=200,
+        description="part of the film to search by: x0,y0,x1,y1 in shares of its width and height from the upper left "
+        "corner, such as 0,0.5,0.5,1. Needs a collection with the feature maps of `precedent export --regions`",
+    )
+    region_view: Literal["frontal", "lateral"] = Field("frontal", description="the film that the region is a part of")
 
 
 class FilmOptions(SearchOptions):

@@ -21,6 +21,8 @@ from encoder.findings.predict import Options, Prediction, Predictor, predict_emb
 from encoder.findings.probe import LinearProbe
 from encoder.maps.explain import VIEWS, Explainer, Explanation, OpenStudy
 from encoder.maps.overlay import as_png
+from encoder.maps.region_maps import read_region
+from index.built.regions import Region
 from index.search.answer import Query, Subject
 from index.search.contrast import Contrast, contrast
 from index.search.familiarity import FamiliarityGate, paired
@@ -121,6 +123,12 @@ class Reader:
         films, vector = self._network.batches.read_and_embed(frontal, lateral)
         layouts = study_layouts(films)
         return Look(vector, layouts, self._notices(given, layouts))
+
+    def on_film(self, region: Region, film: bytes) -> Region:
+        """Return a region on a film, with the film's feature map. Raises ImageError, EncoderMissing, Busy."""
+        network = self.require_network()
+        with network.batches.films.slot():
+            return region.on(*read_region(network.embedder, film, region.view))
 
     def predict(
         self, query: GivenStudy, *, k: int, tta: bool, passes: int, finding: str | None, mapped: bool = False

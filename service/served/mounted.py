@@ -13,6 +13,8 @@ import numpy.typing as npt
 from flask import has_app_context
 
 from index.built.map import CollectionMap
+from index.built.regions import Region
+from index.errors import RegionError
 from index.living.additions import Writable
 from index.search.answer import Answer, Query, Subject
 from index.search.familiarity import Familiarity
@@ -22,7 +24,7 @@ from index.table.filters import require_filter
 from service.api.answers import shown_columns
 from service.api.requests import Search
 from service.context import running
-from service.errors import CollectionNotFound, NotWritable, TextsMissing
+from service.errors import CollectionNotFound, EncoderMissing, NotWritable, TextsMissing
 from service.guard import disclosure
 from service.served.embedder import Embedder, NoEmbedder
 from service.served.remote import RemoteEmbedder
@@ -141,15 +143,18 @@ class MountedCollection:
         if search.filter:
             require_filter(search.filter, self.retriever.schema, self.columns)
         look, vector = None, None
+        region = None if search.region is None else Region.parse(search.region, search.region_view)
+        part = () if search.region is None else (search.region,)
         if search.study_id is None:
+            region = region and self._on_film(region, search)
             look, vector = self._looked_at(search)
         here = self.retriever.now()  # after the films are read, which takes longest
         if search.study_id is not None:
             study, vector = here.stored(search.study_id)
-            disclosure.count(self.name, study.study_id)
+            disclosure.count(self.name, study.study_id, *part)
             subject = Subject(study.patient_id, study.study_id)
         else:
-            disclosure.count(search.frontal, search.lateral, search.text)
+            disclosure.count(search.frontal, search.lateral, search.text, *part)
             subject = Subject(patient_id=search.patient_id)
         query = Query(
             vector,
@@ -160,6 +165,7 @@ class MountedCollection:
             search.group_by,
             disclosure.floor_of(search.min_similarity),
             search.exact,
+            region,
         )
         with stage("search"):
             answered = here.answer(query)
@@ -189,6 +195,16 @@ class MountedCollection:
             return None, self.embed(search.frontal, search.lateral)
         look = self.reader.look(search.frontal, search.lateral)
         return look, look.vector
+
+    def _on_film(self, region: Region, search: Search) -> Region:
+        """Return a region on the film sent. Raises RegionError: that was not. EncoderMissing, ImageError, Busy."""
+        film = {"frontal": search.frontal, "lateral": search.lateral}[region.view]
+        if film is None:
+            raise RegionError(f"expected the {region.view} film, of which the region is a part, got none")
+        if self.reader is None:
+            raise EncoderMissing("a region of a film needs the encoder's file; ask about a part of a stored study")
+        on_film: Region = self.reader.on_film(region, film)
+        return on_film
 
     def _vector_of_text(self, text: str) -> npt.NDArray[np.float32]:
         """Return the vector (D,) of a text. Raises TextNotFound, TextsMissing, EmbedderUnavailable."""

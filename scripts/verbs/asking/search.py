@@ -18,7 +18,9 @@ from rich.table import Table
 
 from encoder.errors import EncoderError
 from encoder.films.image import READING
+from index.built.regions import Region, RegionPlace, missing_maps
 from index.errors import CollectionError
+from index.export.film_maps import VIEWS
 from index.export.reliability import warning_of
 from index.importing.pairing import require_one_patient
 from index.living.additions import Writable
@@ -64,6 +66,19 @@ _NAMED = {"study", "frontal", "lateral", "patient"}
 )
 @click.option("--text", metavar="WORDS", help="A text (needs --texts), matched by a model that was not tested here.")
 @click.option("--texts", type=Here(), help="Texts with vectors of the index's model, as import texts writes them.")
+@click.option(
+    "--region",
+    metavar="X0,Y0,X1,Y1",
+    help="Part of the film to search by, in shares of its width and height: 0,0,0.5,1 is its left half. "
+    "Needs an index with the maps of export --regions.",
+)
+@click.option(
+    "--region-view",
+    type=click.Choice(VIEWS),
+    default="frontal",
+    show_default=True,
+    help="The film that --region is a part of.",
+)
 @click.option("--encoder", type=EncoderFile(), help="The encoder file that the index was built with, or: builtin.")
 @ignored_parts
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Number of hits.")
@@ -86,6 +101,8 @@ def command(
     images: Path,
     text: str | None,
     texts: Path | None,
+    region: str | None,
+    region_view: str,
     encoder: Path | None,
     ignored: frozenset[str],
     k: int,
@@ -113,6 +130,8 @@ def command(
     if queries is not None and patient is not None:
         raise click.UsageError("--patient is of one query; name a film's patient in its line")
     searcher = _Searcher(opened(index, device), encoder, ignored)
+    if region is not None:
+        options["region"] = Region.parse(region, region_view)
     query = Query(k=k, where=parse_where(where, searcher.here.schema), exclude_same_patient=not same_patient, **options)
     if queries is not None:
         _answer_each(searcher, query, queries, images)
@@ -134,6 +153,8 @@ def command(
     show(as_table(answer))
     if films:
         say(familiarity_line(answer.familiarity), *answer.film_notices)
+    if answer.regions_missing:
+        say(missing_maps(answer.regions_missing))
     say_warning(answer.warning)
 
 
@@ -163,8 +184,13 @@ class _Searcher:
             if self._embedder is None:
                 raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
             from encoder.films.layout import study_layouts
+            from encoder.maps.region_maps import read_region
 
             read = self._embedder.read_films(films["frontal"], films["lateral"])
+            if (region := query.region) is not None:
+                if (film := films[region.view]) is None:
+                    raise click.UsageError(f"--region is of the {region.view} film; give --{region.view} too")
+                query = replace(query, region=region.on(*read_region(self._embedder, film, region.view)))
             layouts, trained = study_layouts(read), self._embedder.trained
             query = replace(query, vector=self._embedder.embed([read])[0])
             answer = self.here.answer(query).judged(self._gate, query, layouts)
@@ -254,9 +280,20 @@ def as_table(answer: Answer) -> Table:
     for heading in ("rank", "similarity", "study", "views", "sex", "age", "findings"):
         justify: JustifyMethod = "right" if heading in ("rank", "similarity", "age") else "left"
         table.add_column(heading, justify=justify, no_wrap=True)
+    by_region = any(hit.place is not None for hit in answer.hits)
+    if by_region:
+        table.add_column("place", justify="right", no_wrap=True)
+        table.add_column("where", no_wrap=True)
     for hit in answer.hits:
-        table.add_row(*_cells(hit))
+        table.add_row(*_cells(hit), *(_place(hit.place) if by_region else ()))
     return table
+
+
+def _place(place: RegionPlace | None) -> tuple[str, str]:
+    """Return how similar a place is, and where it lies in shares of the film."""
+    if place is None:
+        return "", ""
+    return f"{place.similarity:.4f}", ",".join(f"{side:.2f}" for side in place.box)
 
 
 def _cells(hit: Hit) -> tuple[str, ...]:

@@ -144,6 +144,8 @@ def _report(index: Address, living: Writable, counts: dict[str, int], trained: b
         say_json({**counts, "warning": warning})
     else:
         say(f"{said}; {len(living):,} studies now")
+        if counts["added"] and living.manifest.get("regions"):
+            say("searches by a region leave the added studies out: no feature maps are kept of them")
         say_warning(warning)
 
 

@@ -112,11 +112,15 @@ def command(
 
 
 def read_boxes(path: Path) -> Boxes:
-    """Return the boxes of a CSV. Raises ArtefactError: no such file, or other columns."""
+    """Return the boxes of a CSV, ours or NIH's. Raises ArtefactError: no such file, or other columns."""
     boxes: Boxes = defaultdict(list)
     try:
         with open_regular(path) as file:
             for row in csv.DictReader(iter(lambda: file.readline(MOST_LINE).decode("utf-8"), "")):
+                if "Bbox [x" in row:  # NIH's BBox_List_2017.csv: a corner, width and height
+                    x, y, width, height = (float(row[key]) for key in ("Bbox [x", "y", "w", "h]"))
+                    boxes[row["Image Index"], row["Finding Label"]].append((x, y, x + width, y + height))
+                    continue
                 x0, y0, x1, y1 = (float(row[key]) for key in ("x0", "y0", "x1", "y1"))
                 boxes[row["Path"], row["Finding"]].append((x0, y0, x1, y1))
     except ArtefactError:

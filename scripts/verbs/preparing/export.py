@@ -54,6 +54,11 @@ _FILMS_LOOKED_FOR = 20
     type=click.IntRange(1),
     help="With Ray: cores for each encoder (default: all of the smallest machine).",
 )
+@click.option(
+    "--regions",
+    is_flag=True,
+    help="Keep the feature map of each film too, some KB, so that a part of a film can be searched by.",
+)
 @ignored_parts
 @click.option("--retry-failed", is_flag=True, help="Try studies again that could not be read.")
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some studies could not be read.")
@@ -73,6 +78,7 @@ def command(
     runtime: str,
     engine: str,
     actor_cores: int | None,
+    regions: bool,
     ignored: frozenset[str],
     retry_failed: bool,
     allow_failures: bool,
@@ -101,6 +107,7 @@ def command(
         runtime,
         retry_failed,
         ignored,
+        regions,
     )
     if engine == "ray":
         if retry_failed:

@@ -7,14 +7,17 @@ makes an object of every value, takes 211 MB for a megabyte of them.
 import io
 import math
 import struct
+import warnings
 import zlib
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import BinaryIO
 
 import numpy as np
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.valuerep import TEXT_VR_DELIMS
 
 from encoder.errors import ImageError
 
@@ -30,12 +33,13 @@ PALETTE = tuple(
 )
 TABLES = ("LUTData", *PALETTE[1::2])
 MAX_META_ELEMENTS = 64
+_BLANK = " \0\t\r\n"
 MOST = 1e12  # of a decimal string: no film's number is near it, and sums of larger ones would leave their range
 
 IMPLICIT, EXPLICIT, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 NATIVE = (IMPLICIT, EXPLICIT, EXPLICIT_BIG, DEFLATED)
-_PREAMBLE = 128
+_PREAMBLE, _META = 128, b"\x02\x00"
 _CODESTREAMS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -59,8 +63,10 @@ class Element:
 class Elements:
     """The elements of one data set that were asked for, by their keywords in the standard."""
 
-    by_keyword: Mapping[str, Element] = field(default_factory=dict)
+    by_keyword: dict[str, Element] = field(default_factory=dict)
     little: bool = True
+    around: bytes = b""
+    """The character sets of the data set around an item."""
 
     def __contains__(self, keyword: str) -> bool:
         """Return whether there is such an element with something in it."""
@@ -72,13 +78,25 @@ class Elements:
         element = self.by_keyword.get(keyword)
         return element.value if element else b""
 
+    @property
+    def character_sets(self) -> bytes:
+        """The names of its character sets, which are those around it where it has none of its own."""
+        return self.raw("SpecificCharacterSet") or self.around
+
     def text(self, keyword: str) -> str:
-        """Return the value less the spaces and NULs around it, which mean nothing (PS3.5, section 6.2)."""
-        return self.raw(keyword).decode("latin-1").strip(" \0\t\r\n")
+        """Return the value less the spaces and NULs around it, which mean nothing (PS3.5, section 6.2).
+
+        A backslash is left in it: whether it parts values is for the caller to know.
+        """
+        return _decoded(self.raw(keyword), self.character_sets).strip(_BLANK)
+
+    def texts(self, keyword: str) -> list[str]:
+        """Return each of several values."""
+        return [value.strip() for value in self.text(keyword).split("\\")]
 
     def numbers(self, keyword: str) -> list[float | None]:
         """Return the values of a decimal or integer string; None for each that is none, or beyond MOST."""
-        return [_number(value) for value in self.text(keyword).split("\\")]
+        return [_number(value) for value in self.raw(keyword).decode("latin-1").strip(_BLANK).split("\\")]
 
     def number(self, keyword: str) -> float | None:
         """Return the first value of a decimal or integer string."""
@@ -108,6 +126,22 @@ class Elements:
         return element.items if element else ()
 
 
+def _decoded(value: bytes, character_sets: bytes) -> str:
+    """Return text in its character set (PS3.5, section 6.1); what breaks it is read byte by byte, so none is lost."""
+    if value.isascii() and b"\x1b" not in value:
+        return value.decode("ascii")
+    named = [name.strip() for name in character_sets.decode("ascii", "replace").split("\\")]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom quotes what it does not know
+            # Without a character set only ASCII is allowed; what else is there is UTF-8, or Latin-1 as below.
+            encodings = ["utf-8"] if named == [""] else convert_encodings(named)
+            text = decode_bytes(value, encodings, TEXT_VR_DELIMS)
+    except (UnicodeError, LookupError):
+        return value.decode("latin-1")
+    return value.decode("latin-1") if "\ufffd" in text else text
+
+
 def _number(text: str) -> float | None:
     try:
         number = float(text) if "_" not in text else math.nan  # Python reads 1_000, the standard does not
@@ -127,7 +161,11 @@ class Pixels:
 
     start: int
     length: int | None
-    vr: str = "OW"
+    vr: str
+    held: int
+    """Bytes of it that are in the file."""
+    whole: bool
+    """Whether these are all that the header tells of, or all fragments."""
 
 
 @dataclass(frozen=True)
@@ -135,53 +173,85 @@ class DicomFile:
     """What was asked for of a file, and where its pixels lie behind byte `start` of it, inflated where it is not."""
 
     syntax: str
+    start: int
     header: Elements
     pixels: Pixels | None
-    data: bytes
-    start: int
+    bare: bool
+    """Whether the file begins with the data set (PS3.10, section 7.1 asks for more)."""
+    fault: str = ""
+    """What is wrong with the header, which is read as far as it goes."""
+    too_large: bool = False
+    """Whether it holds more than any film's."""
+    data: bytes = b""
 
     def pixel_bytes(self, most_bytes: int) -> memoryview:
         """Return the bytes from where the pixels begin, `most_bytes` of them at most."""
         begin = self.pixels.start if self.pixels else 0
         if self.syntax == DEFLATED:
-            return memoryview(_inflated(self.data[self.start :], begin + most_bytes))[begin:]
+            return memoryview(_inflated(self.data[self.start :], begin + most_bytes)[0])[begin:]
         return memoryview(self.data)[begin : begin + most_bytes]
 
 
+class _TooLarge(ImageError):
+    """A header that is larger than any film's."""
+
+
 def parse_dicom(data: bytes, wanted: Collection[str]) -> DicomFile:
-    """Return the wanted elements of a DICOM file, or of a data set alone, and where its pixels lie.
+    """Return a DICOM file, or a data set alone, with its wanted elements; `read_header` of what must have no fault.
+
+    Raises:
+        ImageError: no transfer syntax, a header over the budget, or one that is damaged.
+    """
+    found = read_header(io.BytesIO(data), wanted)
+    if found is None or found.fault:
+        raise ImageError(found.fault if found else "expected a DICOM file, got another one; export the film again")
+    return replace(found, data=data)
+
+
+def read_header(file: BinaryIO, wanted: Collection[str]) -> DicomFile | None:
+    """Return the wanted elements of a DICOM file, or of a data set alone, without its data; None where it is neither.
 
     Args:
+        file: at its beginning.
         wanted: keywords of the standard, of the data set and of the items of wanted sequences.
 
     Raises:
-        ImageError: no transfer syntax, a header over the budget, or one that ends within an element.
+        ImageError: it is said to be deflated, and is not.
     """
-    syntax, start = transfer_syntax(data)
+    lead = file.read(_PREAMBLE + 4)
+    begin = _beginning(lead)
+    if begin is None:
+        return None
+    file.seek(begin)
+    syntax, fault, more = _read_syntax(file), "", False
+    if not syntax and not begin and lead[:2] != _META:
+        syntax = _bare_syntax(lead) or ""
+    elif not syntax:
+        fault = "expected a DICOM file that states its transfer syntax, got none; write it as DICOM Part 10"
+    start = file.tell()
     if syntax == DEFLATED:
-        header, pixels = find_elements(io.BytesIO(_inflated(data[start:], MAX_INFLATED_HEADER)), 0, syntax, wanted)
-    else:
-        header, pixels = find_elements(io.BytesIO(data), start, syntax, wanted)
-    return DicomFile(syntax, header, pixels, data, start)
-
-
-def find_elements(file: BinaryIO, start: int, syntax: str, wanted: Collection[str]) -> tuple[Elements, Pixels | None]:
-    """Return the wanted elements of the data set that begins at byte `start`, and where its pixels lie.
-
-    Raises:
-        ImageError: a header over the budget, or one that ends within an element.
-    """
-    file.seek(start)
-    return _Walk(file, wanted, little=syntax != EXPLICIT_BIG).top(implicit=syntax == IMPLICIT)
+        inflated, more = _inflated(file.read(MAX_INFLATED_HEADER), MAX_INFLATED_HEADER)
+        file = io.BytesIO(inflated)
+    walk = _Walk(file, wanted, little=syntax != EXPLICIT_BIG)
+    walk.go(implicit=syntax == IMPLICIT)
+    bare = begin != _PREAMBLE + 4
+    if bare and not walk.found.by_keyword:
+        return None
+    pixels = replace(walk.pixels, whole=walk.pixels.whole or more) if walk.pixels else None
+    return DicomFile(syntax, start, walk.found, pixels, bare, fault or walk.fault, walk.too_large)
 
 
 def is_dicom(data: bytes) -> bool:
-    """Return whether the bytes are a DICOM file (PS3.10, section 7.1), or a data set without its preamble."""
-    return _has_preamble(data) or _bare_syntax(data) is not None
+    """Return whether the bytes are a DICOM file (PS3.10, section 7.1), or one without its preamble, or a data set."""
+    return _beginning(data) is not None
 
 
-def _has_preamble(data: bytes) -> bool:
-    return data[_PREAMBLE : _PREAMBLE + 4] == b"DICM"
+def _beginning(data: bytes) -> int | None:
+    """Return where the meta information begins, or the data set of a file that has none; None of other bytes."""
+    for begin in (_PREAMBLE, 0):
+        if data[begin : begin + 4] == b"DICM":
+            return begin + 4
+    return None if _bare_syntax(data) is None else 0
 
 
 def _bare_syntax(data: bytes) -> str | None:
@@ -189,48 +259,32 @@ def _bare_syntax(data: bytes) -> str | None:
     if len(data) < 16:
         return None
     if data[4:6] in _LONG | _SHORT:
-        return {b"\x02\x00": EXPLICIT, b"\x08\x00": EXPLICIT, b"\x00\x08": EXPLICIT_BIG}.get(data[:2])
+        return {_META: EXPLICIT, b"\x08\x00": EXPLICIT, b"\x00\x08": EXPLICIT_BIG}.get(data[:2])
     group, element, length = struct.unpack_from("<HHI", data)
     return IMPLICIT if group == 8 and element <= 0x0070 and length <= 256 and length % 2 == 0 else None
 
 
-def transfer_syntax(data: bytes) -> tuple[str, int]:
-    """Return the transfer syntax of a DICOM file, and where its data set begins (PS3.10, section 7.1).
-
-    A data set alone has the encoding that its first element shows.
-
-    Args:
-        data: the file, or its first bytes.
-
-    Raises:
-        ImageError: it does not say.
-    """
-    position = _PREAMBLE + 4 if _has_preamble(data) else 0
-    if not position and data[:2] != b"\x02\x00":
-        return _bare_syntax(data) or IMPLICIT, 0
-    syntax = ""
+def _read_syntax(file: BinaryIO) -> str:
+    """Return the transfer syntax, with the file behind its meta information (PS3.10, section 7.1); "" without one."""
+    syntax = b""
     for _ in range(MAX_META_ELEMENTS):
-        if position + 8 > len(data):
+        head = file.read(8)
+        if len(head) < 8 or head[:2] != _META:
+            file.seek(-len(head), io.SEEK_CUR)
             break
-        group, element, vr, length = struct.unpack_from("<HH2sH", data, position)
-        if group != 2:
-            break
-        position += 8
-        if vr in _LONG:
-            length = int.from_bytes(data[position : position + 4], "little")
-            position += 4
-        if element == 0x0010:
-            syntax = data[position : position + min(length, 64)].rstrip(b"\x00 ").decode("ascii", "replace")
-        position += length
-    if not syntax:
-        raise ImageError("expected a DICOM file that states its transfer syntax, got none; write it as DICOM Part 10")
-    return syntax, position
+        length = int.from_bytes(file.read(4) if head[4:6] in _LONG else head[6:], "little")
+        value = file.read(min(length, 64))
+        file.seek(length - len(value), io.SEEK_CUR)
+        if head[2:4] == b"\x10\x00":
+            syntax = value.rstrip(b"\0 ")
+    return syntax.decode("ascii", "replace")
 
 
-def _inflated(data: bytes, most_bytes: int) -> bytes:
-    """Return the first bytes of a deflated data set (PS3.5, section A.5)."""
+def _inflated(data: bytes, most_bytes: int) -> tuple[bytes, bool]:
+    """Return the first bytes of a deflated data set (PS3.5, section A.5), and whether there are more."""
+    inflating = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, most_bytes)
+        return inflating.decompress(data, most_bytes), not inflating.eof
     except zlib.error:
         raise ImageError("expected a whole deflated DICOM file, got a damaged one") from None
 
@@ -243,49 +297,77 @@ def joined_fragments(data: bytes, start: int) -> bytes:
     Raises:
         ImageError: more fragments than any film has, or what is none.
     """
-    fragments: list[bytes] = []
-    while start + 8 <= len(data) and len(fragments) <= MAX_FRAGMENTS:
-        group, element, length = struct.unpack_from("<HHI", data, start)
-        start += 8
-        if (group, element) == (0xFFFE, 0xE0DD):
-            break
-        if (group, element) != (0xFFFE, 0xE000):
-            raise ImageError("expected fragments of compressed pixel data, got other bytes; the file is damaged")
-        fragments.append(data[start : start + length])
-        start += length
-        if length % 2 and data[start : start + 3] == b"\0\xfe\xff":  # a pad byte that the length does not count
-            start += 1
-    if len(fragments) > MAX_FRAGMENTS:
+    places, behind = _fragments(io.BytesIO(data), start)
+    if len(places) > MAX_FRAGMENTS:
         raise ImageError(f"expected at most {MAX_FRAGMENTS} fragments of a compressed frame, got more")
+    if behind not in (None, _SEQUENCE_END):
+        raise ImageError("expected fragments of compressed pixel data, got other bytes; the file is damaged")
     # The table says where frames begin, and the film has one; a writer that forgets it begins with the frame.
-    tabled = not (fragments and fragments[0].startswith(_CODESTREAMS))
-    return b"".join(fragments[1:] if tabled else fragments)
+    tabled = not (places and data[places[0]].startswith(_CODESTREAMS))
+    return b"".join(data[place] for place in places[tabled:])
+
+
+def _fragments(file: BinaryIO, start: int) -> tuple[list[slice], int | None]:
+    """Return where each fragment of encapsulated pixel data lies, no more than one beyond the most that a film has.
+
+    And the tag behind them; None where the file ends, or they were counted no further.
+    """
+    places: list[slice] = []
+    file.seek(start)
+    while len(places) <= MAX_FRAGMENTS and len(head := file.read(8)) == 8:
+        group, element, length = struct.unpack("<HHI", head)
+        if (tag := group << 16 | element) != _ITEM:
+            return places, tag
+        start = file.tell() + length
+        places.append(slice(start - length, start))
+        file.seek(start)
+        if length % 2 and file.read(3) == b"\0\xfe\xff":  # a pad byte that the length does not count
+            start += 1
+        file.seek(start)
+    return places, None
 
 
 class _Walk:
     """One pass over a data set, which ends before the pixels."""
 
     def __init__(self, file: BinaryIO, wanted: Collection[str], *, little: bool) -> None:
+        self.found = Elements(little=little)
+        self.pixels: Pixels | None = None
+        self.fault, self.too_large = "", False
         self._file = file
-        self._wanted = {tag_for_keyword(keyword): keyword for keyword in wanted}
+        self._wanted = {tag_for_keyword(keyword): keyword for keyword in ("SpecificCharacterSet", *wanted)}
         self._little = little
         self._start = file.tell()
         self._left = MAX_ELEMENTS
         self._end = file.seek(0, io.SEEK_END)
         file.seek(self._start)
 
-    def top(self, *, implicit: bool) -> tuple[Elements, Pixels | None]:
-        elements: dict[str, Element] = {}
-        for tag, vr, length in self._elements(self._end, implicit=self._is_implicit(implicit)):
-            if tag in _PIXEL_DATA:
-                return Elements(elements, self._little), self._pixels(tag, vr, length)
-            self._keep(elements, tag, vr, length, 1)
-        return Elements(elements, self._little), None
+    def go(self, *, implicit: bool) -> None:
+        """Find the elements of the data set up to its pixels, or to what cannot be read."""
+        try:
+            for tag, vr, length in self._elements(self._end, implicit=self._is_implicit(implicit)):
+                if tag in _PIXEL_DATA:
+                    if tag != _PIXEL_DATA[-1]:
+                        self._note("expected pixels of whole numbers, got floating point; export the film for display")
+                    self.pixels = self._pixels(vr, length)
+                    break
+                self._keep(self.found, tag, vr, length, 1)
+        except ImageError as fault:
+            self._note(str(fault))
+            self.too_large = isinstance(fault, _TooLarge)
 
-    def _pixels(self, tag: int, vr: str, length: int) -> Pixels:
-        if tag != _PIXEL_DATA[-1]:
-            raise ImageError("expected pixels of whole numbers, got floating point; export the film for display")
-        return Pixels(self._file.tell(), None if length == _UNDEFINED else length, vr or "OW")
+    def _note(self, fault: str) -> None:
+        self.fault = self.fault or fault
+
+    def _pixels(self, vr: str, length: int) -> Pixels:
+        start = self._file.tell()
+        if length == _UNDEFINED:
+            places, behind = _fragments(self._file, start)
+            held = sum(place.stop - place.start for place in places)
+            return Pixels(start, None, vr or "OW", held, behind == _SEQUENCE_END)
+        held = min(length, self._end - start)
+        sides = [self.found.integer(keyword) or 0 for keyword in ("Rows", "Columns", "BitsAllocated")]
+        return Pixels(start, length, vr or "OW", held, 8 * held >= math.prod(sides))
 
     def _is_implicit(self, stated: bool) -> bool:
         """Return whether the data set has no VRs, which some files have other than they state."""
@@ -298,7 +380,7 @@ class _Walk:
         order = "<" if self._little else ">"
         while self._file.tell() < end:
             if self._file.tell() - self._start > MAX_HEADER_BYTES:
-                raise ImageError(f"expected a DICOM header of at most {MAX_HEADER_BYTES} bytes, got more")
+                raise _TooLarge(f"expected a DICOM header of at most {MAX_HEADER_BYTES} bytes, got more")
             group, element, rest = struct.unpack(order + "HH4s", self._read(8))
             tag = group << 16 | element
             self._count()
@@ -310,32 +392,31 @@ class _Walk:
                 length = struct.unpack(order + "H", rest[2:])[0]
             yield tag, vr.decode("latin-1"), length
 
-    def _keep(self, elements: dict[str, Element], tag: int, vr: str, length: int, depth: int) -> None:
-        """Put a wanted element among those found, and step over another."""
+    def _keep(self, found: Elements, tag: int, vr: str, length: int, depth: int) -> None:
+        """Put a wanted element among those found, and step over another, or one that is too long."""
         keyword = self._wanted.get(tag)
+        most = MAX_TABLE_BYTES if keyword in TABLES else MAX_VALUE_BYTES
         if length == _UNDEFINED or vr == "SQ" or (keyword and _vr(keyword) == "SQ" and vr in ("UN", "")):
-            items = self._sequence(vr, length, depth, wanted=keyword is not None)
+            inner = _Inner(vr in ("", "UN"), depth + 1, wanted=keyword is not None, around=found.character_sets)
+            items = self._sequence(vr, length, inner)
             if keyword is not None:
-                elements[keyword] = Element("SQ", items=items)
-        elif keyword is None:
-            self._skip(length)
+                found.by_keyword[keyword] = Element("SQ", items=items)
+        elif keyword is not None and length <= most:
+            found.by_keyword[keyword] = Element(vr, self._read(length))
         else:
-            most = MAX_TABLE_BYTES if keyword in TABLES else MAX_VALUE_BYTES
-            if length > most:
-                raise ImageError(f"expected {keyword} of at most {most} bytes, got {length}; the header is damaged")
-            elements[keyword] = Element(vr, self._read(length))
+            self._skip(length)
+            if keyword is not None:
+                self._note(f"expected {keyword} of at most {most} bytes, got {length}; the header is damaged")
 
-    def _sequence(self, vr: str, length: int, depth: int, *, wanted: bool) -> tuple[Elements, ...]:
+    def _sequence(self, vr: str, length: int, inner: "_Inner") -> tuple[Elements, ...]:
         """Return the items of a sequence where they are wanted, with the file behind it."""
-        if depth > MAX_DEPTH:
-            raise ImageError(f"expected a DICOM header of at most {MAX_DEPTH} levels of sequences, got more")
-        if length != _UNDEFINED and not wanted:
+        if inner.depth > MAX_DEPTH + 1:
+            raise _TooLarge(f"expected a DICOM header of at most {MAX_DEPTH} levels of sequences, got more")
+        if length != _UNDEFINED and not inner.wanted:
             self._skip(length)
             return ()
         end = self._within(length)
         bulk = vr.encode("latin-1") in _BULK  # fragments of an icon, which are no data sets
-        # What is written as UN with no length is implicit and little endian inside (PS3.5, section 6.2.2).
-        inner = _Inner(implicit=vr in ("", "UN"), depth=depth + 1, wanted=wanted)
         items: list[Elements] = []
         while self._file.tell() < end:
             tag, size = self._item_header()
@@ -343,24 +424,24 @@ class _Walk:
                 break
             if tag != _ITEM:
                 raise ImageError("expected an item of a sequence, got other bytes; the header is damaged")
-            if size != _UNDEFINED and (bulk or not wanted):
+            if size != _UNDEFINED and (bulk or not inner.wanted):
                 self._skip(size)
             else:
                 items.append(self._item(size, inner))
         return tuple(items)
 
     def _item(self, size: int, inner: "_Inner") -> Elements:
-        elements: dict[str, Element] = {}
+        found = Elements(little=self._little, around=inner.around)
         for tag, vr, length in self._elements(self._within(size), implicit=inner.implicit):
             if tag == _ITEM_END:
                 break
             if inner.wanted:
-                self._keep(elements, tag, vr, length, inner.depth)
+                self._keep(found, tag, vr, length, inner.depth)
             elif length == _UNDEFINED:
-                self._sequence(vr, length, inner.depth, wanted=False)
+                self._sequence(vr, length, replace(inner, implicit=vr in ("", "UN"), depth=inner.depth + 1))
             else:
                 self._skip(length)
-        return Elements(elements, self._little)
+        return found
 
     def _item_header(self) -> tuple[int, int]:
         self._count()
@@ -384,13 +465,17 @@ class _Walk:
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise ImageError(f"expected a DICOM header of at most {MAX_ELEMENTS} elements and items, got more")
+            raise _TooLarge(f"expected a DICOM header of at most {MAX_ELEMENTS} elements and items, got more")
 
 
 @dataclass(frozen=True)
 class _Inner:
-    """How the data sets within a sequence are written, how deep they lie, and whether they are wanted."""
+    """How the data sets within a sequence are written, how deep they lie, and whether they are wanted.
+
+    What is written as UN with no length is implicit and little endian inside (PS3.5, section 6.2.2).
+    """
 
     implicit: bool
     depth: int
     wanted: bool
+    around: bytes

@@ -4,13 +4,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from index.errors import StudiesError
-from index.importing.dicom_header import ALTERED, FILM_MODALITIES, Elsewhere, Film, OverBudget, read_film
+from index.importing.dicom_header import ALTERED, FILM_MODALITIES, Elsewhere, Film, ReadHeader, read_film
 from index.importing.pseudonyms import Pseudonyms, capped_age
 from index.importing.source import Imported, NothingUsable, Notices, plain_id
 from index.table.studies import CORE_COLUMNS, FINDINGS, ID_ENDINGS, as_studies, id_fault, studies_schema
@@ -50,6 +51,7 @@ Origins = Callable[[Mapping[str, str]], None]
 
 def import_dicom(
     folder: Path,
+    read_header: ReadHeader,
     *,
     strict: bool = False,
     unknown_view: Literal["frontal", "skip"] = "frontal",
@@ -82,6 +84,7 @@ def import_dicom(
 
     Args:
         folder: walked wholly; links to folders are not followed.
+        read_header: reads the header of each file.
         keep_burned_in: keep films whose header says that text is burned in. One that does not say may have some.
         pseudonyms: the same key gives the same ids in every import.
         copies: is given every film's file and `patient.../study.../film...`; gives back the path of each copy below
@@ -101,7 +104,8 @@ def import_dicom(
     pattern = None if ids_from is None else _expression(ids_from)
     files = _files(folder)
     notices = Notices(strict, shown=3 if pseudonyms is None else 0)
-    films = _sorted_out(folder, watch(files), pattern, elsewhere, keep_burned_in, notices)
+    read = partial(read_film, read_header=read_header, elsewhere=elsewhere)
+    films = _sorted_out(folder, watch(files), read, pattern, keep_burned_in, notices)
     films = _identified(films, notices)
     fate = "left out" if unknown_view == "skip" else "kept, the frontal of a study without one"
     notices.add("view", f"films of unknown view, {fate}", [film.path for film in films if not film.view])
@@ -152,8 +156,8 @@ def _files(folder: Path) -> list[Path]:
 def _sorted_out(
     folder: Path,
     files: Iterable[Path],
+    read: Callable[..., Film | None],
     pattern: re.Pattern[str] | None,
-    elsewhere: Elsewhere,
     keep_burned_in: bool,
     notices: Notices,
 ) -> list[Film]:
@@ -165,11 +169,7 @@ def _sorted_out(
         if (printable := path.encode("utf-8", "replace").decode()) != path:
             left["name"].append(printable)
             continue
-        try:
-            film = read_film(file, path, elsewhere)
-        except OverBudget:
-            left["budget"].append(path)
-            continue
+        film = read(file, path=path)
         if film is not None and pattern is not None:
             film = _placed(film, pattern)
         reason = "no DICOM" if film is None else reason_against(film, keep_burned_in)
@@ -199,6 +199,7 @@ def _placed(film: Film, pattern: re.Pattern[str]) -> Film:
 def reason_against(film: Film, keep_burned_in: bool = False) -> str:
     """Return the first reason of `_REASONS` why a film cannot be used; "" where it can."""
     reasons = {
+        "budget": film.too_large,
         "ours": film.ours,
         "modality": film.modality not in FILM_MODALITIES,
         "pixels": not film.pixels,

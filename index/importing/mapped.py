@@ -5,7 +5,6 @@ Rows are columns of text, read, joined, cut up and folded as whole columns; labe
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from os.path import isfile
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.errors import StudiesError
-from index.importing.dicom_header import OverBudget, read_film
+from index.importing.dicom_header import ReadHeader, read_film
 from index.importing.mapping import FilmKeys, LabelWords, Mapping, SourceTable, Template
 from index.importing.source import Imported, NothingUsable, Notices, as_ages, as_text, as_typed, plain_id
 from index.importing.source_files import files_of, paths_below, read_files, read_source
@@ -113,6 +112,7 @@ def import_table(
     tables: Sequence[Path] = (),
     strict: bool = False,
     check_images: bool = True,
+    read_header: ReadHeader | None = None,
     watch: Watch = iter,
 ) -> Imported:
     """Return one row a study of the films that the tables of a data set name.
@@ -134,6 +134,7 @@ def import_table(
         tables: files to read in the place of the mapping's first table.
         check_images: look whether the images are there; else the first path of the mapping is taken, or that by which
             one of the first films is there.
+        read_header: reads the headers of films that the mapping names columns of; None leaves these blank.
         watch: is given the paths of films whose headers are read, and gives them back one by one.
 
     Raises:
@@ -156,7 +157,7 @@ def import_table(
     rows, paths, there, layout = _located(mapping.film, rows, images, check_images, offered, notices)
     views, ranks = views[there], {name: rank[there] for name, rank in ranks.items()}
     if mapping.header:
-        rows = rows.plus(_headers(mapping.header, paths, images if check_images else None, watch))
+        rows = rows.plus(_headers(mapping.header, paths, images if check_images else None, read_header, watch))
     table = _studies(mapping, rows, paths, views, ranks, notices)
     return Imported(table, tuple(notices.met), offered, layout)
 
@@ -575,13 +576,13 @@ def _by_name(names: pa.Array, images: Path, notices: Notices) -> pa.Array:
     return located
 
 
-def _headers(wanted: Sequence[str], paths: pa.Array, images: Path | None, watch: Watch) -> dict[str, pa.Array]:
+def _headers(
+    wanted: Sequence[str], paths: pa.Array, images: Path | None, read_header: ReadHeader | None, watch: Watch
+) -> dict[str, pa.Array]:
     """Return columns of the DICOM headers of films, blank of other pictures, or where none are looked for."""
     said: dict[str, list[str]] = {name: [] for name in wanted}
     for path in watch(paths.to_pylist()):
-        header = None
-        with suppress(OverBudget):  # no film's header is as large, so it says nothing here
-            header = None if images is None else read_film(below(images, path), path, lambda part, words: False)
+        header = read_film(below(images, path), read_header) if images and read_header else None
         values = (
             {}
             if header is None

@@ -5,11 +5,10 @@ that two differ, never what they are.
 """
 
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 
 from index.errors import MixedPatients
-from index.importing.dicom_header import Film, OverBudget, parse_film, read_film
+from index.importing.dicom_header import Film, ReadHeader, read_film
 
 Source = bytes | Path
 """A film's bytes or its file."""
@@ -18,11 +17,11 @@ FilmsByView = Mapping[str, Source]
 _SAYS, _LOOKS = "is, as its DICOM header says,", "looks, beside this collection's films, like"
 
 
-def require_one_patient(frontal: Source | None, lateral: Source | None) -> None:
+def require_one_patient(frontal: Source | None, lateral: Source | None, read_header: ReadHeader) -> None:
     """Refuse two films whose DICOM headers name two patients. Raises MixedPatients."""
     if frontal is None or lateral is None:
         return
-    front, side = _header(frontal), _header(lateral)
+    front, side = read_film(frontal, read_header), read_film(lateral, read_header)
     if front and side and _are_two(front, side):
         raise MixedPatients(
             "the frontal and the lateral film are of two patients, as their DICOM headers say; expected films of one; "
@@ -30,7 +29,9 @@ def require_one_patient(frontal: Source | None, lateral: Source | None) -> None:
         )
 
 
-def film_notices(films: FilmsByView, looks: Mapping[str, str] | None = None, *, same: bool = False) -> list[str]:
+def film_notices(
+    films: FilmsByView, looks: Mapping[str, str] | None = None, *, read_header: ReadHeader, same: bool = False
+) -> list[str]:
     """Return what a reader should know of the films beside their answer, each in a sentence.
 
     Args:
@@ -39,7 +40,7 @@ def film_notices(films: FilmsByView, looks: Mapping[str, str] | None = None, *, 
             header that names a view counts first.
         same: whether the two look as one film does.
     """
-    headers = {view: _header(film) for view, film in films.items()}
+    headers = {view: read_film(film, read_header) for view, film in films.items()}
     notices = []
     front, side = headers.get("frontal"), headers.get("lateral")
     if len(films) == 2 and (same or films["frontal"] == films["lateral"] or _is_one_instance(front, side)):
@@ -57,16 +58,6 @@ def film_notices(films: FilmsByView, looks: Mapping[str, str] | None = None, *, 
         two = "Two laterals: the" if given == "frontal" and len(films) == 2 else two
         notices.append(f"{two} film given as {given} {how} a {seen[given]}.")
     return notices
-
-
-def _header(film: Source) -> Film | None:
-    """Return what a film's header says; None of a picture, or where nothing of it can be read."""
-    try:
-        if isinstance(film, bytes):
-            return parse_film(BytesIO(film))
-        return read_film(film, film.name, lambda part, words: False)
-    except OverBudget:
-        return None
 
 
 def _are_two(front: Film, side: Film) -> bool:

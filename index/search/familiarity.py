@@ -14,6 +14,7 @@ import pyarrow as pa
 from index.built.collection import Collection
 from index.built.kinds import EXACT_UP_TO
 from index.built.vector_index import VectorIndex
+from index.importing.dicom_header import ReadHeader
 from index.importing.pairing import FilmsByView, film_notices
 from index.vectors import Rows
 
@@ -204,7 +205,9 @@ class FamiliarityGate:
         return self.layouts.view_of(layout, patient)
 
 
-def paired(gate: FamiliarityGate | None, films: FilmsByView, layouts: Sequence[Layout]) -> list[str]:
+def paired(
+    gate: FamiliarityGate | None, films: FilmsByView, layouts: Sequence[Layout], read_header: ReadHeader
+) -> list[str]:
     """Return what a reader should know of films given as one study, with how they look beside the collection's.
 
     Args:
@@ -213,7 +216,7 @@ def paired(gate: FamiliarityGate | None, films: FilmsByView, layouts: Sequence[L
     """
     every = {} if gate is None else {view: gate.view_of(layout) for view, layout in zip(films, layouts, strict=True)}
     looks = {view: look for view, look in every.items() if look}
-    return film_notices(films, looks, same=len(layouts) == 2 and are_alike(*layouts))
+    return film_notices(films, looks, read_header=read_header, same=len(layouts) == 2 and are_alike(*layouts))
 
 
 def are_alike(layout: Layout, other: Layout) -> bool:

@@ -18,11 +18,12 @@ from encoder.embedder import Embedder
 from encoder.errors import ImageError
 from encoder.films.bare import untagged
 from encoder.films.body_part import is_elsewhere
+from encoder.films.dicom_elements import read_header
 from encoder.films.study import StudyFilms
 from index.errors import BackendUnavailable, CollectionError, FingerprintMismatch, StudyNotFound, WriteFailed
 from index.importing.crosswalk import Crosswalk
 from index.importing.dicom import identified, reason_against, rows_of, under
-from index.importing.dicom_header import OverBudget, read_film
+from index.importing.dicom_header import read_film
 from index.importing.pseudonyms import Pseudonyms
 from index.living.additions import VIEWS, Addition, Writable
 from index.table.studies import Study, id_fault
@@ -160,10 +161,7 @@ class Follower:
         if film.fate != WAITS:
             return film
         file = self._inbox.came(film.sha256)
-        try:
-            header = read_film(file, "", self._elsewhere)
-        except OverBudget:
-            return replace(film, fate="refused: budget")
+        header = read_film(file, read_header, elsewhere=self._elsewhere)
         reason = "no DICOM" if header is None else reason_against(header, self._keep_burned_in)
         if header is None or reason:
             return replace(film, fate=f"refused: {reason}")

@@ -15,8 +15,9 @@ from typing import Any
 
 from pynetdicom import AE, AllStoragePresentationContexts, VerificationPresentationContexts, evt
 
+from encoder.films.dicom_elements import read_header
 from index.errors import CollectionError, PlaceError, WriteFailed
-from index.importing.dicom_header import OverBudget, read_film
+from index.importing.dicom_header import read_film
 from scripts.pacs.inbox import Inbox
 from scripts.pacs.rest import MOST_FILM
 
@@ -34,7 +35,7 @@ MOST_PDU = 1 << 17
 _LONGEST_PDU = 1 << 20  # the request of an association is no longer either
 _SECONDS = 60.0  # that a sender may be silent
 _SUCCESS, _NO_ROOM, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
-_MOST_UID = 64
+_UID_LENGTHS = set(range(1, 65))
 
 
 @dataclass(frozen=True)
@@ -150,14 +151,11 @@ def _store(event: evt.Event, inbox: Inbox, count: Callable[[str], None]) -> int:
     file = inbox.folder / "came" / f"{secrets.token_hex(16)}.coming"
     try:
         file.write_bytes(event.encoded_dataset())
-        header = read_film(file, "", lambda part, words: False)
-        if header is None or not 0 < len(header.study) <= _MOST_UID or not 0 < len(header.instance) <= _MOST_UID:
+        header = read_film(file, read_header)
+        if header is None or header.too_large or not {len(header.study), len(header.instance)} <= _UID_LENGTHS:
             count("no film")
             return _NOT_UNDERSTOOD
         count("came" if inbox.take(header.study, {header.instance: file}) else "came again")
-    except OverBudget:
-        count("no film")
-        return _NOT_UNDERSTOOD
     except (OSError, WriteFailed):
         log.error("a film that was sent finds no room on the disk; its sender was told to keep it")
         count("no room")

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 import pydicom
 from pydicom.dataset import Dataset
 
+from encoder.films.dicom_elements import read_header
 from index.errors import CollectionError
-from index.importing.dicom_header import OUR_MANUFACTURER, OUR_MODEL, OverBudget, read_header
+from index.importing.dicom_header import OUR_MANUFACTURER, OUR_MODEL
 
 if TYPE_CHECKING:
     from scripts.pacs.dicomweb import Instance
@@ -75,14 +76,14 @@ class SourceFilm:
         """
         words = {**_OF_STUDY, **_OF_STUDY_IF_THERE, **_OF_PICTURE}
         with unquoted():
-            try:
-                header = read_header(path, [*_UIDS, *words, "Rows", "Columns"])
-            except OverBudget as fault:
-                raise ResultError(f"the {view} film: {fault}") from None
-            if header is None:
+            with path.open("rb") as file:
+                read = read_header(file, [*_UIDS, *words, "Rows", "Columns"])
+            if read is None:
                 raise ResultError(f"expected a DICOM file as {view} film, got another one; a result needs its UIDs")
-            texts = {name: header.text(name) for name in (*_UIDS, *words)}
-            rows, columns = header.integer("Rows"), header.integer("Columns")
+            if read.too_large:
+                raise ResultError(f"the {view} film: {read.fault}")
+            texts = {name: read.header.text(name) for name in (*_UIDS, *words)}
+            rows, columns = read.header.integer("Rows") or 0, read.header.integer("Columns") or 0
         for name in _UIDS:
             if not _UID.fullmatch(texts[name]):
                 raise ResultError(f"expected a {view} film with a {name}, got one without; send it again with all UIDs")

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from encoder.embedder import Embedder
 from encoder.films.body_part import is_elsewhere
+from encoder.films.dicom_elements import read_header
 from encoder.films.image import READING
 from encoder.films.layout import study_layouts
 from encoder.findings.predict import Options, predict_embedding
@@ -269,11 +270,12 @@ def films_of(
         folder, patient = _linked(source, Path(own)), True
         try:
             try:
-                imported = import_dicom(folder, **options)
+                imported = import_dicom(folder, read_header, **options)
             except NothingUsable as refusal:
                 if "identity" not in {notice.kind for notice in refusal.notices}:
                     raise
-                imported, patient = import_dicom(folder, ids_from="{patient}/*", **options), False  # of nobody known
+                imported = import_dicom(folder, read_header, ids_from="{patient}/*", **options)
+                patient = False  # of nobody known
         except NothingUsable as refusal:
             reasons = "; ".join(f"{notice.sentence}: {notice.count}" for notice in refusal.notices) or "no file"
             raise ResultError(

@@ -4,6 +4,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from encoder.films.dicom import reading_notices
+from encoder.films.dicom_elements import read_header
 from index.search.familiarity import UNFAMILIAR_BELOW, Familiarity, FamiliarityGate, Layout, paired
 
 
@@ -34,4 +35,4 @@ def notices_of(
         ignored_parts: as the films were read with.
     """
     films = {view: film for view, film in given.items() if film is not None}
-    return [*paired(gate, films, layouts), *reading_notices(films, ignored_parts)]
+    return [*paired(gate, films, layouts, read_header), *reading_notices(films, ignored_parts)]

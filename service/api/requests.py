@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import UnsupportedMediaType
 
+from encoder.films.dicom_elements import read_header
 from index.importing.pairing import require_one_patient
 from index.table.filters import MAX_CONDITIONS, MAX_VALUES
 from index.table.studies import ID_LENGTH
@@ -395,7 +396,7 @@ def refuse_validation(error: ValidationError) -> NoReturn:
 
 def _of_one_patient(asked: Model) -> Model:
     """Return a request whose films are of one patient, as far as their headers say. Raises MixedPatients."""
-    require_one_patient(getattr(asked, "frontal", None), getattr(asked, "lateral", None))
+    require_one_patient(getattr(asked, "frontal", None), getattr(asked, "lateral", None), read_header)
     return asked
 
 

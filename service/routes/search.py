@@ -6,6 +6,7 @@ from flask import request
 from flask_openapi3 import APIBlueprint
 from werkzeug.exceptions import HTTPException
 
+from encoder.films.dicom_elements import read_header
 from index.importing.pairing import require_one_patient
 from index.search.answer import Answer
 from service.api.answers import EmbeddingAnswer, SearchAnswer, SearchesAnswer
@@ -60,7 +61,7 @@ def searches() -> dict[str, Any]:
 def _answer_or_refusal(collection: MountedCollection, asked: Search) -> Answer | dict[str, Any]:
     """Return an answer, or the body of what refuses this one search; what fails of the service itself is raised."""
     try:
-        require_one_patient(asked.frontal, asked.lateral)
+        require_one_patient(asked.frontal, asked.lateral, read_header)
         return collection.answer(asked)
     except _REFUSALS as error:
         status, code, message = refusal_of(error)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from encoder.embedder import Embedder
 from encoder.films.dicom import reading_notices
+from encoder.films.dicom_elements import read_header
 from encoder.films.layout import Layout, study_layouts
 from encoder.films.study import StudyFilms
 from encoder.films.variants import PLAIN, TEST_TIME
@@ -191,7 +192,7 @@ class Reader:
     def _notices(self, films: Sources, layouts: Sequence[Layout]) -> list[str]:
         """Return what a reader should know of films, each with its layout."""
         gate = self.gate if layouts else None
-        return [*paired(gate, films, layouts), *reading_notices(films, self._ignored_parts)]
+        return [*paired(gate, films, layouts, read_header), *reading_notices(films, self._ignored_parts)]
 
     def _why(self, study: OpenStudy, finding: str, **options: Any) -> Explanation:
         assert self.probe is not None

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from encoder.embedder import Embedder
+from encoder.films.dicom_elements import read_header
 from encoder.films.image import READING
 from encoder.films.layout import study_layouts
 from encoder.findings.probe import LinearProbe
@@ -91,7 +92,7 @@ def command(
         raise click.UsageError("give either --finding with --probe, or --hit")
     if index is None and (study or hit):
         raise click.UsageError("a stored study needs INDEX, the folder that holds it")
-    require_one_patient(frontal, lateral)
+    require_one_patient(frontal, lateral, read_header)
     embedder = Embedder.load(encoder, ignored_parts=ignored)
     explainer = Explainer(embedder)
     options: dict[str, Any] = {"method": method, "stage": stage, "trust": not no_trust}

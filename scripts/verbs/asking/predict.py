@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from encoder.errors import EncoderError
+from encoder.films.dicom_elements import read_header
 from encoder.films.image import READING
 from encoder.films.layout import study_layouts
 from encoder.films.variants import PLAIN, TEST_TIME, VARIANTS
@@ -135,7 +136,7 @@ def command(
     views = tuple(name for name, path in (("frontal", frontal), ("lateral", lateral)) if path is not None)
     if not views or (contrasted and not index):
         raise click.UsageError("--contrast needs INDEX" if views else "give --frontal and/or --lateral")
-    require_one_patient(frontal, lateral)
+    require_one_patient(frontal, lateral, read_header)
     looks = tuple(dict.fromkeys((TEST_TIME if tta else (PLAIN,)) + variants))
     options, wanted = Options(looks, passes or 0, seed), Wanted.parse(findings, classes, policy, blank)
     predictor = Predictor.load(encoders, probes, ignored)

@@ -17,6 +17,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from encoder.errors import EncoderError
+from encoder.films.dicom_elements import read_header
 from encoder.films.image import READING
 from index.built.regions import Region, RegionPlace, missing_maps
 from index.errors import CollectionError
@@ -180,7 +181,7 @@ class _Searcher:
         if films is None:
             answer = self.here.answer(query)
         else:
-            require_one_patient(films["frontal"], films["lateral"])
+            require_one_patient(films["frontal"], films["lateral"], read_header)
             if self._embedder is None:
                 raise click.UsageError("a film needs --encoder, the encoder file the index was built with")
             from encoder.films.layout import study_layouts

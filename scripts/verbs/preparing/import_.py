@@ -15,6 +15,7 @@ import click
 import pyarrow.compute as pc
 
 from encoder.films.body_part import is_elsewhere
+from encoder.films.dicom_elements import read_header
 from index.importing.crosswalk import Crosswalk
 from index.importing.dicom import import_dicom
 from index.importing.imported_vectors import ImportedVectors, Source, gathered, import_vectors
@@ -125,6 +126,7 @@ def table(
         tables=[place(mapping)] if flat else (),
         strict=strict,
         check_images=not no_check_images,
+        read_header=read_header,
         watch=_headers_watched,
     )
     _save(imported, out, as_json)
@@ -326,7 +328,7 @@ def _import_films(
 ) -> None:
     """Import the films of a folder and save their table; `further` notices stand before those of the import."""
     try:
-        imported = import_dicom(folder, **options, **more)
+        imported = import_dicom(folder, read_header, **options, **more)
     except NothingUsable as refusal:
         if not as_json:
             raise

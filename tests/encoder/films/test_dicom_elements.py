@@ -1,5 +1,6 @@
 """Headers that hold more than any film's: what is not asked for costs nothing, and the rest has a budget."""
 
+import io
 import struct
 import threading
 import tracemalloc
@@ -10,6 +11,7 @@ import pytest
 from film_files import RAMP, ROUNDED, dicom
 
 from encoder.errors import ImageError
+from encoder.films.dicom_elements import read_header
 from encoder.films.image import read_image
 
 EMPTY = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
@@ -102,6 +104,40 @@ def test_what_is_not_asked_for_is_stepped_over(inserted: bytes) -> None:
 
     assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("inserted", "fault", "pixels"),
+    [
+        (element(PRIVATE, b"OB", b"", 2**31), "ends within an element", False),
+        (element(TABLES, b"SQ", element(PRIVATE, b"CS", b"")), "expected an item of a sequence", False),
+        (element(WINDOW, b"DS", b"1\\" * 30_000), "expected WindowCenter of at most 4096 bytes", True),
+    ],
+    ids=["length", "no item", "too long"],
+)
+def test_a_damaged_header_is_read_as_far_as_it_goes_and_says_so(inserted: bytes, fault: str, pixels: bool) -> None:
+    found = read_header(io.BytesIO(with_elements(inserted)), ["Rows", "WindowCenter", "VOILUTSequence"])
+
+    assert found is not None
+    assert found.header.integer("Rows") == RAMP.shape[0]
+    assert "WindowCenter" not in found.header
+    assert fault in found.fault
+    assert (found.pixels is not None, found.too_large) == (pixels, False)
+
+
+@pytest.mark.parametrize("start", [132, 128])
+def test_a_file_without_its_preamble_is_read_as_it_is_imported(start: int) -> None:
+    np.testing.assert_array_equal(read_image(dicom()[start:]), read_image(dicom()))
+
+
+@pytest.mark.parametrize(("character_set", "text"), [("ISO_IR 192", "Sch\u00e4del"), ("ISO_IR 100", "Sch\u00e4del")])
+def test_words_are_read_in_their_character_set(character_set: str, text: str) -> None:
+    film = dicom(SpecificCharacterSet=character_set, SeriesDescription=text)
+
+    found = read_header(io.BytesIO(film), ["SeriesDescription"])
+
+    assert found is not None
+    assert found.header.text("SeriesDescription") == text
 
 
 def test_reading_changes_no_filter_and_takes_no_lock_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,13 +28,17 @@ from pydicom.uid import (
 )
 
 from encoder.films.body_part import is_elsewhere
+from encoder.films.dicom_elements import read_header
 from index.errors import StudiesError
-from index.importing.dicom import import_dicom
+from index.importing import dicom as importing
 from index.importing.pseudonyms import Pseudonyms
 from index.importing.source import Imported, NothingUsable
 from index.table.studies import save_studies
 
 KEY = b"a key of thirty-two bytes or more"
+
+
+import_dicom = partial(importing.import_dicom, read_header=read_header)
 
 
 def write_film(path: Path, syntax: Any = ExplicitVRLittleEndian, **tags: object) -> None:

@@ -1,5 +1,6 @@
 """Two films that are given as one study: of one patient, each in its place, told without a word of who it is."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 from command_line import refusal
 from film_files import RAMP, dicom, picture
 
+from encoder.films.dicom_elements import read_header
 from index.errors import MixedPatients
-from index.importing.pairing import film_notices, require_one_patient
+from index.importing import pairing
 
+film_notices = partial(pairing.film_notices, read_header=read_header)
+require_one_patient = partial(pairing.require_one_patient, read_header=read_header)
 ANNA: dict[str, Any] = {"PatientID": "ANNA-1", "StudyInstanceUID": "1.2.840.1", "SOPInstanceUID": "1.2.840.1.1"}
 FRONTAL: dict[str, Any] = {"ViewPosition": "PA"}
 LATERAL: dict[str, Any] = {"ViewPosition": "LL", "SOPInstanceUID": "1.2.840.1.2"}

@@ -12,6 +12,7 @@ from full_disk import files_up_to
 from pacs_world import Between, Orthanc, film, lateral, needs_orthanc, orthanc, slice_of_ct
 
 from encoder.embedder import Embedder
+from encoder.films.dicom_elements import read_header
 from index.importing.dicom import import_dicom
 from index.table.studies import Study
 
@@ -51,7 +52,7 @@ def test_films_of_a_study_that_come_apart_are_the_study_that_a_folder_of_them_ma
     server.put(lateral(), lateral())  # delivered twice, too
     followed.settle()
 
-    [row] = import_dicom(tmp_path / "plain").table.to_pylist()
+    [row] = import_dicom(tmp_path / "plain", read_header).table.to_pylist()
     whole = followed.study("P1/1.2.1")
     paths = {"frontal_path": whole.frontal_path, "lateral_path": whole.lateral_path}
     assert (alone.views, alone.frontal_path) == (("frontal",), whole.frontal_path)

@@ -28,6 +28,7 @@ from results_world import (
     save_world,
 )
 
+from encoder.films.dicom_elements import read_header
 from encoder.network.model import DualEfficientNetEncoder
 from index.importing.crosswalk import Crosswalk
 from index.importing.dicom import import_dicom
@@ -149,7 +150,7 @@ def test_a_study_of_the_pacs_gets_its_results_once_and_they_are_known_when_they_
         folder.mkdir()
         for one in server.ask("GET", "/instances"):
             (folder / one).write_bytes(server.get(f"/instances/{one}/file").content)
-    found = import_dicom(folder)
+    found = import_dicom(folder, read_header)
     assert {notice.kind: notice.count for notice in found.notices} == {"ours": 4}
     assert len(found.table) == 1 + len(CASES)
 

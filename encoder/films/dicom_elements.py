@@ -1,4 +1,4 @@
-"""The elements of a DICOM data set that are asked for, found in its bytes within a budget (PS3.5, section 7).
+"""The elements of a DICOM file that are asked for, read within limits of size, count and depth (PS3.5, section 7).
 
 A header costs what it holds of those, however much else stands in it: the rest is stepped over. pydicom, which
 makes an object of every value, takes 211 MB for a megabyte of them.

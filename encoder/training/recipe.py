@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from encoder.errors import CheckpointError, EncoderError, RecipeError
 from encoder.files import read_regular
@@ -57,7 +57,7 @@ class Recipe:
         Raises:
             RecipeError: an unknown section or key, or a value of the wrong type or range.
         """
-        kinds: dict[str, type] = {section.name: section.type for section in dataclasses.fields(cls)}  # type: ignore[misc]
+        kinds = get_type_hints(cls)
         _known("recipe", content, kinds)
         sections = {name: _section(name, kind, content.get(name, {})) for name, kind in kinds.items()}
         given = content.get("preprocessing", {})

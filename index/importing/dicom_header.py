@@ -1,4 +1,4 @@
-"""What the table of studies needs of one DICOM header, which a reader from outside reads within a budget.
+"""What the table of studies needs of one DICOM header. Who calls hands over the function that reads it.
 
 No name, birth date, institution or free text leaves this module.
 """

@@ -105,13 +105,13 @@ class Matched:
 
 
 @contextmanager
-def gathered(named: Named, near: Path, told: Callable[[int], None] = lambda count: None) -> Iterator[Gathered]:
+def gathered(named: Named, near: Path, advance: Callable[[int], None] = lambda count: None) -> Iterator[Gathered]:
     """Yield vectors as unit vectors in a nameless file, which is gone at the end, or when the process is killed.
 
     Args:
         named: blocks of ids and (n, D) vectors of one D.
         near: on whose disk the file lies, whether it is there yet or not; for an address, where temporary files do.
-        told: is given how many more vectors were read.
+        advance: is given how many more vectors were read.
 
     Raises:
         VectorsError: none, an id twice, or vectors that are not finite or zero; their ids are named.
@@ -127,7 +127,7 @@ def gathered(named: Named, near: Path, told: Callable[[int], None] = lambda coun
             digest.update("\n".join(names).encode("utf-8", "replace") + units.tobytes())
             ids.append(pa.array(names, pa.string()))
             norms.append(lengths)
-            told(len(names))
+            advance(len(names))
         bad.require_none()
         if not norms:
             raise VectorsError("expected vectors, got none")
@@ -154,14 +154,14 @@ class _Bad:
     """The vectors that cannot be used, as far as they were seen."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[str]] = {}
+        self._ids: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
 
     def look(self, ids: Sequence[str], lengths: npt.NDArray[np.float64]) -> None:
         """Note those of a block."""
         for what, wrong in (("with NaN or infinity", ~np.isfinite(lengths)), ("that are all zeros", lengths == 0)):
             rows = np.flatnonzero(wrong)
-            named = self._found.setdefault(what, [])
+            named = self._ids.setdefault(what, [])
             named.extend(ids[row] for row in rows[: SHOWN - len(named)])
             self._counts[what] = self._counts.get(what, 0) + len(rows)
 
@@ -169,7 +169,7 @@ class _Bad:
         """Raise VectorsError where there is one."""
         for what, count in self._counts.items():
             if count:
-                named = _listed(self._found[what], count)
+                named = _listed(self._ids[what], count)
                 raise VectorsError(
                     f"expected vectors that have a direction, got {count:,} {what}: {named}; leave them out, and their "
                     "studies will be listed as without a vector"
@@ -201,7 +201,7 @@ def matched(ids: pa.Array, studies: pa.Table, notices: Notices) -> Matched:
         VectorsError: no id fits; StudiesError: `notices` are strict and there is one.
     """
     count = len(studies)
-    places_by = {what: _found(ids, keys) for what, keys in _ways(studies).items()}
+    places_by = {what: _places_of(ids, keys) for what, keys in _ways(studies).items()}
     by = max(places_by, key=lambda what: np.count_nonzero(places_by[what] >= 0))  # the first of equals
     places = places_by[by]
     if not (places >= 0).any():
@@ -246,7 +246,7 @@ def _ways(studies: pa.Table) -> dict[str, pa.Array]:
     }
 
 
-def _found(ids: pa.Array, keys: pa.Array) -> Rows:
+def _places_of(ids: pa.Array, keys: pa.Array) -> Rows:
     """Return of each id the place of the key that equals it, -1 where none does or several do."""
     counts = keys.value_counts()
     several = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
@@ -277,7 +277,7 @@ def import_vectors(
     *,
     shard_rows: int,
     strict: bool = False,
-    told: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> ImportedVectors:
     """Write the shards that are not there yet; the caller finishes the export.
 
@@ -285,7 +285,7 @@ def import_vectors(
     listed as failed.
 
     Args:
-        told: is given how many more studies are done, first those that were there.
+        advance: is given how many more studies are done, first those that were there.
 
     Raises:
         VectorsError, StudiesError: as `matched`. FingerprintMismatch, ArtefactError: the folder holds another export.
@@ -303,11 +303,11 @@ def import_vectors(
     )
     folder = ShardFolder(out, plan)
     unfinished = folder.unfinished()
-    told(studies.num_rows - sum(part.stop - part.start for part in map(plan.slice_of, unfinished)))
+    advance(studies.num_rows - sum(part.stop - part.start for part in map(plan.slice_of, unfinished)))
     for shard in unfinished:
         part = plan.slice_of(shard)
         _save(folder, shard, studies.slice(part.start, part.stop - part.start), match, vectors.vectors)
-        told(part.stop - part.start)
+        advance(part.stop - part.start)
     return ImportedVectors(folder, len(vectors.ids), vectors.norms, match.by, tuple(notices.met))
 
 

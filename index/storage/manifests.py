@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 MOST_ROWS = 1 << 31
 MOST_DIM = 1 << 14
-_ANYTHING_ELSE = ConfigDict(extra="allow", allow_inf_nan=False)
+_OPEN = with_config(ConfigDict(extra="allow", allow_inf_nan=False))
+"""Other keys may be there, which a later version wrote."""
+_CLOSED = with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(max_length=128)]
@@ -22,15 +24,15 @@ Sequence = Annotated[int, Field(ge=0, lt=1 << 62)]
 Share = Annotated[StrictFloat, Field(ge=0, le=1)]
 
 
+@_CLOSED
 class _Interval(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
     value: StrictFloat
     low: StrictFloat
     high: StrictFloat
 
 
+@_CLOSED
 class _Agreement(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
     queries: Count
     precision: _Interval
     chance: StrictFloat
@@ -39,21 +41,21 @@ class _Agreement(TypedDict):
     above_pixels: _Interval | None
 
 
+@_OPEN
 class _Shard(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     file: FileName
     rows: Count
     sha256: Sha256
 
 
+@_CLOSED
 class _Source(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     model: Text
     revision: Text
 
 
+@_OPEN
 class _Export(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     fingerprint: Sha256
     embedding_dim: Dim
     rows: Count
@@ -66,14 +68,14 @@ class _Export(TypedDict):
     source: NotRequired[_Source]
 
 
+@_OPEN
 class _Named(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     name: FileName
     sha256: Sha256
 
 
+@_CLOSED
 class _IndexFiles(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     exact: _Named
     studies: _Named
     approximate: NotRequired[_Named]
@@ -81,14 +83,14 @@ class _IndexFiles(TypedDict):
     regions: NotRequired[_Named]
 
 
+@_CLOSED
 class _Effort(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     probes: Annotated[int, Field(ge=1, le=1 << 16)]
     shortlist: Annotated[int, Field(ge=1, le=1 << 16)]
 
 
+@_OPEN
 class _Index(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     kind: Annotated[str, Field(max_length=64)]
     rows: Annotated[int, Field(ge=1, le=MOST_ROWS)]
     embedding_dim: Dim
@@ -111,8 +113,8 @@ class _States(TypedDict):
     studies: Sha256
 
 
+@_OPEN
 class _Map(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     name: FileName
     sha256: Sha256
     rows: Count
@@ -120,8 +122,8 @@ class _Map(TypedDict):
     of: _States
 
 
+@_OPEN
 class _Plane(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     mean: Annotated[list[StrictFloat], Field(min_length=1, max_length=MOST_DIM)]
     axes: Annotated[
         list[Annotated[list[StrictFloat], Field(min_length=1, max_length=MOST_DIM)]], Field(min_length=2, max_length=2)
@@ -129,24 +131,24 @@ class _Plane(TypedDict):
     shares: Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
+@_OPEN
 class _Copied(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     sha256: Sha256
 
 
+@_OPEN
 class _Snapshot(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     files: Annotated[dict[FileName, _Copied], Field(max_length=64)]
 
 
+@_CLOSED
 class _Failure(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     study_id: str
     reason: str
 
 
+@_OPEN
 class _ShardMetadata(TypedDict):
-    __pydantic_config__ = _ANYTHING_ELSE  # type: ignore[misc]
     fingerprint: Sha256
     embedding_dim: Dim
     failures: list[_Failure]

@@ -54,7 +54,13 @@ Vectors = npt.NDArray[np.float32]
 @click.option(
     "--encoder", type=EncoderFile(), help="Encoder file, or: builtin (default: two EfficientNet-B0 of random weights)."
 )
-@click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
+@click.option(
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    default="auto",
+    show_default=True,
+    help="Runtime of the encoder; auto takes the fastest that is installed.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Studies a batch.")
 @repeat_option(5)

@@ -71,7 +71,13 @@ KINDS = {
 """CheXpert-small's JPEG, CheXpert's own, and a detector's DICOM."""
 
 kinds_option = click.option(
-    "--kind", "kinds", type=click.Choice(list(KINDS)), multiple=True, default=list(KINDS), show_default=True
+    "--kind",
+    "kinds",
+    type=click.Choice(list(KINDS)),
+    multiple=True,
+    default=list(KINDS),
+    show_default=True,
+    help="Kind of the films. Repeatable.",
 )
 films_option = click.option(
     "--films",

@@ -36,7 +36,12 @@ _DISTINCT = 8
 @click.option("--encoder", type=EncoderFile(), required=True, help="An encoder file, or: builtin.")
 @click.option("--films", type=click.IntRange(1), default=100, show_default=True, help="Films, each a study of its own.")
 @click.option("--kind", type=click.Choice(["full", "half"]), default="full", show_default=True, help="Size of a film.")
-@click.option("--runtime", default="auto", show_default=True)
+@click.option(
+    "--runtime",
+    default="auto",
+    show_default=True,
+    help="Runtime of the encoder; auto takes the fastest that is installed.",
+)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),

@@ -38,7 +38,7 @@ _VECTORS = 64
 
 @click.command("living")
 @click.option("--rows", type=click.IntRange(100), default=224_000, show_default=True, help="Studies in the index.")
-@click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
+@click.option("--dim", type=click.IntRange(8), default=512, show_default=True, help="Length of a vector.")
 @click.option(
     "--changes",
     type=click.IntRange(1),

@@ -35,8 +35,8 @@ class Way:
 
     name: str
     build_seconds: float
-    one: Search
-    many: Search
+    search_one: Search
+    search_batch: Search
     recall: float = 0.0
 
 
@@ -66,7 +66,7 @@ def ways_of(
 
 def _enough(ways: Iterable[Way], queries: Embeddings, truth: Rows) -> Way:
     for way in ways:
-        measured = replace(way, recall=share_found(truth, way.many(queries, truth.shape[1])))
+        measured = replace(way, recall=share_found(truth, way.search_batch(queries, truth.shape[1])))
         if measured.recall >= ENOUGH:
             break
     return measured
@@ -100,11 +100,11 @@ def _scann_ways(vectors: Embeddings, k: int, threads: int) -> Iterator[Way]:
     index.set_num_threads(threads)
     seconds = perf_counter() - start
 
-    def one(queries: Embeddings, k: int, *, read: int, reordered: int) -> Rows:
+    def search_one(queries: Embeddings, k: int, *, read: int, reordered: int) -> Rows:
         rows: Rows = index.search(queries[0], k, pre_reorder_num_neighbors=reordered, leaves_to_search=read)[0]
         return rows[None]
 
-    def many(queries: Embeddings, k: int, *, read: int, reordered: int) -> Rows:
+    def search_batch(queries: Embeddings, k: int, *, read: int, reordered: int) -> Rows:
         rows: Rows = index.search_batched_parallel(
             queries, k, pre_reorder_num_neighbors=reordered, leaves_to_search=read
         )[0]
@@ -114,8 +114,8 @@ def _scann_ways(vectors: Embeddings, k: int, threads: int) -> Iterator[Way]:
         yield Way(
             f"ScaNN, {read} of {leaves} leaves, {reordered} reordered",
             seconds,
-            partial(one, read=read, reordered=reordered),
-            partial(many, read=read, reordered=reordered),
+            partial(search_one, read=read, reordered=reordered),
+            partial(search_batch, read=read, reordered=reordered),
         )
 
 
@@ -134,5 +134,5 @@ def _svs_ways(vectors: Embeddings, _k: int, threads: int) -> Iterator[Way]:
         return np.asarray(index.search(queries, k)[0], dtype=np.int64)
 
     for window in _WINDOWS:
-        one, many = (partial(search, window=window, among=among) for among in (1, threads))
-        yield Way(f"SVS Vamana, window {window}", seconds, one, many)
+        search_one, search_batch = (partial(search, window=window, among=among) for among in (1, threads))
+        yield Way(f"SVS Vamana, window {window}", seconds, search_one, search_batch)

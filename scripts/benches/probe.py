@@ -21,9 +21,9 @@ _SPECTRUM_DECADES = 2
 
 
 @click.command("probe")
-@click.option("--rows", type=click.IntRange(100), default=190_000, show_default=True)
-@click.option("--dim", type=click.IntRange(2), default=512, show_default=True)
-@click.option("--findings", type=click.IntRange(1), default=14, show_default=True)
+@click.option("--rows", type=click.IntRange(100), default=190_000, show_default=True, help="Vectors to learn from.")
+@click.option("--dim", type=click.IntRange(2), default=512, show_default=True, help="Length of a vector.")
+@click.option("--findings", type=click.IntRange(1), default=14, show_default=True, help="Findings to learn.")
 @repeat_option(3)
 @click.option(
     "--strength",

@@ -78,8 +78,10 @@ _FILTER_HEADINGS = ("filter", "rows that pass", "exact", "recall@10", "one query
     show_default=True,
     help="Studies in an index; repeatable.",
 )
-@click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
-@click.option("--kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
+@click.option("--dim", type=click.IntRange(8), default=512, show_default=True, help="Length of a vector.")
+@click.option(
+    "--kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True, help="Kind of the index; as of index."
+)
 @click.option(
     "--queries", type=click.IntRange(10), default=200, show_default=True, help="Queries that recall is measured with."
 )
@@ -245,7 +247,7 @@ def _beside_others(
     calls: dict[str, Clocked[Any]] = {}
     for way in ways:
         calls[f"{way.name}, one"] = Clocked(partial(_each, way, queries[:_OUR_QUERIES]))
-        calls[f"{way.name}, batch"] = Clocked(partial(way.many, queries[:batch], _K))
+        calls[f"{way.name}, batch"] = Clocked(partial(way.search_batch, queries[:batch], _K))
     middle = medians(interleaved(calls, repeat, warm_up=1, description=f"{drawn.rows:,} rows, all indexes")[0])
     return {
         "absent": absent,
@@ -265,7 +267,7 @@ def _beside_others(
 
 
 def _each(way: Way, queries: Embeddings) -> list[Rows]:
-    return [way.one(query[None], _K) for query in queries]
+    return [way.search_one(query[None], _K) for query in queries]
 
 
 def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:

@@ -39,7 +39,13 @@ _SHARD_ROWS = 50_000
 
 @click.command("serve")
 @click.option("--rows", type=click.IntRange(100), default=20_000, show_default=True, help="Studies in the index.")
-@click.option("--index-kind", type=click.Choice(KIND_NAMES), default="auto", show_default=True)
+@click.option(
+    "--index-kind",
+    type=click.Choice(KIND_NAMES),
+    default="auto",
+    show_default=True,
+    help="Kind of the index; as of index.",
+)
 @click.option(
     "--encoder", type=EncoderFile(), help="Encoder file, or: builtin (default: two EfficientNet-B0 of random weights)."
 )

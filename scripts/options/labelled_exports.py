@@ -56,7 +56,7 @@ class Embedded:
         embedded = cls(studies, np.concatenate(vectors), fingerprint, warning)
         repeated = len(embedded.ids) - len(set(embedded.ids))
         if repeated:
-            raise StudiesError(f"expected each study once, got {repeated} again; the exports share studies")
+            raise StudiesError(f"expected each study once, got {repeated} twice; the exports share studies")
         return embedded
 
     @property

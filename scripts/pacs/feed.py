@@ -124,7 +124,9 @@ class Feed:
         while page := self._pacs.json("/studies", {"since": str(count), "limit": str(PAGE)}):
             fresh = [place for place in page if _is_id(place) and place not in seen] if isinstance(page, list) else []
             if not fresh:  # of a list that goes round, none could be said to be gone
-                raise PacsError(f"expected a list of studies from the PACS {self.host}, got another or a part again")
+                raise PacsError(
+                    f"expected a list of studies from the PACS {self.host}, got something else, or the same part twice"
+                )
             yield from fresh
             seen.update(fresh)
             count += len(page)

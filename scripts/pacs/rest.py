@@ -138,7 +138,7 @@ class Pacs:
                 self._require_success(answer)
                 kept = not _refused(b"".join(self._pieces(answer, MOST_JSON)))
         if not kept:
-            raise PacsError(f"the PACS {self.host} does not keep the object; its log says why")
+            raise PacsError(f"the PACS {self.host} does not store the object; its log says why")
 
     @contextmanager
     def _answer(self, path: str, accept: str, asked: Mapping[str, str] | None) -> Iterator[requests.Response]:
@@ -194,7 +194,9 @@ class Pacs:
                 "PRECEDENT_PACS_USER and PRECEDENT_PACS_PASSWORD"
             )
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
-            raise NotThere(f"the PACS {self.host} has nothing at what was asked for; is {self.url!r} its address?")
+            raise NotThere(
+                f"the PACS {self.host} has nothing at the address that was asked; is {self.url!r} its address?"
+            )
         if status in _PASSING or status >= 500:
             raise BackendUnavailable(f"the PACS {self.host} cannot answer now (HTTP {status}); ask again later")
         raise PacsError(f"expected an answer of the PACS {self.host}, got HTTP {status}; is {self.url!r} its address?")

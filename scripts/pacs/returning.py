@@ -125,7 +125,9 @@ class ResultMaker:
         study = OpenStudy.read(self._embedder, given.films.get("frontal"), given.films.get("lateral"))
         sources = [SourceFilm.read(given.films[view], view) for view in VIEWS if view in given.films]
         if len({film.study_uid for film in sources}) > 1:
-            raise ResultError("expected films of one study, got two of two; return the results of each by itself")
+            raise ResultError(
+                "expected films of one study, got films of two studies; return the results of each study by itself"
+            )
         vector = self._embedder.embed([study.films])[0]
         answer = self._answer(Query(vector, given.subject, self._k), study)
         reading = None if self._probe is None else self._read(self._probe, vector, answer)

@@ -30,7 +30,7 @@ class Check:
 
     name: str
     state: Literal["ok", "warning", "fault"]
-    found: str
+    detail: str
     remedy: str = ""
 
 

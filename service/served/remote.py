@@ -185,8 +185,8 @@ class Address:
             )
         if url.scheme == "http" and not _is_loopback(host):
             raise MountError(
-                f"expected https:// for {host!r}, for films of patients would go there in clear; http:// is for this "
-                "machine alone"
+                f"expected https:// for {host!r}, for films of patients would be sent there unencrypted; http:// is "
+                "for this machine alone"
             )
         return cls(url, SHAPES[shape](), token)
 
@@ -310,7 +310,7 @@ def _unit(vector: npt.NDArray[Any]) -> Vector:
     """Return a vector by its own norm. Raises VectorsError where it has none."""
     norm = float(np.sqrt(np.square(vector, dtype=np.float64).sum()))
     if not 0 < norm < np.inf:
-        raise VectorsError("expected a vector that has a direction, got one of no length or without end")
+        raise VectorsError("expected a vector of finite length above 0, got another")
     return np.asarray(vector / norm, np.float32)
 
 

@@ -44,7 +44,9 @@ _PATH = Here()
 @click.option("--finding", help="Show which parts of the film speak for this finding of --probe.")
 @click.option("--probe", type=_PATH, help="Folder of the probe that was trained on this encoder's vectors.")
 @click.option("--hit", help="Show what makes the query similar to this stored study.")
-@click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
+@click.option(
+    "--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True, help="Method of the heat map."
+)
 @click.option(
     "--stage",
     type=click.IntRange(0),
@@ -53,7 +55,9 @@ _PATH = Here()
 @click.option(
     "--alpha", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Opacity of the colours over the film."
 )
-@click.option("--colours", type=click.Choice(list(COLOURS)), default="inferno", show_default=True)
+@click.option(
+    "--colours", type=click.Choice(list(COLOURS)), default="inferno", show_default=True, help="Colours of the heat map."
+)
 @click.option("--no-trust", is_flag=True, help="Leave out the deletion and insertion scores.")
 @click.option("--out", type=_PATH, required=True, help="Folder for the maps: PNG over the film, NPY, explanation.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print explanation.json.")

@@ -129,7 +129,7 @@ def command(
     if (text is None) != (texts is None):
         raise click.UsageError("give --text and --texts together")
     if queries is not None and patient is not None:
-        raise click.UsageError("--patient is of one query; name a film's patient in its line")
+        raise click.UsageError("--patient is for a single query; with --queries, name a film's patient in its line")
     searcher = _Searcher(opened(index, device), encoder, ignored)
     if region is not None:
         options["region"] = Region.parse(region, region_view)

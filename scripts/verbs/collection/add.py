@@ -56,7 +56,13 @@ from scripts.work.shard_writing import FilmReader, Prepared, one_torch_thread, t
     help="Studies in a batch; each is one transaction.",
 )
 @click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu or cuda.")
-@click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True)
+@click.option(
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    default="auto",
+    show_default=True,
+    help="Runtime of the encoder; auto takes the fastest that is installed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
     index: Address,
@@ -82,13 +88,13 @@ def command(
     """
     if (studies / MANIFEST).is_file():
         if images is not None or encoder is not None:
-            raise click.UsageError("--images and --encoder are for a table; an export has its vectors")
+            raise click.UsageError("--images and --encoder are for a table; an export holds its vectors already")
         living = opened(index)
         counts = _add_export(living, studies, batch, replace=replace, mix_readings=mix_readings)
         _report(index, living, counts, None, as_json=as_json)
         return
     if images is None or encoder is None:
-        raise click.UsageError("give --images and --encoder, with which films become vectors")
+        raise click.UsageError("give --images and --encoder, which turn films into vectors")
     table, living = load_studies(studies), opened(index)
     if not mix_readings:
         require_reading(living.manifest, READING)

@@ -25,7 +25,13 @@ from scripts.terminal import progress_bar, say, say_json, say_warning
 @click.argument("embeddings", type=Anywhere())
 @click.option("--out", type=Anywhere(), help="Folder for the index.")
 @click.option("--images", type=Anywhere(), help="Image root to store in the index (default: the one of the export).")
-@click.option("--backend", type=click.Choice(["faiss", "milvus", "postgres"]), default="faiss", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["faiss", "milvus", "postgres"]),
+    default="faiss",
+    show_default=True,
+    help="Files searched by FAISS, or a Milvus or PostgreSQL server.",
+)
 @click.option(
     "--uri",
     help="With Milvus: http://HOST:19530/COLLECTION, or file:///FOLDER/NAME.db/COLLECTION. With PostgreSQL: "
@@ -79,9 +85,9 @@ def command(
     if (out is None) == (uri is None) or (backend != "faiss") != (uri is not None):
         raise click.UsageError("give --out for a folder, or --backend milvus or postgres and --uri")
     if uri is not None and images is not None:
-        raise click.UsageError("--images is for a folder; an index on a server remembers what the export does")
+        raise click.UsageError("--images is for an index in a folder; on a server the export's image root is kept")
     if uri is not None and device == "gpu":
-        raise click.UsageError("--device is for a folder; a server makes its index itself")
+        raise click.UsageError("--device is for an index in a folder; a server builds its own")
     where: object = out
     if out is not None:
         root = str(images.resolve()) if images is not None else None

@@ -164,7 +164,7 @@ def _common(folders: dict[str, list[Path]], wanted: Wanted) -> dict[str, Embedde
         common &= set(main.take(np.flatnonzero(~np.isnan(wanted.targets(main.studies)).all(1))).ids)
     kept = [study_id for study_id in main.ids if study_id in common]
     if not kept:
-        raise StudiesError("expected studies that every export holds and that are of a class, got none")
+        raise StudiesError("expected studies that are in every export and belong to a class, got none")
     rows = {name: {study_id: row for row, study_id in enumerate(export.ids)} for name, export in exports.items()}
     return {name: export.take([rows[name][study_id] for study_id in kept]) for name, export in exports.items()}
 
@@ -186,7 +186,7 @@ def _roles(
     if (query_part or gallery_part) and not splits:
         raise click.UsageError("--query-part and --gallery-part need --splits")
     if splits and not (query_part or gallery_part):
-        raise click.UsageError("--splits alone chooses nothing; name --query-part and --gallery-part of it")
+        raise click.UsageError("--splits alone has no effect; choose parts of it by --query-part and --gallery-part")
     parts = parts_of(splits, export.studies) if splits else {}
     require_disjoint_patients(export.patients, parts)
     for part in (query_part, gallery_part):
@@ -195,7 +195,9 @@ def _roles(
     asking = np.intersect1d(asking, parts[query_part]) if query_part else asking
     answering = np.intersect1d(answering, parts[gallery_part]) if gallery_part else answering
     if not len(asking) or not len(answering):
-        raise StudiesError(f"expected studies that ask and that answer, got {len(asking)} and {len(answering)}")
+        raise StudiesError(
+            f"expected studies to query with and studies to search, got {len(asking)} and {len(answering)}"
+        )
     wanted = queries or (QUERIES_UNASKED if len(asking) > 2 * QUERIES_UNASKED else len(asking))
     if wanted < len(asking):
         asking = np.sort(np.random.default_rng(0).choice(asking, wanted, replace=False))
@@ -226,5 +228,5 @@ def _parse_ks(text: str) -> list[int]:
     except ValueError:
         ks = [0]
     if ks[0] < 1:
-        raise click.UsageError(f"expected depths like 1,5,10, got {text!r}")
+        raise click.UsageError(f"expected numbers of hits like 1,5,10, got {text!r}")
     return ks

@@ -53,7 +53,9 @@ class Tally:
     "--probe", type=_PATH, required=True, help="Folder of the probe that was trained on this encoder's vectors."
 )
 @ignored_parts
-@click.option("--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True)
+@click.option(
+    "--method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True, help="Method of the heat map."
+)
 @click.option(
     "--stage",
     type=click.IntRange(0),

@@ -46,8 +46,20 @@ _PATH = Here()
 @click.option("--splits", type=_PATH, help="Split file with the parts train, test and perhaps valid; or official.")
 @click.option("--use-split", is_flag=True, help="The same as --splits official: the column split.")
 @click.option("--cv", type=click.IntRange(2), help="Cross-validation by patient in this many folds.")
-@click.option("--class-weight", type=click.Choice(["none", "balanced"]), default="none", show_default=True)
-@click.option("--calibration", type=click.Choice(["platt", "temperature", "none"]), default="platt", show_default=True)
+@click.option(
+    "--class-weight",
+    type=click.Choice(["none", "balanced"]),
+    default="none",
+    show_default=True,
+    help="balanced: present and absent weigh alike.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["platt", "temperature", "none"]),
+    default="platt",
+    show_default=True,
+    help="How probabilities are calibrated.",
+)
 @click.option(
     "--draws", type=click.IntRange(500), default=1000, show_default=True, help="Bootstrap samples for the intervals."
 )

@@ -41,7 +41,9 @@ def command() -> None:
 
 @command.command()
 @click.option("--backbone", default="efficientnet_b0", show_default=True, help="Name of any timm network.")
-@click.option("--dim", type=click.Choice(["256", "384", "512"]), default="512", show_default=True)
+@click.option(
+    "--dim", type=click.Choice(["256", "384", "512"]), default="512", show_default=True, help="Length of a vector."
+)
 @click.option(
     "--weights",
     default="imagenet",
@@ -49,10 +51,20 @@ def command() -> None:
     help="Weights of the backbone: imagenet, none (random), or a safetensors file.",
 )
 @click.option("--shared/--separate", default=False, help="One backbone for both views, or one for each (default).")
-@click.option("--dropout", type=float, default=0.2, show_default=True)
+@click.option(
+    "--dropout", type=float, default=0.2, show_default=True, help="Dropout of the layers behind the backbones."
+)
 @click.option("--size", type=int, default=224, show_default=True, help="Side of the network's input in pixels.")
-@click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True)
-@click.option("--contrast", type=click.Choice(["none", "clahe", "equalize"]), default="none", show_default=True)
+@click.option(
+    "--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True, help="How a film becomes a square."
+)
+@click.option(
+    "--contrast",
+    type=click.Choice(["none", "clahe", "equalize"]),
+    default="none",
+    show_default=True,
+    help="Contrast enhancement of a film.",
+)
 @click.option(
     "--normalization",
     type=click.Choice(["timm", "half"]),
@@ -61,7 +73,7 @@ def command() -> None:
     help="timm: mean and std of the backbone's own configuration; half: [-1, 1].",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Encoder file to write.")
 @_AS_JSON
 def create(
     backbone: str,
@@ -110,14 +122,18 @@ def create(
 @command.command("adopt")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path), required=False)
 @click.option("--family", help="The published encoder that FILE holds; --list names them.")
-@click.option("--network", help="Instead of a family: any network of timm, pooled as it pools.")
+@click.option("--network", help="Instead of a family: the name of any timm network.")
 @click.option("--size", type=click.IntRange(16, MAX_SIZE), help="Side of the network's input (default: its own).")
 @click.option("--fit", type=click.Choice(get_args(Fit)), help="How a film becomes a square (default: the family's).")
 @click.option("--margin", type=click.IntRange(0), help="Pixels cut from each side of a centred square of that fit.")
 @click.option("--mean", type=float, help="Mean of a film's brightness in [0, 1], with --std (default: the family's).")
 @click.option("--std", type=float, help="Its standard deviation.")
-@click.option("--prefix", help="What the network's tensors begin with, in a file that holds several.")
-@click.option("--projection/--no-projection", default=True, help="Vectors as a text encoder meets them, or before.")
+@click.option("--prefix", help="Prefix of the network's tensors, if FILE holds several networks.")
+@click.option(
+    "--projection/--no-projection",
+    default=True,
+    help="Take vectors after the projection into the space shared with texts, or before it.",
+)
 @click.option("--list", "listed", is_flag=True, help="Print the families and what their licences say.")
 @click.option("--out", type=click.Path(path_type=Path), help="Encoder file to write.")
 @_AS_JSON
@@ -136,7 +152,7 @@ def adopt_(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Make an encoder of a published network's weights, frozen as they are; nothing is downloaded.
+    """Make an encoder from the published weights in FILE, which stay as they are; nothing is downloaded.
 
     \b
     precedent encoder adopt model.safetensors --family rad-dino --out encoder.safetensors
@@ -190,7 +206,7 @@ def _list_families(as_json: bool) -> None:
 
 @command.command()
 @click.argument("path", type=EncoderFile())
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Encoder file to write.")
 @click.option(
     "--source",
     "sources",

@@ -30,9 +30,11 @@ _FILMS_LOOKED_FOR = 20
 @images_option
 @click.option("--encoder", type=EncoderFile(), required=True, help="Encoder file, or: builtin.")
 @click.option("--out", type=Anywhere(), required=True, help="Folder for the vectors.")
-@click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True)
+@click.option("--views", type=click.Choice(["both", *VIEWS]), default="both", show_default=True, help="Films to use.")
 @click.option("--batch", type=click.IntRange(1), help="Studies in a batch (default: 16, or what fits a GPU's memory).")
-@click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
+@click.option(
+    "--shard-rows", type=click.IntRange(1), default=2048, show_default=True, help="Studies in each Parquet file."
+)
 @click.option("--threads", type=click.IntRange(1), default=None, help="Threads that decode films (default: cores + 1).")
 @click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu or cuda.")
 @click.option(

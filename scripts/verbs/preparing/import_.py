@@ -107,11 +107,11 @@ def table(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Import the tables of a data set below FOLDER, as a mapping says.
+    """Import the tables of a data set in FOLDER; a mapping says what their columns mean.
 
-    A mapping is one of --list, or a TOML file of your own. A TABLE (.csv or .parquet) needs none if its columns are
-    path, patient_id, study_id, view, projection, sex, age, split and findings by our names; path alone must be there,
-    other columns are kept.
+    --list names the mappings of published data sets; a TOML file of your own is one too. A TABLE (.csv or .parquet)
+    needs none if its columns are called path, patient_id, study_id, view, projection, sex, age, split, and findings as
+    in CheXpert. Only path is required; other columns are kept.
 
     \b
     precedent import table --list
@@ -239,14 +239,14 @@ def dicom(folder: Path, ids_from: str | None, out: Path, strict: bool, as_json: 
     "folder",
     type=Here(file_okay=False),
     required=True,
-    help="Folder that the films are kept in; those that it has already are not fetched again.",
+    help="Folder for the films; films that are in it already are not fetched again.",
 )
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Only studies of this day or later.")
 @click.option(
     "--where",
     multiple=True,
     metavar="KEYWORD=VALUE",
-    help="Only studies that the PACS finds under this condition, e.g. ModalitiesInStudy=DX. Repeatable.",
+    help="Only studies for which this holds in the PACS, e.g. ModalitiesInStudy=DX. Repeatable.",
 )
 @_film_options
 @_add_shared_options
@@ -260,11 +260,11 @@ def dicomweb(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Fetch films from the PACS at URL, the address of its DICOMweb, and import all in their folder as `dicom` does.
+    """Fetch films from a PACS into a folder and import that folder, as `import dicom` does.
 
-    PRECEDENT_PACS_TOKEN, or PRECEDENT_PACS_USER and PRECEDENT_PACS_PASSWORD, say who asks; PRECEDENT_PACS_CA is a file
-    of certificates to trust, PRECEDENT_PACS_CERT one of our own with its key. After an interruption, run the same
-    command again.
+    URL is the address of the DICOMweb service of the PACS. Credentials come from the environment: PRECEDENT_PACS_TOKEN,
+    or PRECEDENT_PACS_USER and PRECEDENT_PACS_PASSWORD; PRECEDENT_PACS_CA names a file of certificates to trust,
+    PRECEDENT_PACS_CERT a client certificate with its key. After an interruption, run the same command again.
 
     \b
     precedent import dicomweb https://pacs:8042/dicom-web --films films/ --out studies.parquet
@@ -372,7 +372,7 @@ def _copies(folder: Path, parts: frozenset[str], films: Sequence[tuple[Path, str
 @click.option("--out", type=Anywhere(), required=True, callback=_in_a_folder, help="File to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Join several tables of studies into one. Ids get NAME/ before them.
+    """Join several tables of studies into one. NAME/ is put before the ids of each table.
 
     All tables must have been imported with the same --images folder.
 
@@ -408,8 +408,12 @@ def join(tables: tuple[str, ...], absent: tuple[str, ...], out: Path, as_json: b
 )
 @click.option("--id-column", help=f"Column of the ids (default: the first of {', '.join(ID_COLUMNS)}).")
 @click.option("--column", default="embedding", show_default=True, help="In Parquet: column of the vectors.")
-@click.option("--images", type=Anywhere(file_okay=False), help="Image root, to show films; none is read here.")
-@click.option("--shard-rows", type=click.IntRange(1), default=2048, show_default=True)
+@click.option(
+    "--images", type=Anywhere(file_okay=False), help="Image root, so that films can be shown later; none is read now."
+)
+@click.option(
+    "--shard-rows", type=click.IntRange(1), default=2048, show_default=True, help="Studies in each Parquet file."
+)
 @click.option("--out", type=Anywhere(), required=True, help="Folder for the vectors.")
 @click.option("--strict", is_flag=True, help="Treat warnings as errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest and warnings as JSON.")
@@ -447,15 +451,22 @@ def vectors(
         with gathered(read_vectors(files, ids, id_column, column, readers), out, reading) as gathering:
             writing = partial(bar.advance, bar.add_task("Writing studies", total=table.num_rows))
             imported = import_vectors(
-                gathering, source, table, studies, out, shard_rows=shard_rows, strict=strict, told=writing
+                gathering, source, table, studies, out, shard_rows=shard_rows, strict=strict, advance=writing
             )
     _finish(imported, source, images, as_json)
 
 
 @command.command()
 @click.argument("files", nargs=-1, required=True, type=Here(), metavar="VECTORS...")
-@click.option("--model", required=True, metavar="NAME[@REVISION]", help="As of the films' vectors: they share a space.")
-@click.option("--ids", multiple=True, type=Here(), help="The text of each row of VECTORS, where these do not say it.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME[@REVISION]",
+    help="The model that made the vectors of the texts and of the films.",
+)
+@click.option(
+    "--ids", multiple=True, type=Here(), help="File with the text of each row of VECTORS, if VECTORS do not hold it."
+)
 @click.option("--id-column", default="text", show_default=True, help="In tables: column of the texts.")
 @click.option("--column", default="embedding", show_default=True, help="In Parquet: column of the vectors.")
 @click.option("--out", type=Here(), required=True, callback=_in_a_folder, help="Parquet file to write.")
@@ -463,9 +474,9 @@ def vectors(
 def texts(
     files: tuple[Path, ...], model: str, ids: tuple[Path, ...], id_column: str, column: str, out: Path, as_json: bool
 ) -> None:
-    """Import vectors of texts, to search by text among vectors of films that the same model made.
+    """Import vectors of texts, to search films by text; one model must have made both kinds of vectors.
 
-    VECTORS are the files that import vectors takes. Text and film are matched by a model that was not tested here.
+    VECTORS are files such as `import vectors` takes. How well the model matches texts and films was not tested.
 
     \b
     precedent import texts texts.safetensors --model medsiglip@1 --out texts.parquet

@@ -18,8 +18,10 @@ from scripts.terminal import progress_bar, say_json, show
 
 @click.command("phantom")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the films and their table.")
-@click.option("--patients", type=click.IntRange(1, 99_999), default=300, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
+@click.option(
+    "--patients", type=click.IntRange(1, 99_999), default=300, show_default=True, help="Patients to simulate."
+)
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Seed of all that is drawn.")
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes (default: one for each core).")
 @click.option("--dicom", is_flag=True, help="Write the films as DICOM with whole headers, as a device would send them.")
 @click.option(

@@ -109,7 +109,7 @@ def command(
     start = (f"run.weights={json.dumps(weights)}",) if weights else ()
     recipe = Recipe.load(name, (*changes, *start))
     if splits and recipe.run.folds:
-        raise click.UsageError("expected --splits without run.folds, which deals the patients itself")
+        raise click.UsageError("expected --splits without run.folds, which divides the patients itself")
     if batch:
         recipe = recipe.with_batch(batch)
     device = available_device(device)

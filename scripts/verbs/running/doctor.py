@@ -48,7 +48,7 @@ def command(index: Address | None, encoder: Path | None, images: Path | None, tr
     for check in _all(index, encoder, images, trusted):
         checks.append(check)
         if not as_json:
-            say(f"{check.state:<8}{check.name:<12}{check.found}")
+            say(f"{check.state:<8}{check.name:<12}{check.detail}")
             if check.remedy:
                 say(f"{'':<20}-> {check.remedy}")
     if as_json:

@@ -267,7 +267,7 @@ def test_no_verb_connects_to_a_host_that_a_collection_names(folder: Path, root: 
     printed = [done(verb, folder) for verb in ("verify", "compact")]
 
     assert all(address in one.output and "--trust-collection" in one.output for one in printed)
-    assert address in " ".join(check.found for check in index_checks(folder))
+    assert address in " ".join(check.detail for check in index_checks(folder))
     with pytest.raises(BlockingIOError):
         host.accept()
 

@@ -138,7 +138,7 @@ def test_a_study_of_the_pacs_gets_its_results_once_and_they_are_known_when_they_
         held = modalities(server, QUERY)
         again = returned(world, study, server.dicomweb)
 
-        with pytest.raises(PacsError, match="does not keep the object"):  # which belongs to another study
+        with pytest.raises(PacsError, match="does not store the object"):  # which belongs to another study
             Pacs(server.dicomweb).store("/studies/1.2.3", query_films()[0])
 
         assert {one["fate"] for one in first} == {"stored"}

@@ -56,7 +56,7 @@ def test_a_flipped_bit_is_a_fault_with_a_remedy_and_an_exit_code(index: Path) ->
 
     fault = next(one for one in json.loads(result.output) if one["name"] == "index")
     assert (result.exit_code, fault["state"]) == (1, "fault")
-    assert "has changed since it was written" in fault["found"]
+    assert "has changed since it was written" in fault["detail"]
     assert fault["remedy"].startswith("restore a snapshot, or run: precedent index")
 
 
@@ -73,7 +73,7 @@ def test_an_index_of_another_encoder_is_a_fault(index: Path) -> None:
     (same,), (other,) = (list(doctor._fingerprint(index, digit * 64)) for digit in "12")
 
     assert (same.state, other.state) == ("ok", "fault")
-    assert "built with encoder 111111111111, this is 222222222222" in other.found
+    assert "built with encoder 111111111111, this is 222222222222" in other.detail
 
 
 @pytest.mark.parametrize(("cosine", "state"), [(0.9999, "ok"), (0.5, "fault"), (np.nan, "fault")])
@@ -93,7 +93,7 @@ def test_a_package_out_of_its_bounds_is_a_fault(bounds: list[str], told: str) ->
     first = next(packages(bounds))
 
     assert (first.name, first.state) == ("packages", "fault")
-    assert told in first.found
+    assert told in first.detail
     assert first.remedy.startswith("run: pip install")
 
 
@@ -121,7 +121,7 @@ def test_it_is_said_which_faiss_is_installed_and_what_gpu_it_sees(
 ) -> None:
     monkeypatch.setattr(checks, "_version", lambda name: "9.9" if name in ("faiss-cpu", "click", "numpy") else None)
     monkeypatch.setattr(gpu, "seen", lambda: found)
-    assert next(one.found for one in packages(BOUNDS) if one.name == "faiss") == told
+    assert next(one.detail for one in packages(BOUNDS) if one.name == "faiss") == told
 
 
 def test_too_little_memory_or_disk_is_a_warning_with_a_remedy(tmp_path: Path) -> None:
@@ -163,4 +163,4 @@ def test_a_gpu_is_named_with_what_uses_it(found: list[Gpu], driver: bool, state:
     check = checks.gpu(found, driver)
 
     assert (check.name, check.state) == ("gpu", state)
-    assert sentence in check.found
+    assert sentence in check.detail

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import click
 import pyarrow as pa
 import pydicom
 import pytest
@@ -126,6 +127,11 @@ def test_every_verb_has_json() -> None:
     found = dict(verbs(precedent, "precedent"))
     assert len(found) >= 38
     assert [name for name, verb in found.items() if not any("--json" in one.opts for one in verb.params)] == []
+
+
+def test_every_option_of_every_verb_says_what_it_is() -> None:
+    options = [(name, option) for name, verb in verbs(precedent, "precedent") for option in verb.params]
+    assert [(name, one.opts) for name, one in options if isinstance(one, click.Option) and not one.help] == []
 
 
 @pytest.mark.parametrize(

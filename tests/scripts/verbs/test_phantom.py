@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from command_line import json_of
 
+from encoder.films.dicom_elements import read_header
 from index.importing.dicom import import_dicom
 from index.importing.mapped import import_table
 from index.importing.mapping import load_mapping
@@ -156,7 +157,7 @@ def test_an_enlarged_heart_grows_most_to_the_patients_left(seed: int) -> None:
 def test_its_films_can_be_dicom_without_a_fault_that_an_import_takes_for_the_same_studies(tmp_path: Path) -> None:
     written = json_of("phantom", "--patients", 2, "--seed", SEED, "--jobs", 1, "--dicom", "--out", tmp_path / "films")
     films = sorted((tmp_path / "films").rglob("*.dcm"))
-    imported = import_dicom(tmp_path / "films").table.to_pylist()
+    imported = import_dicom(tmp_path / "films", read_header).table.to_pylist()
 
     assert len(films) == written["films"]
     assert {row["patient_id"] for row in imported} == {"patient00001", "patient00002"}

@@ -51,9 +51,9 @@ _WHERE = {"must": [{"key": "age", "range": {"gte": 80}}, {"key": "sex", "match":
 
 @click.command("engines")
 @click.option("--rows", type=click.IntRange(100), default=224_000, show_default=True, help="Studies in each.")
-@click.option("--dim", type=click.IntRange(8), default=512, show_default=True)
+@click.option("--dim", type=click.IntRange(8), default=512, show_default=True, help="Length of a vector.")
 @click.option("--on", "servers", multiple=True, help="The address of a collection that is not there yet; repeatable.")
-@click.option("--queries", type=click.IntRange(10), default=200, show_default=True)
+@click.option("--queries", type=click.IntRange(10), default=200, show_default=True, help="Queries asked of each.")
 @click.option("--adds", type=click.IntRange(1), default=100, show_default=True, help="Studies added, one at a time.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where the export lies; removed afterwards.")
 @json_option

@@ -50,7 +50,7 @@ class Crosswalk:
 
     def add(self, origins: Mapping[str, str]) -> None:
         """Write down, by study_id, what studies were called before; it is on the disk then. Raises WriteFailed."""
-        sealed = [(study_id, self._cipher.encrypt(uid.encode())) for study_id, uid in origins.items()]
+        sealed = [(study_id, self.seal(uid)) for study_id, uid in origins.items()]
         with self._database.writing() as connection:
             connection.executemany("INSERT OR REPLACE INTO origins VALUES (?, ?)", sealed)
 
@@ -60,14 +60,20 @@ class Crosswalk:
         Raises:
             StudiesError: it was written under another key.
         """
-        from cryptography.fernet import InvalidToken
-
         with self._database.reading() as connection:
             row = connection.execute("SELECT sealed FROM origins WHERE study_id = ?", (study_id,)).fetchone()
-        if row is None:
-            return None
+        return None if row is None else self.unseal(row[0])
+
+    def seal(self, text: str) -> bytes:
+        """Return a text under the key."""
+        return self._cipher.encrypt(text.encode())
+
+    def unseal(self, sealed: bytes) -> str:
+        """Return the text that was sealed. Raises StudiesError: under another key."""
+        from cryptography.fernet import InvalidToken
+
         try:
-            return self._cipher.decrypt(row[0]).decode()
+            return self._cipher.decrypt(sealed).decode()
         except InvalidToken:
             raise StudiesError(
                 f"expected the key that {self._database.path.name!r} was written under, got another; use that of its "

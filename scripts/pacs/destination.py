@@ -1,7 +1,11 @@
 """Where results are sent: a PACS by STOW-RS or by C-STORE, or a folder to look at them first."""
 
+import os
 import re
+import socket
+import ssl
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -9,13 +13,13 @@ from typing import Any, Protocol
 
 from pydicom.dataset import Dataset
 
-from index.errors import BackendUnavailable
+from index.errors import BackendUnavailable, PlaceError
 from index.storage.files import written_whole
 from scripts.pacs.rest import Pacs
-from scripts.pacs.results import ResultError, unquoted
-from scripts.pacs.returning import Result
+from scripts.pacs.results import Result, ResultError, unquoted
 
 OUR_AET = "PRECEDENT"
+_TLS = "tls://"
 STORED, THERE = "stored", "was there already"
 _AET = re.compile(r"([!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?)@([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _SECONDS = 60.0
@@ -33,13 +37,17 @@ class Destination(Protocol):
 def parse_destination(text: str, our_aet: str = OUR_AET) -> Destination:
     """Return the destination that a text names: https://PACS/dicom-web, AET@HOST:PORT, or a folder that is there.
 
+    tls://AET@HOST:PORT is sent to over TLS alone: `PRECEDENT_PACS_CA` is a file of certificates to trust in place of
+    the system's, `PRECEDENT_PACS_CERT` one with our own certificate and its key, for a PACS that asks for it.
+
     Raises:
-        ResultError: none of these. PlaceError: an address with a password in it.
+        ResultError: none of these. PlaceError: an address with a password in it, or certificates that cannot be used.
     """
     if text.lower().startswith(("http://", "https://")):
         return ByWeb(Pacs(text))
-    if (match := _AET.fullmatch(text)) and 0 < int(match[3]) < 1 << 16:
-        return ByDicom(match[1], match[2].strip("[]"), int(match[3]), our_aet)
+    secured = text.lower().startswith(_TLS)
+    if (match := _AET.fullmatch(text[len(_TLS) :] if secured else text)) and 0 < int(match[3]) < 1 << 16:
+        return ByDicom(match[1], match[2].strip("[]"), int(match[3]), our_aet, _trust() if secured else None)
     if text and Path(text).is_dir():
         return Folder(Path(text))
     raise ResultError(
@@ -93,35 +101,45 @@ class ByDicom:
     host: str
     port: int
     our_aet: str = OUR_AET
+    tls: ssl.SSLContext | None = None
+    """Whom to trust, and who we are."""
 
     def send(self, results: Sequence[Result]) -> list[str]:
         """Send all over one association."""
         associate, syntaxes = self._prepared()
-        with unquoted():
-            association = associate({str(result.dataset.SOPClassUID): syntaxes for result in results})
+        with unquoted(), ExitStack() as stack:
+            association = associate({str(result.dataset.SOPClassUID): syntaxes for result in results}, stack)
             try:
                 return [self._store(association, result) for result in results]
             finally:
                 if association.is_established:
                     association.release()
 
-    def _prepared(self) -> tuple[Callable[[dict[str, list[str]]], Any], list[str]]:
+    def _prepared(self) -> tuple[Callable[[dict[str, list[str]], ExitStack], Any], list[str]]:
         try:
-            from pynetdicom import AE
+            from pynetdicom import AE, evt
         except ModuleNotFoundError:
             raise ResultError(
                 "expected pynetdicom to send by C-STORE, it is not installed; run: pip install 'cxr-precedent[pacs]'"
             ) from None
         from pydicom.uid import ExplicitVRLittleEndian
 
-        def associate(contexts: dict[str, list[str]]) -> Any:
+        def associate(contexts: dict[str, list[str]], stack: ExitStack) -> Any:
+            def closed(event: Any) -> None:  # pynetdicom leaves open what the other side has closed
+                stack.callback(event.assoc.dul.socket.socket.close)
+
             entity = AE(self.our_aet)
             entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _SECONDS
             for sop_class, syntaxes in contexts.items():
                 entity.add_requested_context(sop_class, syntaxes)
-            association = entity.associate(self.host, self.port, ae_title=self.aet)
+            secured = None if self.tls is None else (self.tls, self.host)
+            handlers = [(evt.EVT_CONN_OPEN, closed)]
+            association = entity.associate(
+                self.host, self.port, ae_title=self.aet, tls_args=secured, evt_handlers=handlers
+            )
             if association.is_established:
                 return association
+            self._require_trusted()
             if association.is_rejected:
                 raise ResultError(
                     f"the PACS {self.aet}@{self.host}:{self.port} refuses an association with {self.our_aet}; is the "
@@ -130,6 +148,21 @@ class ByDicom:
             raise BackendUnavailable(f"the PACS {self.aet}@{self.host}:{self.port} does not answer; is it running?")
 
         return associate, [str(ExplicitVRLittleEndian)]
+
+    def _require_trusted(self) -> None:
+        """Raise ResultError where hands cannot be shaken over TLS, of which pynetdicom says nothing."""
+        if self.tls is None:
+            return
+        try:
+            with socket.create_connection((self.host, self.port), _SECONDS) as plain:
+                self.tls.wrap_socket(plain, server_hostname=self.host).close()
+        except ssl.SSLError:
+            raise ResultError(
+                f"no TLS with the PACS {self.aet}@{self.host}:{self.port}: its certificate is not one to trust for "
+                "that name, or it does no TLS; name the authority that signed it in PRECEDENT_PACS_CA"
+            ) from None
+        except OSError:
+            return
 
     def _store(self, association: Any, result: Result) -> str:
         try:
@@ -150,6 +183,21 @@ class ByDicom:
                 f"status 0x{status:04X}"
             )
         return STORED
+
+
+def _trust() -> ssl.SSLContext:
+    """Return whom to trust and who we are, by the environment. Raises PlaceError."""
+    try:
+        context = ssl.create_default_context(cafile=os.environ.get("PRECEDENT_PACS_CA") or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if ours := os.environ.get("PRECEDENT_PACS_CERT"):
+            context.load_cert_chain(ours)
+    except (OSError, ssl.SSLError) as error:
+        raise PlaceError(
+            "expected certificates in the files of PRECEDENT_PACS_CA and PRECEDENT_PACS_CERT, got what cannot be used: "
+            f"{error.strerror or error}"
+        ) from None
+    return context
 
 
 def as_bytes(dataset: Dataset) -> bytes:

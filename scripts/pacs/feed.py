@@ -7,7 +7,7 @@ was deleted; so all studies are listed from time to time.
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,15 @@ _UID = re.compile(r"[0-9.]{1,64}")
 class Feed:
     """What an Orthanc tells, read into an inbox. A study is called there as Orthanc calls it."""
 
-    def __init__(self, pacs: Pacs, inbox: Inbox, *, listing: float = 600.0) -> None:
-        """Take an Orthanc; every `listing` seconds all its studies are listed."""
-        self._pacs, self._inbox, self._listing = pacs, inbox, listing
+    def __init__(
+        self, pacs: Pacs, inbox: Inbox, *, listing: float = 600.0, ours: Callable[[str], bool] | None = None
+    ) -> None:
+        """Take an Orthanc; every `listing` seconds all its studies are listed.
+
+        Args:
+            ours: tells by its UID whether an instance is a result that was returned from here, and no news.
+        """
+        self._pacs, self._inbox, self._listing, self._ours = pacs, inbox, listing, ours
         self._next_listing = 0.0
         self._missed: set[str] = set()
 
@@ -61,6 +67,14 @@ class Feed:
             last, count = newest, count + len(changes)
         return count
 
+    def has(self, place: str) -> bool:
+        """Return whether the PACS has a study still. Raises as `read`."""
+        try:
+            self._object(f"/studies/{place}")
+        except NotThere:
+            return False
+        return True
+
     def fetch(self, place: str) -> dict[str, str] | None:
         """Take the films of a study, and return of each of its instances, by its UID, why it was not asked for, or "".
 
@@ -79,6 +93,9 @@ class Feed:
             for record in _records(instances):
                 uid, number = _tags(record).get("SOPInstanceUID"), record.get("ID")
                 if not isinstance(uid, str) or not _UID.fullmatch(uid) or not _is_id(number):
+                    continue
+                if self._ours is not None and self._ours(uid):
+                    reasons[uid] = "refused: ours"
                     continue
                 modality = modalities.get(record.get("ParentSeries"))
                 if modality is not None and modality not in FILM_MODALITIES:
@@ -132,10 +149,14 @@ class Feed:
             count += len(page)
 
     def _study_of(self, instance: Any) -> str:
-        """Return the study of an instance, "" where it is gone."""
+        """Return the study of an instance, "" where it is gone or a result of ours."""
         if not _is_id(instance):
             return ""
         try:
+            if self._ours is not None:
+                uid = _tags(self._object(f"/instances/{instance}")).get("SOPInstanceUID")
+                if isinstance(uid, str) and self._ours(uid):
+                    return ""
             place = self._object(f"/instances/{instance}/study").get("ID")
         except NotThere:
             return ""

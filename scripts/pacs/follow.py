@@ -8,11 +8,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from encoder.embedder import Embedder
 from encoder.errors import ImageError
@@ -29,20 +30,24 @@ from index.living.additions import VIEWS, Addition, Writable
 from index.table.studies import Study, id_fault
 from scripts.pacs.feed import Feed
 from scripts.pacs.inbox import BESIDE, GONE, SHOWN, WAITS, Due, Inbox, Kept
+from scripts.pacs.outbox import Outbox, Wanted
 from scripts.pacs.rest import PacsError
+from scripts.pacs.results import ResultError, words_in
 from scripts.work.shard_writing import threads_for
 
 log = logging.getLogger("precedent.follow")
 BATCH = 16
 ALONE_FROM = 3
 """Tries after which a study is dealt with alone and late: whatever ends the process is not to stop the others."""
+MOST_ENDS = 2
+"""Times that a film of such a study may end the process; then it is refused."""
 LONGEST_WAIT = 300.0
 """Seconds between two tries at most."""
 LOOK_EVERY = 1.0
 LONGEST_SILENCE = 60.0
 """Seconds between two looks at what has changed, and at a PACS that does not answer or a disk that is full."""
 _PAUSE = 0.05
-Announce = Callable[[str, Sequence[str], Sequence[str]], None]
+Around = Callable[[Sequence[str], Sequence[str]], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -70,17 +75,20 @@ class Follower:
         crosswalk: Crosswalk | None = None,
         keep_burned_in: bool = False,
         longest_wait: float = LONGEST_WAIT,
-        announce: Announce = lambda event, added, deleted: None,
+        outbox: Outbox | None = None,
+        around: Around = lambda added, deleted: nullcontext(),
     ) -> None:
         """Take the parts.
 
         Args:
             images: the image root; films are kept below it as `index.living.added_films` says, pixels only.
-            announce: is given an "intent" and, when it is "done", the same: which studies are added and which deleted.
+            outbox: wants the results of each study that is added.
+            around: is entered before studies are added and deleted, whose ids it is given, and left afterwards.
         """
         self._inbox, self._living, self._embedder, self._images = inbox, living, embedder, images
         self._feed, self._pseudonyms, self._crosswalk = feed, pseudonyms, crosswalk
-        self._keep_burned_in, self._longest_wait, self._announce = keep_burned_in, longest_wait, announce
+        self._keep_burned_in, self._longest_wait = keep_burned_in, longest_wait
+        self._outbox, self._around = outbox, around
         self._next_look = self._next_turn = 0.0
         self._silent = 0
         self._elsewhere = partial(is_elsewhere, ignored=embedder.ignored_parts)
@@ -151,10 +159,27 @@ class Follower:
                 listed = (
                     {} if listed is None else {self._inbox.name_of("film", uid): why for uid, why in listed.items()}
                 )
-            films = [self._read(film) for film in _compared(self._inbox.films(due.study), listed)]
+            films = [self._guarded(due, film) for film in _compared(self._inbox.films(due.study), listed)]
             return self._as_studies(due, films)
         except (CollectionError, OSError) as fault:
             return Ready(due, fault=fault)
+
+    def _guarded(self, due: Due, film: Kept) -> Kept:
+        """Return a film as it is read; refused, where that has ended the process before.
+
+        This is written down where a study was tried before and never done, so it costs the others nothing.
+        """
+        if due.tries < ALONE_FROM or not film.sha256:
+            return self._read(film)
+        if self._inbox.about_to_read(film.sha256) >= MOST_ENDS:
+            return replace(film, fate="refused: ended the process", png=None, path=None)
+        try:
+            read = self._read(film)
+            if read.fate in (SHOWN, BESIDE) and self._has(read):
+                self._embedder.read_film(self._content(read), name=read.fate)  # as is done with it further on
+            return read
+        finally:
+            self._inbox.was_read(film.sha256)
 
     def _read(self, film: Kept) -> Kept:
         """Return a film that waits as one whose pixels lie beside, or refused."""
@@ -178,7 +203,16 @@ class Follower:
             return replace(film, fate="refused: id")
         png = hashlib.sha256(content).hexdigest()
         self._inbox.put_beside(png, content)
-        return replace(film, fate=BESIDE, header=named, png=png, path=None)
+        return replace(film, fate=BESIDE, header=named, png=png, path=None, said=self._said(file))
+
+    def _said(self, file: Path) -> Mapping[str, str] | None:
+        """Return what results need of a film's header; None where none can be made, or none is wanted."""
+        if self._outbox is None:
+            return None
+        try:
+            return words_in(file)
+        except ResultError:
+            return None
 
     def _as_studies(self, due: Due, films: list[Kept]) -> Ready:
         """Return the studies that the films of one study of the PACS make: one, unless they are of several patients."""
@@ -225,15 +259,33 @@ class Follower:
         there, now = set().union(*ids.values()), self._living.now()
         gone = [name for arriving in ready for name in arriving.due.ids if name not in there and name in now]
         self._inbox.intend({arriving.due.study: ids[arriving.due.study].union(arriving.due.ids) for arriving in ready})
-        self._announce("intent", sorted(there), gone)
-        if there:
-            self._add(ready)
-        for name in gone:
-            with suppress(StudyNotFound):  # somebody else has deleted it
-                self._living.delete([name], self._images)
+        with self._around(sorted(there), gone):
+            if there:
+                self._add(ready)
+            for name in gone:
+                with suppress(StudyNotFound):  # somebody else has deleted it
+                    self._living.delete([name], self._images)
+            if self._outbox is not None:
+                self._outbox.drop(gone)
+                self._want(self._outbox, ready)
+            for arriving in ready:
+                self._inbox.settled(arriving.due, arriving.films, ids[arriving.due.study])
+
+    def _want(self, outbox: Outbox, ready: Sequence[Ready]) -> None:
+        """Have the results of studies that are in the collection now returned."""
+        wanted, films = [], dict[str, Kept]()
         for arriving in ready:
-            self._inbox.settled(arriving.due, arriving.films, ids[arriving.due.study])
-        self._announce("done", sorted(there), gone)
+            own = {
+                f"{arriving.due.study} {film.film}": film for film in arriving.films
+            }  # as it is known by in the inbox
+            shown = {film.path: name for name, film in own.items() if film.fate == SHOWN}
+            for study, _ in arriving.studies:
+                paths = {"frontal": study.frontal_path, "lateral": study.lateral_path}
+                given = {view: (shown[path], path) for view, path in paths.items() if path is not None}
+                wanted.append(Wanted(study.study_id, given, arriving.due.place))
+            films |= own
+        headers = {name: film.said for name, film in films.items() if film.said is not None}
+        outbox.want(wanted, headers, [name for name, film in films.items() if film.fate == GONE])
 
     def _add(self, ready: Sequence[Ready]) -> None:
         studies = [pair for arriving in ready for pair in arriving.studies]

@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS log (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT
 """
+_READING = "reading "
 _FILE_OF_FILM = re.compile(r"[0-9a-f]{64}\.(dcm|png)|[0-9a-f]{32}\.coming")
 
 
@@ -76,6 +77,7 @@ class Kept:
     header: Film | None = None
     png: str | None = None  # the SHA-256 of its pixels as a PNG
     path: str | None = None  # of that below the image root, where a study of the collection shows it
+    said: Mapping[str, str] | None = None  # what results need of its header, where it was read just now
 
 
 @dataclass(frozen=True)
@@ -290,6 +292,20 @@ class Inbox:
             for name in pngs:
                 if not _any(connection, "SELECT 1 FROM films WHERE png = ? AND fate = ?", name, BESIDE):
                     self.beside(name).unlink(missing_ok=True)
+
+    def about_to_read(self, sha256: str) -> int:
+        """Write down that a film is about to be decoded, and return how often that was begun and ended with no word."""
+        with self._database.writing() as connection:
+            [(times,)] = connection.execute(
+                "INSERT INTO facts VALUES (?, '1') ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value",
+                (_READING + sha256,),
+            ).fetchall()
+        return int(times) - 1
+
+    def was_read(self, sha256: str) -> None:
+        """Write down that decoding a film has not ended the process."""
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM facts WHERE name = ?", (_READING + sha256,))
 
     def fact(self, name: str, default: str = "") -> str:
         """Return what was written down of the PACS."""

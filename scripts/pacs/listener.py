@@ -66,12 +66,18 @@ def is_title(text: str) -> bool:
 
 
 @contextmanager
-def listening(where: Listening, inbox: Inbox, count: Callable[[str], None] = lambda what: None) -> Iterator[int]:
+def listening(
+    where: Listening,
+    inbox: Inbox,
+    count: Callable[[str], None] = lambda what: None,
+    ours: Callable[[str], bool] | None = None,
+) -> Iterator[int]:
     """Take what is sent while this is open; yield the port.
 
     Args:
-        count: is given a word for each film that came, was there, had no room or was no DICOM, and each association
-            that was refused.
+        count: is given a word for each film that came, was there, had no room, was no DICOM or ours, and each
+            association that was refused.
+        ours: tells by its UID whether an instance is a result that returned from here: it is confirmed, and no news.
 
     Raises:
         PlaceError: the port is taken, or the certificate cannot be used.
@@ -85,7 +91,7 @@ def listening(where: Listening, inbox: Inbox, count: Callable[[str], None] = lam
         entity.add_supported_context(str(context.abstract_syntax), list(SYNTAXES))
     handlers: list[Any] = [
         (evt.EVT_CONN_OPEN, _bound),
-        (evt.EVT_C_STORE, lambda event: _store(event, inbox, count)),
+        (evt.EVT_C_STORE, lambda event: _store(event, inbox, count, ours)),
         (evt.EVT_REJECTED, lambda event: _refused(event, count)),
     ]
     try:
@@ -144,7 +150,7 @@ def _bound(event: evt.Event) -> None:
     association.dul.socket.recv = bounded
 
 
-def _store(event: evt.Event, inbox: Inbox, count: Callable[[str], None]) -> int:
+def _store(event: evt.Event, inbox: Inbox, count: Callable[[str], None], ours: Callable[[str], bool] | None) -> int:
     """Return the status of one C-STORE: the film is on the disk, or its sender is to keep it."""
     association: Any = event.assoc
     association.bytes_of_film = 0
@@ -155,6 +161,9 @@ def _store(event: evt.Event, inbox: Inbox, count: Callable[[str], None]) -> int:
         if header is None or header.too_large or not {len(header.study), len(header.instance)} <= _UID_LENGTHS:
             count("no film")
             return _NOT_UNDERSTOOD
+        if ours is not None and ours(header.instance):
+            count("ours")
+            return _SUCCESS
         count("came" if inbox.take(header.study, {header.instance: file}) else "came again")
     except (OSError, WriteFailed):
         log.error("a film that was sent finds no room on the disk; its sender was told to keep it")

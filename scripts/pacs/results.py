@@ -8,7 +8,7 @@ import json
 import re
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +25,12 @@ from index.importing.dicom_header import OUR_MANUFACTURER, OUR_MODEL
 if TYPE_CHECKING:
     from scripts.pacs.dicomweb import Instance
 
+SR, SC, KOS = "sr", "sc", "kos"
+KINDS = {
+    SR: "a structured report of the findings",
+    SC: "a heat map as a secondary capture",
+    KOS: "a key object selection of the similar cases",
+}
 NOTICE = "Research use, not for diagnosis"
 VERSION = version("cxr-precedent")
 _UTF8 = "ISO_IR 192"
@@ -69,33 +75,20 @@ class SourceFilm:
 
     @classmethod
     def read(cls, path: Path, view: str) -> Self:
-        """Return what of a film's header matters.
+        """Return what of a film's header matters. Raises as `words_in`."""
+        return cls.of(words_in(path, view), view)
 
-        Raises:
-            ResultError: no header, or without a UID: a result would belong to no study. OSError.
-        """
-        words = {**_OF_STUDY, **_OF_STUDY_IF_THERE, **_OF_PICTURE}
-        with unquoted():
-            with path.open("rb") as file:
-                read = read_header(file, [*_UIDS, *words, "Rows", "Columns"])
-            if read is None:
-                raise ResultError(f"expected a DICOM file as {view} film, got another one; a result needs its UIDs")
-            if read.too_large:
-                raise ResultError(f"the {view} film: {read.fault}")
-            texts = {name: read.header.text(name) for name in (*_UIDS, *words)}
-            rows, columns = read.header.integer("Rows") or 0, read.header.integer("Columns") or 0
-        for name in _UIDS:
-            if not _UID.fullmatch(texts[name]):
-                raise ResultError(f"expected a {view} film with a {name}, got one without; send it again with all UIDs")
-        fits = {name: texts[name] for name, form in words.items() if re.fullmatch(form, texts[name])}
+    @classmethod
+    def of(cls, words: Mapping[str, str], view: str) -> Self:
+        """Return a film of the words that `words_in` has read of it."""
         reference = Dataset()
-        reference.Rows, reference.Columns = rows, columns
-        for name, value in ({name: texts[name] for name in _UIDS} | dict.fromkeys(_OF_STUDY, "")).items():
+        reference.Rows, reference.Columns = int(words["Rows"]), int(words["Columns"])
+        for name, value in ({name: words[name] for name in _UIDS} | dict.fromkeys(_OF_STUDY, "")).items():
             setattr(reference, name, value)
-        for name in _OF_PICTURE.keys() & fits.keys():
-            setattr(reference, name, fits[name])
-        of_study = {name: fits.get(name, "") for name in _OF_STUDY} | {
-            name: fits[name] for name in _OF_STUDY_IF_THERE if name in fits
+        for name in _OF_PICTURE.keys() & words.keys():
+            setattr(reference, name, words[name])
+        of_study = {name: words.get(name, "") for name in _OF_STUDY} | {
+            name: words[name] for name in _OF_STUDY_IF_THERE if name in words
         }
         return cls(view, reference, of_study)
 
@@ -117,6 +110,45 @@ class SourceFilm:
     def uid(self) -> str:
         """Of the film itself."""
         return str(self.reference.SOPInstanceUID)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One object that belongs to the study which was asked about."""
+
+    kind: str
+    """Of KINDS."""
+    dataset: Dataset
+    note: str | None = None
+    """What whoever asked should know of it."""
+
+    @property
+    def uid(self) -> str:
+        """The same for the same films, encoder and answers."""
+        return str(self.dataset.SOPInstanceUID)
+
+
+def words_in(path: Path, view: str = "chest") -> dict[str, str]:
+    """Return what results need of a film's header, by keyword: its UIDs, its size, and what it says of its patient.
+
+    Raises:
+        ResultError: no header, or without a UID: a result would belong to no study. OSError.
+    """
+    words = {**_OF_STUDY, **_OF_STUDY_IF_THERE, **_OF_PICTURE}
+    with unquoted():
+        with path.open("rb") as file:
+            read = read_header(file, [*_UIDS, *words, "Rows", "Columns"])
+        if read is None:
+            raise ResultError(f"expected a DICOM file as {view} film, got another one; a result needs its UIDs")
+        if read.too_large:
+            raise ResultError(f"the {view} film: {read.fault}")
+        texts = {name: read.header.text(name) for name in (*_UIDS, *words)}
+        size = {name: str(read.header.integer(name) or 0) for name in ("Rows", "Columns")}
+    for name in _UIDS:
+        if not _UID.fullmatch(texts[name]):
+            raise ResultError(f"expected a {view} film with a {name}, got one without; send it again with all UIDs")
+    fits = {name: texts[name] for name, form in words.items() if re.fullmatch(form, texts[name])}
+    return size | {name: texts[name] for name in _UIDS} | fits
 
 
 def uids_of(films: Sequence[SourceFilm]) -> list[str]:

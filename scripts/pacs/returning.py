@@ -5,7 +5,7 @@ highdicom, which makes the files, is imported only here, and only when a result 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,17 +33,11 @@ from index.search.reading import Reading, read_findings
 from index.storage.places import below
 from index.table.labels import Labelling
 from index.table.studies import Study
-from scripts.pacs.results import ResultError, SourceFilm, plain_text, unquoted
+from scripts.pacs.results import KINDS, KOS, SC, SR, Result, ResultError, SourceFilm, plain_text, unquoted
 
 if TYPE_CHECKING:
     from scripts.pacs.rest import Pacs
 
-SR, SC, KOS = "sr", "sc", "kos"
-KINDS = {
-    SR: "a structured report of the findings",
-    SC: "a heat map as a secondary capture",
-    KOS: "a key object selection of the similar cases",
-}
 NO_WAY_BACK = (
     "expected similar cases whose films say which instances of the PACS they are, got pictures or copies under "
     "pseudonyms: from these there is no way back without the crosswalk that their import wrote"
@@ -58,22 +52,8 @@ class GivenFilms:
 
     films: Mapping[str, Path]
     subject: Subject
-
-
-@dataclass(frozen=True)
-class Result:
-    """One object that belongs to the study which was asked about."""
-
-    kind: str
-    """Of KINDS."""
-    dataset: Dataset
-    note: str | None = None
-    """What whoever asked should know of it."""
-
-    @property
-    def uid(self) -> str:
-        """The same for the same films, encoder and answers."""
-        return str(self.dataset.SOPInstanceUID)
+    headers: Mapping[str, SourceFilm] = field(default_factory=dict)
+    """Of films whose files are pictures, by view."""
 
 
 class ResultMaker:
@@ -123,7 +103,9 @@ class ResultMaker:
         """
         require_parts(kinds, probe=self._probe is not None, collection=self._collection is not None)
         study = OpenStudy.read(self._embedder, given.films.get("frontal"), given.films.get("lateral"))
-        sources = [SourceFilm.read(given.films[view], view) for view in VIEWS if view in given.films]
+        sources = [
+            given.headers.get(view) or SourceFilm.read(given.films[view], view) for view in VIEWS if view in given.films
+        ]
         if len({film.study_uid for film in sources}) > 1:
             raise ResultError(
                 "expected films of one study, got films of two studies; return the results of each study by itself"

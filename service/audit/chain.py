@@ -138,7 +138,7 @@ def unfinished(path: Path) -> list[dict[str, Any]]:
             intents[asked] = record | {"ended": not at_work}
         elif event == "start":
             intents = {name: intent | {"ended": True} for name, intent in intents.items()}
-        elif event == "call":
+        elif event in ("call", "done"):  # of a request, and of what follows a PACS
             intents.pop(asked, None)
     return list(intents.values())
 

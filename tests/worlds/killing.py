@@ -8,7 +8,18 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["index.built.collection", "scripts.cli", "scripts.verbs.preparing.export", "service.app"]
+    [
+        "index.built.collection",
+        "scripts.cli",
+        "scripts.verbs.preparing.export",
+        "service.app",
+        "pytest",
+        "encoder.embedder",
+        "highdicom",
+        "scripts.pacs.feed",
+        "scripts.pacs.sending",
+        "scripts.pacs.structured_report",
+    ]
 )
 
 

@@ -38,6 +38,17 @@ def free_port() -> int:
     return port
 
 
+def until_listening(port: int) -> None:
+    """Return once somebody listens on a port of this machine."""
+    ends = time.monotonic() + _PATIENCE
+    while time.monotonic() < ends:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody listens on port {port}")
+
+
 def film(patient: str = "P1", study: str = "1.2.1", instance: str = "1", **elements: Any) -> bytes:
     """Return a film with the UIDs of its study, `study`.1 its series and `study`.1.`instance` itself."""
     seed = abs(hash_of(f"{study}.{instance}{elements.pop('seed', '')}"))
@@ -112,14 +123,7 @@ class Orthanc:
         log = (self.folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen(["Orthanc", str(self.folder / "orthanc.json")], stdout=log, stderr=log)
-        ends = time.monotonic() + _PATIENCE
-        while time.monotonic() < ends:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self._process.poll() is None, (self.folder / "log").read_text()
-            time.sleep(0.02)
-        raise AssertionError("Orthanc does not answer")
+        until_listening(self.port)
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, by its own process."""

@@ -3,10 +3,11 @@
 precedent return film.dcm --encoder encoder.safetensors --probe probe/ --return sr,sc --to https://pacs:8042/dicom-web
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +23,9 @@ from scripts.options.body_parts import ignored_parts
 from scripts.options.collection_address import CollectionAddress, opened, trust_option
 from scripts.options.encoder_file import EncoderFile
 from scripts.options.places import Anywhere, Here
+from scripts.pacs.results import KINDS, Result
 from scripts.pacs.returning import (
-    KINDS,
+    GivenFilms,
     ResultMaker,
     WayBack,
     films_below,
@@ -33,6 +35,9 @@ from scripts.pacs.returning import (
     require_parts,
 )
 from scripts.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from scripts.pacs.audit import PacsAudit
 
 _PATH = Here()
 _STUDIES = "/studies/"
@@ -54,7 +59,8 @@ _STUDIES = "/studies/"
     "--to",
     required=True,
     metavar="DESTINATION",
-    help="Where it is sent: a PACS by STOW-RS (https://PACS/dicom-web) or by C-STORE (AET@HOST:PORT), or a folder.",
+    help="Where it is sent: a PACS by STOW-RS (https://PACS/dicom-web) or by C-STORE (AET@HOST:PORT, over TLS "
+    "tls://AET@HOST:PORT), or a folder.",
 )
 @click.option("--our-aet", default="PRECEDENT", show_default=True, help="Our AE title, for C-STORE.")
 @click.option("--finding", help="What the heat map is of (default: the most probable finding).")
@@ -66,6 +72,7 @@ _STUDIES = "/studies/"
 )
 @click.option("--crosswalk", type=_PATH, help="Crosswalk that was written with the pseudonyms; needs --key.")
 @ignored_parts
+@click.option("--audit", type=_PATH, metavar="FILE", help="Write into this file what was fetched and what is sent.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was returned as JSON.")
 def command(
     study: str,
@@ -82,6 +89,7 @@ def command(
     key_file: Path | None,
     crosswalk: Path | None,
     ignored: frozenset[str],
+    audit: Path | None,
     as_json: bool,
 ) -> None:
     """Return what is found in STUDY to that study, as DICOM objects for research use.
@@ -95,6 +103,7 @@ def command(
     precedent return study/ index/ --encoder encoder.safetensors --probe probe/ --return sr,sc,kos --to PACS@pacs:104
     """
     try:
+        from scripts.pacs.audit import PacsAudit
         from scripts.pacs.destination import parse_destination
         from scripts.pacs.rest import Pacs
     except ImportError as error:
@@ -113,11 +122,14 @@ def command(
     if (pacs := _base(study) or _base(to)) is not None:
         walk = None if crosswalk is None or key is None else Crosswalk.open(crosswalk, key)
         ways.append(films_in(Pacs(pacs), None if walk is None else walk.study_uid))
+    pseudonyms = None if key is None else Pseudonyms(key)
     embedder = Embedder.load(encoder, ignored_parts=ignored)
     maker = ResultMaker(embedder, None if probe is None else LinearProbe.load(probe), collection, ways, k)
-    with _folder_of(study) as source, films_of(source, ignored, None if key is None else Pseudonyms(key)) as given:
-        results = maker.make(given, kinds, finding)
-    fates = destination.send(results)
+    with closing(PacsAudit(audit)) as lines:
+        with _folder_of(study, lines) as source, films_of(source, ignored, pseudonyms) as given:
+            results = maker.make(given, kinds, finding)
+        with lines.around("return", sent_to=to, **_facts(given, results, pseudonyms)) as outcome:
+            outcome["fates"] = fates = destination.send(results)
     entries = [
         {"kind": result.kind, "sop_instance_uid": result.uid, "fate": fate, "note": result.note}
         for result, fate in zip(results, fates, strict=True)
@@ -137,8 +149,19 @@ def _base(text: str) -> str | None:
     return text.partition(_STUDIES)[0] if text.lower().startswith(("http://", "https://")) else None
 
 
+def _facts(given: GivenFilms, results: Sequence[Result], pseudonyms: Pseudonyms | None) -> dict[str, Any]:
+    """Return what the audit log says of results: their study, kinds and UIDs, under pseudonyms where there are any."""
+    uids = [(result.kind, result.uid) for result in results]
+    if pseudonyms is not None:
+        uids = [(kind, pseudonyms.of("film", uid)) for kind, uid in uids]
+    studies = {given.subject.study_id} - {None}
+    if pseudonyms is None:  # and where nothing says of whom they are
+        studies = studies or {str(result.dataset.StudyInstanceUID) for result in results}
+    return {"studies": sorted(map(str, studies)), "results": [{"kind": kind, "uid": uid} for kind, uid in uids]}
+
+
 @contextmanager
-def _folder_of(study: str) -> Iterator[Path]:
+def _folder_of(study: str, lines: "PacsAudit") -> Iterator[Path]:
     """Yield where the films of a study are: on this machine, or fetched from a PACS for as long as this takes."""
     base, uid = _base(study), study.partition(_STUDIES)[2].strip("/")
     if base is None:
@@ -155,5 +178,6 @@ def _folder_of(study: str) -> Iterator[Path]:
     if not is_uid(uid):
         raise CollectionError("expected a study of a PACS as https://PACS/dicom-web/studies/UID, got another address")
     with TemporaryDirectory(prefix="precedent-") as folder:
-        fetch(Pacs(base), {"StudyInstanceUID": uid}, Path(folder), Notices())
+        with lines.around("fetch for return", source=Pacs(base).host) as outcome:
+            outcome["films"] = fetch(Pacs(base), {"StudyInstanceUID": uid}, Path(folder), Notices())
         yield Path(folder)

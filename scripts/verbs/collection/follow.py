@@ -5,9 +5,9 @@ precedent follow https://pacs:8042 index/ --images films/ --encoder encoder.safe
 
 import ipaddress
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from index.errors import CollectionError, StudiesError, WriteFailed
+from index.errors import CollectionError, StudiesError
 from index.importing.crosswalk import Crosswalk
 from index.importing.pseudonyms import Pseudonyms, load_key, make_key, require_apart
 from index.opening import Address, address_of
@@ -27,8 +27,17 @@ from scripts.options.places import Here
 from scripts.terminal import say, say_json
 
 if TYPE_CHECKING:
+    from encoder.embedder import Embedder
+    from index.living.additions import Writable
+    from scripts.pacs.audit import PacsAudit
+    from scripts.pacs.destination import Destination
+    from scripts.pacs.feed import Feed
+    from scripts.pacs.follow import Around
     from scripts.pacs.inbox import Inbox
     from scripts.pacs.listener import Listening
+    from scripts.pacs.outbox import Outbox
+    from scripts.pacs.sending import Returner
+    from scripts.pacs.watch import FollowMetrics
 
 MOST_SHOWN = 20
 """Entries of the log that a status shows."""
@@ -83,9 +92,23 @@ MOST_SHOWN = 20
 @click.option("--device", default="auto", show_default=True, help="Where the encoder runs: auto, cpu or cuda.")
 @click.option("--runtime", default="auto", show_default=True, help="What runs its backbones; as of precedent export.")
 @click.option(
+    "--return",
+    "kinds",
+    metavar="KIND[,KIND]",
+    help="What returns to each study as it is added: sr, sc or kos, as of precedent return. Nothing does unless named.",
+)
+@click.option("--to", metavar="DESTINATION", help="Where that is sent, as of precedent return.")
+@click.option("--our-aet", default="PRECEDENT", show_default=True, help="Our AE title, for C-STORE to DESTINATION.")
+@click.option("--probe", type=Here(), help="Folder of the encoder's probe, for sr and sc.")
+@click.option(
     "--metrics", type=click.IntRange(0, 65535), metavar="PORT", help="Answer /metrics on this port of loopback."
 )
-@click.option("--audit", type=Here(), metavar="FILE", help="Write each change into this file before it is made.")
+@click.option(
+    "--audit",
+    type=Here(),
+    metavar="FILE",
+    help="Write each change, and each result that is sent, into this file before.",
+)
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="Form of the log on stderr.")
 @click.option("--once", is_flag=True, help="End once nothing waits any more.")
 @click.option("--status", is_flag=True, help="Say what waits and what became of the films, and end.")
@@ -108,33 +131,66 @@ def command(
     SOURCE is the address of an Orthanc, whose changes are followed: films sent again with other content, patients that
     are merged or renamed, and studies that are deleted are so in INDEX too. With --listen films are taken as they are
     sent. What is no chest film is refused by the rules of `precedent import dicom`; of a film the pixels alone are
-    kept. It may be killed at any moment and started again. The environment says who asks, as of `precedent import
+    kept. It may be killed at any moment and started again. With --return what is found in a study returns to it, once;
+    what the PACS does not take waits and is sent again. The environment says who asks, as of `precedent import
     dicomweb`.
 
     \b
     precedent follow https://pacs:8042 index/ --images films/ --encoder encoder.safetensors --state state/
     precedent follow index/ --listen PRECEDENT@11112 --allow PACS --images films/ --encoder encoder.safetensors \\
         --state state/
+    precedent follow https://pacs:8042 index/ --images films/ --encoder encoder.safetensors --state state/ \\
+        --return sr,kos --to https://pacs:8042/dicom-web --probe probe/
     precedent follow --status --state state/
     """
     with packages_of_pacs():
         from scripts.pacs import feed, listener  # noqa: F401
     from scripts.pacs.inbox import Inbox
+    from scripts.pacs.outbox import Outbox
 
     if status:
         if not state.is_dir():
             raise StudiesError(f"expected the folder of --state, got none at {str(state)!r}; precedent follow makes it")
         pseudonyms = None if key_file is None else Pseudonyms(load_key(key_file))
-        _say_status(Inbox(state, settle, pseudonyms), name, as_json)
+        outbox = Outbox(state, pseudonyms) if Outbox.is_in(state) else None
+        _say_status(Inbox(state, settle, pseudonyms), outbox, name, as_json)
         return
     source, index = _parts(words, options["listen"])
     images, encoder = options["images"], options["encoder"]
     if images is None or encoder is None:
         raise click.UsageError("expected --images and --encoder")
     folders = [state, images, *([index] if isinstance(index, Path) else [])]
+    back = _back(options.pop("kinds"), options.pop("to"), options.pop("our_aet"), options.pop("probe"))
+    if back is not None and key_file is not None and crosswalk is None:
+        raise click.UsageError("expected --crosswalk with --pseudonymise and --return: without it there is no way back")
     pseudonyms, way_back = _pseudonyms(key_file, new_key, crosswalk, folders)
     inbox = Inbox(state, settle, pseudonyms)
-    _run(inbox, source, index, way_back, pseudonyms, as_json=as_json, **options)
+    outbox = None if back is None else Outbox(state, pseudonyms, way_back)
+    _run(inbox, outbox, source, index, way_back, pseudonyms, back, as_json=as_json, **options)
+
+
+@dataclass(frozen=True)
+class Back:
+    """What returns to the PACS, and where it is sent."""
+
+    kinds: list[str]
+    to: str
+    destination: "Destination"
+    probe: Path | None
+
+
+def _back(kinds: str | None, to: str | None, our_aet: str, probe: Path | None) -> Back | None:
+    """Return what is to return; None where nothing is."""
+    if (kinds is None) != (to is None):
+        raise click.UsageError("expected both --return and --to, or neither")
+    if kinds is None or to is None:
+        return None
+    from scripts.pacs.destination import parse_destination
+    from scripts.pacs.returning import parse_kinds, require_parts
+
+    named = parse_kinds(kinds)
+    require_parts(named, probe=probe is not None, collection=True)
+    return Back(named, to, parse_destination(to, our_aet), probe)
 
 
 def _parts(words: tuple[str, ...], listen: str | None) -> tuple[str | None, Address]:
@@ -183,10 +239,12 @@ def _listening(
 
 def _run(
     inbox: "Inbox",
+    outbox: "Outbox | None",
     source: str | None,
     index: Address,
     way_back: Crosswalk | None,
     pseudonyms: Pseudonyms | None,
+    back: Back | None,
     *,
     images: Path,
     encoder: Path,
@@ -203,50 +261,29 @@ def _run(
     **listen: Any,
 ) -> None:
     from encoder.embedder import Embedder
-    from encoder.films.image import READING
-    from index.export.reliability import require_reading
     from index.storage.folder import held_alone
+    from scripts.pacs.audit import PacsAudit
     from scripts.pacs.feed import Feed
     from scripts.pacs.follow import Follower, followed
     from scripts.pacs.listener import listening
     from scripts.pacs.rest import Pacs
+    from scripts.pacs.sending import returning
     from scripts.pacs.watch import FollowMetrics
-    from scripts.verbs.collection.add import require_image_root
     from scripts.work.http_server import closed_by_signals, tell_supervisor
     from scripts.work.shard_writing import one_torch_thread
-    from service.audit.log import AuditLog
-    from service.errors import AuditError
     from service.watch.logs import configure
 
     configure(log_format or ("text" if sys.stderr.isatty() else "json"))
-    counts = FollowMetrics(inbox)
+    counts, ours = FollowMetrics(inbox, outbox), None if outbox is None else outbox.is_ours
     where = _listening(**listen) if source is None else None
-    feed = None if source is None else Feed(Pacs(source, count=counts.answered), inbox, listing=list_every)
+    feed = None if source is None else Feed(Pacs(source, count=counts.answered), inbox, listing=list_every, ours=ours)
     with ExitStack() as stack:
         stack.enter_context(held_alone(inbox.folder))
         inbox.tidy()
         living = stack.enter_context(closing(opened(index)))
-        require_reading(living.manifest, READING)
-        require_image_root(living, images)
         embedder = Embedder.load(encoder, device=device, runtime=runtime, ignored_parts=ignored)
-        living.require_fingerprint(embedder.fingerprint)
-        try:
-            lines = None if audit is None else AuditLog(audit)
-        except AuditError as refusal:
-            raise CollectionError(str(refusal)) from None
-
-        def announce(event: str, added: Sequence[str], deleted: Sequence[str]) -> None:
-            if event == "done":
-                counts.brought(len(added), len(deleted))
-            if lines is not None and (added or deleted):
-                moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-                who = feed.host if feed is not None else listen["listen"]
-                said = {"time": moment, "event": event, "method": "follow", "source": who, "collection": str(index)}
-                try:
-                    lines.append(said | {"added": list(added), "deleted": list(deleted)})
-                except AuditError as refusal:
-                    raise WriteFailed(str(refusal)) from None
-
+        _require_fitting(living, embedder, images)
+        lines = stack.enter_context(closing(PacsAudit(audit)))
         follower = Follower(
             inbox,
             living,
@@ -256,33 +293,113 @@ def _run(
             pseudonyms=pseudonyms,
             crosswalk=way_back,
             keep_burned_in=keep_burned_in,
-            announce=announce,
+            outbox=outbox,
+            around=_around(counts, lines, source or listen["listen"], index),
         )
-        port = None if where is None else stack.enter_context(listening(where, inbox, counts.sent))
+        returner = _returner(outbox, back, living, embedder, images, feed, way_back, counts, lines)
+        port = None if where is None else stack.enter_context(listening(where, inbox, counts.sent, ours))
         watched = None if metrics is None else counts.serve("127.0.0.1", metrics)
         stack.enter_context(one_torch_thread(embedder))
         stack.enter_context(closed_by_signals(end := Event()))
-        _say_following(source, where, port, watched, as_json=as_json)
+        _say_following(source, where, port, watched, back, as_json=as_json)
         tell_supervisor("READY=1")
-        followed(follower, end, once=once)
+        with returning(None if once else returner, end):
+            followed(follower, end, once=once)
+        while once and returner is not None and not end.is_set() and returner.step(patient=False):
+            pass
+
+
+def _require_fitting(living: "Writable", embedder: "Embedder", images: Path) -> None:
+    """Raise CollectionError unless a collection is of this encoder, this reader of films and these images."""
+    from encoder.films.image import READING
+    from index.export.reliability import require_reading
+    from scripts.verbs.collection.add import require_image_root
+
+    require_reading(living.manifest, READING)
+    require_image_root(living, images)
+    living.require_fingerprint(embedder.fingerprint)
+
+
+def _around(counts: "FollowMetrics", audit: "PacsAudit", source: str, index: Address) -> "Around":
+    """Return what is entered before studies are added and deleted: it writes that down, and counts them."""
+
+    @contextmanager
+    def around(added: Sequence[str], deleted: Sequence[str]) -> Iterator[None]:
+        if added or deleted:
+            facts = {"source": source, "collection": str(index), "added": list(added), "deleted": list(deleted)}
+            with audit.around("follow", **facts):
+                yield
+            counts.brought(len(added), len(deleted))
+        else:
+            yield
+
+    return around
+
+
+def _returner(
+    outbox: "Outbox | None",
+    back: Back | None,
+    living: "Writable",
+    embedder: "Embedder",
+    images: Path,
+    feed: "Feed | None",
+    way_back: Crosswalk | None,
+    counts: "FollowMetrics",
+    audit: "PacsAudit",
+) -> "Returner | None":
+    if outbox is None or back is None:
+        return None
+    from encoder.findings.probe import LinearProbe
+    from scripts.pacs.destination import ByWeb
+    from scripts.pacs.returning import ResultMaker, films_below, films_in
+    from scripts.pacs.sending import Returner, films_known
+
+    outbox.tidy()
+    ways = [films_known(outbox), films_below(images)]
+    if isinstance(back.destination, ByWeb):
+        ways.append(films_in(back.destination.pacs, None if way_back is None else way_back.study_uid))
+    return Returner(
+        outbox,
+        ResultMaker(embedder, None if back.probe is None else LinearProbe.load(back.probe), living, ways),
+        back.kinds,
+        back.destination,
+        living,
+        images,
+        there=(lambda place: True) if feed is None else feed.has,
+        audit=audit,
+        to=back.to,
+        count=counts.returned,
+    )
 
 
 def _say_following(
-    source: str | None, where: "Listening | None", port: int | None, watched: int | None, *, as_json: bool
+    source: str | None,
+    where: "Listening | None",
+    port: int | None,
+    watched: int | None,
+    back: Back | None,
+    *,
+    as_json: bool,
 ) -> None:
-    said = {"source": source, "port": port, "metrics": watched}
+    said = {"source": source, "port": port, "metrics": watched, "to": None if back is None else back.to}
     if as_json:
         say_json(said)
-    elif where is None:
+        return
+    if where is None:
         say(f"following {source}")
     else:
         say(f"listening as {where.title} on {where.host}:{port}{', with TLS alone' if where.certificate else ''}")
         if not where.senders:
             say("no --allow: every program on this machine may send films")
+    if back is not None:
+        say(f"returning {', '.join(back.kinds)} to {back.to}")
 
 
-def _say_status(inbox: "Inbox", name: str, as_json: bool) -> None:
+def _say_status(inbox: "Inbox", outbox: "Outbox | None", name: str, as_json: bool) -> None:
     counts, log = inbox.counts(), list(inbox.last_entries(name, MOST_SHOWN))
+    returned = None if outbox is None else outbox.counts()
+    if outbox is not None:
+        log = sorted([*log, *outbox.last_entries(name, MOST_SHOWN)])[-MOST_SHOWN:]
     entries = [
         {
             "time": datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds"),
@@ -293,9 +410,16 @@ def _say_status(inbox: "Inbox", name: str, as_json: bool) -> None:
         for at, study, film, fate in log
     ]
     if as_json:
-        say_json(counts | {"log": entries})
+        say_json(counts | {"returned": returned, "log": entries})
         return
-    oldest = f", the first for {counts['oldest_seconds']:,.0f} s" if counts["studies_waiting"] else ""
-    say(f"{counts['studies_waiting']:,} studies wait{oldest}")
+    say(f"{counts['studies_waiting']:,} studies wait{_since(counts)}")
     say(*(f"{count:,} films {fate}" for fate, count in counts["films"].items()))
+    if returned is not None:
+        reason = f": {returned['reason']}" if returned["reason"] else ""
+        say(f"the results of {returned['studies_waiting']:,} studies wait{_since(returned)}{reason}")
+        say(*(f"{one['count']:,} {one['kind']} {one['fate']}" for one in returned["results"]))
     say(*(f"{entry['time']}  {entry['study']}  {entry['film']}  {entry['fate']}" for entry in entries))
+
+
+def _since(counts: dict[str, Any]) -> str:
+    return f", the first for {counts['oldest_seconds']:,.0f} s" if counts["studies_waiting"] else ""

@@ -5,6 +5,7 @@ precedent import table mimic-cxr-jpg FOLDER --out studies.parquet
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
@@ -248,6 +249,9 @@ def dicom(folder: Path, ids_from: str | None, out: Path, strict: bool, as_json: 
     metavar="KEYWORD=VALUE",
     help="Only studies for which this holds in the PACS, e.g. ModalitiesInStudy=DX. Repeatable.",
 )
+@click.option(
+    "--audit", type=Here(), metavar="FILE", help="Write into this file which studies were fetched, and from where."
+)
 @_film_options
 @_add_shared_options
 def dicomweb(
@@ -255,6 +259,7 @@ def dicomweb(
     folder: Path,
     since: datetime | None,
     where: tuple[str, ...],
+    audit: Path | None,
     out: Path,
     strict: bool,
     as_json: bool,
@@ -272,15 +277,26 @@ def dicomweb(
         --where ModalitiesInStudy=DX
     """
     with packages_of_pacs():
+        from scripts.pacs.audit import PacsAudit
         from scripts.pacs.dicomweb import fetch, parse_where
         from scripts.pacs.rest import Pacs
     pacs, asked = Pacs(url), parse_where(where, since)
     folder.mkdir(exist_ok=True)
     settled = _pseudonymised(folder, out, **options)
     notices = Notices(strict, shown=3 if settled["pseudonyms"] is None else 0)
-    with progress_bar("studies") as bar:
-        task = bar.add_task("Fetching films", total=None)
-        fetched = fetch(pacs, asked, folder, notices, advance=partial(bar.advance, task))
+    pseudonyms = settled["pseudonyms"]
+
+    def note(study: str, films: int) -> None:
+        named = study if pseudonyms is None else pseudonyms.of("study", study)
+        lines.write("fetched", source=pacs.host, studies=[named], films=films)
+
+    with (
+        closing(PacsAudit(audit)) as lines,
+        progress_bar("studies") as bar,
+        lines.around("import dicomweb", source=pacs.host, asked=sorted(asked)) as outcome,
+    ):
+        advance = partial(bar.advance, bar.add_task("Fetching films", total=None))
+        outcome["films"] = fetched = fetch(pacs, asked, folder, notices, advance=advance, fetched=note)
     say(f"{folder}: {fetched:,} films fetched", err=True)
     _import_films(folder, settled, out, as_json, further=notices.met, strict=strict)
 

@@ -1,16 +1,24 @@
 """Where results are sent, as it is typed."""
 
+import gc
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
+import pydicom
 import pytest
 
 pytest.importorskip("requests", reason="no requests; run: pip install 'cxr-precedent[pacs]'")
 
+from pacs_world import certificate, film, free_port, until_listening
+
 from encoder.embedder import Embedder
-from index.errors import PlaceError
+from index.errors import CollectionError, PlaceError
 from scripts.pacs.destination import ByDicom, ByWeb, Folder, parse_destination
-from scripts.pacs.results import ResultError, uid_of
+from scripts.pacs.results import Result, ResultError, uid_of
 from scripts.pacs.returning import ResultMaker, parse_kinds
 
 
@@ -30,6 +38,59 @@ def test_a_destination_is_a_pacs_by_web_a_pacs_by_dicom_or_a_folder(tmp_path: Pa
 def test_what_is_none_of_these_is_refused(text: str) -> None:
     with pytest.raises(ResultError, match="expected where to send results"):
         parse_destination(text)
+
+
+STORESCP = Path("/usr/bin/storescp")
+"""DCMTK's; pynetdicom brings another program of that name."""
+
+
+@contextmanager
+def storescp(folder: Path, ours: Path, *words: str | Path) -> Iterator[int]:
+    """Run DCMTK's SCP with TLS alone and a certificate with its key; yield its port."""
+    folder.mkdir()
+    told = [STORESCP, "+tls", ours, ours, *words, "-od", folder, "-aet", "PACS", str(port := free_port())]
+    with subprocess.Popen(told, stderr=subprocess.DEVNULL) as process:
+        try:
+            until_listening(port)
+            yield port
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not STORESCP.exists(), reason="no storescp; run: apt-get install --no-install-recommends dcmtk")
+@pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_over_tls_results_go_to_who_has_the_right_certificate_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pynetdicom", reason="no pynetdicom; run: pip install 'cxr-precedent[pacs]'")
+    result = Result("sr", pydicom.dcmread(BytesIO(film())))
+    (theirs, their_key), (other, other_key) = certificate(tmp_path, "localhost"), certificate(tmp_path, "other.example")
+    ours, our_key = certificate(tmp_path, "us")
+
+    def send(port: int, trusted: Path, own: Path | None) -> list[str]:
+        monkeypatch.setenv("PRECEDENT_PACS_CA", str(trusted))
+        monkeypatch.setenv("PRECEDENT_PACS_CERT", "" if own is None else str(own))
+        return parse_destination(f"tls://PACS@localhost:{port}").send([result])
+
+    with storescp(tmp_path / "right", their_key, "+cf", ours) as port:
+        for trusted, own, said in (
+            (other, our_key, "one to trust"),
+            (theirs, None, "PACS"),
+            (theirs, other_key, "PACS"),
+        ):
+            with pytest.raises(CollectionError, match=said):
+                send(port, trusted, own)
+        with pytest.raises(CollectionError, match="PACS@localhost"):  # without TLS
+            parse_destination(f"PACS@localhost:{port}").send([result])
+        assert list((tmp_path / "right").iterdir()) == []
+        assert send(port, theirs, our_key) == ["stored"]
+        assert len(list((tmp_path / "right").iterdir())) == 1
+    with storescp(tmp_path / "wrong", other_key, "-ic") as port, pytest.raises(ResultError, match="one to trust"):
+        send(port, other, None)  # signed by whom we trust, for another name
+    monkeypatch.setenv("PRECEDENT_PACS_CA", str(tmp_path / "none.crt"))
+    with pytest.raises(PlaceError, match="PRECEDENT_PACS_CA"):
+        parse_destination("tls://PACS@localhost:104")
+    gc.collect()  # what pynetdicom leaves open, before another test is blamed for it
 
 
 def test_a_password_in_an_address_is_refused_and_not_told() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from click.testing import CliRunner
 from command_line import done, json_of, refusal
 from follow_world import SEED, save_collection_of
 from living_world import ids_of
-from pacs_world import film, needs_orthanc, orthanc
+from pacs_world import film, free_port, needs_orthanc, orthanc
+from pydicom.uid import DigitalXRayImageStorageForPresentation
+from results_world import save_probe
 
 from encoder.embedder import Embedder
 from encoder.network.checkpoint import save_encoder
@@ -76,10 +79,61 @@ def test_what_it_leaves_says_and_counts_names_nobody_and_the_key_leads_back(worl
     [study_id] = [one for one in ids_of(LivingCollection(tmp_path / "index")) if one != SEED]
     assert Crosswalk.open(way_back, load_key(key)).study_uid(study_id) == "1.2.1"
     events = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    assert [(one["event"], one["added"]) for one in events] == [("intent", [study_id]), ("done", [study_id])]
+    assert [(one["event"], one.get("added")) for one in events[1:]] == [("intent", [study_id]), ("done", [study_id])]
     done("audit", "verify", tmp_path / "audit.jsonl")
     asked = ["follow", "--status", "--state", tmp_path / "state", "--pseudonymise", key, "--of", "1.2.1.1.1"]
     assert [one["fate"] for one in json_of(*asked)["log"]] == ["came", "added"]
+
+
+def test_results_that_return_name_nobody_but_in_themselves(world: list[str], tmp_path: Path) -> None:
+    with pydicom.config.disable_value_validation():
+        named = named_film(every_name(), 0, **UIDS, SOPClassUID=DigitalXRayImageStorageForPresentation)
+    key, way_back, out = tmp_path / "site.key", tmp_path / "site.crosswalk", tmp_path / "out"
+    save_probe(tmp_path / "probe", Embedder.load(tmp_path / "encoder.safetensors", runtime="torch"))
+    words = [
+        *world,
+        "--pseudonymise",
+        str(key),
+        "--new-key",
+        "--return",
+        "sr,sc,kos",
+        "--probe",
+        str(tmp_path / "probe"),
+    ]
+    words += ["--audit", str(tmp_path / "audit.jsonl"), "--once", "--log-format", "json", "--to"]
+    out.mkdir()
+    with orthanc(tmp_path / "orthanc") as server:
+        server.put(named, film(f"{MARKER}2", "1.2.2"))
+        without = CliRunner().invoke(precedent, ["follow", server.url, *words, str(out)])
+        told = CliRunner().invoke(precedent, ["follow", server.url, *words, str(out), "--crosswalk", str(way_back)])
+        server.put(film(f"{MARKER}3", "1.2.3", PatientName=MARKER))
+        silent = f"PACS@127.0.0.1:{free_port()}"
+        words.remove("--new-key")
+        unsent = refusal("follow", server.url, *words, silent, "--crosswalk", way_back)
+    status = json_of("follow", "--status", "--state", tmp_path / "state")
+
+    assert (without.exit_code, "expected --crosswalk" in without.output) == (2, True)
+    assert told.exit_code == 0, told.output
+    made = Counter(str(pydicom.dcmread(file).Modality) for file in out.glob("*.dcm"))
+    assert made == {"SR": 2, "OT": 2, "KO": 2}
+    assert any(holds(file.read_bytes(), MARKER) for file in out.iterdir())  # results say of whom they are
+    assert "does not answer" in unsent
+    assert (status["returned"]["studies_waiting"], status["returned"]["reason"]) == (
+        1,
+        unsent.removeprefix("precedent: "),
+    )
+    said = (told.output, unsent, json.dumps(status), *(str(entry) for entry in status["log"]))
+    assert not any(holds(text.encode(), MARKER) or "1.2.826" in text for text in said)
+    left = [path for name in ("state", "index", "images") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    waiting = set((tmp_path / "state/results").iterdir())
+    assert len(waiting) == 3
+    assert (
+        leaks([*(set(left) - waiting), tmp_path / "audit.jsonl", way_back], [MARKER, "1.2.1", "1.2.2", "1.2.3"]) == []
+    )
+    done("audit", "verify", tmp_path / "audit.jsonl")
+    events = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    sent = Counter(one["result"] for one in events if one.get("method") == "return" and one["event"] == "done")
+    assert sent == {"stored": 6, "failed": 1}
 
 
 def test_it_counts_for_prometheus_and_ends_when_it_is_told_to(world: list[str], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ NAMES = re.compile(r"\bprecedent_(?:follow|pacs)_[a-z_]+")
 
 def test_board_and_rules_name_metrics_that_there_are(tmp_path: Path) -> None:
     metrics = FollowMetrics(Inbox(tmp_path / "state", 0.0))
-    metrics.answered("200"), metrics.sent("came")
+    metrics.answered("200"), metrics.sent("came"), metrics.returned("stored")
     there = set(NAMES.findall(generate_latest(metrics.registry).decode())) | {"precedent_follow_films"}
     board = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))
     shown = {
@@ -29,7 +29,7 @@ def test_board_and_rules_name_metrics_that_there_are(tmp_path: Path) -> None:
     }
 
     assert shown <= there
-    assert len(shown) == 7
+    assert len(shown) == 10
     for file in ("alerts.yml", "../../scripts/pacs/README.md"):
         assert set(NAMES.findall((DEPLOY / file).read_text(encoding="utf-8"))) <= there
 

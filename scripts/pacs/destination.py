@@ -133,7 +133,7 @@ class ByDicom:
             for sop_class, syntaxes in contexts.items():
                 entity.add_requested_context(sop_class, syntaxes)
             secured = None if self.tls is None else (self.tls, self.host)
-            handlers = [(evt.EVT_CONN_OPEN, closed)]
+            handlers: list[Any] = [(evt.EVT_CONN_OPEN, closed)]
             association = entity.associate(
                 self.host, self.port, ae_title=self.aet, tls_args=secured, evt_handlers=handlers
             )

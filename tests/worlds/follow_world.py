@@ -56,12 +56,13 @@ class Followed:
         server: Orthanc | str | None = None,
         *,
         returned: tuple[str, str] | None = None,
+        settle: float = 0.0,
         **options: Any,
     ) -> None:
         if not (folder / "index").exists():
             save_collection_of(folder, embedder)
         self.folder = folder
-        self.inbox = Inbox(folder / "state", 0.0, options.get("pseudonyms"))
+        self.inbox = Inbox(folder / "state", settle, options.get("pseudonyms"))
         self.inbox.tidy()
         self.living = LivingCollection(folder / "index")
         self.outbox = None if returned is None else Outbox(folder / "state", options.get("pseudonyms"))

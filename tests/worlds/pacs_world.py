@@ -13,14 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import requests
 from film_files import dicom
-from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
+from pydicom.encaps import encapsulate
+from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation, JPEGBaseline8Bit
+
+from scripts.benches.bombs import BOMBS
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
 TOOLS = ("Orthanc", "dcmsend", "openssl")
@@ -86,6 +91,17 @@ def slice_of_ct(study: str = "1.2.1", instance: str = "9", **elements: Any) -> b
     series = f"{study}.7"
     told = {"Modality": "CT", "SeriesInstanceUID": series, "SOPInstanceUID": f"{series}.{instance}"}
     return film(study=study, instance=instance, **(told | {"SOPClassUID": CTImageStorage} | elements))
+
+
+def bomb(patient: str, study: str) -> bytes:
+    """Return a film of a kilobyte that claims four billion pixels, and its JPEG as many."""
+    claimed = pydicom.dcmread(BytesIO(film(patient, study, "6", Rows=65535, Columns=65535, BitsAllocated=8)))
+    claimed.BitsStored, claimed.HighBit = 8, 7
+    claimed.add_new("PixelData", "OB", encapsulate([BOMBS["JPEG of 65,535 x 65,535"][0]()]))
+    claimed.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    content = BytesIO()
+    claimed.save_as(content)
+    return content.getvalue()
 
 
 class Orthanc:

@@ -1,5 +1,6 @@
 """Films fetched from a real Orthanc by DICOMweb: the table is that of a folder, and nothing is lost in silence."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,13 +131,18 @@ def test_nothing_that_is_said_or_written_under_pseudonyms_names_a_patient(tmp_pa
             tmp_path / "o/s.parquet",
         ]
         words += ["--pseudonymise", tmp_path / "site.key", "--new-key", "--copy-to", tmp_path / "copies"]
-        words += ["--crosswalk", tmp_path / "site.crosswalk"]
+        words += ["--crosswalk", tmp_path / "site.crosswalk", "--audit", tmp_path / "o/audit.jsonl"]
         (tmp_path / "o").mkdir()
         told = CliRunner().invoke(precedent, [*map(str, words), "--json"])
 
     assert told.exit_code == 0
     assert not holds(told.output.encode(), MARKER)
     assert '"burned in"' in told.output
+    events = [json.loads(line) for line in (tmp_path / "o/audit.jsonl").read_text().splitlines()]
+    assert [(one["event"], one.get("films")) for one in events[1:]] == [
+        *(("intent", None), ("fetched", 1), ("fetched", 1), ("done", 2))
+    ]
+    done("audit", "verify", tmp_path / "o/audit.jsonl")
     written = [path for folder in ("o", "copies") for path in (tmp_path / folder).rglob("*") if path.is_file()]
     assert leaks([*written, tmp_path / "site.crosswalk"], [MARKER, "1.2.1"]) == []
 

@@ -1,5 +1,6 @@
 """A collection that follows a real Orthanc: what is there is in it, once, whatever is corrected, stopped or killed."""
 
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -9,7 +10,7 @@ import pydicom
 import pytest
 from follow_world import Followed
 from full_disk import files_up_to
-from pacs_world import Between, Orthanc, film, lateral, needs_orthanc, orthanc, slice_of_ct
+from pacs_world import Between, Orthanc, bomb, film, lateral, needs_orthanc, orthanc, slice_of_ct
 
 from encoder.embedder import Embedder
 from encoder.films.dicom_elements import read_header
@@ -123,6 +124,61 @@ def test_a_pacs_that_stops_in_the_middle_of_a_film_is_asked_again(
 
     assert followed.study("P1/1.2.1").views == ("frontal", "lateral")
     between.close()
+
+
+def test_a_study_is_looked_at_a_minute_after_its_last_film_and_again_when_one_comes_an_hour_later(
+    server: Orthanc, tiny_embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1e9]
+    monkeypatch.setattr("scripts.pacs.inbox.time.time", lambda: clock[0])
+    followed = Followed(tmp_path, tiny_embedder, server, settle=60.0)
+    views = {}
+    for seconds, sent in (
+        (0, film()),
+        (50, lateral("P1", "1.2.1", "3")),
+        (59, None),
+        (2, None),
+        (3600, lateral()),
+        (61, None),
+    ):
+        clock[0] += seconds
+        server.put(*([] if sent is None else [sent]))
+        followed.look()
+        views[clock[0] - 1e9] = (followed.study("P1/1.2.1").views, followed.fates()) if followed.ids() else None
+    assert [views[moment] for moment in (0, 50, 109)] == [None] * 3
+    assert views[111] == (("frontal", "lateral"), {"added": 2})
+    assert views[3711] == (("frontal", "lateral"), {"added": 2})
+    assert views[3772] == (("frontal", "lateral"), {"added": 2, "beside": 1})
+
+
+@pytest.mark.long
+def test_of_ten_thousand_films_at_once_none_is_lost(server: Orthanc, tiny_embedder: Embedder, tmp_path: Path) -> None:
+    for number in range(2500):
+        patient, study = f"P{number}", f"1.2.{number + 1}"
+        server.put(
+            film(patient, study),
+            lateral(patient, study),
+            film(patient, study, "3"),
+            slice_of_ct(study, PatientID=patient),
+        )
+    followed = Followed(tmp_path, tiny_embedder, server)
+    begun = time.monotonic()
+    ends = begun + 3600
+    while followed.look():
+        assert time.monotonic() < ends
+    print(f"10,000 films in {time.monotonic() - begun:,.0f} s")
+    assert len(followed.ids()) == 2500
+    assert followed.fates() == {"added": 5000, "beside": 2500, "refused: modality": 2500}
+    assert list((followed.inbox.folder / "came").iterdir()) == []
+
+
+def test_a_film_that_claims_more_pixels_than_any_has_is_refused_and_holds_up_no_other(
+    followed: Followed, server: Orthanc
+) -> None:
+    server.put(film(), bomb("P1", "1.2.1"), bomb("P2", "1.2.2"))
+    followed.settle()
+    assert followed.ids() == ["P1/1.2.1"]
+    assert followed.fates() == {"added": 1, "refused: picture": 2}
 
 
 def test_a_full_disk_is_waited_for(followed: Followed, server: Orthanc) -> None:

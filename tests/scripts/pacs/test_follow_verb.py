@@ -81,6 +81,11 @@ def test_what_it_leaves_says_and_counts_names_nobody_and_the_key_leads_back(worl
     events = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [(one["event"], one.get("added")) for one in events[1:]] == [("intent", [study_id]), ("done", [study_id])]
     done("audit", "verify", tmp_path / "audit.jsonl")
+    done("snapshot", tmp_path / "index", tmp_path / "snapshot")
+    held = [path for path in (tmp_path / "snapshot").rglob("*") if path.is_file()]
+    assert leaks(held, [MARKER, "1.2.1", "1.2.2"]) == []
+    assert not {path.read_bytes() for path in held} & {way_back.read_bytes(), key.read_bytes()}
+    assert all(way_back.name not in str(path) for path in held)
     asked = ["follow", "--status", "--state", tmp_path / "state", "--pseudonymise", key, "--of", "1.2.1.1.1"]
     assert [one["fate"] for one in json_of(*asked)["log"]] == ["came", "added"]
 

@@ -13,7 +13,7 @@ pytest.importorskip("highdicom", reason="no highdicom; run: pip install 'cxr-pre
 pytest.importorskip("pynetdicom", reason="no pynetdicom; run: pip install 'cxr-precedent[pacs]'")
 from click.testing import CliRunner
 from command_line import done, refusal
-from pacs_world import Orthanc, free_port, needs_orthanc, orthanc
+from pacs_world import Orthanc, bomb, free_port, needs_orthanc, orthanc
 from pydicom.dataset import Dataset
 from results_world import (
     BORN,
@@ -134,7 +134,7 @@ def test_a_study_of_the_pacs_gets_its_results_once_and_they_are_known_when_they_
     with orthanc(tmp_path / "orthanc") as server:
         server.put(*query_films(), *case_films())
         study = f"{server.dicomweb}/studies/{QUERY}"
-        first = returned(world, study, server.dicomweb)
+        first = returned(world, study, server.dicomweb, *ALL, "--audit", str(tmp_path / "audit.jsonl"))
         held = modalities(server, QUERY)
         again = returned(world, study, server.dicomweb)
 
@@ -142,6 +142,13 @@ def test_a_study_of_the_pacs_gets_its_results_once_and_they_are_known_when_they_
             Pacs(server.dicomweb).store("/studies/1.2.3", query_films()[0])
 
         assert {one["fate"] for one in first} == {"stored"}
+        lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+        assert [(one["event"], one.get("method")) for one in lines] == [
+            ("start", None),
+            *((event, method) for method in ("fetch for return", "return") for event in ("intent", "done")),
+        ]
+        assert [one["uid"] for one in lines[-1]["results"]] == [one["sop_instance_uid"] for one in first]
+        assert lines[-1]["fates"] == ["stored"] * 4
         assert [one["sop_instance_uid"] for one in again] == [one["sop_instance_uid"] for one in first]
         assert {one["fate"] for one in again} == {"was there already"}
         assert held == modalities(server, QUERY) == {"DX": 2, "SR": 1, "OT": 2, "KO": 1}
@@ -193,6 +200,14 @@ def test_copies_under_pseudonyms_have_a_way_back_with_their_crosswalk_alone(worl
     uids = set(re.findall(r"1\.2\.826\.0\.1\.2[0-9]\.1\.1", json.dumps(content)))
     assert len(uids) == 5
     assert uids < {f"{study}.1.1" for study in CASES}
+
+
+def test_a_film_that_claims_more_pixels_than_any_has_is_refused(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "film.dcm").write_bytes(bomb("QUERY", QUERY))
+    said = refusal("return", tmp_path / "film.dcm", *made_with(world), "--to", tmp_path / "out", *ALL)
+    assert "65535 x 65535" in said
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_nothing_returns_unless_kind_and_destination_are_both_named(tmp_path: Path) -> None:

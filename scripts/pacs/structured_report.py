@@ -31,15 +31,16 @@ SERIES = 9601
 SCHEME = "99PRECEDENT"
 _FINDINGS = {
     "Atelectasis": Code("46621007", "SCT", "Atelectasis"),
-    "Cardiomegaly": Code("8186001", "SCT", "Cardiomegaly"),
+    "Cardiomegaly": codes.SCT.Cardiomegaly,
     "Consolidation": Code("95436008", "SCT", "Pulmonary consolidation"),
-    "Edema": Code("19242006", "SCT", "Pulmonary edema"),
+    "Edema": codes.SCT.PulmonaryEdema,
     "Fracture": Code("125605004", "SCT", "Fracture of bone"),
-    "Pleural Effusion": Code("60046008", "SCT", "Pleural effusion"),
+    "Pleural Effusion": codes.SCT.PleuralEffusion,
     "Pneumonia": Code("233604007", "SCT", "Pneumonia"),
-    "Pneumothorax": Code("36118008", "SCT", "Pneumothorax"),
+    "Pneumothorax": codes.SCT.Pneumothorax,
 }
-"""CheXpert's findings that SNOMED CT has a concept of the same meaning for; others are codes of our own scheme."""
+"""CheXpert's findings that SNOMED CT has a concept of the same meaning for: that of DICOM's context groups where they
+name any (PS3.16, annex B). Others are codes of our own scheme."""
 _PROCEDURE = Code("363680008", "SCT", "Radiographic imaging procedure")
 _PROBABILITY = codes.DCM.Probability
 _COMMENT = codes.DCM.Comment

@@ -14,6 +14,8 @@ _CONTEXT.set_forkserver_preload(
         "scripts.verbs.preparing.export",
         "service.app",
         "pytest",
+        "pandas",
+        "torch._refs",
         "encoder.embedder",
         "highdicom",
         "scripts.pacs.feed",

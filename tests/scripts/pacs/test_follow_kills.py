@@ -24,7 +24,7 @@ from scripts.pacs.outbox import Outbox
 from scripts.pacs.sending import returning
 
 pytestmark = needs_orthanc
-SHORT, LONG = 100, 1000
+SHORT, LONG = 12, 1000
 Studies = dict[str, tuple[str, int]]
 """The patient and the content of each study that the PACS has."""
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from command_line import done, refusal
 from pacs_world import Orthanc, bomb, free_port, needs_orthanc, orthanc
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from results_world import (
     BORN,
     CASES,
@@ -33,9 +34,11 @@ from encoder.network.model import DualEfficientNetEncoder
 from index.importing.crosswalk import Crosswalk
 from index.importing.dicom import import_dicom
 from index.importing.pseudonyms import Pseudonyms, load_key
+from index.table.studies import FINDINGS
 from scripts.cli import precedent
 from scripts.pacs.rest import Pacs, PacsError
 from scripts.pacs.results import NOTICE
+from scripts.pacs.structured_report import finding_code
 
 pytestmark = pytest.mark.slow
 ALL = ("--return", "sr,sc,kos")
@@ -74,6 +77,22 @@ def instances(server: Orthanc, study: str) -> list[dict[str, Any]]:
 
 def modalities(server: Orthanc, study: str) -> Counter[str]:
     return Counter(one["00080060"]["Value"][0] for one in instances(server, study))
+
+
+def test_a_finding_has_the_code_of_dicom_where_that_has_one() -> None:
+    named = {finding: finding_code(finding) for finding in (*FINDINGS, "Opacity")}
+    own = {finding for finding, code in named.items() if code.scheme_designator != "SCT"}
+    for code in named.values():
+        assert code.value == getattr(codes.SCT, code.meaning.title().replace(" ", ""), code).value
+    assert own == {
+        "Enlarged Cardiomediastinum",
+        "Lung Opacity",
+        "Lung Lesion",
+        "Pleural Other",
+        "Support Devices",
+        "No Finding",
+        "Opacity",
+    }
 
 
 @needs_dciodvfy

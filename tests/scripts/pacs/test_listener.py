@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
 from follow_world import Followed
 from full_disk import files_up_to
 from pacs_world import certificate, film, lateral, needs_orthanc, orthanc, slice_of_ct
-from pynetdicom import AE, StoragePresentationContexts
+from pynetdicom import AE, StoragePresentationContexts, evt
 
 from encoder.embedder import Embedder
 from index.errors import CollectionError, PlaceError
@@ -55,14 +56,19 @@ def port(followed: Followed, counts: Counter[str]) -> Iterator[int]:
 
 
 def sent(
-    port: int, *films: bytes, calling: str = "SENDER", called: str = "PRECEDENT", tls: ssl.SSLContext | None = None
+    port: int,
+    *films: bytes,
+    calling: str = "SENDER",
+    called: str = "PRECEDENT",
+    tls: ssl.SSLContext | None = None,
+    handlers: list[Any] | None = None,
 ) -> list[int]:
     """Send films over one association; return their statuses, none where the association is refused."""
     entity = AE(ae_title=calling)
     entity.requested_contexts = StoragePresentationContexts[:120]
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 120
     tls_args = None if tls is None else (tls, "localhost")
-    association = entity.associate("127.0.0.1", port, ae_title=called, tls_args=tls_args)
+    association = entity.associate("127.0.0.1", port, ae_title=called, tls_args=tls_args, evt_handlers=handlers)
     if not association.is_established:
         return []
     statuses = [int(association.send_c_store(pydicom.dcmread(BytesIO(one))).get("Status", -1)) for one in films]
@@ -119,6 +125,27 @@ def test_films_that_are_sent_again_corrected_or_moved_are_there_once(followed: F
     followed.settle()
     assert followed.ids() == ["P1/1.2.1", "P7/1.2.2"]
     assert followed.study("P7/1.2.2").views == ("frontal", "lateral")
+
+
+def test_a_sender_that_stops_in_the_middle_of_a_film_leaves_nothing_and_sends_it_again(
+    followed: Followed, counts: Counter[str], port: int
+) -> None:
+    large = film(RedPaletteColorLookupTableData=bytes(600_000))
+    pdus = []
+
+    def stop(event: evt.Event) -> None:
+        pdus.append(event.pdu)
+        if len(pdus) == 4:  # the request, the command, and of the film a first and a second
+            event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+
+    assert sent(port, large, handlers=[(evt.EVT_PDU_SENT, stop)]) == [-1]
+    assert sent(port, film("P2", "1.2.2")) == [0]  # by which the first association has ended
+    followed.settle()
+    assert followed.ids() == ["P2/1.2.2"]
+    assert sent(port, large) == [0]
+    followed.settle()
+    assert (followed.ids(), counts) == (["P1/1.2.1", "P2/1.2.2"], {"came": 2})
+    assert list((followed.inbox.folder / "came").iterdir()) == []
 
 
 def test_a_full_disk_leaves_a_film_with_its_sender(followed: Followed, counts: Counter[str], port: int) -> None:

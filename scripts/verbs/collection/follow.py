@@ -131,9 +131,11 @@ def command(
     SOURCE is the address of an Orthanc, whose changes are followed: films sent again with other content, patients that
     are merged or renamed, and studies that are deleted are so in INDEX too. With --listen films are taken as they are
     sent. What is no chest film is refused by the rules of `precedent import dicom`; of a film the pixels alone are
-    kept. It may be killed at any moment and started again. With --return what is found in a study returns to it, once;
-    what the PACS does not take waits and is sent again. The environment says who asks, as of `precedent import
+    kept. It may be killed at any moment and started again. The environment says who asks, as of `precedent import
     dicomweb`.
+
+    With --return what is found in a study returns to it, once; what the PACS does not take waits and is sent again. For
+    this, what a film's header says of its patient is kept in the state.
 
     \b
     precedent follow https://pacs:8042 index/ --images films/ --encoder encoder.safetensors --state state/

@@ -130,7 +130,7 @@ def test_films_that_are_sent_again_corrected_or_moved_are_there_once(followed: F
 def test_a_sender_that_stops_in_the_middle_of_a_film_leaves_nothing_and_sends_it_again(
     followed: Followed, counts: Counter[str], port: int
 ) -> None:
-    large = film(RedPaletteColorLookupTableData=bytes(600_000))
+    large = film(EncapsulatedDocument=bytes(600_000))
     pdus = []
 
     def stop(event: evt.Event) -> None:

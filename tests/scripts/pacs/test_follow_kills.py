@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from command_line import json_of
 from follow_world import Followed, save_collection_of
-from killing import Killer, Warm, started
+from killing import Killer, Warm
 from pacs_world import Orthanc, film, lateral, needs_orthanc, orthanc
 
 import scripts.pacs.follow
@@ -24,7 +24,7 @@ from scripts.pacs.outbox import Outbox
 from scripts.pacs.sending import returning
 
 pytestmark = needs_orthanc
-SHORT, LONG = 40, 1000
+SHORT, LONG = 100, 1000
 Studies = dict[str, tuple[str, int]]
 """The patient and the content of each study that the PACS has."""
 
@@ -127,7 +127,7 @@ def reports_in(server: Orthanc, study: str) -> set[str]:
     return {one["00080018"]["Value"][0] for one in found if one["00080060"]["Value"] == ["SR"]}
 
 
-def follow_with_a_faulty_decoder(folder: Path, address: str, deadly: bytes) -> None:
+def follow_with_a_faulty_decoder(embedder: Embedder, folder: Path, address: str, deadly: bytes) -> None:
     """Follow with a decoder that one film ends the process of."""
     read = scripts.pacs.follow.untagged
 
@@ -137,7 +137,7 @@ def follow_with_a_faulty_decoder(folder: Path, address: str, deadly: bytes) -> N
         return read(content, **options)
 
     vars(scripts.pacs.follow)["untagged"] = untagged
-    Followed(folder, Embedder.load(folder / "encoder.safetensors", runtime="torch"), address).settle(turns=3)
+    Followed(folder, embedder, address).settle(turns=3)
 
 
 @pytest.mark.slow
@@ -149,11 +149,13 @@ def test_a_film_that_ends_the_process_is_put_aside_and_holds_up_no_other(
     ends: list[int] = []
     with orthanc(tmp_path / "orthanc") as server:
         server.put(film(), film("P2", "1.2.66"), lateral("P2", "1.2.66"), film("P3", "1.2.3"))
+        warm = Warm(warmed, tmp_path, server.url)
         while not ends or ends[-1] != 0:
-            child = started(follow_with_a_faulty_decoder, (tmp_path, server.url, b"1.2.66.1.1"))
+            child = warm.started(follow_with_a_faulty_decoder, (tmp_path, server.url, b"1.2.66.1.1"))
             child.join()
             ends.append(child.exitcode)
             assert len(ends) < 9
+        warm.close()
         status = json_of("follow", "--status", "--state", tmp_path / "state", "--of", "1.2.66.1.1")
         followed = Followed(tmp_path, tiny_embedder, server)
 

@@ -41,6 +41,7 @@ SECTIONS = {
             "snapshot": "Copy a collection as it is at this moment.",
             "restore": "Bring a snapshot back as an index.",
             "verify": "Check every byte of an index.",
+            "upgrade": "Say what of an earlier version is current, and what has to be made anew.",
             "map": "Compute a two-dimensional map of an index, for the page.",
         },
     ),

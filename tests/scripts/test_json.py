@@ -64,6 +64,7 @@ CASES = {
     "snapshot": "index {new}/snapshot",
     "restore": "snapshot {new}/restored",
     "verify": "index --trust-collection",
+    "upgrade": "index",
     "map": "{new}/index",
     "search": "index --study patient00001/study1 -k 2",
     "neighbours": "index -k 2 --out {new}/graph.jsonl",

@@ -116,5 +116,5 @@ def test_systemd_takes_the_unit_and_finds_little_exposed(tmp_path: Path) -> None
 
     checked = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
-    rated = ["systemd-analyze", "security", "--offline=true", "--threshold=20", unit]
+    rated = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
     assert subprocess.run(rated, capture_output=True, text=True, check=False).returncode == 0

@@ -104,6 +104,7 @@ NAMED = {
 }
 ITS_OWN = {
     "serve": "answers until it is told to end: test_a_server_prints_one_json_value_until_it_ends",
+    "bench engines": "measures database servers that tests start: tests/scripts/benches/test_engines.py",
     "follow": "follows until it is told to end: test_it_counts_for_prometheus_and_ends_when_it_is_told_to",
     "import dicomweb": "asks a PACS: test_nothing_that_is_said_or_written_under_pseudonyms_names_a_patient",
 }

@@ -101,6 +101,8 @@ class Answer:
     """How near the query is to the collection; None where that was not asked or cannot be said."""
     film_notices: tuple[str, ...] = ()
     """What a reader should know of the films that were searched by, each in a sentence."""
+    summary: str | None = None
+    """What the hits have in common, in words, where that was asked for."""
     warning: str | None = None
     """Why the collection's neighbours are not to be relied on."""
     regions_missing: int = 0

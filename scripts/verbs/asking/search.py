@@ -29,6 +29,7 @@ from index.opening import Address
 from index.printable import visible
 from index.search.answer import Answer, Hit, Query, Subject
 from index.search.familiarity import FamiliarityGate
+from index.search.summary import summary_of
 from index.search.texts import UNTESTED, Texts
 from index.storage.files import parse_json
 from index.storage.places import below
@@ -92,6 +93,7 @@ _NAMED = {"study", "frontal", "lateral", "patient"}
 @click.option("--min-similarity", type=float, help="Leave out hits with a cosine similarity below this.")
 @click.option("--exact", is_flag=True, help="Compare the query with every vector, even in an approximate index.")
 @device_option("cpu", "What compares vectors; copying them to a GPU takes longer than one search.")
+@click.option("--summary", is_flag=True, help="Also count the labels of the hits, in sentences to be pasted.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(
     index: Address,
@@ -111,6 +113,7 @@ def command(
     patient: str | None,
     same_patient: bool,
     device: str,
+    summary: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -156,6 +159,8 @@ def command(
         say(familiarity_line(answer.familiarity), *answer.film_notices)
     if answer.regions_missing:
         say(missing_maps(answer.regions_missing))
+    if summary and answer.summary is not None:
+        say(answer.summary)
     say_warning(answer.warning)
 
 
@@ -198,7 +203,8 @@ class _Searcher:
             answer = replace(answer, film_notices=tuple(notices_of(self._gate, films, layouts, self._ignored)))
         reasons = warning_of(self.here.manifest, trained, READING), self.here.patients_warning
         took_ms = round(1000 * (time.perf_counter() - started), 2)
-        return replace(answer, warning=" ".join(filter(None, reasons)) or None, took_ms=took_ms)
+        warning = " ".join(filter(None, reasons)) or None
+        return replace(answer, summary=summary_of(answer.hits, query), warning=warning, took_ms=took_ms)
 
     def _load(self, encoder: Path) -> Any:
         from encoder.embedder import Embedder  # a search by stored study needs no torch

@@ -24,7 +24,7 @@ from index.search.answer import Answer, Hit, Query
 from index.search.retriever import Retriever
 from index.search.searchable import Choices, Searchable, Stored
 from index.storage.files import read_settled, stamp
-from index.table.studies import require_studies
+from index.table.studies import Study, require_studies
 from index.vectors import Embeddings, as_embeddings
 
 
@@ -112,6 +112,12 @@ class Generation(Searchable):
         """Return a stored study with its vector. Raises StudyNotFound."""
         part = next((part for part in self._parts if study_id in part), self._built)
         return part.stored(study_id)
+
+    def listed(self, text: str = "", columns: Iterable[str] = (), *, after: str = "", limit: int = 20) -> list[Study]:
+        """Return the first studies of both parts behind an id that begin with a text; as `Searchable` says."""
+        columns = list(columns)
+        found = chain.from_iterable(part.listed(text, columns, after=after, limit=limit) for part in self._parts)
+        return sorted(found, key=lambda study: study.study_id)[:limit]
 
     def answer(self, query: Query) -> Answer:
         """Return the most similar studies of both parts, ranked as one; as `Searchable` says."""

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from bisect import bisect_left
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from collections.abc import Collection as Several
 from copy import copy
 from dataclasses import replace
@@ -72,6 +72,15 @@ class Names:
         if place == len(self._order) or self._name_at(self._order[place]) != name:
             return None
         return int(self._order[place].as_py())
+
+    def behind(self, name: str) -> int:
+        """Return how many of the names, in sorted order, are that name or before it."""
+        return bisect_right(self._order, name, key=self._name_at)
+
+    @property
+    def order(self) -> npt.NDArray[np.uint64]:
+        """The positions (N,) in the order of the names."""
+        return np.asarray(self._order)
 
     def ranks(self) -> npt.NDArray[np.int64]:
         """Return the rank (N,) of each name in sorted order, from 0."""
@@ -152,6 +161,14 @@ class Retriever(Searchable):
         row = self._row(study_id)
         [study] = Study.from_table(self._studies.slice(row, 1), self._labels)
         return Stored(study, self._vectors.vectors(np.array([row]))[0])
+
+    def listed(self, text: str = "", columns: Iterable[str] = (), *, after: str = "", limit: int = 20) -> list[Study]:
+        """Return the first studies behind an id that begin with a text; as `Searchable` says."""
+        rows = self._ids.order[self._ids.behind(after) :]
+        wanted = _begins(self._studies, text, columns)
+        wanted[self._left_out] = False
+        rows = rows[wanted[rows]][:limit]
+        return list(Study.from_table(self._studies.take(rows), self._labels))
 
     def answer(self, query: Query) -> Answer:
         """Return the most similar studies that pass, most similar first, ties by study_id; as `Searchable` says."""
@@ -256,6 +273,28 @@ class Retriever(Searchable):
         if row is None:
             raise StudyNotFound(f"no study {study_id!r} in this index")
         return row
+
+
+def _begins(studies: pa.Table, text: str, columns: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Return which studies (N,) `Searchable.listed` is asked for."""
+    if not text:
+        return np.ones(studies.num_rows, dtype=bool)
+    begins = np.zeros(studies.num_rows, dtype=bool)
+    labels = set(label_names(studies.schema))
+    for name in dict.fromkeys(["study_id", *columns]):
+        if name in labels:
+            found = pc.equal(studies[name], 1) if name.lower().startswith(text.lower()) else None
+        else:
+            texts = _texts(studies[name])
+            found = None if texts is None else pc.starts_with(texts, text, ignore_case=True)
+        if found is not None:
+            begins |= pc.fill_null(found, False).to_numpy()
+    return begins
+
+
+def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return column.cast(pa.string()) if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
 
 
 def _without(rows: Rows, excluded: Rows) -> Rows:

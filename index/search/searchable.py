@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.errors import CollectionError, FingerprintMismatch, StudyNotFound
+from index.errors import BeyondBackend, CollectionError, FingerprintMismatch, StudyNotFound
 from index.search.answer import Answer, Query, Subject
 from index.table.filters import Where
 from index.table.studies import PATIENTS, PATIENTS_UNKNOWN, Study, label_names
@@ -96,6 +96,18 @@ class Searchable(ABC):
         except StudyNotFound:
             return False
         return True
+
+    def listed(self, text: str = "", columns: Iterable[str] = (), *, after: str = "", limit: int = 20) -> list[Study]:
+        """Return the first `limit` studies whose ids come after one, in the order of ids.
+
+        Args:
+            text: that the id, or a text in one of the columns, begins with, upper case or lower; or the name of a label
+                column, in which the study is labelled as present.
+
+        Raises:
+            BeyondBackend: this collection cannot be listed.
+        """
+        raise BeyondBackend("this collection cannot be listed; ask for a study by its whole name")
 
     @abstractmethod
     def answer(self, query: Query) -> Answer:

@@ -13,6 +13,7 @@ from torch import Tensor
 from encoder.errors import EncoderError
 from encoder.films.study import Positions
 from encoder.maps.cam import Heat, branch_views
+from encoder.maps.passes import PASS
 from encoder.network.model import StudyEncoder
 
 STEPS = 24
@@ -50,6 +51,7 @@ def pixel_attribution(
     first, last = (views.index(view) for view in branch_views(films))
 
     def forward(*stacks: Tensor) -> Tensor:
+        PASS.get()()
         frontal, lateral = (encoder.forward_features(stacks[row], branch) for branch, row in enumerate((first, last)))
         return number(encoder.forward_head(frontal, lateral, positions))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from encoder.films.study import Normalized, Positions
 from encoder.maps.cam import Heat, branch_views
+from encoder.maps.passes import PASS
 from encoder.network.model import StudyEncoder
 
 STEPS = 8
@@ -85,6 +86,7 @@ class ChangedFilm:
         return np.concatenate([self._numbers(np.stack(batch)) for batch in batches])
 
     def _numbers(self, versions: Normalized) -> Values:
+        PASS.get()()
         stack = torch.from_numpy(versions).to(self._device)
         frontal = self._map(stack, 0)
         lateral = frontal if self._same_branches else self._map(stack, 1)

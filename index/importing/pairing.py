@@ -5,16 +5,52 @@ that two differ, never what they are.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from index.errors import MixedPatients
+from index.importing.dicom import identified
 from index.importing.dicom_header import Film, ReadHeader, read_film
+from index.table.studies import id_fault
 
 Source = bytes | Path
 """A film's bytes or its file."""
 FilmsByView = Mapping[str, Source]
 """By view: frontal, lateral or both."""
+SWAPPED = "The frontal and the lateral film seem to be swapped. Exchange them."
 _SAYS, _LOOKS = "is, as its DICOM header says,", "looks, beside this collection's films, like"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the headers of a study's films say of it; None where they do not."""
+
+    patient: str | None = field(default=None, repr=False)
+    """As `precedent import dicom` calls the patient without pseudonyms."""
+    sex: str | None = None
+    age: float | None = None
+    """Years."""
+    projection: str | None = None
+    """Of the frontal film."""
+    swapped: bool = False
+    """Whether headers call a film the other view than it was given as, and none the one that it was given as."""
+
+
+def facts_of(films: FilmsByView, read_header: ReadHeader) -> Facts:
+    """Return what the DICOM headers of films say of their study; the frontal's counts first."""
+    found = {view: read_film(film, read_header) for view, film in films.items()}
+    headers = {view: identified(header) for view, header in found.items() if header is not None}
+    each = [headers[view] for view in ("frontal", "lateral") if view in headers]
+    patient = next((header.patient for header in each if header.patient), None)
+    frontal = headers.get("frontal")
+    return Facts(
+        None if patient is None or id_fault(patient, "patient_id") else patient,
+        next((header.sex for header in each if header.sex), None),
+        next((header.age for header in each if header.age is not None), None),
+        frontal.projection or None if frontal is not None else None,
+        bool(seen := {view: header.view for view, header in headers.items() if header.view})
+        and not any(given == view for given, view in seen.items()),
+    )
 
 
 def require_one_patient(frontal: Source | None, lateral: Source | None, read_header: ReadHeader) -> None:
@@ -50,7 +86,7 @@ def film_notices(
     seen = {given: (header.view if header else "") or (looks or {}).get(given, "") for given, header in headers.items()}
     wrong = [given for given, view in seen.items() if view and view != given]
     if len(wrong) == 2:
-        return [*notices, "The frontal and the lateral film seem to be swapped. Exchange them."]
+        return [*notices, SWAPPED]
     for given in wrong:
         header = headers[given]
         how = _SAYS if header and header.view else _LOOKS

@@ -3,7 +3,7 @@
 What makes a film a chest film is only inferred from the films that the collection has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -44,6 +44,12 @@ laterals and 504 of 505 frontals were known so, and none was taken for the other
 hospital's adults 1 was, of 517 of children, whom that collection lacks, 21."""
 LEAST_VIEWS = 20
 """Films of each view without which the view of none is said: with fewer, a lateral has frontals among its nearest."""
+MENDED = 1.2
+"""Times that a film is farther from the films nearest to it than it would be turned, or as a negative, where that is
+said. Of 491 held-out frontals and 19 laterals of two collections none was called so wrongly. Of the same turned or
+inverted, in seven ways, at least 98.2 % of the frontals were known, and of the laterals 53 % that were upside down and
+89 % of the others. Of films that were mirrored, some 85 % of the frontals and half of the laterals were nearer to the
+others as they had been, which is too few: nothing is said of those."""
 Codes = npt.NDArray[np.integer]
 
 
@@ -120,6 +126,20 @@ class LayoutGate:
         asked, strangers = np.stack(layouts) * self.scale, np.full(len(layouts), "")
         return _nearest(asked, strangers, self.films, self.patients).astype(np.float64)
 
+    def best_mend(self, layout: Layout, mended: Mapping[str, Layout]) -> str | None:
+        """Return the name of the layout that a film would have if it were turned or inverted, where it fits in clearly.
+
+        Args:
+            layout: (W,) of the film as it is.
+            mended: by name.
+        """
+        asked = np.stack([layout, *mended.values()]) * self.scale
+        squared = _squared(asked, np.full(len(asked), ""), self.films, self.patients)
+        count = min(NEAREST, squared.shape[1])
+        near = np.sqrt(np.maximum(np.partition(squared, count - 1)[:, :count], 0)).mean(axis=1)
+        best = int(near[1:].argmin())
+        return list(mended)[best] if MENDED * near[1 + best] < near[0] else None
+
     def view_of(self, layout: Layout, patient: str | None = None) -> str | None:
         """Return frontal or lateral, as the collection's films nearest to this one are; None where that is not known.
 
@@ -192,6 +212,14 @@ class FamiliarityGate:
             return None
         below = np.searchsorted(self.similarities, similarity, side="right")
         return Familiarity(similarity, 100 * float(below) / count, count, "embedding")
+
+    def best_mend(self, layout: Layout, mended: Mapping[str, Layout]) -> str | None:
+        """Return how a film should be turned or inverted to look like the collection's own; None where it should not.
+
+        Args:
+            layout: of the film as it is. mended: its layout after each mend, by name.
+        """
+        return None if self.layouts is None else self.layouts.best_mend(layout, mended)
 
     def view_of(self, layout: Layout, patient: str | None = None) -> str | None:
         """Return frontal or lateral, as a film looks beside the collection's own; None where it is not known.

@@ -54,6 +54,10 @@ class ImageMissing(LookupError):
     """A film that a study does not have, or whose file is not in the image root."""
 
 
+class QueryGone(LookupError):
+    """A query that is not kept here any more, never was, or is another's."""
+
+
 class ProbeMissing(LookupError):
     """A probe that the service was started without."""
 
@@ -138,6 +142,7 @@ TABLE: dict[type[Exception], Refusal] = {
     TextNotFound: Refusal(404, "text_not_found"),
     ImageMissing: Refusal(404, "image_missing"),
     MapMissing: Refusal(404, "map_missing"),
+    QueryGone: Refusal(404, "query_gone"),
     ProbeMissing: Refusal(409, "no_probe"),
     EncoderMissing: Refusal(409, "no_encoder"),
     TextsMissing: Refusal(409, "no_texts"),

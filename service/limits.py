@@ -12,6 +12,9 @@ MAX_HITS = 1000
 MAX_SEARCHES = 100
 """Searches of one request. Together they ask for at most MAX_HITS hits, as one search may."""
 
+MAX_LISTED = 100
+"""Studies of one page of a list."""
+
 MAX_DRAWN = 1100
 """Studies that one request for a map names, to be drawn in any case: no other request names more."""
 
@@ -59,6 +62,15 @@ class Limits:
 
     queries_a_day: int = 200
     """Different studies and films that one token of the scope `read` may ask about: a reader's day."""
+
+    queries: int = 32
+    """Queries of one token that are kept to be asked about again; one more, and the oldest goes."""
+
+    query_bytes: int = 256 * 1024 * 1024
+    """Of their films, as they were sent: four of the largest requests."""
+
+    all_query_bytes: int = 1024 * 1024 * 1024
+    """Of the films of all tokens, in the memory of one process."""
 
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     """Accepted Host headers. A foreign web page whose name is re-pointed to the loopback is refused."""

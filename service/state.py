@@ -18,6 +18,7 @@ from service.served.concurrency import ConcurrencyLimit
 from service.served.decoding import Decoding
 from service.served.mounted import Mounted, Served
 from service.served.pictures import SmallPictures
+from service.served.queries import Queries
 from service.served.readiness import Readiness
 from service.watch.metrics import Metrics
 
@@ -32,6 +33,7 @@ class State:
     readiness: Readiness
     decoding: Decoding
     small_pictures: SmallPictures
+    queries: Queries
     readings: ConcurrencyLimit
     """Of maps and predictions with dropout."""
     access: AccessControl
@@ -74,6 +76,7 @@ class State:
             readiness or Readiness(metrics.ready),
             decoding or Decoding(limits),
             SmallPictures(),
+            Queries(limits),
             ConcurrencyLimit("maps and predictions with dropout", limits.readings, limits.readings_waiting),
             AccessControl.of(limits, tokens),
             Budget(limits.queries_a_day),

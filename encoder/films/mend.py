@@ -31,5 +31,12 @@ def mended(plane: Plane, mend: str) -> Plane:
 
 
 def mended_layouts(film: Plane) -> dict[str, Layout]:
-    """Return the layout that a film (S, S) would have after each mend."""
-    return {mend: layout_of(mended(film, mend)) for mend in MENDS}
+    """Return the layout that a film (S, S) would have after each mend; black bars beside a film stay black."""
+    filled = film > 0
+    bars = ~(filled.any(axis=1, keepdims=True) & filled.any(axis=0, keepdims=True))
+    layouts = {}
+    for mend, (turns, _) in MENDS.items():
+        square = mended(film, mend)
+        square[np.rot90(bars, -turns)] = 0
+        layouts[mend] = layout_of(square)
+    return layouts

@@ -139,6 +139,13 @@ class StudyAnswer(_Answer):
     )
 
 
+class StudiesAnswer(_Answer):
+    """Some of the stored studies, in the order of their ids."""
+
+    studies: list[StudyAnswer]
+    next: str | None = Field(description="cursor of the next page; null at the end")
+
+
 class CounterpartAnswer(_Answer):
     """The most similar study with, or without, the finding."""
 
@@ -237,9 +244,47 @@ class SearchAnswer(_Answer):
     regions_missing: int = Field(
         0, description="studies that could not be ranked by a region: no such film, or no map of it is kept"
     )
+    summary: str | None = Field(
+        None, description="labels of the hits, counted in words to be pasted; null without hits, or where not asked for"
+    )
     warning: str | None = Field(
         None, description="why results of this encoder and collection are unreliable; else null"
     )
+
+
+class WorkAnswer(_Answer):
+    """Something that is being computed about a query."""
+
+    work: Literal["predict", "explain"]
+    state: Literal["waiting", "running"] = Field(description="waiting for its turn, or running")
+    passes: int = Field(description="of the network, that are done")
+
+
+class MendAnswer(_Answer):
+    """What would set films right."""
+
+    mend: str = Field(description="exchange of both films, turns clockwise, or inversion")
+    view: str | None
+    sentence: str
+
+
+class QueryAnswer(_Answer):
+    """A query that is kept, by the id under which it is asked about again."""
+
+    query: str = Field(validation_alias="id")
+    collection: str
+    study_id: str | None = Field(description="of a stored study; null of films")
+    views: list[str] = Field(description="of the films that are kept")
+    sex: str | None = Field(validation_alias=AliasPath("facts", "sex"), description="as a DICOM header says; else null")
+    age: float | None = Field(validation_alias=AliasPath("facts", "age"), description="years")
+    projection: str | None = Field(validation_alias=AliasPath("facts", "projection"))
+    mends: list[MendAnswer] = Field(description="what `POST /v1/queries/{id}/mend` can do where films look wrong")
+    stored_as: str | None = Field(description="a stored study of the same films; null if none is")
+    patient_known: bool = Field(
+        description="whether the patient, whose stored studies are left out, was told or stands in a header"
+    )
+    kept_s: int = Field(description="seconds that it is kept after it was asked about last")
+    working: list[WorkAnswer] = Field(description="what is being computed about it at the moment")
 
 
 class SearchesAnswer(_Answer):

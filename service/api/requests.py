@@ -28,7 +28,7 @@ from index.table.filters import MAX_CONDITIONS, MAX_VALUES
 from index.table.studies import ID_LENGTH
 from service.context import call
 from service.errors import RequestError
-from service.limits import MAX_HITS, MAX_JSON_VALUES, MAX_SEARCHES
+from service.limits import MAX_HITS, MAX_JSON_VALUES, MAX_LISTED, MAX_SEARCHES
 
 VIEWS = ("frontal", "lateral")
 MULTIPART = "multipart/form-data"
@@ -79,8 +79,11 @@ StudyId = Annotated[str, Field(min_length=1, max_length=ID_LENGTH)]
 Finding = Annotated[str, Field(max_length=512)]
 Text = Annotated[str, Field(max_length=65_535)]
 """Of a study, in a column of the collection's own: every hit answers it whole. Milvus keeps no longer one."""
+OF_QUERY = "id of a query that `POST /v1/queries` answered: its films or its study are asked about, not sent again"
 Number = Annotated[FiniteFloat, Field(strict=True)]
 """Neither a text nor true or false: a vector is never carried by a form."""
+QueryId = Annotated[str, Field(min_length=1, max_length=64)]
+"""Of films or a stored study that were sent to `POST /v1/queries`."""
 EXAMPLE = "patient00001/study1"
 """A study of CheXpert and of the demo, so that the document's examples can be tried."""
 
@@ -143,11 +146,12 @@ class GivenFilms(InCollection):
 
 
 class Search(FilmOptions):
-    """A search by exactly one of: a stored study, a vector, a text, films."""
+    """A search by exactly one of: a stored study, a query that is kept, a vector, a text, films."""
 
     model_config = _example(study_id=EXAMPLE, k=5)
 
     study_id: StudyId | None = None
+    query: QueryId | None = Field(None, description=OF_QUERY)
     embedding: list[Number] | None = Field(None, min_length=1, description="unit vector of the encoder")
     text: str | None = Field(
         None,
@@ -162,9 +166,9 @@ class Search(FilmOptions):
     @model_validator(mode="after")
     def _one_query(self) -> Self:
         films = self.frontal is not None or self.lateral is not None
-        given = [self.study_id is not None, self.embedding is not None, self.text is not None, films]
-        if sum(given) != 1:
-            raise ValueError(f"expected exactly one query (study_id, embedding, text, or films), got {sum(given)}")
+        ways = (self.study_id, self.query, self.embedding, self.text)
+        if (given := sum(way is not None for way in ways) + films) != 1:
+            raise ValueError(f"expected exactly one query (study_id, query, embedding, text, or films), got {given}")
         if self.study_id is not None and self.patient_id is not None:
             raise ValueError(
                 "expected patient_id only with films or an embedding; for a stored study its own patient is used"
@@ -172,10 +176,10 @@ class Search(FilmOptions):
         return self
 
     @classmethod
-    def of_study(cls, study_id: str, options: SearchOptions) -> Self:
-        """Return the search by a stored study, as the options say."""
+    def of(cls, options: SearchOptions, study_id: str | None = None, query: str | None = None) -> Self:
+        """Return the search by a stored study or by a query that is kept, as the options say."""
         given = {name: getattr(options, name) for name in SearchOptions.model_fields}
-        return cls.model_construct(study_id=study_id, **given)
+        return cls.model_construct(study_id=study_id, query=query, **given)
 
 
 class Searches(InCollection):
@@ -228,7 +232,7 @@ class _AboutFilms(InCollection):
     )
 
 
-class _AboutStudy(_AboutFilms):
+class _StudyOrFilms(_AboutFilms):
     """A stored study, or films, of which at least one is there."""
 
     study_id: StudyId | None = None
@@ -237,9 +241,29 @@ class _AboutStudy(_AboutFilms):
 
     @model_validator(mode="after")
     def _one_query(self) -> Self:
-        if (self.study_id is not None) == (self.frontal is not None or self.lateral is not None):
-            raise ValueError("expected either study_id, or frontal and/or lateral")
+        films = self.frontal is not None or self.lateral is not None
+        ways = (self.study_id, getattr(self, "query", None))
+        if sum(way is not None for way in ways) + films != 1:
+            raise ValueError("expected either study_id, or query, or frontal and/or lateral")
         return self
+
+
+class _AboutStudy(_StudyOrFilms):
+    """A stored study, a query that is kept, or films."""
+
+    query: QueryId | None = Field(None, description=OF_QUERY)
+
+
+class QueryOptions(_AboutFilms):
+    """What is said of films that are to be kept."""
+
+    sort: bool = Field(False, description="whether films change places where their DICOM headers say the other view")
+
+
+class NewQuery(QueryOptions, _StudyOrFilms):
+    """A stored study or films that are to be asked about, by an id."""
+
+    model_config = _example(study_id=EXAMPLE)
 
 
 class PlaceOptions(_AboutFilms):
@@ -314,6 +338,36 @@ class StudyPath(BaseModel):
     study_id: StudyId = Field(json_schema_extra={"example": EXAMPLE})
 
 
+class StudiesQuery(InCollection):
+    """Which stored studies are listed."""
+
+    prefix: str = Field(
+        "",
+        max_length=ID_LENGTH,
+        description="what the id, the patient's id or a text in a column begins with; or the name of a finding that is "
+        "present",
+    )
+    cursor: str = Field("", max_length=ID_LENGTH, description="the answer's `next`, to go on behind it")
+    limit: int = Field(20, ge=1, le=MAX_LISTED)
+
+
+class QueryPath(BaseModel):
+    """A query that is kept."""
+
+    query_id: QueryId
+
+
+class MendRequest(_Request):
+    """What sets the films of a query right, as its answer names it in `mends`."""
+
+    model_config = _example(mend="invert", view="frontal")
+
+    mend: Literal[
+        "exchange", "turn90", "turn180", "turn270", "invert", "invert-turn90", "invert-turn180", "invert-turn270"
+    ]
+    view: Literal["frontal", "lateral"] | None = Field(None, description="of the film; not of an exchange")
+
+
 class ImageQuery(InCollection):
     """Which film of a study."""
 
@@ -328,6 +382,14 @@ class FilmQuery(ImageQuery):
         description="own: the stored values, without loss and in their own 8 or 16 bits, with presets and spacing "
         "of the header as deflated JSON in a chunk viEw of the PNG",
     )
+
+
+class QueryImage(_Request):
+    """Which film of a query, at which depth, and how large."""
+
+    view: Literal["frontal", "lateral"] = "frontal"
+    depth: Literal["8", "own"] = Field("8", description="as of a stored study's film")
+    small: bool = Field(False, description="whether to get a JPEG of at most 640 pixels a side in place of a PNG")
 
 
 class InMemory(Request):
@@ -364,7 +426,7 @@ def parse_query(request: Request, form: type[BaseModel], whole: type[Model]) -> 
     if request.mimetype != MULTIPART:
         return _of_one_patient(_parse(whole, _json_object(request)))
     fields = _fields(request)
-    films = {} if "study_id" in fields else _films(request)
+    films = {} if {"study_id", "query"}.intersection(fields) else _films(request)
     if not films:
         return _parse(whole, fields)
     return _of_one_patient(whole.model_construct(**_parse(form, fields).model_dump(), **films))

@@ -23,6 +23,7 @@ from service.errors import MapMissing
 from service.guard import disclosure
 from service.limits import MAX_DRAWN
 from service.served.mounted import MountedCollection, current
+from service.served.queries import recalled
 
 MAX_POINTS = 20_000
 """Points of one answer: what a browser still draws at once, in about a megabyte."""
@@ -71,11 +72,13 @@ def collection_map(query: MapQuery) -> dict[str, Any]:
 )
 def locate() -> dict[str, Any]:
     """Where films, or a stored study that was added since, stand on the collection's map"""
-    asked = parse_query(request, PlaceOptions, Place)
+    asked, kept = recalled(parse_query(request, PlaceOptions, Place))
     collection = current(asked.collection)
     drawn = _map_of(collection)
     if asked.study_id is not None:
         vector = collection.retriever.embedding(asked.study_id)
+    elif kept is not None:
+        _, vector = kept.look(collection)
     else:
         vector = collection.embed(asked.frontal, asked.lateral)
     x, y = map(disclosure.coordinate, drawn.plane.project(vector[None])[0].tolist())

@@ -3,41 +3,61 @@
 The page is rendered here, whole, with a refusal as a sentence; its scripts add what needs a mouse, and ask the API.
 """
 
+import json
+from contextlib import suppress
 from functools import cache, partial
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from flask import Blueprint, Response, current_app, render_template, request, url_for
+from flask import Blueprint, Response, current_app, jsonify, redirect, render_template, request, url_for
 from flask_openapi3 import APIBlueprint
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from pydantic import Field
+from pydantic import Field, model_validator
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from encoder.errors import EncoderError
-from index.errors import CollectionError
+from index.errors import BeyondBackend, CollectionError
 from index.table.studies import Study
+from service.api.answers import SearchAnswer
+from service.api.csv import as_csv
 from service.api.openapi import SERVICE, content, film_body, refusals, with_scopes
 from service.api.openapi import pages as as_pages
 from service.api.page_filters import PageFilters
 from service.api.requests import (
+    VIEWS,
     FilmOptions,
     ImageQuery,
     InCollection,
+    QueryId,
     Search,
     SearchOptions,
     StudyId,
     StudyPath,
     parse_search,
 )
-from service.errors import CollectionNotFound, EncoderMissing, RequestError, refusal_of
-from service.guard.access import locked, require, scopes
-from service.guard.disclosure import SIMILARITY_DECIMALS, exact
+from service.errors import CollectionNotFound, EncoderMissing, QueryGone, RequestError, refusal_of
+from service.guard.access import locked, scopes
+from service.guard.disclosure import SIMILARITY_DECIMALS, exact, rounded
 from service.served.mounted import MountedCollection, current, mounted
-from service.served.pictures import data_url, film_path, thumbnail_response
+from service.served.pictures import film_path, thumbnail_response
+from service.served.queries import keep_query, recalled
 from service.viewer import viewer_url
 
+REFUSED = (
+    EncoderError,
+    EncoderMissing,
+    CollectionError,
+    CollectionNotFound,
+    QueryGone,
+    RequestError,
+    HTTPException,
+)
+"""What the page says in words, beside what it shows in any case."""
 PAGE_HITS = 12
+EXAMPLES = 4
+"""Studies that the empty page offers."""
 COUNTS = (12, 24, 48, 96)
 
 api = APIBlueprint("pages", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 404, 500))
@@ -50,19 +70,27 @@ swagger = Blueprint(
 
 
 class PageQuery(SearchOptions, PageFilters):
-    """A stored study whose similar cases the page shows, and what is open there; without one, the empty page."""
+    """A stored study, or films, whose similar cases the page shows, and what is open there; without, the empty page."""
 
     study: StudyId | None = None
+    query: QueryId | None = Field(None, description="films that were sent before, in the place of a study")
     k: int = Field(PAGE_HITS, ge=1, le=100)
     one_a_patient: bool = Field(True, description="the most similar study of each patient only")
     hit: StudyId | None = Field(None, description="the study that is compared with the query")
     view: Literal["frontal", "lateral", "both"] | None = Field(None, description="which films are compared")
     why: str | None = Field(None, max_length=200, description="the heat map over them: 'similar', or a finding")
 
-    def options(self) -> SearchOptions:
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        if self.study is not None and self.query is not None:
+            raise ValueError("expected a study or a query, got both")
+        return self
+
+    def search(self) -> Search:
         """Return the search that the page's words mean."""
         group_by: Literal["patient"] | None = "patient" if self.one_a_patient else None
-        return self.model_copy(update={"filter": self.narrowed(self.filter), "group_by": group_by})
+        options = self.model_copy(update={"filter": self.narrowed(self.filter), "group_by": group_by})
+        return Search.of(options, self.study, self.query)
 
 
 class FilmsQuery(InCollection, PageFilters):
@@ -71,40 +99,66 @@ class FilmsQuery(InCollection, PageFilters):
 
 @api.get("/", responses={200: content("text/html"), **as_pages(400, 404, 429)})
 def page(query: PageQuery) -> tuple[str, int]:
-    """The page: similar cases of a stored study, or a form for films"""
+    """The page: similar cases of a stored study, or of films that were sent, or a form for films"""
     shown: dict[str, Any] = {"asked": query.study, "filters": query, "k": query.k, "each": not query.one_a_patient}
     try:
-        collection = shown["collection"] = current(query.collection)
-        if query.study is not None:
-            shown["study"] = collection.retriever.study(query.study)
+        shown["collection"] = current(query.collection)
+        search, kept = recalled(query.search())
+        collection = shown["collection"] = current(search.collection)
+        if search.study_id is not None:
+            shown["asked"] = search.study_id
+            shown["study"] = collection.retriever.study(search.study_id)
             shown["films"] = _stored(shown["study"], _spoken(collection))
-            shown["answer"] = collection.answer(Search.of_study(query.study, query.options()))
-    except (CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
+        elif query.query is not None:
+            shown |= {"query": query.query, "kept": kept, "films": _sent(query.query, search)}
+        if "films" in shown:
+            shown["answer"] = collection.answer(search, kept.look if kept else None)
+    except REFUSED as error:
         shown["refused"] = error
     return _render(**shown)
 
 
 @api.post(
     "/",
-    responses={200: content("text/html"), **as_pages(400, 404, 409, 413, 415, 422, 429, 503)},
+    responses={
+        303: {"description": "the films are kept: the page with their similar cases"},
+        **as_pages(400, 404, 409, 413, 415, 422, 429, 503),
+    },
     openapi_extensions=film_body(FilmOptions),
 )
-def page_of_films(query: FilmsQuery) -> tuple[str, int]:
-    """The page with the similar cases of one or two films"""
+def page_of_films(query: FilmsQuery) -> tuple[str, int] | BaseResponse:
+    """Keep one or two films, and go on to the page with their similar cases"""
     shown: dict[str, Any] = {"filters": query}
     try:
         shown["collection"] = current(query.collection)
         search = parse_search(request)
-        if search.embedding is not None:
-            require("vectors")
-        collection = shown["collection"] = current(search.collection or query.collection)
         shown |= {"k": search.k, "each": search.group_by is None}
-        search = search.model_copy(update={"filter": query.narrowed(search.filter)})
-        shown["answer"] = collection.answer(search)
-        shown["films"] = _uploaded(search)
-    except (EncoderError, EncoderMissing, CollectionError, CollectionNotFound, RequestError, HTTPException) as error:
+        search = search.model_copy(update={"collection": search.collection or query.collection})
+        shown["collection"] = current(search.collection)
+        if search.study_id is None and search.frontal is None and search.lateral is None:
+            raise RequestError("expected films; vectors, texts and kept queries are for POST /v1/search")
+        return redirect(url_for("pages.page", query=keep_query(search).id, **_words_of(search, query)), 303)
+    except REFUSED as error:
         shown["refused"] = error
     return _render(**shown)
+
+
+class HitsQuery(PageQuery):
+    """What the page shows, and in which form its hits are taken along."""
+
+    form: Literal["csv", "json"] = Field("csv", description="a table, or the answer of POST /v1/search")
+
+
+@api.get("/hits", responses={200: content("text/csv", "application/json"), **refusals(409, 415, 422, 429, 503)})
+def hits(query: HitsQuery) -> Response:
+    """The hits of the page's address as a file: a table that no spreadsheet takes for formulas, or JSON"""
+    search, kept = recalled(query.search())
+    if search.study_id is None and kept is None:
+        raise RequestError("expected a study or a query whose hits are wanted, got neither")
+    answer = rounded(SearchAnswer.of(current(search.collection).answer(search, kept.look if kept else None)))
+    response = jsonify(answer) if query.form == "json" else Response(as_csv(answer["hits"]), mimetype="text/csv")
+    response.headers["Content-Disposition"] = f'attachment; filename="similar-cases.{query.form}"'
+    return response
 
 
 @api.get("/film/<path:study_id>", responses={200: content("image/jpeg"), **refusals(415, 422, 429)})
@@ -144,10 +198,21 @@ def _guide() -> Markup:
     return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
 
 
-def _uploaded(search: Search) -> list[dict[str, str]]:
-    given = {"frontal": search.frontal, "lateral": search.lateral}
-    films = {view: data_url(film, view) for view, film in given.items() if film is not None}
-    return [{"view": view, "small": src, "whole": ""} for view, src in films.items()]
+def _words_of(search: Search, filters: PageFilters) -> dict[str, Any]:
+    """Return what a search and the filters beside it are as words of the page's address; what is usual is left out."""
+    fields = {"k", "collection", "exclude_same_patient", "min_similarity", "exact"}
+    words = search.model_dump(include=fields, exclude_defaults=True) | filters.words()
+    where = {"filter": json.dumps(search.filter)} if search.filter else {}
+    return words | where | ({"one_a_patient": "false"} if search.group_by is None else {}) | {"k": search.k}
+
+
+def _sent(name: str, search: Search) -> list[dict[str, str]]:
+    address = partial(url_for, "queries.image", query_id=name)
+    return [
+        {"view": view, "small": address(view=view, small="true"), "whole": address(view=view)}
+        for view in VIEWS
+        if getattr(search, view) is not None
+    ]
 
 
 def _spoken(collection: MountedCollection) -> str | None:
@@ -165,25 +230,48 @@ def _stored(study: Study, name: str | None) -> list[dict[str, str]]:
     ]
 
 
+def _examples(collection: MountedCollection) -> list[Study]:
+    """Return a few studies to begin with, of as many findings; none where the collection cannot be listed."""
+    found: dict[str, Study] = {}
+    with suppress(BeyondBackend):
+        for finding in [*collection.choices.findings[:EXAMPLES], ""]:
+            if len(found) < EXAMPLES:
+                studies = collection.retriever.now().listed(finding, [finding] if finding else [], limit=EXAMPLES)
+                found |= {study.study_id: study for study in studies[: 1 if finding else EXAMPLES] if study.views}
+    return list(found.values())[:EXAMPLES]
+
+
+def _named(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return the query that a page shows as a word of an address."""
+    if shown.get("query"):
+        return {"query": shown["query"]}
+    return {"study": shown["asked"]} if shown.get("asked") else {}
+
+
 def _render(
     collection: MountedCollection | None = None, refused: Exception | None = None, **shown: Any
 ) -> tuple[str, int]:
     collection = collection or current()
     name = _spoken(collection)
-    status, _, message = refusal_of(refused) if refused else (200, "", "")
+    status, code, message = refusal_of(refused) if refused else (200, "", "")
     filters: PageFilters = shown["filters"]
     given: dict[str, Any] = {"k": PAGE_HITS, "each": False} | shown
+    named = _named(given)
     carried = filters.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
     carried |= {"collection": name} if name else {}
+    carried |= {"one_a_patient": "false"} if given["each"] else {}
     html = render_template(
         "page.html",
         rows=len(collection.retriever),
         fingerprint=collection.retriever.fingerprint,
         choices=collection.retriever.choices,
         counts=sorted({*COUNTS, given["k"]}),
-        carried=carried | ({"one_a_patient": "false"} if given["each"] else {}),
+        carried=carried,
         films_of=partial(_stored, name=name),
+        here=named | carried,
         viewer_url=viewer_url,
+        examples=[] if named or message else _examples(collection),
+        pictured=collection.image_root is not None,
         mapped=collection.map is not None,
         embeds=collection.embeds,
         explains=collection.explains,
@@ -191,6 +279,7 @@ def _render(
         collection=name,
         collections=mounted().names,
         decimals=3 if exact() else SIMILARITY_DECIMALS,
+        code=code,
         message=message,
         **given,
     )

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from flask import request
 from flask_openapi3 import APIBlueprint
 
+from encoder.maps.passes import PASS
 from index.search.answer import Subject
 from service.api.answers import ExplainAnswer, PredictAnswer
 from service.api.openapi import SEARCH, film_body, refusals
@@ -17,6 +18,7 @@ from service.guard import disclosure
 from service.served.disconnect import disconnect_check
 from service.served.mounted import MountedCollection, current
 from service.served.pictures import film_path, read_film
+from service.served.queries import KeptQuery, Work, recalled
 from service.state import state
 from service.watch.metrics import stage
 
@@ -28,7 +30,7 @@ api = APIBlueprint(
 @api.post("/v1/predict", responses={200: PredictAnswer}, openapi_extensions=film_body(PredictOptions, Predict))
 def predict() -> dict[str, Any]:
     """Probability and call of each finding, the neighbours' vote, and whether the films are familiar"""
-    asked = parse_query(request, PredictOptions, Predict)
+    asked, kept = recalled(parse_query(request, PredictOptions, Predict))
     disclosure.require_hits(asked.k)
     collection = current(asked.collection)
     if asked.finding is not None and asked.finding not in collection.columns:
@@ -39,8 +41,8 @@ def predict() -> dict[str, Any]:
     heavy = asked.tta or asked.map or bool(asked.dropout_passes)
     if heavy:
         reader.require_network()
-    with _turn("predict") if heavy else nullcontext():
-        query = query_of(collection, asked, films=heavy)
+    with _turn("predict", kept) if heavy else nullcontext():
+        query = query_of(collection, asked, kept, films=heavy)
         reading = reader.predict(
             query, k=asked.k, tta=asked.tta, passes=asked.dropout_passes, finding=asked.finding, mapped=asked.map
         )
@@ -53,7 +55,7 @@ def predict() -> dict[str, Any]:
 @api.post("/v1/explain", responses={200: ExplainAnswer}, openapi_extensions=film_body(ExplainOptions, Explain))
 def explain() -> dict[str, Any]:
     """Heat maps of what speaks for a finding, or of what makes the films similar to a stored study"""
-    asked = parse_query(request, ExplainOptions, Explain)
+    asked, kept = recalled(parse_query(request, ExplainOptions, Explain))
     collection = current(asked.collection)
     reader = _reader(collection)
     reader.require_network()
@@ -63,8 +65,8 @@ def explain() -> dict[str, Any]:
             known = ", ".join(reader.probe.findings)
             raise RequestError(f"finding: expected one of the probe ({known}), got {asked.finding!r}")
     options = {"method": asked.method, "stage": asked.stage, "trust": asked.trust}
-    with _turn("explain"):
-        query = query_of(collection, asked, films=True)
+    with _turn("explain", kept):
+        query = query_of(collection, asked, kept, films=True)
         hit = stored_query(collection, asked.hit, films=True) if asked.hit is not None else None
         explained = reader.explain(query, hit, finding=asked.finding, **options)
     explained |= {"finding": asked.finding, "hit": asked.hit, "warning": collection.warning}
@@ -73,30 +75,39 @@ def explain() -> dict[str, Any]:
 
 
 @contextmanager
-def _turn(work: str) -> Iterator[None]:
+def _turn(name: str, kept: KeptQuery | None) -> Iterator[None]:
     """Wait for a turn at work that keeps every core busy, few at a time, so that searches are answered meanwhile.
 
-    The work is timed as that stage, without the wait.
+    The work is timed as that stage, without the wait, and shown at the query that is kept. It is given up between two
+    passes of the network where the client has gone.
+
+    Raises:
+        Busy: too many wait. ClientGone.
     """
-    gone = disconnect_check()
-    with state().readings:
+    gone, work = disconnect_check(), Work(name)
+
+    def next_pass() -> None:
         if gone():
             raise ClientGone
-        with stage(work):
-            yield
+        work.passes += 1
+
+    with nullcontext() if kept is None else kept.at(work), state().readings:
+        if gone():
+            raise ClientGone
+        work.state = "running"
+        before = PASS.set(next_pass)
+        try:
+            with stage(name):
+                yield
+        finally:
+            PASS.reset(before)
 
 
-class Question(Protocol):
-    """The fields by which both requests name a study."""
-
-    study_id: str | None
-    frontal: bytes | None
-    lateral: bytes | None
-    patient_id: str | None
-
-
-def query_of(collection: MountedCollection, asked: Question, *, films: bool) -> Any:
+def query_of(collection: MountedCollection, asked: Predict | Explain, kept: KeptQuery | None, *, films: bool) -> Any:
     """Return the study that is asked about, with its films where they are needed.
+
+    Args:
+        kept: of which its films are, where they are kept and may have been looked at before.
 
     Raises:
         StudyNotFound: no such study. ImageMissing: a film of it is not to be had. TooManyRequests: it is a query more
@@ -107,7 +118,10 @@ def query_of(collection: MountedCollection, asked: Question, *, films: bool) -> 
     if asked.study_id is None:
         disclosure.count(asked.frontal, asked.lateral)
         sources = {view: film for view in ("frontal", "lateral") if (film := getattr(asked, view)) is not None}
-        return GivenStudy(sources, Subject(patient_id=asked.patient_id, views=tuple(sources)))
+        subject = Subject(patient_id=asked.patient_id, views=tuple(sources))
+        if kept is not None:
+            subject = replace(subject, sex=kept.facts.sex, age=kept.facts.age, projection=kept.facts.projection)
+        return GivenStudy(sources, subject, look=None if kept is None else kept.look(collection)[0])
     disclosure.count(collection.name, collection.retriever.study(asked.study_id).study_id)
     return stored_query(collection, asked.study_id, films=films)
 

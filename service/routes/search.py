@@ -24,6 +24,7 @@ from service.errors import TABLE, ClientGone, error_body, refusal_of
 from service.guard.access import require, require_rate
 from service.guard.disclosure import rounded
 from service.served.mounted import MountedCollection, current
+from service.served.queries import recalled
 
 api = APIBlueprint(
     "search", __name__, abp_tags=[SEARCH], abp_responses=refusals(400, 409, 413, 415, 422, 429, 500, 503)
@@ -41,7 +42,10 @@ def search() -> dict[str, Any]:
     asked = parse_search(request)
     if asked.embedding is not None:
         require("vectors")  # enough similarities to chosen vectors would tell a stored one
-    answered: dict[str, Any] = rounded(SearchAnswer.of(current(asked.collection).answer(asked)))
+    asked, kept = recalled(asked)
+    answered: dict[str, Any] = rounded(
+        SearchAnswer.of(current(asked.collection).answer(asked, kept.look if kept else None))
+    )
     return answered
 
 
@@ -62,7 +66,8 @@ def _answer_or_refusal(collection: MountedCollection, asked: Search) -> Answer |
     """Return an answer, or the body of what refuses this one search; what fails of the service itself is raised."""
     try:
         require_one_patient(asked.frontal, asked.lateral, read_header)
-        return collection.answer(asked)
+        asked, kept = recalled(asked, collection.name)
+        return collection.answer(asked, kept.look if kept else None)
     except _REFUSALS as error:
         status, code, message = refusal_of(error)
         if status >= 500 or isinstance(error, ClientGone):

@@ -17,7 +17,7 @@ from index.export.reliability import require_reading
 from index.living.additions import VIEWS, Addition, joined
 from index.storage.places import Place
 from index.table.studies import FINDINGS, ID_ENDINGS, Study
-from service.api.answers import SearchAnswer, StudyAnswer
+from service.api.answers import SearchAnswer, StudiesAnswer, StudyAnswer
 from service.api.openapi import STUDIES, content, film_body, refusals
 from service.api.requests import (
     AddStudy,
@@ -25,6 +25,7 @@ from service.api.requests import (
     InCollection,
     Search,
     SearchOptions,
+    StudiesQuery,
     StudyOptions,
     StudyPath,
     parse_addition,
@@ -43,6 +44,17 @@ class StudyIdOfPath(PathConverter):
     """A study id with its slashes, and with no ending that a study id never has."""
 
     regex = "[^/].*?" + "".join(f"(?<!{ending})" for ending in ID_ENDINGS)
+
+
+@api.get("/v1/studies", responses={200: StudiesAnswer, **refusals(422)})
+def studies(query: StudiesQuery) -> dict[str, Any]:
+    """The stored studies, page by page; those that begin with what is typed, where something is"""
+    collection = current(query.collection)
+    page = collection.retriever.now().listed(
+        query.prefix, collection.columns, after=query.cursor, limit=query.limit + 1
+    )
+    shown, more = page[: query.limit], len(page) > query.limit
+    return StudiesAnswer.of({"studies": shown, "next": shown[-1].study_id if more else None})
 
 
 @api.get("/v1/studies/<path:study_id>", responses={200: StudyAnswer})
@@ -65,7 +77,7 @@ def image(path: StudyPath, query: FilmQuery) -> Response:
 @api.get("/v1/studies/<path:study_id>/similar", responses={200: SearchAnswer})
 def similar(path: StudyPath, query: SearchOptions) -> dict[str, Any]:
     """Similar cases of a stored study, without those of its own patient unless asked for"""
-    search = Search.of_study(path.study_id, query)
+    search = Search.of(query, path.study_id)
     answered: dict[str, Any] = rounded(SearchAnswer.of(current(query.collection).answer(search)))
     return answered
 

@@ -16,6 +16,7 @@ from encoder.embedder import Embedder
 from encoder.films.dicom import reading_notices
 from encoder.films.dicom_elements import read_header
 from encoder.films.layout import Layout, study_layouts
+from encoder.films.mend import MENDS, mended_layouts
 from encoder.films.study import StudyFilms
 from encoder.films.variants import PLAIN, TEST_TIME
 from encoder.findings.predict import Options, Prediction, Predictor, predict_embedding
@@ -24,6 +25,7 @@ from encoder.maps.explain import VIEWS, Explainer, Explanation, OpenStudy
 from encoder.maps.overlay import as_png
 from encoder.maps.region_maps import read_region
 from index.built.regions import Region
+from index.importing.pairing import SWAPPED
 from index.search.answer import Query, Subject
 from index.search.contrast import Contrast, contrast
 from index.search.familiarity import FamiliarityGate, paired
@@ -44,15 +46,6 @@ Sources = Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
-class GivenStudy:
-    """One study that is asked about: its films, and its vector where it is stored."""
-
-    sources: Sources
-    subject: Subject
-    stored: npt.NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
 class Look:
     """A study as it was read: its vector, and the layout of each of its films."""
 
@@ -62,6 +55,29 @@ class Look:
     """None of a stored study, whose films are not read."""
     notices: Sequence[str] = ()
     """What a reader should know of the films: two of one view, one in the other's place, one read with a note, ..."""
+    mends: Sequence["Mend"] = ()
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What would set films right."""
+
+    mend: str
+    """exchange, or one of `encoder.films.mend.MENDS`."""
+    view: str | None
+    """Of the film; None of both."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class GivenStudy:
+    """One study that is asked about: its films, and its vector where it is stored."""
+
+    sources: Sources
+    subject: Subject
+    stored: npt.NDArray[np.float32] | None = None
+    look: Look | None = None
+    """At the films, where they were looked at before."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,18 @@ class Reader:
             return Look(self._embeds.embed_study(frontal, lateral), (), self._notices(given, ()))
         films, vector = self._network.batches.read_and_embed(frontal, lateral)
         layouts = study_layouts(films)
-        return Look(vector, layouts, self._notices(given, layouts))
+        notices = self._notices(given, layouts)
+        mends = [Mend("exchange", None, notice) for notice in notices if notice == SWAPPED]
+        for view, layout in zip(given, layouts, strict=True):
+            mend = self.gate.best_mend(layout, mended_layouts(getattr(films, view)))
+            mends += [Mend(mend, view, _sentence(view, mend))] if mend is not None else []
+        return Look(vector, layouts, [*notices, *(mend.sentence for mend in mends if mend.view)], mends)
+
+    def layouts(self, frontal: bytes | None, lateral: bytes | None) -> Sequence[Layout]:
+        """Return the layout of each film of a study, the frontal first. Raises ImageError, EncoderMissing."""
+        network = self.require_network()
+        with network.batches.films.slot():
+            return study_layouts(network.embedder.read_films(frontal, lateral))
 
     def on_film(self, region: Region, film: bytes) -> Region:
         """Return a region on a film, with the film's feature map. Raises ImageError, EncoderMissing, Busy."""
@@ -207,6 +234,8 @@ class Reader:
     def _look(self, query: GivenStudy) -> Look:
         if query.stored is not None:
             return Look(query.stored)
+        if query.look is not None:
+            return query.look
         return self.look(query.sources.get("frontal"), query.sources.get("lateral"))
 
     def _predicted(self, query: GivenStudy, vector: npt.NDArray[np.float32], options: Options) -> Sequence[Prediction]:
@@ -221,6 +250,12 @@ class Reader:
                 query.sources.get("frontal"), query.sources.get("lateral"), projection=query.subject.projection
             )
         return predictor.predict(films, options)
+
+
+def _sentence(view: str, mend: str) -> str:
+    turns, inverted = MENDS[mend]
+    faults = [*(["be turned"] if turns else []), *(["be a negative"] if inverted else [])]
+    return f"The {view} film seems to {' and to '.join(faults)}, beside this collection's films."
 
 
 def _contrasted(collection: Searchable, query: Query, finding: str) -> Contrast:

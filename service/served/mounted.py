@@ -4,6 +4,7 @@ A request looks it up once and keeps it, so that another may take its place mean
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from index.living.additions import Writable
 from index.search.answer import Answer, Query, Subject
 from index.search.familiarity import Familiarity
 from index.search.searchable import Choices, Searchable
+from index.search.summary import summary_of
 from index.search.texts import UNTESTED, Texts
 from index.table.filters import require_filter
 from service.api.answers import shown_columns
@@ -30,6 +32,8 @@ from service.served.embedder import Embedder, NoEmbedder
 from service.served.remote import RemoteEmbedder
 from service.watch.metrics import stage
 
+Looked = tuple[Any, npt.NDArray[np.float32]]
+"""A `service.served.film_reader.Look` at films, where they are read here, and the vector (D,)."""
 SHOWN_TEXTS = 1000
 """Texts that are named."""
 
@@ -131,8 +135,22 @@ class MountedCollection:
         known = () if projection is None else (projection,)
         return self.embedder.embed_study(frontal, lateral, *known)
 
-    def answer(self, search: Search) -> Answer:
+    def look(self, frontal: bytes | None, lateral: bytes | None) -> Looked:
+        """Return what the encoder makes of films.
+
+        Raises:
+            ImageError, Busy, ClientGone, EncoderMissing.
+        """
+        if self.reader is None:
+            return None, self.embed(frontal, lateral)
+        look = self.reader.look(frontal, lateral)
+        return look, look.vector
+
+    def answer(self, search: Search, look: Callable[["MountedCollection"], Looked] | None = None) -> Answer:
         """Return the studies most similar to a stored one, to a vector or to films, and what is said beside them.
+
+        Args:
+            look: looks at the search's films for a collection, where they are kept and may have been looked at before.
 
         Raises:
             FilterError: of a column that answers do not show, too. StudyNotFound, ImageError, VectorsError.
@@ -142,19 +160,19 @@ class MountedCollection:
         disclosure.require_hits(search.k)
         if search.filter:
             require_filter(search.filter, self.retriever.schema, self.columns)
-        look, vector = None, None
+        seen, vector = None, None
         region = None if search.region is None else Region.parse(search.region, search.region_view)
         part = () if search.region is None else (search.region,)
         if search.study_id is None:
             region = region and self._on_film(region, search)
-            look, vector = self._looked_at(search)
+            seen, vector = self._looked_at(search) if look is None else look(self)
         here = self.retriever.now()  # after the films are read, which takes longest
         if search.study_id is not None:
             study, vector = here.stored(search.study_id)
             disclosure.count(self.name, study.study_id, *part)
             subject = Subject(study.patient_id, study.study_id)
         else:
-            disclosure.count(search.frontal, search.lateral, search.text, *part)
+            disclosure.count(search.frontal, search.lateral, *filter(None, [search.text]), *part)
             subject = Subject(patient_id=search.patient_id)
         query = Query(
             vector,
@@ -171,30 +189,28 @@ class MountedCollection:
             answered = here.answer(query)
         answer = disclosure.disclosed(answered, search.min_similarity)
         if self.reader is not None and search.text is None:  # no text is as similar to films as films are to each other
-            answer = answer.judged(self.reader.gate, query, look.layouts if look else ())
-            if look is not None:
+            answer = answer.judged(self.reader.gate, query, seen.layouts if seen else ())
+            if seen is not None:
                 self.count_familiarity(answer.familiarity)
-        notices = tuple(look.notices) if look else ()
+        notices = tuple(seen.notices) if seen else ()
         took_ms = round(1000 * (time.perf_counter() - started), 2)
         untested = UNTESTED if search.text is not None else None
         warning = " ".join(filter(None, (untested, self.warning))) or None
-        return replace(answer, film_notices=notices, warning=warning, took_ms=took_ms)
+        summary = summary_of(answer.hits, query)
+        return replace(answer, film_notices=notices, summary=summary, warning=warning, took_ms=took_ms)
 
     def count_familiarity(self, familiarity: Familiarity | None) -> None:
         """Count how familiar films that were asked about are, for who watches whether films have changed."""
         if familiarity is not None and has_app_context():
             running.metrics.asked_about(self.name, familiarity.percentile)
 
-    def _looked_at(self, search: Search) -> tuple[Any, npt.NDArray[np.float32]]:
-        """Return a `service.served.film_reader.Look` at the films, where they are read here, and their vector."""
+    def _looked_at(self, search: Search) -> Looked:
+        """Return a look at what is searched by, where it is films, and its vector."""
         if search.embedding is not None:
             return None, np.asarray(search.embedding, dtype=np.float32)
         if search.text is not None:
             return None, self._vector_of_text(search.text)
-        if self.reader is None:
-            return None, self.embed(search.frontal, search.lateral)
-        look = self.reader.look(search.frontal, search.lateral)
-        return look, look.vector
+        return self.look(search.frontal, search.lateral)
 
     def _on_film(self, region: Region, search: Search) -> Region:
         """Return a region on the film sent. Raises RegionError: that was not. EncoderMissing, ImageError, Busy."""

@@ -4,7 +4,6 @@ No path outside the image root is ever opened, and no path leaves in a message. 
 reads it, in the sizes that the page wants.
 """
 
-import base64
 import threading
 from collections.abc import Hashable
 from contextlib import suppress
@@ -28,8 +27,6 @@ from service.served.decoding import decoding
 
 SMALL_SIDE = 640
 """Long side in pixels: sharp in a card on a 4K screen, some tens of kilobytes."""
-LARGE_SIDE = 2048
-"""Of an uploaded film on its way back: enough to read it at the height of a 4K screen."""
 _QUALITY = 88
 KEPT_BYTES = 1 << 26
 """Of small pictures, in memory: about a thousand."""
@@ -105,18 +102,15 @@ def thumbnail_response(path: Path, view: str) -> Response:
     """Return a film as a small grey JPEG. Raises ImageError, Busy."""
     kept, key = _small_pictures(), _key_of(path)
     if (picture := kept.get(key)) is None:
-        with decoding().picture():
-            film = _read(read_film(path, view), view, SMALL_SIDE)
-            picture = _as_jpeg(_within(film, SMALL_SIDE))
+        picture = small_jpeg(read_film(path, view), view)
         kept.keep(key, picture)
     return picture_response(picture, "image/jpeg")
 
 
-def data_url(film: bytes, view: str) -> str:
-    """Return an uploaded film as the encoder reads it, as the data: URL of a PNG. Raises ImageError, Busy."""
+def small_jpeg(film: bytes, view: str) -> bytes:
+    """Return a film as a small grey JPEG. Raises ImageError, Busy."""
     with decoding().picture():
-        picture = as_png(_within(_read(film, view, LARGE_SIDE), LARGE_SIDE))
-    return "data:image/png;base64," + base64.b64encode(picture).decode()
+        return _as_jpeg(_within(_read(film, view, SMALL_SIDE), SMALL_SIDE))
 
 
 def picture_response(picture: bytes, mimetype: str) -> Response:

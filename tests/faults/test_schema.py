@@ -17,6 +17,11 @@ from service_world import build_client
 from encoder.embedder import Embedder
 from scripts.benches.clients import Server
 
+KEPT = [
+    (f"/v1/queries/{{query_id}}{rest}", method)
+    for rest, method in (("", "get"), ("", "delete"), ("/image", "get"), ("/mend", "post"))
+]
+"""The operations of a query that is kept."""
 SHORT, LONG = 2, 200
 """Examples an operation, beside those that cover the bounds of every parameter."""
 CONFIG = """
@@ -34,7 +39,19 @@ def described(server: Server, root: Path) -> dict[str, Any]:
     for path, example in (("/v1/embeddings", {"frontal": film}), ("/v1/studies", {"frontal": film, "study": study})):
         [schema] = [form["schema"] for kind, form in body_of(document, path).items() if kind == "application/json"]
         schema["example"] = example
+    for path, method in KEPT:
+        [named] = [one for one in document["paths"][path][method]["parameters"] if one["in"] == "path"]
+        named["example"] = kept(server, film)  # one for each, for one of them is deleted
+    [study] = [one for one in document["paths"]["/hits"]["get"]["parameters"] if one["name"] == "study"]
+    study["example"] = "patient00001/study1"
     return document
+
+
+def kept(server: Server, film: str) -> str:
+    """Return the id of a film that is kept."""
+    body, headers = json.dumps({"frontal": film}).encode(), {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{server.url}/v1/queries", body, headers)) as answer:
+        return str(json.load(answer)["query"])
 
 
 def body_of(document: dict[str, Any], path: str) -> dict[str, Any]:

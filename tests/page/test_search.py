@@ -30,7 +30,7 @@ def test_two_films_are_chosen_sent_and_answered_with_hits(reader: Reader) -> Non
     assert reader.wait("document.querySelector('.hit img').naturalWidth") > 100
 
 
-EMPTY = "drop or choose a film"
+EMPTY = "drop, paste or choose a film"
 
 
 def drop(reader: Reader, place: str, *names: str) -> bool:
@@ -287,6 +287,47 @@ def test_a_photograph_of_something_else_is_called_unfamiliar(reader: Reader, tmp
     reader.click("#films > button")
 
     assert reader.text("#unfamiliar").startswith("Unfamiliar film: it may not be a chest film")
+
+
+def test_films_stay_the_query_over_a_reload_a_filter_and_the_way_back(reader: Reader) -> None:
+    send(reader)
+    hits, films = reader.hits(), reader.ask("return document.querySelector('#query img').src")
+    assert "?query=" in reader.chrome.current_url
+    assert films.startswith(f"{reader.address}/v1/queries/")
+    reader.chrome.refresh()
+    assert reader.hits() == hits
+    assert reader.wait("document.querySelector('#query img').naturalWidth > 0")
+    reader.ask("performance.clearResourceTimings()")
+    reader.click("[name=sex] option[value='']+option")
+    reader.wait("location.search.includes('sex=') && document.getElementById('results').ariaBusy === 'false'")
+    names = reader.ask("return performance.getEntriesByType('resource').map((one) => one.name)")
+    assert films not in names  # the picture is the one that was there
+    reader.click(".hit .more")
+    reader.wait("location.search.includes('study=')")
+    reader.ask("history.back()")
+    reader.wait(
+        "location.search.includes('query=') && document.querySelector('#query h2')?.textContent === 'Query: your films'"
+    )
+    assert reader.find("#predictions .rows")
+
+
+def test_films_that_the_service_has_forgotten_are_sent_again_unseen(reader: Reader) -> None:
+    send(reader)
+    hits = reader.hits()
+    forgotten = "fetch(`/v1/queries/${new URLSearchParams(location.search).get('query')}`, {method: 'DELETE'})"
+    before = reader.chrome.current_url
+    reader.ask(f"window.gone = false; {forgotten}.then(() => {{ window.gone = true; }})")
+    reader.wait("window.gone")
+    reader.ask("document.getElementById('filters').dispatchEvent(new Event('change'))")
+    reader.wait("location.href !== arguments[0]", before)
+    reader.wait("document.getElementById('results').ariaBusy === 'false'")
+    assert reader.hits() == hits
+
+    reader.ask(f"window.gone = false; {forgotten}.then(() => {{ window.gone = true; }})")
+    reader.wait("window.gone")
+    reader.chrome.refresh()
+    assert "send the films again" in reader.text(".refused")
+    assert all("404" in one for one in reader.complaints())
 
 
 def test_two_frontals_are_told_beside_the_query_in_the_viewer_and_aloud(reader: Reader) -> None:

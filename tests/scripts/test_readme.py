@@ -141,7 +141,7 @@ def test_its_curl_lines_are_answered(world: Path) -> None:
             asked(other, server.url, world)
 
     assert set(re.findall(r'"(\w+)":', shown)) <= named_in(answer)
-    assert len(others) == 5
+    assert len(others) == 6
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,20 @@ from collections.abc import Iterator, Sequence
 from canary_films import MARKER, commented_jpeg, film_pixels, hidden_png, named_film
 from pydicom.dataset import Dataset
 
-_TAKING_FILMS = ("/", "/v1/search", "/v1/searches", "/v1/embeddings", "/v1/predict", "/v1/explain", "/v1/studies")
+_TAKING_FILMS = (
+    "/",
+    "/v1/search",
+    "/v1/searches",
+    "/v1/embeddings",
+    "/v1/queries",
+    "/v1/predict",
+    "/v1/explain",
+    "/v1/studies",
+)
 _AIMS = {
     "/": {"patient_id": MARKER},
     "/v1/search": {"patient_id": MARKER},
+    "/v1/queries": {"patient_id": MARKER},
     "/v1/explain": {"trust": "false", "patient_id": MARKER},
     "/v1/predict": {"map": "true", "patient_id": MARKER},
 }
@@ -24,9 +34,15 @@ def asked(url: str, names: Dataset, studies: Sequence[str], secret: str) -> Iter
     own = {"Authorization": f"Bearer {secret}"}
     document = json.loads(_answer("GET", f"{url}/openapi.json", None, own).partition(b"\r\n\r\n")[2])
     found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+    kind, film = _multipart(named_film(names, 5), {"patient_id": MARKER})
+    kept = _answer("POST", f"{url}/v1/queries", film, {"Content-Type": kind, **own})
+    yield "a film that is kept", kept
+    query = json.loads(kept.partition(b"\r\n\r\n")[2])["query"]
+    yield "its page", _answer("GET", f"{url}/?query={query}", None, own)
     offered = sorted(found, key=lambda one: one[0] == "DELETE")  # what is deleted is asked for before
     for method, path in [*offered, *(("GET", page) for page in ("/", "/docs", "/metrics", "/nowhere"))]:
         whole = path.replace("{study_id}", urllib.parse.quote(studies[1], safe="")).replace("{name}", "main")
+        whole = whole.replace("{query_id}", query)
         if method == "GET":
             for query in ("", "?view=lateral", "?collection=nowhere", "?collection=kept", "?k=0", "?surprise=1"):
                 yield f"GET {whole}{query}", _answer("GET", url + whole + query, None, own)

@@ -92,6 +92,8 @@ class Relay(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     most: int | None = None
+    asked, answered = 0, 0
+    """Bytes that have passed, of requests and of answers."""
 
     def __init__(self, server: str) -> None:
         place = urlsplit(server)
@@ -108,6 +110,7 @@ class _Relayed(socketserver.BaseRequestHandler):
             Thread(target=self._ask, args=(beyond,), daemon=True).start()
             while piece := beyond.recv(1 << 16):
                 self.request.sendall(piece[: self.server.most])
+                self.server.answered += len(piece)
                 if self.server.most is not None:
                     return
 
@@ -115,6 +118,7 @@ class _Relayed(socketserver.BaseRequestHandler):
         with suppress(OSError):
             while piece := self.request.recv(1 << 16):
                 beyond.sendall(piece)
+                self.server.asked += len(piece)
 
 
 @contextmanager

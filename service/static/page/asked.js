@@ -1,23 +1,32 @@
-// The query that the page shows at present: a stored study, or films that the reader holds. The one place that knows.
+// The query that the page shows at present: a stored study, or films that the service keeps. The one place that knows.
 
 /** The path below which the service lies, "" where it has the whole host. */
-const ROOT = new URL("../..", import.meta.url).pathname.slice(0, -1);
+const [ROOT] = new URL(import.meta.url).pathname.split("/static/");
 
 /** Returns the address of a path of the service. */
 export const under = (path) => ROOT + path;
 
-/** `turn` counts the queries, so that an answer that comes late can be told from one that is still wanted. */
-export const asked = { study: "", collection: "", films: {}, patient: "", turn: 0 };
+/**
+ * `query` is the id of films that the service keeps; `films` and `patient` are what was sent, where this page has sent it.
+ * `turn` counts the queries, so that an answer that comes late can be told from one that is still wanted.
+ */
+export const asked = { study: "", query: "", collection: "", films: {}, patient: "", turn: 0 };
 
-/** Takes a stored study, or where it is "" the films, for the query; one that is asked again keeps its turn. */
-export function take(study, collection, films = {}, patient = "") {
-  const same = study ? study === asked.study : films === asked.films && patient === asked.patient;
+/** Takes a stored study, or where it is "" the films of an id, for the query; one that is asked again keeps its turn. */
+export function take({ study = "", query = "", collection, films = {}, patient = "" }) {
+  const same = study ? study === asked.study : query === asked.query;
   const turn = same && collection === asked.collection ? asked.turn : asked.turn + 1;
-  Object.assign(asked, { study, collection, films, patient, turn });
+  Object.assign(asked, { study, query, collection, films, patient, turn });
+}
+
+/** Takes another id for the same films, which were sent again; whoever shows the id hears of it as the event "renamed". */
+export function rename(query) {
+  asked.query = query;
+  document.dispatchEvent(new Event("renamed"));
 }
 
 /** Returns whether there is a query at all. */
-export const isAsked = () => asked.study !== "" || Object.keys(asked.films).length > 0;
+export const isAsked = () => asked.study !== "" || asked.query !== "";
 
 /** Returns the address of a route of a stored study; a slash in its name stays a slash. */
 export function studyAddress(study, route = "", parameters = {}, room = "/v1/studies/") {

@@ -1,6 +1,6 @@
 // The page's one entry: takes over the forms that work without it, puts answers in place, and wires the other rooms.
 
-import { reach, readPage, sentence, usable } from "./api.js";
+import { GONE, mend as mendFilms, reach, readPage, sendFilms, sentAgain, sentence } from "./api.js";
 import { asked, isAsked, take, under } from "./asked.js";
 import * as compare from "../viewer/compare.js";
 import { byId, element, failure } from "./elements.js";
@@ -8,27 +8,35 @@ import * as keys from "./keys.js";
 import * as map from "../map/map.js";
 import { predict } from "../viewer/predictions.js";
 import { prepareReport } from "../report/report.js";
+import * as typed from "./typed.js";
 import * as upload from "./upload.js";
 import { show as showWarning, warningOf } from "./warning.js";
 import * as why from "../viewer/why.js";
 
 const OPEN_WORDS = ["hit", "view", "why"];
-const BODY_FIELDS = ["k", "one_a_patient"];
-const QUERY_FIELDS = ["study", "collection"];
+/** Words beside the filters, which say nothing of what a hit must be. */
+const OTHER_WORDS = ["study", "query", "collection", "k", "one_a_patient"];
 const main = byId("main");
 const filters = byId("filters");
 let settledAt = "";
 let searches = 0;
-/** The films that are on their way with their patient, or null. */
+/** The films that are on their way with their patient, and the promise of their id; or null. */
 let sending = null;
 let departures = 0;
 
-/** Returns the words of the filters that are set. */
+/** Returns the words of the filters that are set, and of the query. */
 function filterWords() {
   const plain = { one_a_patient: "true", k: "12" };
   const given = [...new FormData(filters)].filter(([name, value]) => value !== "" && plain[name] !== value);
   const found = given.some(([name]) => name === "finding");
   return given.filter(([name]) => name !== "label" || found);
+}
+
+/** Has the filters narrow a stored study, or films of an id. */
+function nameQuery({ study = "", query = "" }) {
+  for (const old of filters.querySelectorAll("[name=study], [name=query]")) old.remove();
+  const [[name, value] = []] = Object.entries({ study, query }).filter(([, given]) => given);
+  if (name) filters.prepend(element("input", { type: "hidden", name, value }));
 }
 
 function refuse(message, again = false) {
@@ -40,83 +48,135 @@ function refuse(message, again = false) {
 }
 
 /**
- * Puts an answer in place. A page comes back as HTML, also for a refusal; a body over the limit comes back as JSON.
+ * Puts an answer in place. A page comes back as HTML, also for a refusal; of what is no request for it as JSON.
  * A query that is asked `again`, under other filters, stays where it is refused.
  */
 function fill({ text, kind }, again = false) {
   main.className = "reading";
   if (kind.startsWith("application/json")) return refuse(JSON.parse(text).error.message, again);
   const page = new DOMParser().parseFromString(text, "text/html");
+  const showKept = keepPictures(page);
   const kept = again && !page.getElementById("query").childElementCount;
   for (const id of kept ? ["results"] : ["query", "results"]) byId(id).replaceChildren(...page.getElementById(id).childNodes);
-  const { study } = page.getElementById("main").dataset;
+  showKept();
+  const { study, query } = page.getElementById("main").dataset;
   const same = again || (study && study === main.dataset.study);
   if (!same || warningOf(page)) showWarning(warningOf(page));
-  main.dataset.study = study;
+  Object.assign(main.dataset, { study, query: kept ? main.dataset.query : query });
   document.title = page.title;
   return null;
+}
+
+/**
+ * Returns what has a page that was put in place show the pictures that are here already: no cache keeps films, so that
+ * each would be sent anew. Those of the page are not asked for from now on.
+ */
+function keepPictures(page) {
+  const here = [...document.querySelectorAll("#query .film img, .hit img")].filter((film) => film.complete && film.naturalWidth);
+  const bySource = new Map(here.map((film) => [film.src, film]));
+  const kept = [];
+  for (const film of page.querySelectorAll("#query .film img, .hit img")) {
+    const loaded = bySource.get(new URL(film.getAttribute("src"), window.location).href);
+    if (!loaded) continue;
+    film.removeAttribute("src");
+    loaded.alt = film.alt;
+    kept.push([film, loaded]);
+  }
+  return () => kept.forEach(([film, loaded]) => film.replaceWith(loaded));
 }
 
 /** Makes what is on the page the query, and asks what belongs to it. */
 function settle(films = {}, patient = "") {
   const shown = byId("query").childElementCount > 0;
-  take(shown ? main.dataset.study : "", main.dataset.collection, shown ? films : {}, patient);
+  const { study, query, collection } = main.dataset;
+  take(shown ? { study, query, collection, films, patient } : { collection });
+  nameQuery(asked);
   settledAt = base();
   for (const line of byId("results").querySelectorAll(".refused")) line.textContent = sentence(line.textContent);
   byId("report-button").disabled = !isAsked();
+  for (const button of main.querySelectorAll("[data-copy], [data-mend]")) button.hidden = false;
   byId("chosen").textContent = new FormData(filters).getAll("finding").join(", ") || "any";
-  byId("unfilter").hidden = !filterWords().some(([name]) => ![...BODY_FIELDS, ...QUERY_FIELDS].includes(name));
+  byId("unfilter").hidden = !filterWords().some(([name]) => !OTHER_WORDS.includes(name));
 }
 
-/** Searches with films, those chosen now or those of the query that is shown; a late answer to an earlier one is dropped. */
+/** Sends films and searches with them, once however often the filters change meanwhile; a late answer to an earlier search is dropped. */
 async function searchFilms(films, patient) {
   const turn = ++searches;
-  const words = filterWords().filter(([name]) => name !== "study" && !BODY_FIELDS.includes(name));
-  const { k, one_a_patient: one } = Object.fromEntries(new FormData(filters));
-  sending = [films, patient];
+  if (sending?.films !== films || sending.patient !== patient) {
+    sending = { films, patient, query: sendFilms(films, patient, upload.progress, main.dataset.collection) };
+  }
   upload.busy(true);
   try {
-    const answer = usable(await upload.send(films, patient, { k, group_by: one === "true" ? "patient" : "" }, new URLSearchParams(words)));
+    const query = await sending.query;
     if (turn !== searches) return;
-    fill(answer, films === asked.films);
-    filters.querySelector("[name=study]")?.remove();
-    if (byId("query").childElementCount) upload.answered(films, patient);
-    else byId("ask").open = true;
-    const own = new URLSearchParams(words.filter(([name]) => name === "collection"));
-    window.history.replaceState(null, "", own.size ? `?${own}` : window.location.pathname);
-    settle(films, patient);
-    byId("said").textContent = [...byId("query").querySelectorAll(".notice")].map((one) => one.textContent).join(" ");
-    predict();
-    byId("results").focus({ preventScroll: true });
-    window.scrollTo(0, 0);
+    await show(query, films, patient, turn);
   } catch (error) {
-    if (turn === searches) failed(error, () => searchFilms(films, patient));
+    if (turn === searches) failedFilms(error, films, patient);
   }
   if (turn !== searches) return;
   sending = null;
   upload.busy(false);
 }
 
-async function searchStored() {
+/** Shows the cases similar to films that the service keeps. Raises Refused where no answer comes. */
+async function show(query, films, patient, turn) {
+  nameQuery({ query });
+  const answer = await readPage(addressNow());
+  if (turn !== searches) return;
+  fill(answer);
+  if (byId("query").childElementCount) upload.answered(films, patient);
+  else byId("ask").open = true;
+  window.history.pushState(null, "", addressNow());
+  settle(films, patient);
+  byId("said").textContent = [...byId("query").querySelectorAll(".notice")].map((one) => one.textContent).join(" ");
+  predict();
+  byId("results").focus({ preventScroll: true });
+  window.scrollTo(0, 0);
+}
+
+/** Says why films have no answer. Where they are refused they stay to be taken out, and there is no query. */
+function failedFilms(error, films, patient) {
+  failed(error, () => searchFilms(films, patient));
+  if (error.passing) return nameQuery(asked);
+  byId("ask").open = true;
+  Object.assign(main.dataset, { study: "", query: "" });
+  nameQuery({});
+  const own = new URLSearchParams(filterWords().filter(([name]) => name === "collection"));
+  window.history.replaceState(null, "", own.size ? `?${own}` : window.location.pathname);
+  return settle();
+}
+
+/** Returns the address of what is asked, under the filters as they are now. */
+const addressNow = () => `${under("/")}?${new URLSearchParams(filterWords())}`;
+
+/** Asks again what is asked, under other filters; films that the service has lost meanwhile are sent once more. */
+async function searchAgain() {
   const turn = ++searches;
-  const url = `${under("/")}?${new URLSearchParams(filterWords())}`;
   byId("results").setAttribute("aria-busy", "true");
   try {
-    const answer = await readPage(url);
+    let answer = await readPage(addressNow());
+    if (turn === searches && answer.text.includes(`data-code="${GONE}"`) && (await sentAgain())) answer = await readPage(addressNow());
     if (turn !== searches) return;
-    fill(answer);
-    window.history.pushState(null, "", url);
-    settle();
+    fill(answer, asked.query !== "");
+    window.history.pushState(null, "", addressNow());
+    settle(asked.films, asked.patient);
   } catch (error) {
-    if (turn === searches) failed(error, searchStored);
+    if (turn === searches) failed(error, searchAgain);
   }
   if (turn === searches) byId("results").setAttribute("aria-busy", "false");
 }
 
-/** Asks again what is asked, under the filters as they are now. */
+/** Asks again what is asked, or is being sent, under the filters as they are now. */
 function search() {
-  if (sending) return searchFilms(...sending);
-  return Object.keys(asked.films).length ? searchFilms(asked.films, asked.patient) : searchStored();
+  return sending ? searchFilms(sending.films, sending.patient) : searchAgain();
+}
+
+/** Has the page and its address name films by another id, under which they were sent again. */
+function renamed() {
+  nameQuery(asked);
+  main.dataset.query = asked.query;
+  window.history.replaceState(window.history.state, "", addressNow());
+  settledAt = base();
 }
 
 /** Returns the query of the URL without what is open over it. */
@@ -160,7 +220,7 @@ async function leave(go, collection = main.dataset.collection) {
 function follows(event) {
   const link = event.target.closest("a[href]");
   const aside = event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
-  if (!link || link.target || aside || event.defaultPrevented || link.getAttribute("href").startsWith("#")) return;
+  if (!link || link.target || link.hasAttribute("download") || aside || event.defaultPrevented || link.getAttribute("href").startsWith("#")) return;
   event.preventDefault();
   leave(() => window.location.assign(link.href));
 }
@@ -174,13 +234,37 @@ function submits(event) {
 
 /** Says why a search has no answer. What may pass leaves the query and its hits where they are, and can be tried again. */
 function failed(error, again) {
-  if (!error.passing) return refuse(error.message);
   main.className = "reading";
+  if (!error.passing) return refuse(error.message);
   if (!byId("query").childElementCount) byId("ask").open = true;
   return tell(error, again);
 }
 
+/** Sets films right as a button of theirs says, and searches with them; what was sent is no longer what is asked about. */
+async function mend(button) {
+  const turn = ++searches;
+  button.disabled = true;
+  try {
+    await show(await mendFilms(button.dataset.mend, button.dataset.view), {}, asked.patient, turn);
+  } catch (error) {
+    button.disabled = false;
+    if (turn === searches) failed(error, () => mend(button));
+  }
+}
+
+/** Puts a text of the page, or its address, on the clipboard, and says so. */
+async function copy(button) {
+  const text = button.dataset.copy === "address" ? window.location.href : document.querySelector(button.dataset.copy).textContent.trim();
+  const done = await navigator.clipboard.writeText(text).then(() => "Copied.", () => "This browser does not let the page copy: select the text instead.");
+  byId("said").textContent = done;
+  button.dataset.done = done;
+}
+
 function clicked({ target }) {
+  const copied = target.closest("[data-copy]");
+  if (copied) copy(copied);
+  const wrong = target.closest("[data-mend]");
+  if (wrong) mend(wrong);
   for (const menu of document.querySelectorAll(".menu[open]")) menu.open = menu.contains(target);
   const film = target.closest("#query .film, .hit .film, [data-compare]");
   if (!film) return;
@@ -201,6 +285,7 @@ function prepare() {
   map.prepare(leave);
   prepareReport(tell);
   keys.prepare();
+  typed.prepare();
   document.addEventListener("click", clicked);
   document.addEventListener("click", follows);
   document.addEventListener("submit", submits);
@@ -215,6 +300,7 @@ function prepare() {
     leave(() => window.location.assign(`${under("/")}?collection=${encodeURIComponent(value)}`), value);
   });
   window.addEventListener("popstate", follow);
+  document.addEventListener("renamed", renamed);
 }
 
 document.documentElement.classList.add("scripted");

@@ -1,6 +1,5 @@
 // Films on their way to the service: dropped or chosen, taken out again, sent with a bar that moves, answered in place.
 
-import { PATIENCE, unreached } from "./api.js";
 import { byId } from "./elements.js";
 
 const VIEWABLE = ["image/jpeg", "image/png"];
@@ -34,7 +33,7 @@ function show(drop) {
   picture.removeAttribute("src");
   if (!picture.hidden) picture.src = URL.createObjectURL(file);
   drop.classList.toggle("chosen", Boolean(file));
-  drop.querySelector(".drop-name").textContent = file ? file.name : "drop or choose a film";
+  drop.querySelector(".drop-name").textContent = file ? file.name : "drop, paste or choose a film";
   drop.querySelector(".out").hidden = !file;
 }
 
@@ -107,6 +106,14 @@ function take(transfer, drop) {
   return status(`${placed.join(", ")}.${before ? " What was chosen before was removed." : ""}`);
 }
 
+/** Puts films in place that were dropped or pasted, wherever that was. */
+function place(transfer, drop) {
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+  byId("ask").open = true;
+  take(transfer, drop);
+  byId("ask").scrollIntoView({ block: "nearest" });
+}
+
 const bringsFiles = ({ dataTransfer }) => !ours && Boolean(dataTransfer?.types.includes("Files"));
 
 /** Catches films wherever on the page they are dropped: a browser would leave the page and show the file. */
@@ -126,40 +133,24 @@ function catchDrops() {
     over(event);
     if (bringsFiles(event) || event.target.closest?.(".drop")) event.preventDefault();
   });
+  document.addEventListener("paste", (event) => {
+    if (!event.clipboardData?.files.length) return;
+    event.preventDefault();
+    place(event.clipboardData, null);
+  });
   document.addEventListener("dragleave", (event) => event.relatedTarget || leave());
   document.addEventListener("drop", (event) => {
     leave();
     if (!bringsFiles(event)) return event.target.closest?.(".drop") && event.preventDefault();
     event.preventDefault();
-    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-    byId("ask").open = true;
-    take(event.dataTransfer, event.target.closest?.(".drop"));
-    return byId("ask").scrollIntoView({ block: "nearest" });
+    return place(event.dataTransfer, event.target.closest?.(".drop"));
   });
 }
 
-/** Returns the page that answers films, as text: sent with their patient, the fields and the words given. */
-export function send(films, patient, fields, words) {
-  const body = new FormData(form);
-  for (const view of VIEWS) body.delete(view);
-  for (const [name, value] of Object.entries({ ...films, ...fields, patient_id: patient })) body.set(name, value);
-  const request = new XMLHttpRequest();
-  const begun = performance.now();
-  request.timeout = PATIENCE;
-  request.open("POST", `${form.getAttribute("action")}?${words}`);
-  request.upload.addEventListener("progress", ({ loaded, total }) => {
-    bar.value = loaded / total;
-    request.timeout = performance.now() - begun + PATIENCE; // films on a slow line are not late while they move
-    status(loaded < total ? `Sending the films: ${Math.floor((100 * loaded) / total)} %` : "Reading the films and searching…");
-  });
-  return new Promise((resolve, reject) => {
-    request.addEventListener("load", () => resolve({
-      text: request.responseText, kind: request.getResponseHeader("Content-Type") || "", code: request.status,
-    }));
-    for (const end of ["error", "abort"]) request.addEventListener(end, () => reject(unreached()));
-    request.addEventListener("timeout", () => reject(unreached(true)));
-    request.send(body);
-  });
+/** Shows how much of the films is sent, from 0 to 1. */
+export function progress(share) {
+  bar.value = share;
+  status(share < 1 ? `Sending the films: ${Math.floor(100 * share)} %` : "Reading the films and searching…");
 }
 
 /** Shows that the films are on their way, or are no longer. */

@@ -19,30 +19,35 @@ const STRIPE = 10;
 const report = byId("report");
 let told = () => {};
 
-/** Builds the report of what is on the page and opens the browser's print dialog. */
+let work = null;
+
+/** Builds the report of what is on the page and opens the browser's print dialog; asked again meanwhile, gives it up. */
 export async function openReport() {
+  if (work) return work.abort();
   const button = byId("report-button");
-  button.disabled = true;
-  button.textContent = "Preparing…";
+  work = new AbortController();
+  const { signal } = work;
+  button.textContent = "Cancel report";
   try {
-    await build();
-    window.print();
+    await build(signal);
+    if (!signal.aborted) window.print();
   } catch (error) {
-    told(error, openReport);
+    if (!signal.aborted) told(error, openReport);
   }
+  work = null;
   button.textContent = "Report";
-  button.disabled = false;
+  return null;
 }
 
 /** Fills the report: the maps that were last looked at, or those of the first finding and the first hit. */
-export async function build() {
+export async function build(signal = null) {
   const cards = [...byId("results").querySelectorAll(".hit")];
   const first = latest()?.predictions.find((one) => one.probability !== null)?.finding;
   const { finding = first, hit = cards[0]?.dataset.study } = lastLooked();
   const missing = [];
   const [why, alike, other, hits] = await Promise.all([
-    finding ? mapsOf({ finding }, finding, missing) : [],
-    hit ? mapsOf({ hit }, `the similarity to ${hitName(hit, cards)}`, missing) : [],
+    finding ? mapsOf({ finding }, finding, missing, signal) : [],
+    hit ? mapsOf({ hit }, `the similarity to ${hitName(hit, cards)}`, missing, signal) : [],
     hit ? read(studyAddress(hit)) : null,
     Promise.all(cards.slice(0, HITS).map(hitFigure)),
   ]);
@@ -72,8 +77,8 @@ function hitName(study, cards) {
 const method = () => byId("method");
 
 /** Returns the maps of an aim with their figures; where they cannot be had none, and a sentence joins the `missing`. */
-function mapsOf(aim, name, missing) {
-  return explain(aim, method().value, { trust: true }).then((found) => found.maps, (error) => {
+function mapsOf(aim, name, missing, signal) {
+  return explain(aim, method().value, { trust: true, signal }).then((found) => found.maps, (error) => {
     missing.push(element("p", { className: "notice" }, `The map of ${name} is not available. ${sentence(error.message)}`));
     return [];
   });
@@ -117,7 +122,7 @@ function stripe(brush, { width, height }) {
 }
 
 function head() {
-  const name = asked.study || Object.values(asked.films).map((film) => film.name).join(" and ");
+  const name = asked.study || Object.values(asked.films).map((film) => film.name).join(" and ") || "films";
   return element("header", {}, element("h1", {}, `Precedent: cases similar to ${name}`), element("p", { className: "use" }, "For research use. Not a medical device; not for diagnosis."));
 }
 

@@ -1,7 +1,7 @@
 // Films at full size: the query alone, or beside a hit with the same views side by side; what is open is in the URL.
 
 import { read } from "../page/api.js";
-import { asked, studyAddress } from "../page/asked.js";
+import { isAsked, studyAddress } from "../page/asked.js";
 import { byId, element, press, similarityWords } from "../page/elements.js";
 import { factsLine, findingsList } from "./findings.js";
 import { LINKS, Lenses } from "./lens.js";
@@ -137,7 +137,7 @@ export function step(by) {
 
 /** Writes what is open into the URL of a stored query; opening is a step that the Back button undoes. */
 export function remember(words, opens) {
-  if (!asked.study) return;
+  if (!isAsked()) return;
   const url = new URL(window.location);
   for (const [name, value] of Object.entries(words)) {
     if (value) url.searchParams.set(name, value);

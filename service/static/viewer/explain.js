@@ -1,6 +1,6 @@
 // Explanations of the query, each asked for once: maps of a finding or of a likeness, and how far they can be believed.
 
-import { ask, askOf } from "../page/api.js";
+import { CANCELLED, askById, askOf } from "../page/api.js";
 import { asked } from "../page/asked.js";
 import { heatCanvas } from "./heat.js";
 
@@ -13,17 +13,25 @@ let looked = { turn: -1 };
 /** Returns the finding and the hit that were last explained for the query, where there are any. */
 export const lastLooked = () => (looked.turn === asked.turn ? looked : {});
 
-/** Returns the maps and canvases of { finding } or { hit } of the query, or of the stored `study`. Raises Refused. */
-export function explain(aim, method, { trust = false, study = null } = {}) {
+/**
+ * Returns the maps and canvases of { finding } or { hit } of the query, or of the stored `study`. Raises Refused.
+ * Where `signal` says that they are wanted no more, the service is told and gives the work up.
+ */
+export async function explain(aim, method, { trust = false, study = null, signal = null } = {}) {
   looked = { ...lastLooked(), ...aim, turn: asked.turn };
   const key = JSON.stringify([asked.turn, aim, method, trust, study]);
   if (!kept.has(key)) {
     const fields = { ...aim, method, trust };
-    const found = (study ? askOf(study, PATH, fields) : ask(PATH, fields)).then(painted);
+    const found = (study ? askOf(study, PATH, fields, signal) : askById(PATH, fields, signal)).then(painted);
     found.catch(() => kept.delete(key));
     kept.set(key, found);
   }
-  return kept.get(key);
+  try {
+    return await kept.get(key);
+  } catch (error) {
+    if (error.code !== CANCELLED || signal?.aborted) throw error;
+    return explain(aim, method, { trust, study, signal }); // another gave it up who had asked first
+  }
 }
 
 async function painted(answer) {

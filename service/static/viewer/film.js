@@ -11,13 +11,13 @@ const PASSING = [429, 502, 503, 504];
 const kept = new Map();
 
 /**
- * Returns the film of an address of the service, or of a picture that a page holds. Raises where there is none.
+ * Returns the film of an address of the service. Raises where there is none.
  *
  * It has `codes` (height rows of width), `bits`, `ends`, `slope`, `intercept`, `inverted`, `padding`, `aspect`, `spacing`
  * and `presets`, the first of which is to be shown, as the service describes them.
  */
 export function film(address) {
-  const found = kept.get(address) ?? (address.startsWith("data:") ? pictured(address) : fetched(address));
+  const found = kept.get(address) ?? fetched(address);
   kept.delete(address);
   kept.set(address, found);
   found.then(forget, () => kept.delete(address));
@@ -100,18 +100,4 @@ function paeth(row, above, size) {
     const [a, b, c] = [Math.abs(guess - left), Math.abs(guess - up), Math.abs(guess - corner)];
     row[at] += a <= b && a <= c ? left : b <= c ? up : corner;
   }
-}
-
-/** Returns a film of 8 bits, of a picture that is grey already. */
-async function pictured(address) {
-  const picture = new Image();
-  picture.src = address;
-  await picture.decode();
-  const { naturalWidth: width, naturalHeight: height } = picture;
-  const brush = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  brush.drawImage(picture, 0, 0);
-  const { data } = brush.getImageData(0, 0, width, height);
-  const codes = Uint16Array.from({ length: width * height }, (_, at) => data[4 * at]);
-  const presets = [{ name: "Whole range", center: 127.5, width: 255, function: "LINEAR_EXACT" }];
-  return { width, height, bits: 8, codes, ends: [0, 255], slope: 1, intercept: 0, inverted: false, padding: null, aspect: 1, spacing: null, presets };
 }

@@ -3,11 +3,14 @@
 import { remember, shown } from "./compare.js";
 import { byId, element, failure } from "../page/elements.js";
 import { doubtOf, explain, trustFigures, trustSentence } from "./explain.js";
+import { working } from "../page/api.js";
 import { paintScale } from "./heat.js";
 import { warning } from "../page/warning.js";
 
 const dialog = byId("compare");
 const STEP = 10;
+/** Milliseconds after which a map in the making is asked how far it is. */
+const STATE_EVERY = 1000;
 let latest = 0;
 
 const chosen = () => dialog.querySelector("[name=why]:checked").value;
@@ -34,8 +37,12 @@ export function want(why) {
   return refresh();
 }
 
+let work = new AbortController();
+
 async function refresh() {
   const turn = ++latest;
+  work.abort(); // of maps that nobody waits for any more
+  work = new AbortController();
   const kind = chosen();
   shown.why = kind === "none" ? null : kind === "similar" ? "similar" : byId("why-finding").value;
   remember({ why: shown.why && shown.hit ? shown.why : "" }, false);
@@ -43,13 +50,11 @@ async function refresh() {
   lay([]);
   judge([]);
   if (!shown.why) return;
-  byId("why-status").textContent = "Working the map out…";
   try {
-    const maps = await mapsOf(shown.why, false);
+    const maps = await told("Working the map out", turn, mapsOf(shown.why, false));
     if (turn !== latest) return;
     lay(maps);
-    byId("why-status").textContent = "Checking the map…";
-    const checked = await mapsOf(shown.why, true);
+    const checked = await told("Checking the map", turn, mapsOf(shown.why, true));
     if (turn !== latest) return;
     byId("why-status").textContent = "";
     lay(checked);
@@ -59,12 +64,25 @@ async function refresh() {
   }
 }
 
+/** Returns what is worked out, and says meanwhile how far it is. */
+async function told(words, turn, pending) {
+  byId("why-status").textContent = `${words}…`;
+  const asking = setInterval(async () => {
+    const [first] = await working().catch(() => []);
+    if (!first || turn !== latest || !byId("why-status").textContent.startsWith(words)) return;
+    const state = first.state === "waiting" ? "waiting for its turn" : `${first.passes} passes of the network`;
+    byId("why-status").textContent = `${words}: ${state}…`;
+  }, STATE_EVERY);
+  return pending.finally(() => clearInterval(asking));
+}
+
 /** Returns the maps of what is open; a finding is explained on both sides, a likeness is of both anyway. */
 async function mapsOf(why, trust) {
   const method = byId("method").value;
-  if (why === "similar") return (await explain({ hit: shown.hit }, method, { trust })).maps;
-  const sides = [explain({ finding: why }, method, { trust })];
-  if (shown.hit) sides.push(explain({ finding: why }, method, { trust, study: shown.hit }));
+  const { signal } = work;
+  if (why === "similar") return (await explain({ hit: shown.hit }, method, { trust, signal })).maps;
+  const sides = [explain({ finding: why }, method, { trust, signal })];
+  if (shown.hit) sides.push(explain({ finding: why }, method, { trust, signal, study: shown.hit }));
   const [query, hit] = await Promise.all(sides);
   return [...query.maps, ...(hit?.maps ?? []).map((map) => ({ ...map, side: "hit" }))];
 }
@@ -128,6 +146,7 @@ export function prepare() {
     lay(laid);
     judge(judged);
   };
+  dialog.addEventListener("close", () => work.abort());
   dialog.addEventListener("staged", again);
   document.addEventListener("warned", again);
   dialog.addEventListener("opened", ({ detail }) => {

@@ -24,6 +24,7 @@ from index.table.labels import Labelling
 from service.api.requests import MAX_PASSES, ExplainOptions
 from service.guard.tokens import create_token
 from service.loader import load
+from service.served.disconnect import CLIENT_GONE
 from service.served.mounts import parse_mounts
 from service.state import state_of
 
@@ -347,9 +348,99 @@ def test_films_of_two_patients_are_refused_wherever_they_are_sent(client: FlaskC
 
 def test_the_page_of_an_unfamiliar_film_says_so_without_a_script(client: FlaskClient, world: Path) -> None:
     stripes = cv2.imencode(".png", np.tile(np.array([[30] * 40 + [220] * 40], np.uint8), (400, 5)))[1].tobytes()
-    strange = client.post("/", data={"frontal": (io.BytesIO(stripes), "stripes.png")}).text
-    own = client.post("/", data=upload(world)).text
+    strange = client.post("/", data={"frontal": (io.BytesIO(stripes), "stripes.png")}, follow_redirects=True).text
+    own = client.post("/", data=upload(world), follow_redirects=True).text
 
     assert 'collection lacks.">Unfamiliar film: it may not be a chest film' in strange
     assert 'collection lacks." hidden>' in own
     assert 'collection lacks." hidden>' in client.get("/?study=patient00001/study1").text
+
+
+@pytest.mark.parametrize("method", [DEFAULT_METHOD, "gradient_shap"])
+def test_a_map_is_given_up_between_two_passes_once_its_reader_has_gone(
+    client: FlaskClient, world: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    query = client.post("/v1/queries", data=upload(world)).get_json()["query"]
+    told: list[Any] = []
+
+    def gone() -> bool:
+        told.append(client.application.test_client().get(f"/v1/queries/{query}").get_json()["working"])
+        return len(told) > 3
+
+    asked = {"query": query, "finding": "Edema", "method": method}
+    answer = client.post("/v1/explain", json=asked, environ_overrides={CLIENT_GONE: gone})
+
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (499, "client_gone")
+    states = [(one["work"], one["state"], one["passes"]) for [one] in told]
+    assert states == [("explain", "waiting", 0), *(("explain", "running", done) for done in range(3))]
+    assert client.get(f"/v1/queries/{query}").get_json()["working"] == []
+
+
+def test_films_that_are_kept_are_read_as_films_that_are_sent(client: FlaskClient, world: Path) -> None:
+    query = client.post("/v1/queries", data=upload(world)).get_json()["query"]
+    for path, fields in (
+        ("/v1/predict", {}),
+        ("/v1/predict", {"tta": True}),
+        ("/v1/explain", {"finding": "Edema", "trust": False}),
+    ):
+        kept = client.post(path, json={"query": query, **fields}).get_json()
+        sent = client.post(path, data=upload(world, **{name: str(value) for name, value in fields.items()})).get_json()
+
+        assert kept == sent
+
+
+def test_a_header_fills_in_what_is_known_and_its_patient_is_left_out_and_never_told(
+    client: FlaskClient, world: Path
+) -> None:
+    film = cv2.imread(str(world / "train/patient00002/study1/view1_frontal.jpg"), cv2.IMREAD_GRAYSCALE)
+    known = {"PatientSex": "F", "PatientAge": "061Y", "ViewPosition": "PA", "BodyPartExamined": "CHEST"}
+    named, unnamed = (dicom(film, PatientID=patient, **known) for patient in ("patient00002", "SECRET"))
+    answers = [
+        client.post("/v1/queries", data={"frontal": (io.BytesIO(one), "SECRET.dcm")}) for one in (named, unnamed)
+    ]
+    query, other = (answer.get_json() for answer in answers)
+    hits = client.post("/v1/search", json={"query": query["query"], "k": 100}).get_json()["hits"]
+    everyone = client.post("/v1/search", json={"query": other["query"], "k": 100}).get_json()["hits"]
+    page = client.get(f"/?query={other['query']}").text
+
+    assert (query["sex"], query["age"], query["projection"], query["patient_known"]) == ("Female", 61.0, "PA", True)
+    assert "patient00002" not in {hit["patient_id"] for hit in hits}
+    assert "patient00002" in {hit["patient_id"] for hit in everyone}
+    assert "SECRET" not in answers[1].text + page
+    assert "Female &middot;" in page or "Female ·" in page
+    assert "Stored studies of this patient are left out." in page
+
+
+def test_films_go_to_the_place_that_their_headers_name_where_that_is_allowed(client: FlaskClient, world: Path) -> None:
+    film = cv2.imread(str(world / "train/patient00002/study1/view1_frontal.jpg"), cv2.IMREAD_GRAYSCALE)
+    lateral = dicom(film, ViewPosition="LL", BodyPartExamined="CHEST")
+
+    def sent(**fields: str) -> Any:
+        return client.post("/v1/queries", data={"frontal": (io.BytesIO(lateral), "f.dcm"), **fields}).get_json()
+
+    assert (sent()["views"], sent(sort="true")["views"]) == (["frontal"], ["lateral"])
+    exchanged = client.post(f"/v1/queries/{sent()['query']}/mend", json={"mend": "exchange"})
+    assert (exchanged.status_code, exchanged.get_json()["views"]) == (201, ["lateral"])
+
+
+def test_a_film_that_lies_turned_is_told_set_right_and_known_as_one_of_the_collection(
+    client: FlaskClient, world: Path
+) -> None:
+    [study, *_] = [one for one in sorted(world.glob("train/*/study*")) if len(list(one.iterdir())) == 1]
+    upright = cv2.imread(str(study / "view1_frontal.jpg"), cv2.IMREAD_GRAYSCALE)
+    wrong = cv2.imencode(".png", np.ascontiguousarray(np.rot90(255 - upright)))[1].tobytes()
+    query = client.post("/v1/queries", data={"frontal": (io.BytesIO(wrong), "wrong.png")}).get_json()
+    page = client.get(f"/?query={query['query']}").text
+    [found] = query["mends"]
+    right = client.post(f"/v1/queries/{query['query']}/mend", json={name: found[name] for name in ("mend", "view")})
+
+    assert (found["mend"], found["view"], query["stored_as"]) == ("invert-turn90", "frontal", None)
+    assert f'data-mend="{found["mend"]}"' in page
+    assert "seems to be turned and to be a negative" in page
+    assert right.get_json()["mends"] == []
+    shown = client.get(f"/v1/queries/{right.get_json()['query']}/image").data
+    pixels = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(pixels, upright)
+    assert right.get_json()["stored_as"] == f"{study.parent.name}/{study.name}"
+    missing = client.post(f"/v1/queries/{query['query']}/mend", json={"mend": "invert", "view": "lateral"})
+    assert missing.get_json()["error"]["code"] == "image_missing"

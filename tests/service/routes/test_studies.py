@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -146,10 +147,11 @@ def test_the_page_shows_the_cases_of_a_stored_study(client: FlaskClient) -> None
 
 
 def test_the_page_shows_the_query_film_and_its_cases(client: FlaskClient) -> None:
-    response = client.post("/", data={"frontal": (io.BytesIO(film(0)), "f.png"), "k": "2"})
+    parts = {"frontal": (io.BytesIO(film(0)), "f.png"), "k": "2"}
+    response = client.post("/", data=parts, follow_redirects=True)
 
     assert response.status_code == 200
-    assert 'src="data:image/png;base64,' in response.text
+    assert re.search(r'src="/v1/queries/[\w-]{32}/image\?view=frontal&amp;small=true"', response.text)
     assert "2 similar cases" in response.text
 
 

@@ -34,7 +34,7 @@ def lens(reader: Reader, side: str, what: str) -> Any:
     found = (
         f"const stage = shown.stages.find((one) => one.side === arguments[0]); const {{ lens }} = stage; done({what})"
     )
-    return reader.later(f"const {{ shown }} = await import('/static/viewer/compare.js'); {found}", side)
+    return reader.later(f"const {{ shown }} = await room('viewer/compare.js'); {found}", side)
 
 
 def placed(reader: Reader, side: str) -> str:

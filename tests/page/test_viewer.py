@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from film_files import dicom
 from firefox_world import firefox
-from page_world import QUERY, Reader
+from page_world import QUERY, ROOM, Reader
 from selenium.webdriver import ActionChains
 
 pytestmark = pytest.mark.slow
@@ -55,7 +54,7 @@ def compare(reader: Reader) -> None:
 
 def of_stage(reader: Reader, script: str, *values: Any) -> Any:
     """Return what a script says of the query's `stage` and its `lens`; `lenses` are those of all."""
-    start = "const { shown } = await import('/static/viewer/compare.js'); const [stage] = shown.stages;"
+    start = "const { shown } = await room('viewer/compare.js'); const [stage] = shown.stages;"
     return reader.later(f"{start} const {{ lens, lenses }} = stage; done({script})", *values)
 
 
@@ -176,7 +175,7 @@ def test_angle_and_cardiothoracic_ratio(reader: Reader, write: Write) -> None:
     angle = reader.all("#measures li span")[1].text
     assert float(angle.removeprefix("Query, frontal: ").removesuffix("°")) == pytest.approx(90, abs=1)
     sums = reader.later("""
-        const { angleOf, ratioOf } = await import("/static/viewer/measures.js");
+        const { angleOf, ratioOf } = await room("viewer/measures.js");
         const film = { spacing: { across: 1, down: 2 }, aspect: 2 };
         const [o, e, s] = [{ x: 0, y: 0 }, { x: 2, y: 0 }, { x: 2, y: 1 }];
         done([angleOf(film, [e, o, s]), ratioOf([{ x: 9 }, { x: 4 }, { x: 0 }, { x: 12.5 }])]);
@@ -257,17 +256,18 @@ def test_a_phone_shows_one_film_and_a_swipe_the_other(reader: Reader) -> None:
     assert reader.ask(f"return {shown}") == ["query"]
 
 
-def test_a_film_that_is_sent_is_seen_in_8_bits(reader: Reader, tmp_path: Path) -> None:
-    ramp = np.tile(np.arange(256, dtype=np.uint8), (300, 2))
-    cv2.imwrite(str(tmp_path / "ramp.png"), ramp)
+def test_a_film_that_is_sent_is_seen_at_its_own_depth(reader: Reader, tmp_path: Path) -> None:
+    film = np.tile(np.linspace(0, 4095, 400, dtype=np.uint16), (300, 1))
+    (tmp_path / "ramp.dcm").write_bytes(dicom(film, BitsStored=12, HighBit=11, WindowCenter=2048, WindowWidth=4096))
     reader.open("/")
-    reader.choose("frontal", tmp_path / "ramp.png")
+    reader.choose("frontal", tmp_path / "ramp.dcm")
     reader.click("#films > button")
     reader.find(".hit")
     reader.press("1")
-    reader.wait(f"document.querySelector('{QUERY_FILM}')?.dataset.bits")
+    reader.wait(f"document.querySelector('{QUERY_FILM}')?.dataset.bits === '12'")
 
-    assert grey(reader, 100, 150) == pytest.approx(100, abs=2)
+    assert grey(reader, 100, 150) == pytest.approx(255 * int(film[0, 100]) / 4095, abs=2)
+    assert reader.text(f"{QUERY_FILM} .scale-readout").endswith("W 4096 L 2048")
 
 
 def test_films_are_seen_and_measured_in_firefox_too(reader: Reader, write: Write, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_films_are_seen_and_measured_in_firefox_too(reader: Reader, write: Write
         other.wait("document.documentElement.className === 'scripted' && document.querySelector('.hit [data-compare]')")
         other.ask("document.querySelector('.hit [data-compare]').click()")
         other.wait("[...document.querySelectorAll('.stage')].filter((one) => one.dataset.bits).length === 2")
-        start = "const [stage] = (await import('/static/viewer/compare.js')).shown.stages;"
+        start = f"{ROOM} const [stage] = (await room('viewer/compare.js')).shown.stages;"
         greys = [other.ask(f"{start} return ({GREY})(stage, {x}, 500)") for x in (400, 100)]
         other.ask("document.querySelector('[data-do=actual]').click()")
         for keys in ("d", "Enter", "ArrowRight", "Enter"):

@@ -32,6 +32,8 @@ SERVE = [sys.executable, "-u", "-m", "scripts.cli", "serve"]
 QUERY, ONE_VIEW = "patient00001/study2", "patient00001/study1"
 """Of the phantoms of seed 7: a study with both views, and one with its frontal film alone."""
 PATIENCE = 120.0
+ROOM = "const room = (path) => import(new URL(`../${path}`, document.querySelector('script[type=module]').src));"
+"""A script's way to the modules that the page runs: by another address it would get others of the same text."""
 FLAGS = (
     "headless=new",
     "no-sandbox",
@@ -174,8 +176,8 @@ class Reader:
         return self.chrome.execute_script(script, *values)
 
     def later(self, script: str, *values: Any) -> Any:
-        """Return what a script that may await gives `done`."""
-        whole = f"const done = arguments[arguments.length - 1]; (async () => {{ {script} }})()"
+        """Return what a script that may await gives `done`; `room(path)` is a module of the page itself."""
+        whole = f"const done = arguments[arguments.length - 1]; {ROOM} (async () => {{ {script} }})()"
         return self.chrome.execute_async_script(whole, *values)
 
     def wait(self, script: str, *values: Any) -> Any:

@@ -15,14 +15,14 @@ from service.api.requests import InMemory, refuse_validation
 from service.context import KEY
 from service.guard import access
 from service.limits import Limits
-from service.routes import login, operations, page, queries, readings, search, studies
+from service.routes import login, operations, page, queries, readings, remote, search, studies
 from service.routes import map as maps
 from service.served import static_files
 from service.served.disconnect import require_body
 from service.state import State
 from service.watch import requests
 
-ROOMS = (page, login, search, queries, readings, studies, maps, operations)
+ROOMS = (page, login, search, remote, queries, readings, studies, maps, operations)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",

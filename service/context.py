@@ -30,6 +30,8 @@ class Call:
     """Of the body, films left out: the audit log names the studies that were asked about."""
     announced: tuple[str, list[str]] | None = None
     """Collection and studies of a change that the audit log has announced."""
+    noted: dict[str, Any] = field(default_factory=dict)
+    """What else its line of the audit log holds: of a search across hospitals, who was asked or who asked."""
 
 
 call = cast(Call, LocalProxy(lambda: g.call))

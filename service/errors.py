@@ -70,6 +70,14 @@ class TextsMissing(LookupError):
     """Vectors of texts that the service was started without, and no embedder to make one."""
 
 
+class RemoteMissing(LookupError):
+    """A policy for other hospitals that the service was started without."""
+
+
+class SitesUnavailable(RuntimeError):
+    """Other hospitals of which none answered."""
+
+
 class EmbedderUnavailable(RuntimeError):
     """A remote encoder that does not answer, or not as it should."""
 
@@ -147,6 +155,7 @@ TABLE: dict[type[Exception], Refusal] = {
     EncoderMissing: Refusal(409, "no_encoder"),
     TextsMissing: Refusal(409, "no_texts"),
     RegionsMissing: Refusal(409, "no_regions"),
+    RemoteMissing: Refusal(409, "no_remote"),
     NotWritable: Refusal(409, "not_writable"),
     PlaceError: Refusal(409, "not_writable", "an index at an address is searched and not changed; copy it to a disk"),
     StudyExists: Refusal(409, "study_exists"),
@@ -164,6 +173,7 @@ TABLE: dict[type[Exception], Refusal] = {
     EmbedderUnavailable: Refusal(
         503, "embedder_unavailable", "the remote embedder gave no vector of this; it was asked once, see the log"
     ),
+    SitesUnavailable: Refusal(503, "sites_unavailable", retry_after=5),
     Stopping: Refusal(503, "stopping", retry_after=5),
     TokensError: Refusal(503, "not_ready", "the tokens cannot be read at present; see the log"),
     SessionsError: Refusal(503, "not_ready", "nobody can be signed in or out at present; see the log"),

@@ -61,7 +61,7 @@ class Limits:
     """Of one token after a rest: a page of 96 hits asks for 192 films as it opens."""
 
     queries_a_day: int = 200
-    """Different studies and films that one token of the scope `read` may ask about: a reader's day."""
+    """Different studies and films that one token without the scope `vectors` may ask about: a reader's day."""
 
     queries: int = 32
     """Queries of one token that are kept to be asked about again; one more, and the oldest goes."""

@@ -15,6 +15,7 @@ from index.built.gpu import DEVICES
 from service.app import create_app
 from service.audit.log import AuditLog
 from service.errors import MountError
+from service.guard.policy import RemotePolicy
 from service.guard.tokens import TokenFile
 from service.gunicorn import loaded_by_worker
 from service.limits import Limits
@@ -24,6 +25,7 @@ from service.served.decoding import Decoding
 from service.served.mounts import Mount, parse_mounts
 from service.served.readiness import Readiness
 from service.served.remote import Address
+from service.served.sites import Sites, SitesFile
 from service.served.sources import Sources
 from service.state import State
 from service.viewer import parse_viewer
@@ -44,11 +46,13 @@ def load(
     embedder: str | None = None,
     embedder_kind: str = "own",
     texts: Path | None = None,
+    policy: RemotePolicy | None = None,
+    sites: SitesFile | None = None,
 ) -> OpenAPI:
     """Return the application over index folders and the one encoder that made their vectors.
 
     Args:
-        mounts: at least one; the first is asked where a request names none.
+        mounts: the first is asked where a request names none; at least one, unless there are sites and an encoder.
         encoder_path: None has stored studies and vectors answered, and films refused.
         probe_dir: the probe that predictions come from; None leaves them to the neighbours.
         runtime: what runs the encoder, of `encoder.runtime.runtimes.RUNTIMES`.
@@ -57,6 +61,8 @@ def load(
         log: where every call is written down.
         device: what the vectors of folders are searched on, of `index.built.gpu.DEVICES`.
         texts: a file of texts with vectors of the same encoder, to search by.
+        policy: what other hospitals are told that search here; None answers none.
+        sites: other hospitals, which are searched beside the first collection.
         embedder: the address of a remote one in the place of an encoder, and of which `service.served.remote.SHAPES`.
 
     Raises:
@@ -66,6 +72,11 @@ def load(
         MountError, EmbedderUnavailable: an address that is none, or where nothing answers as it should.
     """
     remote = None
+    if policy is not None and tokens is None:
+        raise MountError(
+            "other hospitals are told apart by their tokens; make one: precedent token create NAME --scope remote "
+            "--tokens FILE, and give --tokens FILE here"
+        )
     if encoder_path is not None and embedder is not None:
         raise MountError("expected an encoder's file or a remote embedder, got both; leave one of them out")
     if embedder is not None:
@@ -75,7 +86,18 @@ def load(
     token = os.environ.get("MILVUS_TOKEN", "")
     films = Decoding(limits, ignored_parts)
     sources = Sources(
-        mounts, encoder_path, probe_dir, runtime, limits.studies, metrics, films, token, device, remote, texts
+        mounts,
+        encoder_path,
+        probe_dir,
+        runtime,
+        limits.studies,
+        metrics,
+        films,
+        token,
+        device,
+        remote,
+        texts,
+        Sites(sites) if sites is not None else None,
     )
     served = sources.open()
     readiness = Readiness(metrics.ready)
@@ -90,6 +112,7 @@ def load(
             decoding=films,
             readiness=readiness,
             load=sources.open,
+            remote=policy,
         )
     )
 
@@ -102,7 +125,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> OpenAPI:
     PRECEDENT_TRUST_COLLECTION=yes takes the image roots that indexes name, though they were made elsewhere.
     _ENCODER=none serves without an encoder: stored studies and vectors are answered, and films are refused unless
     _EMBEDDER is the address of a remote one, of the kind _EMBEDDER_KIND, which is asked with _EMBEDDER_TOKEN.
-    _TEXTS are texts to search by.
+    _TEXTS are texts to search by. _REMOTE_POLICY says what other hospitals are told, _SITES which of them are searched.
     Without _TOKENS it answers its own machine alone. One process can write _AUDIT: one worker, with threads.
     _DEVICE (auto, cpu or gpu) is what compares vectors; auto is a GPU that FAISS sees and they fit on.
     Films of the body parts that _IGNORE_BODY_PARTS names, between commas, are taken for chest films.
@@ -152,6 +175,8 @@ def _from_env(environ: Mapping[str, str]) -> OpenAPI:
         embedder_kind=environ.get("PRECEDENT_EMBEDDER_KIND", "own"),
         texts=Path(environ["PRECEDENT_TEXTS"]) if environ.get("PRECEDENT_TEXTS") else None,
         device=_device(environ.get("PRECEDENT_DEVICE", "auto")),
+        sites=SitesFile.load(Path(sites), environ) if (sites := environ.get("PRECEDENT_SITES")) else None,
+        policy=RemotePolicy.load(Path(policy)) if (policy := environ.get("PRECEDENT_REMOTE_POLICY")) else None,
     )
 
 

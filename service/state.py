@@ -11,6 +11,7 @@ from service.audit.trail import AuditTrail
 from service.context import KEY
 from service.guard.access import AccessControl
 from service.guard.disclosure import Budget
+from service.guard.policy import RemotePolicy
 from service.guard.tokens import TokenFile
 from service.limits import DEFAULT_LIMITS, Limits
 from service.served.activation import Activation
@@ -44,6 +45,8 @@ class State:
     trail: AuditTrail | None = None
     activation: Activation | None = None
     """None where the collections do not come from folders."""
+    remote: RemotePolicy | None = None
+    """What other hospitals are told; None answers none."""
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class State:
         decoding: Decoding | None = None,
         readiness: Readiness | None = None,
         load: Callable[[str | None, Mounted], Mounted] | None = None,
+        remote: RemotePolicy | None = None,
     ) -> "State":
         """Return the state of an application over collections whose fingerprint is their embedder's.
 
@@ -65,7 +69,10 @@ class State:
             log: where every call is written down.
             metrics, decoding, readiness: where the embedders count and decode already.
             load: opens a collection of a name, or all, anew, beside what is served now; None cannot.
+            remote: what other hospitals are told; None answers none. Raises MountError where it does not fit.
         """
+        if remote is not None:
+            remote.require_columns(mounted.collection(remote.collection).columns)
         metrics = metrics or Metrics()
         served, trail = Served(mounted), AuditTrail(log) if log is not None else None
         metrics.tell_of(lambda: served.now.collections)
@@ -83,6 +90,7 @@ class State:
             Event(),
             trail,
             Activation(served, load, trail.around if trail is not None else None) if load is not None else None,
+            remote,
         )
 
 

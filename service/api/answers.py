@@ -26,9 +26,21 @@ InViewer = Annotated[str | None, BeforeValidator(viewer_url)]
 """Where the hospital's viewer shows the study of that UID."""
 
 
+MOST_REMOTE_HITS = 100
+MOST_PICTURE = 1 << 17
+"""Characters of a small picture that another hospital lets out."""
+HashedId = Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
+HexDigits = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Short = Annotated[str, Field(max_length=512)]
+Told = Annotated[str, Field(max_length=4096)] | int | float | bool | None
+
+
+_OF_HIT = frozenset({"rank", "similarity", "place", "site", "ages", "pictures"})
+
+
 def _of_hit(field: str) -> str | AliasPath:
-    """Return where a field of a hit lies: all but three are its study's."""
-    return field if field in ("rank", "similarity", "place") else AliasPath("study", field)
+    """Return where a field of a hit lies: its own, or its study's."""
+    return field if field in _OF_HIT else AliasPath("study", field)
 
 
 class _Answer(BaseModel):
@@ -227,6 +239,25 @@ class HitAnswer(StudyAnswer):
     rank: int
     similarity: float = Field(description="cosine, higher is nearer")
     place: RegionPlaceAnswer | None = Field(None, description="where a region was searched by; it ranks the hits then")
+    site: str | None = Field(None, description="of a search across hospitals: whose study it is")
+    ages: tuple[int, int | None] | None = Field(
+        None, description="years from which and up to which, not included, where another hospital lets out bands"
+    )
+    pictures: dict[str, str] | None = Field(
+        None, description="another hospital's, small JPEGs in base64 by view; null where the films are here"
+    )
+
+
+class SiteOutcomeAnswer(_Answer):
+    """What became of the question to one hospital."""
+
+    name: str
+    state: Literal["answered", "withheld", "slow", "away", "refused", "unusable", "resting", "not asked", "unknown"]
+    reason: str
+    hits: int
+    matched: int | None = Field(description="studies that passed there, rounded as it lets them out")
+    shares_patients: bool = Field(description="whether its patients can be told to be those of other hospitals")
+    took_ms: float
 
 
 class SearchAnswer(_Answer):
@@ -250,6 +281,7 @@ class SearchAnswer(_Answer):
     warning: str | None = Field(
         None, description="why results of this encoder and collection are unreliable; else null"
     )
+    sites: list[SiteOutcomeAnswer] | None = Field(None, description="of a search across hospitals: each that was asked")
 
 
 class WorkAnswer(_Answer):
@@ -301,6 +333,58 @@ class EmbeddingAnswer(_Answer):
     embedding_dim: int
 
 
+class RemoteHitAnswer(_Answer):
+    """One similar study, as much of it as the policy lets out."""
+
+    rank: int = Field(ge=1)
+    similarity: float = Field(ge=-1, le=1, description="cosine, rounded as the policy says")
+    study: HashedId | None = Field(description="the study's id as this asker alone knows it")
+    patient: HashedId | None = Field(description="the patient's, or that of every hospital with the same key")
+    ages: tuple[int, int | None] | None = Field(description="years from which and up to which, not included")
+    findings: dict[Short, Literal[1, 0, -1] | None] = Field(max_length=256)
+    facts: dict[Short, Told] = Field(max_length=256, description="further columns")
+    pictures: dict[Literal["frontal", "lateral"], Annotated[str, Field(max_length=MOST_PICTURE)]] = Field(
+        default_factory=dict, description="small JPEGs in base64"
+    )
+
+
+class RemotePolicyAnswer(_Answer):
+    """What is let out here, in the words of the policy file."""
+
+    ids: Literal["absent", "hashed"]
+    shares_patients: bool = Field(description="whether patients are hashed under a key that hospitals share")
+    columns: list[Short] = Field(max_length=512)
+    ages: int
+    pictures: bool
+    decimals: int
+    least_patients: int
+    most_hits: int
+    queries: Literal["vectors", "films", "both"]
+
+
+class RemoteInfoAnswer(_Answer):
+    """What another hospital may search here, and what it is told."""
+
+    fingerprint: HexDigits
+    embedding_dim: int = Field(ge=1)
+    studies: int = Field(ge=0, description="rounded down as every count is")
+    policy: RemotePolicyAnswer
+    queries_today: int = Field(ge=0, description="different ones of this token")
+    queries_a_day: int
+
+
+class RemoteAnswer(_Answer):
+    """The similar studies that another hospital is told of, most similar first."""
+
+    fingerprint: HexDigits
+    exact: bool
+    matched: int | None = Field(
+        ge=0, description="studies that passed, rounded down; null where too few patients pass, and nothing is let out"
+    )
+    shares_patients: bool
+    hits: list[RemoteHitAnswer] = Field(max_length=MOST_REMOTE_HITS)
+
+
 class CollectionAnswer(_Answer):
     """One mounted collection."""
 
@@ -334,6 +418,22 @@ class CollectionAnswer(_Answer):
     warning: str | None = Field(description="why its results are unreliable, and what to do; else null")
 
 
+class SiteAnswer(_Answer):
+    """Another hospital that is searched here: what became of the last question, and what it says of itself."""
+
+    name: str = Field(validation_alias=AliasPath("last", "name"))
+    state: str = Field(validation_alias=AliasPath("last", "state"))
+    reason: str = Field(validation_alias=AliasPath("last", "reason"))
+    about: RemoteInfoAnswer | None
+
+
+class SitesAnswer(_Answer):
+    """Other hospitals, and the name by which they are searched with the first collection."""
+
+    name: str
+    sites: list[SiteAnswer] = Field(validation_alias=AliasPath("sites", "remotes"))
+
+
 class InfoAnswer(_Answer):
     """What is served; the first collection answers where a request names none."""
 
@@ -342,6 +442,8 @@ class InfoAnswer(_Answer):
     fingerprint: str
     embedding_dim: int
     collections: list[CollectionAnswer]
+    sites: SitesAnswer | None = Field(description="other hospitals that are searched here")
+    remote: RemotePolicyAnswer | None = Field(description="what other hospitals are told that search here")
     limits: dict[str, int]
 
 

@@ -182,6 +182,29 @@ class Search(FilmOptions):
         return cls.model_construct(study_id=study_id, query=query, **given)
 
 
+class RemoteSearch(_Request):
+    """A search of another hospital, by a vector or by films."""
+
+    model_config = _example(embedding=[1.0, 0.0], k=5)
+
+    embedding: list[Number] | None = Field(None, min_length=1, description="unit vector of the encoder")
+    frontal: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    lateral: Base64Bytes | None = Field(None, description="JPEG, PNG or DICOM")
+    k: int = Field(10, ge=1, le=MAX_HITS, description="number of hits, of which the policy may let out fewer")
+    filter: Filter | None = Field(None, description="over the columns that are let out; ages in whole bands")
+    group_by: Literal["patient"] | None = Field(None, description="one hit a patient, the most similar")
+    patient: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")] | None = Field(
+        None, description="hash of the query's patient under a key that hospitals share; his studies are left out"
+    )
+    exact: bool = Field(False, description="whether to compare every vector, even in an approximate index")
+
+    @model_validator(mode="after")
+    def _one_query(self) -> Self:
+        if (self.embedding is not None) == (self.frontal is not None or self.lateral is not None):
+            raise ValueError("expected either an embedding, or frontal and/or lateral")
+        return self
+
+
 class Searches(InCollection):
     """Several searches of one collection, each as a search alone; films in base64."""
 
@@ -416,6 +439,13 @@ def parse_search(request: Request) -> Search:
 def parse_searches(request: Request) -> Searches:
     """Return the searches that a JSON body asks for; errors as `parse_search`, but for films of two patients."""
     return _parse(Searches, _json_object(request))
+
+
+def parse_remote(request: Request) -> RemoteSearch:
+    """Return the search that another hospital asks for; errors as `parse_search`."""
+    asked = _of_one_patient(_parse(RemoteSearch, _json_object(request)))
+    call.fields = {}  # of which the audit log would look for studies that are named
+    return asked
 
 
 def parse_query(request: Request, form: type[BaseModel], whole: type[Model]) -> Model:

@@ -129,7 +129,7 @@ def _route() -> str | None:
 
 def _call(status: int) -> dict[str, Any]:
     collection, studies = call.announced or _asked_about(MAX_DRAWN if status < 400 else MOST_REFUSED)
-    return _facts("call", collection, studies) | {"status": status}
+    return _facts("call", collection, studies) | call.noted | {"status": status}
 
 
 def _facts(event: str, collection: str, studies: Sequence[str]) -> dict[str, Any]:

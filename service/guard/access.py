@@ -58,6 +58,8 @@ SCOPE_OF = {
     "GET /v1/studies/{study_id}/image": "read",
     "GET /v1/studies/{study_id}/similar": "read",
     "POST /v1/embeddings": "vectors",
+    "GET /v1/remote": "remote",
+    "POST /v1/remote/search": "remote",
     "POST /v1/studies": "write",
     "DELETE /v1/studies/{study_id}": "write",
     "POST /v1/indexes/{name}/activate": "admin",

@@ -68,6 +68,12 @@ class Budget:
                 asked[query] = at
             return 0.0
 
+    def asked(self, name: str) -> int:
+        """Return how many different queries `name` has made within the last day."""
+        with self._lock:
+            at = self._clock()
+            return sum(at - then < DAY for then in self._asked.get(name, {}).values())
+
 
 def exact() -> bool:
     """Return whether the running request may see exact similarities; outside of a request there is none to hide."""

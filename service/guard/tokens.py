@@ -26,6 +26,7 @@ SCOPES = {
     "write": "add and delete studies",
     "admin": "load a new index",
     "metrics": "/metrics and /readyz, for monitoring",
+    "remote": "searches of another hospital, answered as --remote-policy says",
 }
 """None holds another."""
 SECRET_BYTES = 32

@@ -53,7 +53,13 @@ def info() -> dict[str, Any]:
         "film_pixels": MAX_PIXELS,
     }
     first = served.collection().retriever
-    facts = {"name": "precedent", "version": installed_version(), "collections": served.collections, "limits": limits}
+    facts: dict[str, Any] = {
+        "name": "precedent",
+        "version": installed_version(),
+        "collections": served.collections,
+        "limits": limits,
+    }
+    facts |= {"sites": served.sites, "remote": state().remote}
     return InfoAnswer.of({**facts, "fingerprint": first.fingerprint, "embedding_dim": first.embedding_dim})
 
 

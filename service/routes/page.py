@@ -43,6 +43,7 @@ from service.guard.disclosure import SIMILARITY_DECIMALS, exact, rounded
 from service.served.mounted import MountedCollection, current, mounted
 from service.served.pictures import film_path, thumbnail_response
 from service.served.queries import keep_query, recalled
+from service.served.sites import MountedSites
 from service.viewer import viewer_url
 
 REFUSED = (
@@ -217,7 +218,7 @@ def _sent(name: str, search: Search) -> list[dict[str, str]]:
 
 def _spoken(collection: MountedCollection) -> str | None:
     """Return the name by which addresses must tell a collection; None where it is the only one."""
-    return collection.name if len(mounted().collections) > 1 else None
+    return collection.name if len(mounted().names) > 1 else None
 
 
 def _stored(study: Study, name: str | None) -> list[dict[str, str]]:
@@ -278,6 +279,7 @@ def _render(
         warning=collection.warning,
         collection=name,
         collections=mounted().names,
+        sites=[remote.last for remote in collection.sites.remotes] if isinstance(collection, MountedSites) else (),
         decimals=3 if exact() else SIMILARITY_DECIMALS,
         code=code,
         message=message,

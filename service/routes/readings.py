@@ -19,6 +19,7 @@ from service.served.disconnect import disconnect_check
 from service.served.mounted import MountedCollection, current
 from service.served.pictures import film_path, read_film
 from service.served.queries import KeptQuery, Work, recalled
+from service.served.sites import MountedSites
 from service.state import state
 from service.watch.metrics import stage
 
@@ -142,6 +143,8 @@ def _require_probe(reader: Any) -> None:
 
 
 def _reader(collection: MountedCollection) -> Any:
+    if collection.reader is None and isinstance(collection, MountedSites):
+        raise ProbeMissing("this service has no collection of its own, from which findings would be predicted")
     if collection.reader is None:
         raise NotReady("this service was started without an encoder; start it with precedent serve")
     return collection.reader

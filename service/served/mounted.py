@@ -186,9 +186,9 @@ class MountedCollection:
             region,
         )
         with stage("search"):
-            answered = here.answer(query)
+            answered = self._asked(here, query, search)
         answer = disclosure.disclosed(answered, search.min_similarity)
-        if self.reader is not None and search.text is None:  # no text is as similar to films as films are to each other
+        if self.judges and search.text is None:  # no text is as similar to films as films are to each other
             answer = answer.judged(self.reader.gate, query, seen.layouts if seen else ())
             if seen is not None:
                 self.count_familiarity(answer.familiarity)
@@ -198,6 +198,15 @@ class MountedCollection:
         warning = " ".join(filter(None, (untested, self.warning))) or None
         summary = summary_of(answer.hits, query)
         return replace(answer, film_notices=notices, summary=summary, warning=warning, took_ms=took_ms)
+
+    @property
+    def judges(self) -> bool:
+        """Whether it can be said how familiar films are."""
+        return self.reader is not None
+
+    def _asked(self, here: Searchable, query: Query, search: Search) -> Answer:
+        """Return what the collection answers to a query that a search has become."""
+        return here.answer(query)
 
     def count_familiarity(self, familiarity: Familiarity | None) -> None:
         """Count how familiar films that were asked about are, for who watches whether films have changed."""
@@ -237,18 +246,25 @@ class Mounted:
     """The collections that are served, each under a name of its own, all of one encoder."""
 
     collections: tuple[MountedCollection, ...]
-    """At least one; the first answers where a request names no collection."""
+    """The first answers where a request names no collection; none where other hospitals alone are searched."""
+    sites: MountedCollection | None = None
+    """The first collection with those of other hospitals, a `service.served.sites.MountedSites`."""
+
+    @property
+    def all(self) -> tuple[MountedCollection, ...]:
+        """The collections, and what searches other hospitals."""
+        return self.collections if self.sites is None else (*self.collections, self.sites)
 
     @property
     def names(self) -> list[str]:
         """The names, the default one first."""
-        return [collection.name for collection in self.collections]
+        return [collection.name for collection in self.all]
 
     def collection(self, name: str | None = None) -> MountedCollection:
         """Return the collection of a name, or the first. Raises CollectionNotFound."""
         if name is None:
-            return self.collections[0]
-        for collection in self.collections:
+            return self.all[0]
+        for collection in self.all:
             if collection.name == name:
                 return collection
         raise CollectionNotFound(f"no collection {name!r} is served; there are: {', '.join(self.names)}")

@@ -4,6 +4,7 @@ No path outside the image root is ever opened, and no path leaves in a message. 
 reads it, in the sizes that the page wants.
 """
 
+import base64
 import threading
 from collections.abc import Hashable
 from contextlib import suppress
@@ -100,17 +101,32 @@ def read_film(path: Path, view: str) -> bytes:
 
 def thumbnail_response(path: Path, view: str) -> Response:
     """Return a film as a small grey JPEG. Raises ImageError, Busy."""
-    kept, key = _small_pictures(), _key_of(path)
+    return picture_response(small_picture(path, view), "image/jpeg")
+
+
+def small_picture(path: Path, view: str, side: int = SMALL_SIDE) -> bytes:
+    """Return a film as a grey JPEG whose long side has so many pixels at most. Raises ImageError, Busy."""
+    kept, key = _small_pictures(), (side, _key_of(path))
     if (picture := kept.get(key)) is None:
-        picture = small_jpeg(read_film(path, view), view)
+        picture = small_jpeg(read_film(path, view), view, side)
         kept.keep(key, picture)
-    return picture_response(picture, "image/jpeg")
+    return picture
 
 
-def small_jpeg(film: bytes, view: str) -> bytes:
-    """Return a film as a small grey JPEG. Raises ImageError, Busy."""
+def redrawn(jpeg: str) -> str | None:
+    """Return a picture that another server sent, drawn anew, as a JPEG in base64 like it; None where it is none."""
+    try:
+        with decoding().picture():
+            film = read_image(base64.b64decode(jpeg, validate=True), name="picture")
+            return base64.b64encode(_as_jpeg(_within(film, SMALL_SIDE))).decode()
+    except (ImageError, ValueError):
+        return None
+
+
+def small_jpeg(film: bytes, view: str, side: int = SMALL_SIDE) -> bytes:
+    """Return a film as a grey JPEG whose long side has so many pixels at most. Raises ImageError, Busy."""
     with decoding().picture():
-        return _as_jpeg(_within(_read(film, view, SMALL_SIDE), SMALL_SIDE))
+        return _as_jpeg(_within(_read(film, view, side), side))
 
 
 def picture_response(picture: bytes, mimetype: str) -> Response:

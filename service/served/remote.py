@@ -5,16 +5,11 @@ It is the only machine that films are ever sent to, and each film is sent once: 
 
 import base64
 import http.client
-import ipaddress
 import json
-import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +25,7 @@ from service.api.requests import parse_json
 from service.errors import EmbedderUnavailable, MountError
 from service.served.concurrency import ConcurrencyLimit
 from service.served.decoding import Decoding
+from service.served.outbound import ask, parse_address
 from service.served.pictures import as_png, drawn_film
 from service.watch.metrics import Metrics
 
@@ -173,21 +169,7 @@ class Address:
         """Return the address that a text names. Raises MountError."""
         if shape not in SHAPES:
             raise MountError(f"expected a kind of embedder of {', '.join(SHAPES)}, got {shape!r}")
-        try:
-            url = urlsplit(text)
-            host, _ = url.hostname or "", url.port
-        except ValueError:
-            host = ""
-        if not host or url.scheme not in ("http", "https") or url.username or url.password or url.query or url.fragment:
-            raise MountError(
-                f"expected an address such as http://127.0.0.1:8001/embed, without a password or a query, got "
-                f"{text[:200]!r}; a token is taken from PRECEDENT_EMBEDDER_TOKEN"
-            )
-        if url.scheme == "http" and not _is_loopback(host):
-            raise MountError(
-                f"expected https:// for {host!r}, for films of patients would be sent there unencrypted; http:// is "
-                "for this machine alone"
-            )
+        url = parse_address(text, "films of patients", "a token is taken from PRECEDENT_EMBEDDER_TOKEN")
         return cls(url, SHAPES[shape](), token)
 
     def ask(self, path: str, body: bytes | None, content_type: str) -> Any:
@@ -195,38 +177,16 @@ class Address:
         headers = {"Accept": "application/json", "Content-Type": content_type}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
-        kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
-        line = kind(self.url.hostname or "", self.url.port, timeout=SECONDS)
-        ends = threading.Timer(SECONDS, partial(_cut, line))  # a byte now and then would be waited for without end
-        ends.daemon = True
         try:
-            ends.start()
-            line.request("GET" if body is None else "POST", path, body, headers)
-            response = line.getresponse()
-            content = response.read(MOST_ANSWER + 1)
-            if response.status != 200 or len(content) > MOST_ANSWER:
+            reply = ask(self.url, path, body, headers, seconds=SECONDS, most_bytes=MOST_ANSWER)
+            if reply.status != 200 or len(reply.content) > MOST_ANSWER:
                 raise EmbedderUnavailable(
-                    f"expected 200 and at most {MOST_ANSWER:,} bytes from the remote embedder, got {response.status} "
-                    f"and {len(content):,}"
+                    f"expected 200 and at most {MOST_ANSWER:,} bytes from the remote embedder, got {reply.status} "
+                    f"and {len(reply.content):,}"
                 )
-            return parse_json(content)
+            return parse_json(reply.content)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EmbedderUnavailable(f"the remote embedder did not answer ({type(error).__name__})") from error
-        finally:
-            ends.cancel()
-            line.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _cut(line: http.client.HTTPConnection) -> None:
-    with suppress(OSError, AttributeError):
-        line.sock.shutdown(socket.SHUT_RDWR)
 
 
 class RemoteEmbedder:

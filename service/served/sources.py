@@ -22,7 +22,7 @@ from index.opening import Address, open_collection
 from index.search.familiarity import FamiliarityGate
 from index.search.texts import Texts
 from index.table.studies import Study
-from service.errors import ImageMissing
+from service.errors import ImageMissing, MountError
 from service.served.batching import BatchingEmbedder
 from service.served.decoding import Decoding
 from service.served.disconnect import disconnect_check
@@ -32,6 +32,7 @@ from service.served.mounts import Mount
 from service.served.pictures import film_path, read_film
 from service.served.remote import Address as RemoteAddress
 from service.served.remote import RemoteEmbedder, require_same_vector
+from service.served.sites import MountedSites, Sites, SitesCollection
 from service.watch.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Sources:
     """What is served from. One caller at a time."""
 
     mounts: Sequence[Mount]
-    """At least one; the first is asked where a request names none."""
+    """The first is asked where a request names none; none where other hospitals alone are searched."""
     encoder_path: Path | None
     """None leaves films unread: stored studies and vectors are answered."""
     probe_dir: Path | None
@@ -72,6 +73,8 @@ class Sources:
     """Where films are embedded in the place of an encoder of our own."""
     texts_path: Path | None = None
     """Texts with vectors, to search by."""
+    sites: Sites | None = None
+    """Other hospitals, which are asked beside the first collection."""
     _encoder: _Encoder | None = None
 
     def open(self, name: str | None = None, served: Mounted | None = None) -> Mounted:
@@ -105,7 +108,28 @@ class Sources:
         collections = tuple((others | fresh)[mount.name] for mount in self.mounts)
         _require_one_encoder(collections)
         self._encoder = encoder
-        return Mounted(collections)
+        return Mounted(collections, self._across(collections, encoder))
+
+    def _across(self, collections: Sequence[MountedCollection], encoder: _Encoder) -> MountedCollection | None:
+        """Return what searches other hospitals with the first collection. Raises MountError."""
+        if self.sites is None:
+            return None
+        file = self.sites.file
+        if file.name in (names := [collection.name for collection in collections]):
+            raise MountError(f"expected another name of the sites than {', '.join(names)}, got {file.name!r}")
+        own = collections[0] if collections else None
+        embeds = own.embedder if own is not None else encoder.network.batches if encoder.network else encoder.remote
+        if embeds is None:
+            raise MountError("expected an index, --encoder or --embedder beside --sites, whose vectors are asked for")
+        across = SitesCollection(
+            self.sites, own.retriever if own is not None else None, embeds.fingerprint, embeds.embedding_dim
+        )
+        self.sites.look(embeds.fingerprint)
+        if own is None:
+            return MountedSites(file.name, across, embeds)
+        return MountedSites(
+            file.name, across, embeds, own.image_root, own.reader, None, None, own.trained, own.warning, own.texts
+        )
 
     def _load_network(self) -> "Network | None":
         if self.encoder_path is None:
@@ -178,8 +202,8 @@ def _open(address: Address, token: str, device: str) -> tuple[Writable, Familiar
 
 def _require_one_encoder(collections: Sequence[MountedCollection]) -> None:
     """Refuse collections of several encoders, which no encoder that is here has told apart."""
-    first = collections[0]
     for collection in collections:
+        first = collections[0]
         if collection.fingerprint != first.fingerprint:
             raise FingerprintMismatch(
                 f"collection {collection.name!r} holds vectors of encoder {collection.fingerprint[:12]}, "

@@ -83,6 +83,12 @@ class Metrics:
             buckets=_PERCENTILES,
             registry=own,
         )
+        self._remote = Counter(
+            "precedent_remote_searches", "Searches of other hospitals that were answered.", ("token",), registry=own
+        )
+        self._sites = Counter(
+            "precedent_site_answers", "What became of questions to other hospitals.", ("site", "state"), registry=own
+        )
         self.ready = Gauge("precedent_ready", "1 where the last check of readiness passed, else 0.", registry=own)
         ProcessCollector(registry=own)
 
@@ -100,6 +106,14 @@ class Metrics:
     def asked_about(self, collection: str, percentile: float) -> None:
         """Record how familiar the films of a request are to a collection, 0 to 100."""
         self._familiarity.labels(collection).observe(percentile)
+
+    def asked_by(self, token: str) -> None:
+        """Count a search of another hospital by the name of its token."""
+        self._remote.labels(token).inc()
+
+    def site_answered(self, site: str, state: str) -> None:
+        """Count what became of a question to another hospital."""
+        self._sites.labels(site, state).inc()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -45,7 +45,7 @@ LOADING_SECONDS = 900
 
 
 @click.command()
-@click.argument("indexes", nargs=-1, required=True, metavar="[NAME=]INDEX...")
+@click.argument("indexes", nargs=-1, metavar="[NAME=]INDEX...")
 @click.option(
     "--encoder",
     type=EncoderFile(exists=True, dir_okay=False),
@@ -129,6 +129,18 @@ LOADING_SECONDS = 900
     "(default: 200).",
 )
 @click.option(
+    "--sites",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Search other hospitals beside the first index, or with --encoder and no index them alone; precedent help "
+    "service describes the file.",
+)
+@click.option(
+    "--remote-policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What is let out to other hospitals that search here with a token of the scope remote; precedent help "
+    "service describes the file.",
+)
+@click.option(
     "--audit",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Audit log, to which one line is added for each request.",
@@ -159,6 +171,8 @@ def command(
     viewer_url: str,
     tokens: Path | None,
     queries_a_day: int | None,
+    sites: Path | None,
+    remote_policy: Path | None,
     audit: Path | None,
     log_format: Literal["json", "text"] | None,
     as_json: bool,
@@ -175,17 +189,21 @@ def command(
     precedent serve index/ --encoder encoder.safetensors --tokens tokens.json --audit audit.jsonl
     """
     from service.audit.log import AuditLog
-    from service.errors import AuditError, EmbedderUnavailable, MountError, NotReady, TokensError
+    from service.errors import AuditError, CollectionNotFound, EmbedderUnavailable, MountError, NotReady, TokensError
+    from service.guard.policy import RemotePolicy
     from service.guard.tokens import TokenFile
     from service.limits import Limits
     from service.loader import load
     from service.prefix import parse_prefix
     from service.served.mounts import parse_mounts
+    from service.served.sites import SitesFile
     from service.viewer import parse_viewer
     from service.watch.logs import configure
 
     if encoder is not None and embedder is not None:
         raise click.UsageError("give --encoder or --embedder")
+    if not indexes and sites is None:
+        raise click.UsageError("Missing argument '[NAME=]INDEX...'.")
     hung_up: list[int] = []
     signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))  # which would end it while it loads
     tell_supervisor(f"EXTEND_TIMEOUT_USEC={LOADING_SECONDS}000000")
@@ -193,10 +211,12 @@ def command(
     require_tokens(host, tokens, public_name, prefix)
     with refused_for(MountError, TokensError, AuditError):
         below, viewer = parse_prefix(prefix), parse_viewer(viewer_url)
-        mounts = parse_mounts(indexes, images, trusted=trusted)
+        mounts = parse_mounts(indexes, images, trusted=trusted) if indexes else []
+        others = SitesFile.load(sites, os.environ) if sites is not None else None
         known = TokenFile(tokens) if tokens is not None else None
+        policy = RemotePolicy.load(remote_policy) if remote_policy is not None else None
         calls = AuditLog(audit) if audit is not None else None
-    with bind(host, port) as listener, refused_for(MountError, EmbedderUnavailable):
+    with bind(host, port) as listener, refused_for(MountError, CollectionNotFound, EmbedderUnavailable):
         configure(log_format or ("text" if sys.stderr.isatty() else "json"))
         hosts = (*Limits.hosts, host, *map(str.lower, public_name))
         limits = replace(limits_for(threads), hosts=hosts, queries_a_day=queries_a_day or Limits.queries_a_day)
@@ -214,6 +234,8 @@ def command(
                 embedder=embedder,
                 embedder_kind=embedder_kind,
                 texts=texts,
+                policy=policy,
+                sites=others,
             )
         except NotReady as fault:
             raise click.ClickException(f"{fault}: {fault.__cause__}") from None
@@ -311,6 +333,8 @@ def serve(
     held = " and ".join(
         f"{len(collection.retriever):,} studies of {collection.name}" for collection in state.served.now.collections
     )
+    if (across := state.served.now.sites) is not None:
+        held = " and ".join(filter(None, (held, f"other hospitals as {across.name}")))
     with closed_by_signals(state.closing), renewed_by_signals(state.activation, hung_up):
         address = f"http://{host}:{port}{app.config['APPLICATION_ROOT'].rstrip('/')}"
         _say_serving(state, address, held, as_json=as_json)

@@ -12,7 +12,7 @@ let map = null;
 let query = null;
 let pointed = -1;
 
-const hits = () => new Map([...byId("results").querySelectorAll(".hit")].map((hit) => [hit.dataset.study, hit.dataset.rank]));
+const hits = () => new Map([...byId("results").querySelectorAll(".hit[data-study]")].map((hit) => [hit.dataset.study, hit.dataset.rank]));
 
 /** Opens the map, coloured by a finding of the query or of the reader's choice. */
 export async function openMap() {

@@ -266,7 +266,7 @@ function clicked({ target }) {
   const wrong = target.closest("[data-mend]");
   if (wrong) mend(wrong);
   for (const menu of document.querySelectorAll(".menu[open]")) menu.open = menu.contains(target);
-  const film = target.closest("#query .film, .hit .film, [data-compare]");
+  const film = target.closest("#query .film, .hit[data-study] .film, [data-compare]");
   if (!film) return;
   const hit = film.closest(".hit")?.dataset.study ?? null;
   compare.open(hit, { view: film.dataset.view ?? null });

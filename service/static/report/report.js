@@ -41,7 +41,7 @@ export async function openReport() {
 
 /** Fills the report: the maps that were last looked at, or those of the first finding and the first hit. */
 export async function build(signal = null) {
-  const cards = [...byId("results").querySelectorAll(".hit")];
+  const cards = [...byId("results").querySelectorAll(".hit[data-study]")];
   const first = latest()?.predictions.find((one) => one.probability !== null)?.finding;
   const { finding = first, hit = cards[0]?.dataset.study } = lastLooked();
   const missing = [];

@@ -126,7 +126,7 @@ function tell(study) {
   byId("steps").hidden = hits().length === 0;
 }
 
-const hits = () => [...byId("results").querySelectorAll(".hit")].map((hit) => hit.dataset.study);
+const hits = () => [...byId("results").querySelectorAll(".hit[data-study]")].map((hit) => hit.dataset.study);
 
 /** Opens the hit `by` places on. */
 export function step(by) {

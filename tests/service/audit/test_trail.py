@@ -228,7 +228,7 @@ def test_no_flood_fills_the_log(
     tokens = tmp_path / "tokens.json"
     revoked = create_token(tokens, "bob", ["read"])
     revoke_token(tokens, "bob")
-    app = with_tokens(build_app(calls_at_once=2, calls_a_second=1), tokens)
+    app = with_tokens(build_app(calls_at_once=2, calls_a_second=0), tokens)
     app = with_log(app, log)
 
     given = {name: value.format(revoked=revoked) for name, value in headers.items()}

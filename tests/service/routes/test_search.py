@@ -106,7 +106,8 @@ def test_a_filter_cannot_guess_what_no_answer_shows(client: FlaskClient, column:
 
 def test_what_a_filter_may_name_is_what_a_hit_shows(client: FlaskClient) -> None:
     hit = client.get(f"/v1/studies/{FIRST}/similar?k=1").get_json()["hits"][0]
-    shown = {*hit, *hit["findings"], *hit["extra"]} - {"rank", "similarity", "place", "viewer_url", "findings", "extra"}
+    own = {"rank", "similarity", "place", "site", "ages", "pictures", "viewer_url", "findings", "extra"}
+    shown = {*hit, *hit["findings"], *hit["extra"]} - own
 
     assert {*client.get("/info").get_json()["collections"][0]["columns"], "views"} == shown
 

@@ -41,7 +41,8 @@ def read_region(embedder: Embedder, source: Source, view: str) -> tuple[Square, 
     """
     plane = embedder.read_plane(source, name=view if isinstance(source, bytes) else None)
     film = embedder.preprocessing(plane)
-    [maps] = region_maps(embedder, [StudyFilms(**{"frontal": None, "lateral": None, view: film})])
+    films = StudyFilms(film if view == "frontal" else None, film if view == "lateral" else None)
+    [maps] = region_maps(embedder, [films])
     return embedder.preprocessing.square_in(plane.shape), maps[view]
 
 
@@ -51,13 +52,13 @@ def region_maps(embedder: Embedder, studies: Sequence[StudyFilms]) -> list[dict[
     Raises:
         EncoderError: the network's features make no map.
     """
-    found: list[dict[str, RegionMap]] = [{} for _ in studies]
+    maps: list[dict[str, RegionMap]] = [{} for _ in studies]
     for branch, view in enumerate(VIEWS):
         films = {number: film for number, study in enumerate(studies) if (film := getattr(study, view)) is not None}
         if films:
-            for number, one in zip(films, _maps(embedder, list(films.values()), branch), strict=True):
-                found[number][view] = one
-    return found
+            for number, film_map in zip(films, _maps(embedder, list(films.values()), branch), strict=True):
+                maps[number][view] = film_map
+    return maps
 
 
 @torch.inference_mode()

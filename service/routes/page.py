@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
 from encoder.errors import EncoderError
+from index.built.regions import Region
 from index.errors import BeyondBackend, CollectionError
 from index.table.studies import Study
 from service.api.answers import SearchAnswer
@@ -60,6 +61,8 @@ PAGE_HITS = 12
 EXAMPLES = 4
 """Studies that the empty page offers."""
 COUNTS = (12, 24, 48, 96)
+PART = {"region", "region_view"}
+"""The words that name a part of the query's film."""
 
 api = APIBlueprint("pages", __name__, abp_tags=[SERVICE], abp_responses=refusals(400, 404, 500))
 swagger = Blueprint(
@@ -113,7 +116,10 @@ def page(query: PageQuery) -> tuple[str, int]:
         elif query.query is not None:
             shown |= {"query": query.query, "kept": kept, "films": _sent(query.query, search)}
         if "films" in shown:
+            shown["part"] = query.model_dump(include=PART) if query.region else {}
             shown["answer"] = collection.answer(search, kept.look if kept else None)
+            if query.region:
+                shown["region"] = Region.parse(query.region, query.region_view)
     except REFUSED as error:
         shown["refused"] = error
     return _render(**shown)
@@ -201,7 +207,7 @@ def _guide() -> Markup:
 
 def _words_of(search: Search, filters: PageFilters) -> dict[str, Any]:
     """Return what a search and the filters beside it are as words of the page's address; what is usual is left out."""
-    fields = {"k", "collection", "exclude_same_patient", "min_similarity", "exact"}
+    fields = {"k", "collection", "exclude_same_patient", "min_similarity", "exact", *PART}
     words = search.model_dump(include=fields, exclude_defaults=True) | filters.words()
     where = {"filter": json.dumps(search.filter)} if search.filter else {}
     return words | where | ({"one_a_patient": "false"} if search.group_by is None else {}) | {"k": search.k}
@@ -256,7 +262,7 @@ def _render(
     name = _spoken(collection)
     status, code, message = refusal_of(refused) if refused else (200, "", "")
     filters: PageFilters = shown["filters"]
-    given: dict[str, Any] = {"k": PAGE_HITS, "each": False} | shown
+    given: dict[str, Any] = {"k": PAGE_HITS, "each": False, "part": {}} | shown
     named = _named(given)
     carried = filters.words() | ({"k": given["k"]} if given["k"] != PAGE_HITS else {})
     carried |= {"collection": name} if name else {}
@@ -269,7 +275,9 @@ def _render(
         counts=sorted({*COUNTS, given["k"]}),
         carried=carried,
         films_of=partial(_stored, name=name),
-        here=named | carried,
+        here=named | carried | given["part"],
+        whole_film=named | carried,
+        marks=collection.regions and (collection.reader is not None or "study" in named),
         viewer_url=viewer_url,
         examples=[] if named or message else _examples(collection),
         pictured=collection.image_root is not None,

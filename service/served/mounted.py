@@ -76,6 +76,11 @@ class MountedCollection:
         return self.reader is not None and self.reader.explains
 
     @property
+    def regions(self) -> bool:
+        """Whether feature maps of its films are kept, so that a part of a film can be searched by."""
+        return self.retriever.manifest.get("regions") is not None
+
+    @property
     def fingerprint(self) -> str:
         """Of the encoder whose vectors the collection holds."""
         return self.retriever.fingerprint

@@ -567,6 +567,11 @@ class MountedSites(MountedCollection):
         return collection.sites
 
     @property
+    def regions(self) -> bool:
+        """No: other hospitals are not asked by a part of a film."""
+        return False
+
+    @property
     def judges(self) -> bool:
         """No: how similar studies are to each other is known of each hospital's own alone."""
         return False

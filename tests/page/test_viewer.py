@@ -270,6 +270,35 @@ def test_a_film_that_is_sent_is_seen_at_its_own_depth(reader: Reader, tmp_path: 
     assert reader.text(f"{QUERY_FILM} .scale-readout").endswith("W 4096 L 2048")
 
 
+def test_a_part_that_is_drawn_is_searched_by_and_found_on_the_hits(reader: Reader) -> None:
+    compare(reader)
+    before = reader.hits()
+    reader.click("[data-tool=region]")
+    width, height = of_stage(reader, "[stage.film.width, stage.film.height]")
+    drag(reader, (width * 0.1, height * 0.2), (width * 0.3, height * 0.3))
+    drag(reader, (width * 0.5, height * 0.5), (width * 0.8, height * 0.9))  # in the place of the first
+    assert len(reader.all(".marks polygon")) == 1
+    assert reader.text("#measures li span").endswith("Region, 30 by 40 % of the film")
+    reader.click("#like-part")
+    words = "new URLSearchParams(window.location.search)"
+    reader.wait(f"{words}.has('region') && document.querySelector('.hit .place[viewBox]')")
+
+    region = [float(side) for side in reader.ask(f"return {words}.get('region')").split(",")]
+    assert region == pytest.approx([0.5, 0.5, 0.8, 0.9], abs=0.02)
+    assert len(reader.all(".hit .place")) == len(reader.all(".hit .where")) == len(reader.hits())
+    assert reader.text("#by-part").startswith("Ranked by the marked part of the query, 50 to 80 % across")
+    boxes = "['img', '.place rect'].map((one) => document.querySelector(`#query .film ${one}`).getBoundingClientRect())"
+    film, box = reader.ask(f"return {boxes}.map(({{ x, y, width, height }}) => [x, y, width, height])")
+    side = min(film[2] / width, film[3] / height)  # the picture lies in the middle, as large as fits
+    assert box[2] == pytest.approx(0.3 * width * side, rel=0.1)
+    assert box[0] == pytest.approx(film[0] + film[2] / 2, abs=5)
+    reader.click("[data-whole-film]")
+    reader.wait("!document.querySelector('.hit .place, #by-part')")
+    assert (reader.hits(), reader.ask(f"return {words}.has('region')")) == (before, False)
+    reader.ask("window.history.back()")
+    reader.wait(f"{words}.has('region') && document.querySelector('.hit .place[viewBox]')")
+
+
 def test_films_are_seen_and_measured_in_firefox_too(reader: Reader, write: Write, tmp_path: Path) -> None:
     write(WindowCenter="2001", WindowWidth="4", ImagerPixelSpacing=[PIXEL, PIXEL])
     with firefox(tmp_path / "firefox") as other:

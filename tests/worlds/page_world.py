@@ -63,7 +63,7 @@ def build_index(folder: Path, *, patients: int, seed: int) -> None:
     films, studies, embeddings = (folder / name for name in ("films", "studies.parquet", "embeddings"))
     done("phantom", "--patients", patients, "--seed", seed, "--jobs", 1, "--out", films)
     done("import", "chexpert", films / "train.csv", "--images", films, "--out", studies)
-    done("export", studies, "--images", films, "--encoder", ENCODER, "--out", embeddings)
+    done("export", studies, "--images", films, "--encoder", ENCODER, "--regions", "--out", embeddings)
     done("index", embeddings, "--out", folder / "index")
 
 

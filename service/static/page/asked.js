@@ -7,16 +7,17 @@ const [ROOT] = new URL(import.meta.url).pathname.split("/static/");
 export const under = (path) => ROOT + path;
 
 /**
- * `query` is the id of films that the service keeps; `films` and `patient` are what was sent, where this page has sent it.
+ * `query` is the id of films that the service keeps; `films` and `patient` are what was sent, where this page has sent it;
+ * `region` the part of its film `region_view` that is searched by, or "".
  * `turn` counts the queries, so that an answer that comes late can be told from one that is still wanted.
  */
-export const asked = { study: "", query: "", collection: "", films: {}, patient: "", turn: 0 };
+export const asked = { study: "", query: "", collection: "", region: "", region_view: "", films: {}, patient: "", turn: 0 };
 
 /** Takes a stored study, or where it is "" the films of an id, for the query; one that is asked again keeps its turn. */
-export function take({ study = "", query = "", collection, films = {}, patient = "" }) {
+export function take({ study = "", query = "", collection, region = "", region_view = "", films = {}, patient = "" }) {
   const same = study ? study === asked.study : query === asked.query;
   const turn = same && collection === asked.collection ? asked.turn : asked.turn + 1;
-  Object.assign(asked, { study, query, collection, films, patient, turn });
+  Object.assign(asked, { study, query, collection, region, region_view, films, patient, turn });
 }
 
 /** Takes another id for the same films, which were sent again; whoever shows the id hears of it as the event "renamed". */

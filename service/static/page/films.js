@@ -19,4 +19,5 @@ document.addEventListener("load", ({ target }) => {
   if (!(target instanceof HTMLImageElement)) return;
   delete target.dataset.tried;
   target.closest(".film, .stage")?.classList.remove("lost");
+  target.parentElement.querySelector(".place")?.setAttribute("viewBox", `0 0 ${target.naturalWidth} ${target.naturalHeight}`);
 }, true);

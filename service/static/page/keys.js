@@ -32,7 +32,7 @@ const PAGE = {
 const FILMS = {
   f: () => compare.choose("frontal"), l: () => compare.choose("lateral"), b: () => compare.choose("both"),
   w: () => compare.drag("window"), g: () => compare.drag("pan"), z: () => compare.drag("loupe"),
-  d: () => compare.drag("length"), a: () => compare.drag("angle"), c: () => compare.drag("ratio"),
+  d: () => compare.drag("length"), a: () => compare.drag("angle"), c: () => compare.drag("ratio"), o: () => compare.drag("region"),
   r: () => compare.act("reset"), i: () => compare.act("invert"), k: () => compare.act("link"),
   0: () => compare.act("fit"), 1: () => compare.act("actual"), t: () => compare.act("rotate"), x: () => compare.act("flip"),
   Enter: () => compare.act("point"), Backspace: () => compare.act("undo"),

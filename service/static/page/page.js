@@ -15,7 +15,7 @@ import * as why from "../viewer/why.js";
 
 const OPEN_WORDS = ["hit", "view", "why"];
 /** Words beside the filters, which say nothing of what a hit must be. */
-const OTHER_WORDS = ["study", "query", "collection", "k", "one_a_patient"];
+const OTHER_WORDS = ["study", "query", "region", "region_view", "collection", "k", "one_a_patient"];
 const main = byId("main");
 const filters = byId("filters");
 let settledAt = "";
@@ -32,11 +32,11 @@ function filterWords() {
   return given.filter(([name]) => name !== "label" || found);
 }
 
-/** Has the filters narrow a stored study, or films of an id. */
-function nameQuery({ study = "", query = "" }) {
-  for (const old of filters.querySelectorAll("[name=study], [name=query]")) old.remove();
-  const [[name, value] = []] = Object.entries({ study, query }).filter(([, given]) => given);
-  if (name) filters.prepend(element("input", { type: "hidden", name, value }));
+/** Has the filters narrow a stored study, or films of an id, or what is like a part of one of their films. */
+function nameQuery({ study = "", query = "", region = "", region_view = "" }) {
+  for (const old of filters.querySelectorAll("[name=study], [name=query], [name=region], [name=region_view]")) old.remove();
+  const given = Object.entries({ study, query, region, region_view }).filter(([, value]) => value);
+  filters.prepend(...given.map(([name, value]) => element("input", { type: "hidden", name, value })));
 }
 
 function refuse(message, again = false) {
@@ -59,10 +59,10 @@ function fill({ text, kind }, again = false) {
   const kept = again && !page.getElementById("query").childElementCount;
   for (const id of kept ? ["results"] : ["query", "results"]) byId(id).replaceChildren(...page.getElementById(id).childNodes);
   showKept();
-  const { study, query } = page.getElementById("main").dataset;
+  const { study, query, region, region_view } = page.getElementById("main").dataset;
   const same = again || (study && study === main.dataset.study);
   if (!same || warningOf(page)) showWarning(warningOf(page));
-  Object.assign(main.dataset, { study, query: kept ? main.dataset.query : query });
+  Object.assign(main.dataset, { study, query: kept ? main.dataset.query : query, region, region_view });
   document.title = page.title;
   return null;
 }
@@ -82,14 +82,17 @@ function keepPictures(page) {
     loaded.alt = film.alt;
     kept.push([film, loaded]);
   }
-  return () => kept.forEach(([film, loaded]) => film.replaceWith(loaded));
+  return () => kept.forEach(([film, loaded]) => {
+    film.replaceWith(loaded);
+    loaded.dispatchEvent(new Event("load"));
+  });
 }
 
 /** Makes what is on the page the query, and asks what belongs to it. */
 function settle(films = {}, patient = "") {
   const shown = byId("query").childElementCount > 0;
-  const { study, query, collection } = main.dataset;
-  take(shown ? { study, query, collection, films, patient } : { collection });
+  const { study, query, collection, region, region_view } = main.dataset;
+  take(shown ? { study, query, collection, region, region_view, films, patient } : { collection });
   nameQuery(asked);
   settledAt = base();
   for (const line of byId("results").querySelectorAll(".refused")) line.textContent = sentence(line.textContent);
@@ -169,6 +172,20 @@ async function searchAgain() {
 /** Asks again what is asked, or is being sent, under the filters as they are now. */
 function search() {
   return sending ? searchFilms(sending.films, sending.patient) : searchAgain();
+}
+
+/** Searches by a part of the query's film, or where none is named by the whole film; what is open is closed first. */
+async function searchPart(part = {}) {
+  const { study, query } = asked;
+  if (window.history.state?.opened) {
+    const back = new Promise((done) => { window.addEventListener("popstate", done, { once: true }); });
+    byId("compare").close();
+    await back;
+  }
+  byId("compare").close();
+  nameQuery({ study, query, ...part });
+  await searchAgain();
+  byId("results").focus({ preventScroll: true });
 }
 
 /** Has the page and its address name films by another id, under which they were sent again. */
@@ -260,9 +277,15 @@ async function copy(button) {
   button.dataset.done = done;
 }
 
-function clicked({ target }) {
+function clicked(event) {
+  const { target } = event;
   const copied = target.closest("[data-copy]");
   if (copied) copy(copied);
+  const whole = target.closest("[data-whole-film]");
+  if (whole && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+    event.preventDefault();
+    searchPart();
+  }
   const wrong = target.closest("[data-mend]");
   if (wrong) mend(wrong);
   for (const menu of document.querySelectorAll(".menu[open]")) menu.open = menu.contains(target);
@@ -280,7 +303,7 @@ function clear() {
 
 function prepare() {
   upload.prepare(searchFilms);
-  compare.prepare(tell);
+  compare.prepare(tell, searchPart);
   why.prepare();
   map.prepare(leave);
   prepareReport(tell);

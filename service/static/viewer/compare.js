@@ -5,7 +5,7 @@ import { isAsked, studyAddress } from "../page/asked.js";
 import { byId, element, press, similarityWords } from "../page/elements.js";
 import { factsLine, findingsList } from "./findings.js";
 import { LINKS, Lenses } from "./lens.js";
-import { spacingWords } from "./measures.js";
+import { sharesOf, spacingWords } from "./measures.js";
 import { Stage } from "./stage.js";
 import { TOOLS } from "./tools.js";
 
@@ -227,8 +227,9 @@ function showState() {
   byId("window-title").textContent = lenses.linked ? "Window" : "Window of the query";
 }
 
-/** Says what a plain drag does, one of TOOLS; the reader's own choice is kept. */
+/** Says what a plain drag does, one of TOOLS that this page offers; the reader's own choice is kept. */
 export function drag(tool, chosen = true) {
+  if (!byId("tools").querySelector(`[data-tool="${tool}"]`)) return;
   TOOLS[shown.tool].cancel?.();
   for (const stage of shown.stages) stage.magnify(tool === "loupe" && stage.film ? stage.middle : null);
   shown.tool = tool;
@@ -260,8 +261,20 @@ function listMeasures() {
     return element("li", {}, element("span", {}, element("strong", {}, `${name}: `), words), out);
   }));
   byId("measures").replaceChildren(...rows);
+  const like = byId("like-part");
+  if (like) like.hidden = !marked();
   const [first] = leading();
   byId("spacing").textContent = first ? spacingWords(first.film) : "";
+}
+
+/** Returns the part of the query's film that is marked, as words of the page's address; null where none is. */
+function marked() {
+  for (const { side, view, film, measures } of shown.stages) {
+    const region = side === "query" && film && measures.find(({ kind }) => kind === "region");
+    const shares = region && sharesOf(film, region.points);
+    if (shares) return { region: shares.join(), region_view: view };
+  }
+  return null;
 }
 
 /** Moves the films by steps of the keyboard. */
@@ -297,8 +310,8 @@ function slide() {
   dialog.addEventListener("shown", follow);
 }
 
-/** Wires the dialog; `tell` says what failed. */
-export function prepare(tell) {
+/** Wires the dialog; `tell` says what failed, `ask` searches by a part of the query's film. */
+export function prepare(tell, ask) {
   told = tell;
   slide();
   lenses.link(hanging.link ?? LINKS[0]);
@@ -306,6 +319,7 @@ export function prepare(tell) {
   drag(hanging.tool ?? (narrow.matches ? "pan" : "window"), false);
   dialog.addEventListener("close", closed);
   dialog.addEventListener("measured", listMeasures);
+  byId("like-part")?.addEventListener("click", () => ask(marked()));
   dialog.addEventListener("swiped", ({ detail }) => shown.hit && front(detail.by > 0 ? "hit" : "query"));
   dialog.addEventListener("click", (event) => {
     const { view, tool, side, do: action } = event.target.closest("button")?.dataset ?? {};

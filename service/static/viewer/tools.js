@@ -31,7 +31,25 @@ export const TOOLS = {
     release: (stage, event) => { if (event.pointerType !== "mouse") stage.magnify(null); },
   },
   ...Object.fromEntries(Object.keys(MEASURES).map((kind) => [kind, measuring(kind)])),
+  region: marking(),
 };
+
+/** Returns the tool that marks a part of the query's film: there is one at a time. */
+function marking() {
+  const tool = measuring("region");
+  let last = null;
+  return {
+    ...tool,
+    press(stage, event) {
+      if (stage.side !== "query") return;
+      tool.press(stage, event);
+      const measure = stage.measures.at(-1);
+      if (measure?.kind !== "region" || measure === last?.measure) return;
+      if (last?.stage.measures.includes(last.measure)) last.stage.remove(last.measure);
+      last = { stage, measure };
+    },
+  };
+}
 
 /** Returns the tool of a measure: its points are set by dragging or by clicking, and moved by dragging. */
 function measuring(kind) {
@@ -47,6 +65,14 @@ function measuring(kind) {
     if (mate && at % 2) point.y = mate.y;
     else if (mate) mate.y = point.y;
     stage.measured();
+  }
+
+  /** Returns the point of the film under an event; of a region within the film. */
+  function pointOf(stage, event) {
+    const { x, y } = stage.filmPoint(event);
+    if (kind !== "region") return { x, y };
+    const { width, height } = stage.film;
+    return { x: Math.min(Math.max(x, 0), width), y: Math.min(Math.max(y, 0), height) };
   }
 
   const isWhole = ({ points }) => points.length === MEASURES[kind].points;
@@ -67,7 +93,7 @@ function measuring(kind) {
   return {
     points: true,
     press(stage, event) {
-      const point = stage.filmPoint(event);
+      const point = pointOf(stage, event);
       from = [event.clientX, event.clientY];
       if (held?.stage === stage) {
         put(stage, point);
@@ -83,7 +109,7 @@ function measuring(kind) {
       stage.measured();
     },
     hover(stage, event) {
-      if (held?.stage === stage) put(stage, stage.filmPoint(event));
+      if (held?.stage === stage) put(stage, pointOf(stage, event));
     },
     release(stage, event) {
       if (held?.stage !== stage) return;

@@ -1,6 +1,7 @@
 """Search by a part of a film, from the films to the answers of the command line and over HTTP."""
 
 import io
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -72,6 +73,27 @@ def test_over_http_a_part_of_a_film_or_of_a_stored_study_is_searched_by(world: P
         assert all(0 <= side <= 1 for side in hit["place"]["box"])
     refused = [answered(region=text) for text in ("0,0,2,1", "half")] + [answered(region=REGION, region_view="lateral")]
     assert {(status, body["error"]["code"]) for status, body in refused} == {(400, "bad_region")}
+
+
+def test_the_page_shows_where_hits_are_like_a_part_and_what_is_wrong_with_one(world: Path) -> None:
+    client = load([Mount("main", world / "index")], world / "encoder.safetensors").test_client()
+    films = {"frontal": (io.BytesIO(film(world).read_bytes()), "film.jpg"), "region": REGION}
+    kept = client.post("/", data=films, content_type="multipart/form-data").location
+    stored = f"/?study={STUDY}&region={REGION}"
+
+    for address in (kept, stored):
+        html = client.get(address).text
+        assert html.count('<svg class="place"') == html.count("Most alike: ") + 1 > 1  # the query's own
+        assert "50 to 90 % across and 50 to 90 % down the frontal film" in html
+        assert '<input type="hidden" name="region"' in html  # filters keep it
+        assert 'data-tool="region"' in html
+    hit = client.get(stored.replace("/?", "/hits?form=json&")).get_json()["hits"][0]
+    assert "{:.0f} to {:.0f} % across".format(*(100 * side for side in hit["place"]["box"][::2])) in html
+    for address in re.findall(r'class="more" href="([^"]*)"|href="([^"]*)" data-whole-film', html):
+        assert "region" not in "".join(address)
+    wrong = client.get(f"/?study={STUDY}&region=half")
+    assert (wrong.status_code, "data-whole-film" in wrong.text) == (400, True)
+    assert 'data-code="bad_region"' in wrong.text
 
 
 def test_shards_with_and_without_maps_are_never_mixed_and_vectors_are_the_same(world: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from index.built.effort import EFFORTS, Effort
 from index.built.kinds import KINDS, kinds_for, most_bytes
+from index.built.pairs import PairShares
 from index.built.regions import RegionMaps
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, CollectionError, StudiesError
@@ -103,6 +104,8 @@ def build_collection(
         raise StudiesError(f"{str(embeddings)!r} holds a study twice; import and export it again")
     facts = {"fingerprint": export["fingerprint"], "image_root": image_root or export.get("image_root")}
     facts |= kept_facts(export)
+    if (pairs := PairShares.measured(index, studies)) is not None:
+        facts["pairs"] = pairs.fact()
     out.mkdir(parents=True, exist_ok=True)
     if image_root or is_root_ours(embeddings, export):
         facts |= rooted(out, facts)

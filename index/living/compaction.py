@@ -39,6 +39,8 @@ def save_generation(folder: Path, generation: Generation) -> None:
     index = build_vectors(_blocks(generation, rows), _kind_of(built), count)
     facts = {name: built.manifest.get(name) for name in ("fingerprint", "image_root", ORIGIN)}
     facts |= kept_facts(built.manifest)
+    if "pairs" in built.manifest:
+        facts["pairs"] = built.manifest["pairs"]
     if is_root_ours(folder, built.manifest):
         facts |= rooted(folder, built.manifest)
     maps = None if built.regions is None else built.regions.blocks(rows, further=len(generation.added))

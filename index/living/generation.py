@@ -133,7 +133,7 @@ class Generation(Searchable):
             hits = _ordered(nearest.values())
         ranked = [replace(hit, rank=rank) for rank, hit in enumerate(hits[: query.k], start=1)]
         matched, exact = sum(answer.matched_total for answer in answers), all(answer.exact for answer in answers)
-        return Answer(ranked, matched, exact, self.fingerprint)
+        return Answer(ranked, matched, exact, self.fingerprint, pairs=answers[0].pairs)
 
     def _by_region(self, query: Query) -> Answer:
         """Return what was built, ranked by a region; of what was added since no maps are kept."""

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 import numpy.typing as npt
 
+from index.built.pairs import PairShares
 from index.built.regions import Region, RegionPlace
 from index.errors import CollectionError
 from index.search.familiarity import Familiarity, FamiliarityGate, Layout
@@ -105,6 +106,8 @@ class Answer:
     """What the hits have in common, in words, where that was asked for."""
     warning: str | None = None
     """Why the collection's neighbours are not to be relied on."""
+    pairs: PairShares | None = None
+    """What similarities are worth in this collection; None where that was not measured, and of a region or a text."""
     regions_missing: int = 0
     """Studies that could not be ranked by a region, having no such film or no map of it, as those added later."""
     took_ms: float = 0.0

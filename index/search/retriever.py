@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from cachetools import LRUCache, cached
 
 from index.built.collection import Collection, load_collection
+from index.built.pairs import PairShares
 from index.built.regions import CANDIDATES, WHOLE_WEIGHT, Region, RegionPlace, require_maps
 from index.built.vector_index import Selection
 from index.errors import RegionError, StudyNotFound
@@ -100,6 +101,7 @@ class Retriever(Searchable):
         self._labels = label_names(collection.studies.schema)
         self._vectors, self._regions = collection.vectors, collection.regions
         self.manifest = collection.manifest
+        self._pairs = PairShares.said(collection.manifest)
         self.fingerprint: str = collection.manifest["fingerprint"]
         self.embedding_dim = collection.vectors.embedding_dim
         self._ids = Names(collection.studies["study_id"].combine_chunks())
@@ -196,7 +198,8 @@ class Retriever(Searchable):
             Hit(rank, float(similarity), study, places[rank - 1] if places else None)
             for rank, (study, similarity) in enumerate(zip(studies, similarities, strict=True), start=1)
         ]
-        return Answer(hits, matched, exact, self.fingerprint, regions_missing=missing)
+        pairs = self._pairs if region is None else None
+        return Answer(hits, matched, exact, self.fingerprint, pairs=pairs, regions_missing=missing)
 
     def _nearest(
         self, query: Query, vector: Embeddings, among: Selection | None, excluded: Rows, passing: int

@@ -41,6 +41,19 @@ class _Agreement(TypedDict):
     above_pixels: _Interval | None
 
 
+@_CLOSED
+class _PairShare(TypedDict):
+    least: Annotated[StrictFloat, Field(ge=-1.01, le=1)]
+    share: _Interval
+    pairs: Count
+
+
+@_CLOSED
+class _Pairs(TypedDict):
+    steps: Annotated[list[_PairShare], Field(min_length=1, max_length=64)]
+    chance: Share
+
+
 @_OPEN
 class _Shard(TypedDict):
     file: FileName
@@ -104,6 +117,7 @@ class _Index(TypedDict):
     agreement: NotRequired[_Agreement | None]
     reading: NotRequired[Reading]
     regions: NotRequired[Regions]
+    pairs: NotRequired[_Pairs]
     source: NotRequired[_Source]
     applied: NotRequired[Sequence]
 

@@ -221,6 +221,33 @@ class ExplainAnswer(_Answer):
     )
 
 
+class IntervalAnswer(_Answer):
+    """A share with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class PairShareAnswer(_Answer):
+    """How often pairs of one range of similarity share a finding."""
+
+    least: float = Field(description="similarity that the range begins with; it ends where the next begins")
+    share: IntervalAnswer
+    pairs: int = Field(description="number of pairs that it was measured on")
+
+
+class PairSharesAnswer(_Answer):
+    """What similarities are worth in this collection, on pairs of different patients of which one has a finding."""
+
+    steps: list[PairShareAnswer] = Field(description="from the lowest similarity up")
+    chance: float = Field(description="share of any such pairs that has a finding in common")
+    above_chance_from: float | None = Field(
+        description="similarity from which on pairs share a finding more often than that; null: none do"
+    )
+    sentence: str
+
+
 class RegionPlaceAnswer(_Answer):
     """The place of a hit's film that is most like the region searched by."""
 
@@ -272,6 +299,9 @@ class SearchAnswer(_Answer):
         None, description="how similar the query is to the collection; null if a filter hides the nearest studies"
     )
     film_notices: list[str] = Field(default_factory=list, description=FILM_NOTICES)
+    pairs: PairSharesAnswer | None = Field(
+        None, description="measured when the index was built; null where it was not, and of a region, a text or sites"
+    )
     regions_missing: int = Field(
         0, description="studies that could not be ranked by a region: no such film, or no map of it is kept"
     )

@@ -31,6 +31,7 @@ _DECIMALS = {
     "probability": 2,
     "spread": 2,
     "share": 2,
+    "chance": 2,
     "auroc": 2,
     "low": 2,
     "high": 2,

@@ -199,7 +199,9 @@ class MountedCollection:
                 self.count_familiarity(answer.familiarity)
         notices = tuple(seen.notices) if seen else ()
         took_ms = round(1000 * (time.perf_counter() - started), 2)
-        untested = UNTESTED if search.text is not None else None
+        untested = None
+        if search.text is not None:
+            untested, answer = UNTESTED, replace(answer, pairs=None)
         warning = " ".join(filter(None, (untested, self.warning))) or None
         summary = summary_of(answer.hits, query)
         return replace(answer, film_notices=notices, summary=summary, warning=warning, took_ms=took_ms)

@@ -148,13 +148,15 @@ def command(
         query = replace(query, vector=known.vector(text))
     answer = searcher.answer(query, given)
     if text is not None:
-        answer = replace(answer, warning=" ".join(filter(None, (UNTESTED, answer.warning))))
+        answer = replace(answer, pairs=None, warning=" ".join(filter(None, (UNTESTED, answer.warning))))
     if as_json:
         say_json(_LocalAnswer.of(answer))
         return
     if study is not None:
         say(f"similar to {study}: {_findings(searcher.here.study(study))}")
     show(as_table(answer))
+    if answer.pairs is not None:
+        say(answer.pairs.sentence)
     if films:
         say(familiarity_line(answer.familiarity), *answer.film_notices)
     if answer.regions_missing:
@@ -184,6 +186,7 @@ class _Searcher:
         """
         started, trained = time.perf_counter(), None
         if films is None:
+            query, _ = self.here.resolved(query)  # whose patient the summary names
             answer = self.here.answer(query)
         else:
             require_one_patient(films["frontal"], films["lateral"], read_header)

@@ -1,5 +1,6 @@
 """Searches by a part of a film, against places that are known."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from living_world import FINGERPRINT, SCHEMA, addition, units
 
 from encoder.films.image import READING
 from index.built.collection import Collection, load_collection, save_collection
+from index.built.pairs import PairShare, PairShares
 from index.built.regions import Region
 from index.built.vector_index import VectorIndex
 from index.errors import ArtefactError, RegionError, RegionsMissing
 from index.export.film_maps import RegionFormat
+from index.export.reliability import Interval
 from index.living.additions import as_rows
 from index.living.collection import LivingCollection
 from index.living.snapshots import restore_snapshot, save_snapshot
@@ -64,6 +67,19 @@ def test_the_place_that_is_alike_comes_first_and_is_told(tmp_path: Path, rng: np
     assert first.place.box == (0.0, 0.75, 0.25, 1.0)
     assert first.place.similarity > 0.99
     assert answer.exact  # all were compared, as there are fewer than candidates
+
+
+def test_what_similarities_of_whole_films_are_worth_is_not_said_of_a_region(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    collection = load_collection(built(tmp_path / "index", rng))
+    step = PairShare(0.5, Interval(0.9, 0.8, 1.0), 999)
+    retriever = Retriever(
+        replace(collection, manifest=collection.manifest | {"pairs": PairShares((step,), 0.3).fact()})
+    )
+
+    assert retriever.answer(asked()).pairs is None
+    assert retriever.answer(asked(region=None)).pairs == PairShares((step,), 0.3)
 
 
 def test_filters_and_patient_rules_hold(tmp_path: Path, rng: np.random.Generator) -> None:

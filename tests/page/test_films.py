@@ -211,7 +211,11 @@ def test_the_warning_stays_while_the_same_films_are_predicted_anew(reader: Reade
 
 def test_the_warning_needs_no_predictions(reader: Reader, tmp_path: Path) -> None:
     stripes(reader, tmp_path)
-    reader.ask("window.fetch = () => Promise.reject(new TypeError('no connection'))")
+    reader.ask("""
+        const ask = window.fetch;
+        window.fetch = (path, ...rest) =>
+          String(path).includes("/v1/predict") ? Promise.reject(new TypeError("no connection")) : ask(path, ...rest);
+    """)
     words = reader.text("#unfamiliar")
     reader.press("n")
     reader.choose("frontal", tmp_path / "stripes.png")

@@ -299,6 +299,7 @@ def test_a_part_that_is_drawn_is_searched_by_and_found_on_the_hits(reader: Reade
     reader.wait(f"{words}.has('region') && document.querySelector('.hit .place[viewBox]')")
 
 
+@pytest.mark.long
 def test_films_are_seen_and_measured_in_firefox_too(reader: Reader, write: Write, tmp_path: Path) -> None:
     write(WindowCenter="2001", WindowWidth="4", ImagerPixelSpacing=[PIXEL, PIXEL])
     with firefox(tmp_path / "firefox") as other:

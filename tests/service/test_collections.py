@@ -163,7 +163,8 @@ def test_every_address_of_the_page_keeps_to_the_collection(client: FlaskClient) 
 
 def test_the_page_searches_its_films_in_the_collection_of_its_form_or_its_address(client: FlaskClient) -> None:
     for address, words in (("/", {"collection": "nih"}), ("/?collection=nih", {})):
-        html = client.post(address, data={"frontal": (io.BytesIO(film(0)), "f.png"), **words}).text
+        form = {"frontal": (io.BytesIO(film(0)), "f.png"), **words}
+        html = client.post(address, data=form, follow_redirects=True).text
         assert f'data-study="{NIH}"' in html
         assert 'data-collection="nih"' in html
 

@@ -90,6 +90,7 @@ class Postgres:
         if _NOBODY:
             shutil.chown(self.folder / "data", _NOBODY)
         (self.folder / "password").write_text(PASSWORD)
+        (self.folder / "password").chmod(0o644)  # a verb that ran in this process before leaves its umask
         words = ["-D", self.folder / "data", "-U", USER, "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
         subprocess.run(
             [BIN / "initdb", *words, "--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}"],

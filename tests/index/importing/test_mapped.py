@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from film_files import dicom
 
+from encoder.films.dicom_elements import read_header
 from index.errors import FilterError, StudiesError
 from index.importing.mapped import import_table
 from index.importing.mapping import FLAT, load_mapping
@@ -137,7 +138,8 @@ def imported(
     touched(folder, *files.split())
     text = PLAIN.format_map({"head": "", "table": "", "more": "", "tail": "", "film": film, "study": "{p}/{s}"} | parts)
     (folder / "m.toml").write_text(text)
-    return import_table(load_mapping(str(folder / "m.toml")), folder, check_images=check_images, strict=strict)
+    mapping = load_mapping(str(folder / "m.toml"))
+    return import_table(mapping, folder, check_images=check_images, strict=strict, read_header=read_header)
 
 
 ROWS = "f,p,s,Edema\na.png,p1,s1,1\nb.png,p2,s1,0\n"

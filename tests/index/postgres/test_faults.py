@@ -89,7 +89,7 @@ def small() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_is_full_changes_nothing_and_goes_on_once_it_has_room(small: Postgres, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     studies, vectors = hostile_studies(rng, COUNT), tied_vectors(rng, COUNT)

@@ -101,7 +101,7 @@ def test_a_service_takes_it_for_a_chest_wherever_a_film_is_read(world: Path, tmp
 
     assert posted("/v1/search") == posted("/v1/embeddings") == posted("/v1/predict", tta="true") == 200
     assert posted("/v1/explain", finding="Lung Lesion", trust="false") == 200
-    assert posted("/") == 200
+    assert posted("/") == 303
     for address in ("/film/patient00001/study1", "/v1/studies/patient00001/study1/image"):
         assert client.get(address, query_string={"view": "frontal"}).status_code == 200
     study = json.dumps({"study_id": "patient00099/study1", "patient_id": "patient00099"})

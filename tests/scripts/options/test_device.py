@@ -61,7 +61,7 @@ def test_an_index_on_milvus_is_for_no_gpu_of_ours(export: Path, tmp_path: Path) 
     uri = f"milvus+file://{tmp_path / 'cases.db'}/cases"
     assert "Milvus" in refusal("search", uri, "--study", "p/s", "--device", "gpu")
     words = ["index", str(export), "--backend", "milvus", "--uri", uri.removeprefix("milvus+"), "--device", "gpu"]
-    assert "Milvus makes its lists itself" in CliRunner().invoke(precedent, words).stderr
+    assert "a server builds its own" in CliRunner().invoke(precedent, words).stderr
 
 
 def test_the_service_searches_on_the_device_that_it_is_told(

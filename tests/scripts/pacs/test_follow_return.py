@@ -103,7 +103,7 @@ def test_a_pacs_that_takes_no_results_delays_no_film_and_gets_them_later(
         followed.returner.step()
     assert followed.ids() == ["P1/1.2.1", "P2/1.2.2", "P3/1.2.3"]
     assert refused["studies_waiting"] == 2
-    assert "nothing at what was asked for" in refused["reason"]
+    assert "has nothing at the address that was asked" in refused["reason"]
     assert followed.returned() == {"sr waits": 2, "sc waits": 2}
 
     right = Followed(tmp_path, tiny_embedder, server, returned=("sr,sc", server.dicomweb))

@@ -116,7 +116,7 @@ def test_another_exports_studies_ask_and_these_answer(
     other = save_export(tmp_path / "other", studies.slice(140), vectors[140:], "e")
     with pytest.raises(FingerprintMismatch, match="precedent export again"):
         run(gallery, "--query-embeddings", other, "--out", tmp_path / "eval")
-    with pytest.raises(StudiesError, match="60 again"):
+    with pytest.raises(StudiesError, match="60 twice"):
         run(asking, "--query-embeddings", asking, "--out", tmp_path / "eval")
 
 

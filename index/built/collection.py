@@ -118,7 +118,7 @@ def build_collection(
 def build_vectors(blocks: Iterator[Embeddings], kind: str, rows: int, device: str = "cpu") -> VectorIndex:
     """Return an index over unit vectors, N in sum.
 
-    `auto` is the first kind for this size that finds enough with the least effort, or the last.
+    `auto` is the first kind for this size that finds enough with little effort, or the last.
 
     Raises:
         NoGpu: one is asked for and cannot be had.
@@ -126,7 +126,7 @@ def build_vectors(blocks: Iterator[Embeddings], kind: str, rows: int, device: st
     first, *others = kinds_for(rows) if kind == "auto" else (kind,)
     index = VectorIndex.build(blocks, first, rows, device)
     for other in others:
-        if with_enough_effort(index)[0].effort == EFFORTS[0]:
+        if with_enough_effort(index)[0].effort in EFFORTS[:2]:
             break
         index = index.as_kind(other, device)
     return index
